@@ -1,0 +1,55 @@
+"""Box formats, clipping, area and IoU: pure functions on (xmin, ymin, xmax, ymax) boxes in pixels with continuous edges.
+
+They keep the dtype they are given, never change their input and never synchronise with a device.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def cxcywh_to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
+    """(..., 4) centre and size -> (..., 4) corners. Law: xyxy_to_cxcywh undoes it (tests/test_laws.py)."""
+    centre, half = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:] / 2
+    return torch.cat([centre - half, centre + half], -1)
+
+
+def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
+    """(..., 4) corners -> (..., 4) centre and size."""
+    low, high = boxes[..., :2], boxes[..., 2:]
+    return torch.cat([(low + high) / 2, high - low], -1)
+
+
+def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """(..., 4) corners cut to an image of `size` (height, width)."""
+    height, width = size
+    x = boxes[..., 0::2].clamp(0, width)
+    y = boxes[..., 1::2].clamp(0, height)
+    return torch.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], -1)
+
+
+def area(boxes: Tensor) -> Tensor:
+    """(..., 4) -> (...,); 0 for a box that is turned inside out."""
+    return (boxes[..., 2] - boxes[..., 0]).clamp(min=0) * (boxes[..., 3] - boxes[..., 1]).clamp(min=0)
+
+
+def paired_iou(left: Tensor, right: Tensor) -> Tensor:
+    """(..., 4) and (..., 4), broadcast against each other -> (...,). Two empty boxes have IoU 0, where 0 / 0 would give NaN."""
+    width = torch.minimum(left[..., 2], right[..., 2]) - torch.maximum(left[..., 0], right[..., 0])
+    height = torch.minimum(left[..., 3], right[..., 3]) - torch.maximum(left[..., 1], right[..., 1])
+    inter = width.clamp(min=0) * height.clamp(min=0)
+    union = area(left) + area(right) - inter
+    return inter / torch.where(union > 0, union, 1)
+
+
+def pairwise_iou(rows: Tensor, columns: Tensor) -> Tensor:
+    """(..., R, 4) and (..., S, 4) -> (..., R, S)."""
+    return paired_iou(rows[..., :, None, :], columns[..., None, :, :])
+
+
+def shape_iou(left_wh: Tensor, right_wh: Tensor) -> Tensor:
+    """(..., 2) and (..., 2), broadcast -> (...,): IoU of two boxes laid on the same centre, the one by which YOLOv2 picks an anchor."""
+    inter = torch.minimum(left_wh, right_wh).prod(-1)
+    union = left_wh.prod(-1) + right_wh.prod(-1) - inter
+    return inter / torch.where(union > 0, union, 1)

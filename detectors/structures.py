@@ -1,0 +1,209 @@
+"""The words of the code base: the shape legend, the records that travel between stages, the interfaces by which a detector plugs in.
+
+Shape legend, used in every comment and docstring:
+
+    B  images in a batch            H, W  rows and columns of an image or of a grid, in that order
+    M  truths per image, padded     A     anchors of an image, all levels, ordered (level, row, column, anchor)
+    C  classes, no background       K     anchors at one location of one level
+    N  images of a data set         T     truths or detections of many images, packed one after another
+
+`boxes` alone means (xmin, ymin, xmax, ymax), float32, absolute pixels, continuous edges (width = xmax - xmin), in the frame of the
+model's input. Any other format or frame carries a suffix: `_cxcywh`, `_original`. `size` is (height, width), `wh` is (width, height).
+Labels are 0..C-1; nothing here counts background as a class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BACKGROUND = -1  # EncodedTargets.matched: this anchor has no truth
+IGNORED = -2  # EncodedTargets.matched: this anchor is left out of the loss
+
+
+class _Movable:
+    """Gives a dataclass of tensors `.to(device)`; anything that is not a tensor is kept as it is."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False):
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, value in moved.items():
+            if isinstance(value, Tensor | Targets):
+                moved[name] = value.to(device, non_blocking=non_blocking)
+        return type(self)(**moved)
+
+
+@dataclass(frozen=True)
+class Targets(_Movable):
+    """The truths of a batch, padded to the same number M per image. M may be 0."""
+
+    boxes: Tensor  # (B, M, 4) xyxy pixels of the model input; zeros in padding rows
+    labels: Tensor  # (B, M) int64, 0..C-1; 0 in padding rows
+    valid: Tensor  # (B, M) bool, False in padding rows
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """Where an image came from and how it got into the model's frame: `x_input = x_original * scale_xy[0] + shift_xy[0]`, y likewise."""
+
+    index: int  # row in the data set (Annotations)
+    image_id: str | int  # VOC's file stem or COCO's integer id
+    path: str
+    size_original: tuple[int, int]  # (height, width)
+    scale_xy: tuple[float, float] = (1.0, 1.0)
+    shift_xy: tuple[float, float] = (0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Batch(_Movable):
+    images: Tensor  # (B, 3, H, W) uint8 RGB
+    targets: Targets
+    infos: list[ImageInfo]  # B of them
+
+    def pin_memory(self) -> Batch:
+        targets = Targets(*(getattr(self.targets, f.name).pin_memory() for f in fields(self.targets)))
+        return Batch(self.images.pin_memory(), targets, self.infos)
+
+
+class Level(NamedTuple):
+    """One feature map that a head looks at. Plain Python numbers: reading them never synchronises with a device."""
+
+    rows: int
+    columns: int
+    stride: float  # input pixels per cell
+    per_location: int  # anchors in each cell
+
+
+@dataclass(frozen=True)
+class AnchorGrid(_Movable):
+    """All anchors of one input size, in the frame of the model input."""
+
+    boxes_cxcywh: Tensor  # (A, 4) pixels; YOLO's anchors are centred in their cell
+    stride: Tensor  # (A,) pixels per cell
+    cell: Tensor  # (A, 2) float: column, row
+    size: tuple[int, int]  # (height, width) of the model input
+    levels: tuple[Level, ...]
+
+    @property
+    def num_anchors(self) -> int:
+        return self.boxes_cxcywh.shape[0]
+
+
+@dataclass(frozen=True)
+class HeadOutputs(_Movable):
+    """What a detector's forward returns, in training and in evaluation alike; float32 whatever the autocast."""
+
+    offsets: Tensor  # (B, A, 4) in the coder's terms; YOLO's head has applied the sigmoid to the first two
+    class_logits: Tensor  # (B, A, C), or (B, A, C + 1) with background in column 0 (SSD)
+    objectness: Tensor | None = None  # (B, A) logits, or None (SSD)
+
+
+class Matches(NamedTuple):
+    """What a matcher finds."""
+
+    matched: Tensor  # (B, A) int64: row of Targets that the anchor must find, BACKGROUND or IGNORED
+    assigned: Tensor  # (B, M) int64: the anchor each truth was given, -1 if none; two truths may name one anchor (YOLO), `matched` says who won
+
+
+@dataclass(frozen=True)
+class EncodedTargets(_Movable):
+    """Targets as seen from the anchors, made by TargetEncoder."""
+
+    matched: Tensor  # (B, A) int64, see Matches
+    assigned: Tensor  # (B, M) int64, see Matches
+    boxes: Tensor  # (B, A, 4) xyxy pixels of the matched truth; the anchor itself where nothing matched, so that every row is finite
+    offsets: Tensor  # (B, A, 4) coder.encode(boxes)
+    labels: Tensor  # (B, A) int64 0..C-1; -1 where matched < 0
+    targets: Targets
+
+    @property
+    def positive(self) -> Tensor:
+        """(B, A) bool"""
+        return self.matched >= 0
+
+
+@dataclass(frozen=True)
+class Detections(_Movable):
+    """Detections of one or many images, packed; rows of one image follow one another, the best score first."""
+
+    image: Tensor  # (T,) int64: position in the batch, or row of Annotations once collected over a data set
+    boxes: Tensor  # (T, 4) xyxy pixels
+    scores: Tensor  # (T,) float32
+    labels: Tensor  # (T,) int64, 0..C-1
+
+    def of_image(self, image: int) -> Detections:
+        keep = self.image == image
+        return Detections(self.image[keep], self.boxes[keep], self.scores[keep], self.labels[keep])
+
+    @staticmethod
+    def concatenate(parts: list[Detections]) -> Detections:
+        """One record from many; an empty list gives an empty record on the CPU."""
+        if not parts:
+            whole = torch.zeros(0, dtype=torch.int64)
+            return Detections(whole, torch.zeros(0, 4), torch.zeros(0), whole.clone())
+        return Detections(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Detections)))
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """A data set's truths in flat arrays (no Python object per box: memory does not grow with workers).
+
+    The boxes of image n are rows offsets[n]:offsets[n + 1]. Frame: the original image; continuous edges (readers convert).
+    """
+
+    class_names: tuple[str, ...]
+    image_ids: tuple[str | int, ...]  # (N)
+    paths: tuple[str, ...]  # (N)
+    sizes: np.ndarray  # (N, 2) int64 (height, width)
+    offsets: np.ndarray  # (N + 1,) int64
+    boxes_original: np.ndarray  # (T, 4) float64 xyxy
+    labels: np.ndarray  # (T,) int64
+    difficult: np.ndarray  # (T,) bool: VOC; neither a true nor a false positive in evaluation
+    crowd: np.ndarray  # (T,) bool: COCO's iscrowd; never trained on
+    areas: np.ndarray  # (T,) float64: COCO's segmentation area; width * height elsewhere
+    category_ids: tuple[int, ...]  # (C) the ids of COCO's file, not contiguous there; 1..C elsewhere
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    @property
+    def image(self) -> np.ndarray:
+        """(T,) int64: the image that each box lies in."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
+
+    def rows(self, index: int) -> slice:
+        """The rows of image `index` in the flat arrays."""
+        return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+
+
+class AnchorMaker(Protocol):
+    def __call__(self, size: tuple[int, int]) -> AnchorGrid: ...
+
+
+class BoxCoder(Protocol):
+    """Law: decode(encode(boxes)) == boxes (tests/test_laws.py)."""
+
+    def encode(self, boxes: Tensor, grid: AnchorGrid) -> Tensor: ...  # (..., A, 4) xyxy -> offsets
+
+    def decode(self, offsets: Tensor, grid: AnchorGrid) -> Tensor: ...  # (..., A, 4) offsets -> xyxy
+
+
+class Matcher(Protocol):
+    needs_predictions: bool  # whether `predicted` (decoded boxes, detached) must be given
+
+    def __call__(self, targets: Targets, grid: AnchorGrid, predicted: Tensor | None = None) -> Matches: ...
+
+
+class Loss(Protocol):
+    """An nn.Module. `statistics` gives log-only numbers and is called only on steps that are logged."""
+
+    def __call__(self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid) -> dict[str, Tensor]: ...
+
+    def statistics(self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid) -> dict[str, Tensor]: ...
+
+
+class ScoreRule(Protocol):
+    def __call__(self, outputs: HeadOutputs) -> Tensor: ...  # (B, A, C)
