@@ -1,0 +1,104 @@
+"""Matching: which anchor must find which truth. Both rules work on a whole padded batch, on its device, without synchronising.
+
+A truth without area matches nothing in either rule (the data stage reports such boxes by file name; here they must not turn into NaN).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from detectors.boxes import area, cxcywh_to_xyxy, pairwise_iou, shape_iou, xyxy_to_cxcywh
+from detectors.structures import BACKGROUND, AnchorGrid, Matches, Targets
+
+SMALLEST_IOU = 1e-6  # Caffe's MatchBBox (bbox_util.cpp) does not look at pairs below this
+
+
+class ResponsibleCellMatcher:
+    """YOLOv2: the cell that holds the truth's centre, and in it the anchor of the most similar shape. One level, one positive per truth.
+
+    Two truths that meet in one anchor: the later one wins, as in Darknet's loop over truths (region_layer.c). Ties in shape go to the
+    first anchor. `use_predicted_shapes` compares with the predicted sizes of that cell instead of the anchors (Darknet's bias_match=0).
+    """
+
+    def __init__(self, use_predicted_shapes: bool = False):
+        self.needs_predictions = use_predicted_shapes
+
+    def __call__(self, targets: Targets, grid: AnchorGrid, predicted: Tensor | None = None) -> Matches:
+        """targets: boxes (B, M, 4); predicted: (B, A, 4) xyxy pixels, only for use_predicted_shapes. Centres on the far edge count as inside."""
+        (level,) = grid.levels
+        batch, truths = targets.labels.shape
+        boxes_cxcywh = xyxy_to_cxcywh(targets.boxes)  # (B, M, 4)
+        place = (boxes_cxcywh[..., :2] / level.stride).long().clamp(min=0)
+        location = place[..., 1].clamp(max=level.rows - 1) * level.columns + place[..., 0].clamp(max=level.columns - 1)  # (B, M)
+        shapes_wh = grid.boxes_cxcywh[: level.per_location, 2:]  # (K, 2)
+        if self.needs_predictions:
+            shapes_wh = _predicted_shapes(predicted, location, level.per_location)  # (B, M, K, 2)
+        best = shape_iou(boxes_cxcywh[..., None, 2:], shapes_wh).argmax(-1)  # (B, M)
+        usable = targets.valid & (area(targets.boxes) > 0)
+        assigned = torch.where(usable, location * level.per_location + best, -1)
+        order = torch.arange(truths, device=assigned.device).expand(batch, truths)
+        matched = torch.full((batch, grid.num_anchors), BACKGROUND, device=assigned.device)
+        # The largest truth number is the latest truth; padding writes BACKGROUND, which changes nothing.
+        matched = matched.scatter_reduce(1, assigned.clamp(min=0), torch.where(usable, order, BACKGROUND), "amax")
+        return Matches(matched, assigned)
+
+
+def _predicted_shapes(predicted: Tensor, location: Tensor, per_location: int) -> Tensor:
+    """(B, A, 4) predicted boxes, (B, M) locations -> (B, M, K, 2) predicted widths and heights at each truth's location."""
+    wh = (predicted[..., 2:] - predicted[..., :2]).unflatten(1, (-1, per_location)).flatten(2)  # (B, rows * columns, K * 2)
+    return wh.gather(1, location[..., None].expand(-1, -1, wh.shape[-1])).unflatten(-1, (per_location, 2))
+
+
+class MultiBoxMatcher:
+    """SSD: first every truth gets one anchor, greedily by the largest IoU of all pairs left; then every other anchor with IoU >= positive_iou
+    takes its best truth. This is Caffe's rule (bbox_util.cpp); most ports let the last truth overwrite instead and leave some with nothing.
+    """
+
+    needs_predictions = False
+
+    def __init__(self, positive_iou: float = 0.5):
+        if not 0 < positive_iou <= 1:
+            raise ValueError(f"positive_iou={positive_iou}: an IoU in (0, 1] is needed; the paper has 0.5")
+        self.positive_iou = positive_iou
+
+    def __call__(self, targets: Targets, grid: AnchorGrid, predicted: Tensor | None = None) -> Matches:
+        batch, truths = targets.labels.shape
+        background = torch.full((batch, grid.num_anchors), BACKGROUND, device=targets.boxes.device)
+        if truths == 0:
+            return Matches(background, background[:, :0])
+        iou = pairwise_iou(targets.boxes, cxcywh_to_xyxy(grid.boxes_cxcywh))  # (B, M, A)
+        iou = torch.where(targets.valid[..., None], iou, -1)
+        best_iou, best_truth = iou.max(1)  # (B, A); the first truth wins ties
+        matched = torch.where(best_iou >= self.positive_iou, best_truth, BACKGROUND)
+        assigned = greedy_bipartite(iou)
+        return Matches(_overwrite(matched, assigned), assigned)
+
+
+def greedy_bipartite(iou: Tensor) -> Tensor:
+    """(B, M, A) IoU, -1 for padding -> (B, M) the anchor of each truth, -1 if none is left above 1e-6.
+
+    M rounds, each taking the largest pair of those whose truth and anchor are still free. A truth's M best anchors are enough, because the
+    other truths can take at most M - 1 of them; so the rounds work on (B, M, M) numbers, and only they grow with M.
+    """
+    batch, truths, anchors = iou.shape
+    best, anchor_of = iou.topk(min(truths, anchors), 2)  # (B, M, k)
+    width = best.shape[2]
+    rows = torch.arange(truths, device=iou.device)[:, None]  # (M, 1)
+    assigned = torch.full((batch, truths), -1, device=iou.device)
+    for _ in range(truths):
+        value, place = best.flatten(1).max(1, keepdim=True)  # (B, 1)
+        truth = place // width
+        anchor = torch.where(value > SMALLEST_IOU, anchor_of.flatten(1).gather(1, place), assigned.gather(1, truth))
+        assigned = assigned.scatter(1, truth, anchor)
+        taken = (anchor_of == anchor[..., None]) | (rows == truth[..., None])  # (B, M, k)
+        best = best.masked_fill(taken, -1)
+    return assigned
+
+
+def _overwrite(matched: Tensor, assigned: Tensor) -> Tensor:
+    """(B, A) matched with each truth's own anchor (B, M) put over it. Truths without one write into a column that is cut off again."""
+    batch, anchors = matched.shape
+    order = torch.arange(assigned.shape[1], device=matched.device).expand_as(assigned)
+    padded = torch.cat([matched, matched[:, :1]], 1)
+    return padded.scatter(1, torch.where(assigned >= 0, assigned, anchors), order)[:, :anchors]

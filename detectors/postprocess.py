@@ -1,0 +1,88 @@
+"""From head outputs to detections: score, decode, threshold, non-maximum suppression, and back to the original image's frame."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import batched_nms
+
+from detectors.structures import AnchorGrid, BoxCoder, Detections, HeadOutputs, ImageInfo, ScoreRule
+
+
+def yolo_scores(outputs: HeadOutputs) -> Tensor:
+    """(B, A, C): sigmoid(objectness) * softmax(classes)."""
+    return outputs.objectness.sigmoid()[..., None] * outputs.class_logits.softmax(-1)
+
+
+def yolo_logistic_scores(outputs: HeadOutputs) -> Tensor:
+    """(B, A, C): sigmoid(objectness) * sigmoid(classes), Darknet's softmax=0."""
+    return outputs.objectness.sigmoid()[..., None] * outputs.class_logits.sigmoid()
+
+
+def ssd_scores(outputs: HeadOutputs) -> Tensor:
+    """(B, A, C): softmax over classes and background, background's column cut off."""
+    return outputs.class_logits.softmax(-1)[..., 1:]
+
+
+class PostProcess(nn.Module):
+    """One pass over the whole batch.
+
+    Darknet (get_region_detections + do_nms_sort): score > .005, per class suppress IoU > .45, no limits.
+    Caffe (detection_output_layer): score > .01, 400 per class before suppression, IoU > .45, 200 per image kept. Neither clips before it.
+    """
+
+    def __init__(
+        self,
+        *,
+        coder: BoxCoder,
+        score_rule: ScoreRule,
+        score_threshold: float,
+        nms_iou: float,
+        candidates_per_class: int | None = None,
+        max_detections: int | None = None,
+    ):
+        super().__init__()
+        self.coder, self.score_rule = coder, score_rule
+        self.score_threshold, self.nms_iou = score_threshold, nms_iou
+        self.candidates_per_class, self.max_detections = candidates_per_class, max_detections
+
+    @torch.no_grad()
+    def forward(self, outputs: HeadOutputs, grid: AnchorGrid) -> Detections:
+        """Detections in the frame of the model input, not clipped; `image` is the position in the batch. Synchronises with the device."""
+        scores = self.score_rule(outputs)  # (B, A, C)
+        boxes = self.coder.decode(outputs.offsets, grid)  # (B, A, 4)
+        # A diverging network overflows exp(); such a box overlaps nothing and would poison the others in the suppression.
+        scores = torch.where(boxes.isfinite().all(-1, keepdim=True), scores, 0)
+        image, anchor, label = self._candidates(scores)
+        found = Detections(image, boxes[image, anchor], scores[image, anchor, label], label)
+        # float64: batched_nms may shift groups apart by adding large numbers, which costs float32 its last digits.
+        keep = batched_nms(found.boxes.double(), found.scores, image * scores.shape[-1] + label, self.nms_iou)
+        keep = keep[image[keep].argsort(stable=True)]  # batched_nms returns by score; images together, best first in each
+        keep = keep[_rank(image[keep], len(scores)) < (self.max_detections or len(keep) + 1)]
+        return Detections(image[keep], found.boxes[keep], found.scores[keep], label[keep])
+
+    def _candidates(self, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, A, C) -> image, anchor and label of all scores above the threshold, at most candidates_per_class of a class and image."""
+        limit = self.candidates_per_class
+        if limit is None or limit >= scores.shape[1]:
+            return (scores > self.score_threshold).nonzero(as_tuple=True)
+        best, anchor = scores.topk(limit, 1)  # (B, k, C)
+        image, rank, label = (best > self.score_threshold).nonzero(as_tuple=True)
+        return image, anchor[image, rank, label], label
+
+
+def _rank(image: Tensor, batch: int) -> Tensor:
+    """(T,) image numbers in rising order -> (T,) position of each row within its image."""
+    count = torch.bincount(image, minlength=batch)
+    return torch.arange(len(image), device=image.device) - (count.cumsum(0) - count)[image]
+
+
+def to_original(detections: Detections, infos: list[ImageInfo], clip: bool = True) -> Detections:
+    """Detections of the model input's frame -> the original image's frame, undoing letterbox or stretch; cut to the image unless told."""
+    boxes = detections.boxes
+    frame = boxes.new_tensor([[*i.shift_xy, *i.scale_xy, i.size_original[1], i.size_original[0]] for i in infos]).reshape(-1, 6)
+    shift, scale, limit = frame[detections.image].split(2, 1)  # (T, 2) each
+    boxes = (boxes - shift.repeat(1, 2)) / scale.repeat(1, 2)
+    if clip:
+        boxes = torch.minimum(boxes.clamp(min=0), limit.repeat(1, 2))
+    return Detections(detections.image, boxes, detections.scores, detections.labels)

@@ -1,0 +1,44 @@
+"""The target-encoding layer that both detectors share: truths of a batch -> what every anchor should predict."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from detectors.boxes import cxcywh_to_xyxy, paired_iou
+from detectors.structures import AnchorGrid, BoxCoder, EncodedTargets, HeadOutputs, Matcher, Targets
+
+
+class TargetEncoder(nn.Module):
+    """A matcher and a coder, on the device, for the whole batch at once, with no loop over images and no host synchronisation."""
+
+    def __init__(self, matcher: Matcher, coder: BoxCoder):
+        super().__init__()
+        self.matcher = matcher
+        self.coder = coder
+
+    @torch.no_grad()
+    def forward(self, targets: Targets, grid: AnchorGrid, outputs: HeadOutputs | None = None) -> EncodedTargets:
+        """targets: boxes (B, M, 4) xyxy pixels of the model input. `outputs` is read only if the matcher needs predictions.
+
+        An anchor without a truth gets its own box as target, so that every number is finite; for YOLO its offsets are then
+        (0.5, 0.5, 0, 0), which is what Darknet's prior term pulls towards.
+        """
+        predicted = self.coder.decode(outputs.offsets.detach(), grid) if self.matcher.needs_predictions else None
+        matched, assigned = self.matcher(targets, grid, predicted)
+        boxes = cxcywh_to_xyxy(grid.boxes_cxcywh).expand(len(matched), -1, -1)  # (B, A, 4)
+        labels = torch.full_like(matched, -1)
+        if targets.labels.shape[1]:
+            row = matched.clamp(min=0)
+            boxes = torch.where((matched >= 0)[..., None], targets.boxes.gather(1, row[..., None].expand(-1, -1, 4)), boxes)
+            labels = torch.where(matched >= 0, targets.labels.gather(1, row), labels)
+        return EncodedTargets(matched, assigned, boxes, self.coder.encode(boxes, grid), labels, targets)
+
+    @torch.no_grad()
+    def statistics(self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid) -> dict[str, Tensor]:
+        """Log-only: positives per image, and the mean IoU of what the positive anchors predict with their truths (0 without positives)."""
+        positive = encoded.positive
+        count = positive.sum()
+        iou = paired_iou(self.coder.decode(outputs.offsets, grid), encoded.boxes)  # (B, A)
+        mean = torch.where(positive, iou, 0).sum() / count.clamp(min=1)
+        return {"positives_per_image": count / len(positive), "mean_matched_iou": mean}
