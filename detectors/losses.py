@@ -108,8 +108,7 @@ class RegionLoss(nn.Module):
             error = torch.logsumexp(logits, -1) - logits.gather(-1, labels[..., None]).squeeze(-1)
         else:
             one_hot = F.one_hot(labels, logits.shape[-1]).to(logits.dtype)  # (B, M, C)
-            meets = (assigned[:, :, None] == assigned[:, None, :]) & (assigned >= 0)[:, None, :]  # (B, M, M)
-            target = (meets.to(logits.dtype) @ one_hot).clamp(max=1)
+            target = (_meets(assigned).to(logits.dtype) @ one_hot).clamp(max=1)
             error = F.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(-1)
         return torch.where(owns, error, 0).sum()
 
@@ -123,7 +122,8 @@ class RegionLoss(nn.Module):
     def statistics(self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid) -> dict[str, Tensor]:
         """The numbers that Darknet prints: Avg IOU, Class, Obj, No Obj, Avg Recall (IoU > .5), count.
 
-        As there, means are over all truths, also those that another one overwrote; without truths they are NaN.
+        As there, means are over all truths, also those that another one overwrote; without truths they are NaN. With "logistic", a truth
+        that meets an earlier one in its anchor counts in the mean of class_probability but adds nothing to it, as there.
         """
         assigned, labels = encoded.assigned, encoded.targets.labels
         given = (assigned >= 0).to(outputs.offsets.dtype)
@@ -132,9 +132,10 @@ class RegionLoss(nn.Module):
         classes = logits.softmax(-1) if self.class_activation == "softmax" else logits.sigmoid()
         objectness = outputs.objectness.sigmoid()
         count = given.sum()
+        seen = given if self.class_activation == "softmax" else given * ~_meets(assigned).tril(-1).any(-1)
         return {
             "truth_iou": (iou * given).sum() / count,
-            "class_probability": (classes.gather(-1, labels[..., None]).squeeze(-1) * given).sum() / count,
+            "class_probability": (classes.gather(-1, labels[..., None]).squeeze(-1) * seen).sum() / count,
             "objectness": (objectness.gather(1, assigned.clamp(min=0)) * given).sum() / count,
             "no_objectness": objectness.mean(),
             "recall": ((iou > 0.5) * given).sum() / count,
@@ -188,6 +189,11 @@ class MultiBoxLoss(nn.Module):
     def statistics(self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid) -> dict[str, Tensor]:
         """negatives_per_positive: what mining really gave; below the setting where negatives ran out."""
         return {"negatives_per_positive": self._negatives(encoded).sum() / encoded.positive.sum().clamp(min=1)}
+
+
+def _meets(assigned: Tensor) -> Tensor:
+    """(B, M) anchor of each truth, -1 for none -> (B, M, M) whether two truths have the same anchor."""
+    return (assigned[:, :, None] == assigned[:, None, :]) & (assigned >= 0)[:, None, :]
 
 
 def _rows(values: Tensor, index: Tensor) -> Tensor:

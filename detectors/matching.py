@@ -80,25 +80,31 @@ def greedy_bipartite(iou: Tensor) -> Tensor:
 
     M rounds, each taking the largest pair of those whose truth and anchor are still free. A truth's M best anchors are enough, because the
     other truths can take at most M - 1 of them; so the rounds work on (B, M, M) numbers, and only they grow with M.
+
+    Equal IoUs are common (a truth inside several anchors of one size). As in Caffe's loops the lowest anchor wins, then the lowest truth:
+    a key of the IoU's bits above the inverted anchor number has no ties within a truth, on any device.
     """
     batch, truths, anchors = iou.shape
-    best, anchor_of = iou.topk(min(truths, anchors), 2)  # (B, M, k)
-    width = best.shape[2]
+    inverted = torch.arange(anchors - 1, -1, -1, device=iou.device)
+    # The bits of a float that is not negative are ordered like the float itself.
+    key = (iou.float().view(torch.int32).to(torch.int64) << 32) | inverted
+    key = torch.where(iou > SMALLEST_IOU, key, -1).topk(min(truths, anchors), 2).values  # (B, M, k)
+    anchor_of = anchors - 1 - (key & 0xFFFFFFFF)
     rows = torch.arange(truths, device=iou.device)[:, None]  # (M, 1)
     assigned = torch.full((batch, truths), -1, device=iou.device)
     for _ in range(truths):
-        value, place = best.flatten(1).max(1, keepdim=True)  # (B, 1)
-        truth = place // width
-        anchor = torch.where(value > SMALLEST_IOU, anchor_of.flatten(1).gather(1, place), assigned.gather(1, truth))
+        best, place = key.flatten(1).max(1, keepdim=True)  # (B, 1)
+        truth = place // key.shape[2]
+        anchor = torch.where(best >= 0, anchor_of.flatten(1).gather(1, place), assigned.gather(1, truth))
         assigned = assigned.scatter(1, truth, anchor)
         taken = (anchor_of == anchor[..., None]) | (rows == truth[..., None])  # (B, M, k)
-        best = best.masked_fill(taken, -1)
+        key = key.masked_fill(taken, -1)
     return assigned
 
 
 def _overwrite(matched: Tensor, assigned: Tensor) -> Tensor:
     """(B, A) matched with each truth's own anchor (B, M) put over it. Truths without one write into a column that is cut off again."""
-    batch, anchors = matched.shape
+    anchors = matched.shape[1]
     order = torch.arange(assigned.shape[1], device=matched.device).expand_as(assigned)
     padded = torch.cat([matched, matched[:, :1]], 1)
     return padded.scatter(1, torch.where(assigned >= 0, assigned, anchors), order)[:, :anchors]

@@ -1,0 +1,184 @@
+"""Naive versions of what the code base does, written from the formulae with plain loops and sharing no code with it. Slow and obvious."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from detectors.structures import AnchorGrid, HeadOutputs, Level, Targets
+
+# ---------------------------------------------------------------- inputs
+
+
+def pad_targets(images: list[list[list[float]]]) -> Targets:
+    """Boxes per image -> Targets; labels count 0, 1, 2, 0, ..."""
+    most = max(len(boxes) for boxes in images)
+    boxes = torch.zeros(len(images), most, 4)
+    labels = torch.zeros(len(images), most, dtype=torch.int64)
+    valid = torch.zeros(len(images), most, dtype=torch.bool)
+    for b, rows in enumerate(images):
+        for t, row in enumerate(rows):
+            boxes[b, t], labels[b, t], valid[b, t] = torch.tensor(row), t % 3, True
+    return Targets(boxes, labels, valid)
+
+
+def random_targets(generator: torch.Generator, *, batch: int, most: int, classes: int, size: tuple[int, int]) -> Targets:
+    """Random boxes inside an image of `size` (height, width); some images have none."""
+    limit = torch.tensor([size[1], size[0]])
+    wh = (0.03 + 0.6 * torch.rand(batch, most, 2, generator=generator) ** 2) * limit
+    low = torch.rand(batch, most, 2, generator=generator) * (limit - wh)
+    count = torch.randint(0, most + 1, (batch, 1), generator=generator)
+    valid = torch.arange(most) < count
+    boxes = torch.cat([low, low + wh], -1) * valid[..., None]
+    return Targets(boxes, torch.randint(0, classes, (batch, most), generator=generator) * valid, valid)
+
+
+def small_ssd_grid(size: tuple[int, int]) -> AnchorGrid:
+    """A few hundred square and oblong default boxes in two levels."""
+    rows, levels = [], []
+    for stride, side in ((16, 24.0), (32, 56.0)):
+        cells = size[0] // stride, size[1] // stride
+        levels.append(Level(*cells, float(stride), 3))
+        for r in range(cells[0]):
+            for c in range(cells[1]):
+                for w, h in ((side, side), (side * 1.4, side / 1.4), (side / 1.4, side * 1.4)):
+                    rows.append([(c + 0.5) * stride, (r + 0.5) * stride, w, h])
+    boxes = torch.tensor(rows)
+    return AnchorGrid(boxes, torch.ones(len(boxes)), torch.zeros(len(boxes), 2), size, tuple(levels))
+
+
+# ---------------------------------------------------------------- boxes
+
+
+def iou(a, b) -> float:
+    """IoU of two (xmin, ymin, xmax, ymax) boxes."""
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    inter = width * height
+    return inter / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inter)
+
+
+def iou_float32(a, b) -> float:
+    """The same, rounded to float32 after every operation as in C: exact ties depend on it."""
+    a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+    width, height = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
+    inter = max(width, np.float32(0)) * max(height, np.float32(0))
+    return float(inter / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inter))
+
+
+def corners(cx: float, cy: float, w: float, h: float) -> list[float]:
+    return [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+# ---------------------------------------------------------------- YOLOv2's region loss
+
+
+def responsible_cell(targets: Targets, grid: AnchorGrid) -> list[dict[int, int]]:
+    """Per image: anchor number -> truth number, later truths overwriting earlier ones."""
+    (level,) = grid.levels
+    found = []
+    for boxes, valid in zip(targets.boxes.tolist(), targets.valid.tolist(), strict=True):
+        owner = {}
+        for t, (x0, y0, x1, y1) in enumerate(boxes):
+            if not valid[t]:
+                continue
+            column = min(int((x0 + x1) / 2 / level.stride), level.columns - 1)
+            row = min(int((y0 + y1) / 2 / level.stride), level.rows - 1)
+            best, best_a = -1.0, 0
+            for a in range(level.per_location):
+                w, h = grid.boxes_cxcywh[a, 2:].tolist()
+                score = iou(corners(0, 0, w, h), corners(0, 0, x1 - x0, y1 - y0))
+                if score > best:
+                    best, best_a = score, a
+            owner[(row * level.columns + column) * level.per_location + best_a] = t
+        found.append(owner)
+    return found
+
+
+def region_loss(outputs: HeadOutputs, targets: Targets, grid: AnchorGrid, *, softmax: bool, prior_scale: float = 0.0) -> dict[str, float]:
+    """reference formula with Darknet's default scales, summed over anchors one by one and divided by the batch."""
+    terms = dict.fromkeys(("box", "prior", "object", "noobject", "class"), 0.0)
+    for b, owner in enumerate(responsible_cell(targets, grid)):
+        truths = [box for box, ok in zip(targets.boxes[b].tolist(), targets.valid[b].tolist(), strict=True) if ok]
+        for a in range(grid.num_anchors):
+            tx, ty, tw, th = outputs.offsets[b, a].tolist()
+            objectness = sigmoid(outputs.objectness[b, a].item())
+            pw, ph = grid.boxes_cxcywh[a, 2:].tolist()
+            (column, row), stride = grid.cell[a].tolist(), grid.stride[a].item()
+            predicted = corners((column + tx) * stride, (row + ty) * stride, pw * math.exp(tw), ph * math.exp(th))
+            if a not in owner:
+                terms["prior"] += prior_scale * ((tx - 0.5) ** 2 + (ty - 0.5) ** 2 + tw**2 + th**2) / 2
+                if max((iou(predicted, t) for t in truths), default=0.0) <= 0.6:
+                    terms["noobject"] += objectness**2 / 2
+                continue
+            box = targets.boxes[b, owner[a]].tolist()
+            w, h = box[2] - box[0], box[3] - box[1]
+            goal = ((box[0] + box[2]) / 2 / stride - column, (box[1] + box[3]) / 2 / stride - row, math.log(w / pw), math.log(h / ph))
+            weight = 2 - w * h / (grid.size[0] * grid.size[1])
+            terms["box"] += weight * sum((p - g) ** 2 for p, g in zip((tx, ty, tw, th), goal, strict=True)) / 2
+            terms["object"] += 5 * (objectness - iou(predicted, box)) ** 2 / 2
+            terms["class"] += class_error(outputs, targets, b, a, owner[a], softmax=softmax, grid=grid)
+    return {name: value / len(outputs.offsets) for name, value in terms.items()}
+
+
+def class_error(outputs: HeadOutputs, targets: Targets, b: int, a: int, truth: int, *, softmax: bool, grid: AnchorGrid) -> float:
+    logits = outputs.class_logits[b, a].tolist()
+    label = targets.labels[b, truth].item()
+    if softmax:
+        return math.log(sum(math.exp(x - max(logits)) for x in logits)) + max(logits) - logits[label]
+    wanted = set()
+    for t in range(targets.labels.shape[1]):
+        only = torch.zeros_like(targets.valid)
+        only[b, t] = targets.valid[b, t]
+        if a in responsible_cell(Targets(targets.boxes, targets.labels, only), grid)[b]:
+            wanted.add(targets.labels[b, t].item())
+    return sum(-math.log(sigmoid(x) if c in wanted else 1 - sigmoid(x)) for c, x in enumerate(logits))
+
+
+# ---------------------------------------------------------------- SSD's multibox loss
+
+
+def multibox_match(targets: Targets, grid: AnchorGrid, b: int, positive_iou: float = 0.5) -> dict[int, int]:
+    """anchor number -> truth number of image b: greedy over all pairs, then every anchor with IoU >= .5."""
+    anchors = [corners(*row) for row in grid.boxes_cxcywh.tolist()]
+    truths = {t: box for t, box in enumerate(targets.boxes[b].tolist()) if targets.valid[b, t]}
+    overlaps = {(t, a): iou_float32(box, anchor) for t, box in truths.items() for a, anchor in enumerate(anchors)}
+    owner: dict[int, int] = {}
+    free = set(truths)
+    for (t, a), value in sorted(overlaps.items(), key=lambda item: (-item[1], item[0][1], item[0][0])):
+        if value > 1e-6 and t in free and a not in owner:
+            owner[a] = t
+            free.discard(t)
+    for a in range(len(anchors)):
+        best = max(truths, key=lambda t: overlaps[t, a], default=None)
+        if a not in owner and best is not None and overlaps[best, a] >= positive_iou:
+            owner[a] = best
+    return owner
+
+
+def multibox_loss(outputs: HeadOutputs, targets: Targets, grid: AnchorGrid, variances) -> dict[str, float]:
+    """Equations 1 to 3 of the SSD paper with Caffe's matching, mining and normaliser."""
+    box_sum = class_sum = positives = 0
+    for b in range(len(outputs.offsets)):
+        owner = multibox_match(targets, grid, b)
+        positives += len(owner)
+        logs = outputs.class_logits[b].double().log_softmax(-1)
+        for a, t in owner.items():
+            x0, y0, x1, y1 = targets.boxes[b, t].tolist()
+            cx, cy, w, h = grid.boxes_cxcywh[a].tolist()
+            goal = [((x0 + x1) / 2 - cx) / w, ((y0 + y1) / 2 - cy) / h, math.log((x1 - x0) / w), math.log((y1 - y0) / h)]
+            for value, wanted, variance in zip(outputs.offsets[b, a].tolist(), goal, variances, strict=True):
+                off = abs(value - wanted / variance)
+                box_sum += off * off / 2 if off < 1 else off - 0.5
+            class_sum -= logs[a, targets.labels[b, t] + 1].item()
+        hardest = sorted((-logs[a, 0].item() for a in range(grid.num_anchors) if a not in owner), reverse=True)
+        class_sum += sum(hardest[: 3 * len(owner)])
+    return {"box": box_sum / max(1, positives), "class": class_sum / max(1, positives)}
