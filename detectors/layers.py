@@ -1,0 +1,145 @@
+"""Layers that both families are built from: convolution blocks, Darknet's reorg and pools, SSD's L2Norm, and the two initialisations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import sqrt
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def scale_channels(channels: int, width: float) -> int:
+    """`channels` times the width multiplier, rounded to a multiple of 8 (what vector units like), at least 8. ValueError unless width > 0."""
+    if width <= 0:
+        raise ValueError(f"width={width}: the channel multiplier must be above 0; 1 is the paper's network, 0.25 fits a laptop")
+    return max(8, round(channels * width / 8) * 8)
+
+
+class ConvBNLeaky(nn.Module):
+    """Darknet's [convolutional] with batch_normalize=1: convolution without bias, batch norm, leaky ReLU of slope 0.1.
+
+    Batch norm is that of Darknet's cuDNN path, with which the published weights were trained: (x - m) / sqrt(v + 1e-5), running
+    statistics .99 old + .01 new. `pad=1` in a cfg means half the kernel, so a 1x1 convolution has no padding.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels, eps=1e-5, momentum=0.01)
+        init_darknet(self.conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) -> (B, out, H, W)"""
+        return F.leaky_relu(self.norm(self.conv(x)), 0.1, inplace=True)
+
+
+class ConvReLU(nn.Module):
+    """VGG's and SSD's convolution and ReLU. batch_norm puts a batch norm between them, and then the convolution has no bias (SSD's paper
+    has none; it is for training from scratch, where the plain network learns very slowly)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        batch_norm: bool = False,
+    ):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=not batch_norm)
+        self.norm = nn.BatchNorm2d(out_channels) if batch_norm else nn.Identity()
+        init_caffe_xavier(self.conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) -> (B, out, H', W')"""
+        return F.relu(self.norm(self.conv(x)), inplace=True)
+
+
+def darknet_reorg(x: Tensor, stride: int = 2) -> Tensor:
+    """(B, C, H, W) -> (B, C * stride^2, H / stride, W / stride), Darknet's [reorg] layer (src/blas.c reorg_cpu) with its index slip.
+
+    It reads its input as if it had C / stride^2 channels of stride*H x stride*W and moves space to depth there: neither pixel_unshuffle
+    nor an ordinary space-to-depth. The released weights expect exactly this order.
+    ValueError unless stride divides H and W, and stride^2 divides C.
+    """
+    batch, channels, height, width = x.shape
+    square = stride * stride
+    if channels % square or height % stride or width % stride:
+        raise ValueError(
+            f"darknet_reorg: input {tuple(x.shape)} (B, C, H, W) with stride {stride}; "
+            f"C must be a multiple of {square}, and H and W of {stride}: choose such passthrough channels and such an input size"
+        )
+    x = x.reshape(batch, channels // square, height, stride, width, stride)  # (B, c, j, dy, i, dx)
+    return x.permute(0, 3, 5, 1, 2, 4).reshape(batch, channels * square, height // stride, width // stride)
+
+
+class DarknetReorg(nn.Module):
+    """darknet_reorg as a module."""
+
+    def __init__(self, stride: int = 2):
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C * stride^2, H / stride, W / stride)"""
+        return darknet_reorg(x, self.stride)
+
+
+class DarknetMaxPool(nn.Module):
+    """Darknet's [maxpool] with size=2. Outside the image lies minus infinity, never 0: features may be negative.
+
+    Stride 2 rounds up, so an odd side ends in half a window. Stride 1 (Tiny-YOLOv2) keeps the size: one column more on the right and one
+    row more at the bottom, nothing on the left and the top.
+    """
+
+    def __init__(self, stride: int = 2):
+        super().__init__()
+        if stride not in (1, 2):
+            raise ValueError(f"DarknetMaxPool: stride={stride}; YOLOv2's networks have 1 and 2")
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, ceil(H / stride), ceil(W / stride))"""
+        if self.stride == 1:
+            x = F.pad(x, (0, 1, 0, 1), value=-torch.inf)
+        return F.max_pool2d(x, 2, self.stride, ceil_mode=True)
+
+
+class L2Norm(nn.Module):
+    """SSD's Normalize layer on conv4_3 (ParseNet): y = scale * x / sqrt(1e-10 + sum over channels of x^2), one learned scale per channel.
+
+    Computed in float32 whatever comes in, because the sum of squares overflows float16; epsilon inside the root, because outside it the
+    gradient of an all-zero pixel is NaN. The gradient is the exact one; Caffe's layer differs from it once the scales differ.
+    """
+
+    def __init__(self, channels: int, scale: float = 20.0):
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((channels,), scale))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same shape and dtype"""
+        wide = x.float()
+        norm = torch.sqrt(1e-10 + (wide * wide).sum(1, keepdim=True))  # (B, 1, H, W)
+        return (wide / norm * self.scale.float()[:, None, None]).to(x.dtype)
+
+
+def init_darknet(*convs: nn.Conv2d) -> None:
+    """Darknet's initialisation (make_convolutional_layer): weights N(0, sqrt(2 / fan_in)), biases 0."""
+    _init(convs, lambda weight, fan_in: nn.init.normal_(weight, 0.0, sqrt(2 / fan_in)))
+
+
+def init_caffe_xavier(*convs: nn.Conv2d) -> None:
+    """Caffe's "xavier" filler: weights U(-sqrt(3 / fan_in), sqrt(3 / fan_in)), biases 0. torch's xavier_uniform_ is wider on SSD's layers."""
+    _init(convs, lambda weight, fan_in: nn.init.uniform_(weight, -sqrt(3 / fan_in), sqrt(3 / fan_in)))
+
+
+def _init(convs: Iterable[nn.Conv2d], fill) -> None:
+    for conv in convs:
+        fill(conv.weight, conv.weight[0].numel())
+        if conv.bias is not None:
+            nn.init.zeros_(conv.bias)

@@ -1,0 +1,69 @@
+"""Darknet's two backbones for YOLOv2: Darknet-19 and the one of Tiny-YOLOv2.
+
+A backbone publishes `channels` and `strides` of the feature maps that it returns, so that necks and heads need no table of their own.
+Its convolutions are registered in the order of Darknet's cfg file, which is the order of a .weights file.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from detectors.layers import ConvBNLeaky, DarknetMaxPool, scale_channels
+
+# Channels of each stage; a max pool of stride 2 lies between two stages; kernels alternate 3, 1, 3, ... in each.
+DARKNET19_STAGES = ((32,), (64,), (128, 64, 128), (256, 128, 256), (512, 256, 512, 256, 512), (1024, 512, 1024, 512, 1024))
+TINY_CHANNELS = (16, 32, 64, 128, 256, 512, 1024)
+
+
+class Darknet19(nn.Module):
+    """The 18 convolutions of Darknet-19 below its classifier (YOLO9000, table 6; cfg/yolov2-voc.cfg, layers 0 to 22)."""
+
+    def __init__(self, width: float = 1.0):
+        """width multiplies every channel count."""
+        super().__init__()
+        stages, channels = [], 3
+        for counts in DARKNET19_STAGES:
+            blocks = []
+            for i, count in enumerate(counts):
+                blocks.append(ConvBNLeaky(channels, scale_channels(count, width), 1 if i % 2 else 3))
+                channels = scale_channels(count, width)
+            stages.append(nn.Sequential(*blocks))
+        self.stages = nn.ModuleList(stages)
+        self.pool = DarknetMaxPool(stride=2)
+        self.channels = tuple(scale_channels(counts[-1], width) for counts in DARKNET19_STAGES[-2:])
+        self.strides = (16, 32)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) -> (B, 512, H / 16, W / 16), which the passthrough takes, and (B, 1024, H / 32, W / 32)"""
+        x = self.stages[0](images)
+        for stage in self.stages[1:-1]:
+            x = stage(self.pool(x))
+        return x, self.stages[-1](self.pool(x))
+
+
+class TinyDarknet(nn.Module):
+    """The seven convolutions of Tiny-YOLOv2 below its last two (cfg/yolov2-tiny.cfg, layers 0 to 12).
+
+    Darknet pools by 2 five times and once with stride 1. `stride=16` leaves the last pool of stride 2 out: at a stride of 32 a small
+    input (160 px has 5 x 5 cells) does not learn.
+    """
+
+    def __init__(self, width: float = 1.0, stride: int = 32):
+        """width multiplies every channel count; stride is 32 (Darknet) or 16."""
+        super().__init__()
+        if stride not in (16, 32):
+            raise ValueError(f"stride={stride}: Tiny-YOLOv2 has stride 32, or 16 for small inputs")
+        counts = [scale_channels(count, width) for count in TINY_CHANNELS]
+        self.convs = nn.ModuleList(ConvBNLeaky(*pair, 3) for pair in zip([3, *counts], counts, strict=False))
+        halving = [DarknetMaxPool(stride=2) for _ in range(4)]
+        fifth = DarknetMaxPool(stride=2) if stride == 32 else nn.Identity()
+        self.pools = nn.ModuleList([*halving, fifth, DarknetMaxPool(stride=1)])
+        self.channels = (counts[-1],)
+        self.strides = (stride,)
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        """(B, 3, H, W) -> (B, 1024, H / stride, W / stride)"""
+        x = self.convs[0](images)
+        for pool, conv in zip(self.pools, self.convs[1:], strict=True):
+            x = conv(pool(x))
+        return (x,)

@@ -1,0 +1,116 @@
+"""The detector: what every family's parts are wired into. Forward, losses, detections; anchors cached per input size; pixel mean and std."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from detectors.postprocess import PostProcess, to_original
+from detectors.structures import AnchorGrid, AnchorMaker, Detections, HeadOutputs, ImageInfo, Loss, Targets
+from detectors.targets import TargetEncoder
+
+
+class Detector(nn.Module):
+    """images -> backbone -> neck -> head -> HeadOutputs, in training and in evaluation alike.
+
+    Everything runs channels_last: the heads' (B, H, W, K * n) -> (B, H * W * K, n) is then a view, and narrow networks are fastest so.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        neck: nn.Module,
+        head: nn.Module,
+        anchors: AnchorMaker,
+        encoder: TargetEncoder,
+        loss: Loss,
+        postprocess: PostProcess,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        channel_order: str = "rgb",
+    ):
+        """pixel_mean, pixel_std: three numbers in RGB order for pixels 0..255. channel_order: what the backbone was trained on; images
+        are always given as RGB, and "bgr" flips them after the normalisation."""
+        super().__init__()
+        if channel_order not in ("rgb", "bgr"):
+            raise ValueError(f"channel_order={channel_order!r}: choose 'rgb' or 'bgr' (Caffe's weights)")
+        self.backbone, self.neck, self.head = backbone, neck, head
+        self.anchors, self.encoder, self.loss, self.postprocess = anchors, encoder, loss, postprocess
+        self.channel_order = channel_order
+        self.register_buffer("pixel_mean", _per_channel(pixel_mean), persistent=False)
+        self.register_buffer("pixel_std", _per_channel(pixel_std), persistent=False)
+        self._grids: dict[tuple, AnchorGrid] = {}
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> HeadOutputs:
+        """images: (B, 3, H, W) RGB, uint8 or float 0..255. ValueError if the detector cannot take this size."""
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(
+                f"images of shape {tuple(images.shape)}: a detector takes (B, 3, H, W); convert grey images to RGB and stack them"
+            )
+        if not torch.compiler.is_compiling():
+            self.grid(images.shape[-2:])  # raises for a wrong size; the grid is kept for the loss
+        return self.head(self.neck(self.backbone(self._normalize(images))))
+
+    def _normalize(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) pixels -> float32, on the device, so that uint8 is what travels to it."""
+        x = images.to(torch.float32, memory_format=torch.channels_last)
+        x = (x - self.pixel_mean) / self.pixel_std
+        return x.flip(1) if self.channel_order == "bgr" else x
+
+    def grid(self, size: Sequence[int]) -> AnchorGrid:
+        """The anchors of one input size (height, width), on the detector's device. Made once per size and device."""
+        device = self.pixel_mean.device
+        key = (int(size[0]), int(size[1]), device)
+        if key not in self._grids:
+            # A tensor made in inference mode could never be used in a loss again.
+            with torch.inference_mode(False):
+                self._grids[key] = self.anchors(key[:2]).to(device)
+        return self._grids[key]
+
+    def losses(self, outputs: HeadOutputs, targets: Targets, size: Sequence[int]) -> dict[str, Tensor]:
+        """Named, already weighted terms whose sum is the loss; float32 also under autocast. size: (height, width) of the images."""
+        grid = self.grid(size)
+        with torch.autocast(self.pixel_mean.device.type, enabled=False):
+            return self.loss(outputs, self.encoder(targets, grid, outputs), grid)
+
+    @torch.no_grad()
+    def statistics(self, outputs: HeadOutputs, targets: Targets, size: Sequence[int]) -> dict[str, Tensor]:
+        """Numbers for the log only, as tensors on the device."""
+        grid = self.grid(size)
+        with torch.autocast(self.pixel_mean.device.type, enabled=False):
+            encoded = self.encoder(targets, grid, outputs)
+            return {**self.encoder.statistics(outputs, encoded, grid), **self.loss.statistics(outputs, encoded, grid)}
+
+    @torch.no_grad()
+    def detections(self, outputs: HeadOutputs, infos: list[ImageInfo], size: Sequence[int]) -> Detections:
+        """Detections in the frame of the original images, cut to them; `image` is the position in the batch."""
+        return to_original(self.postprocess(outputs, self.grid(size)), infos)
+
+    @property
+    def parameter_count(self) -> int:
+        """Trainable numbers."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+    def flops(self, size: Sequence[int]) -> int:
+        """FLOPs of one image of size (height, width): 2 per multiply-add, convolutions only (many tables count multiply-adds instead)."""
+        self.grid(size)  # raises for a size that the detector cannot take
+        twin = copy.deepcopy(self).to("meta").eval()  # shapes only: nothing is computed, and this module stays as it is
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            twin.head(twin.neck(twin.backbone(torch.empty(1, 3, *size, device="meta"))))
+        return sum(count for operation, count in counter.get_flop_counts()["Global"].items() if "convolution" in str(operation))
+
+    def __getstate__(self) -> dict:
+        """Copies and pickles leave the cached anchors behind."""
+        return {**self.__dict__, "_grids": {}}
+
+
+def _per_channel(values: Sequence[float]) -> Tensor:
+    if len(values) != 3:
+        raise ValueError(f"pixel mean and std need three numbers, red, green and blue; got {list(values)}")
+    return torch.tensor([float(v) for v in values]).view(1, 3, 1, 1)

@@ -1,0 +1,195 @@
+"""SSD300 and SSD512 (Liu et al., "SSD: Single Shot MultiBox Detector"; Caffe, branch ssd, 4817bf8) and a small sibling for 160 px.
+
+Layers carry Caffe's names. Counts of the originals: SSD300 26,285,486 parameters with 21 outputs, SSD512 27,188,676.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from detectors.anchors import DefaultBoxes, DefaultBoxLevel, ssd300_levels, ssd512_levels
+from detectors.coders import SSDBoxCoder
+from detectors.layers import ConvReLU, L2Norm, init_caffe_xavier, scale_channels
+from detectors.losses import MultiBoxLoss
+from detectors.matching import MultiBoxMatcher
+from detectors.models.detector import Detector
+from detectors.models.vgg import ReducedVGG
+from detectors.postprocess import PostProcess, ssd_scores
+from detectors.structures import HeadOutputs, Loss
+from detectors.targets import TargetEncoder
+
+PIXEL_MEAN = (123.0, 117.0, 104.0)  # RGB; Caffe's VGG-16 was trained on pixels minus this, not divided by anything
+
+
+class Extra(NamedTuple):
+    """One added level: a 1x1 convolution to `squeeze` channels, then a larger one to `channels` whose map a head looks at."""
+
+    squeeze: int
+    channels: int
+    kernel: int = 3
+    stride: int = 1
+    padding: int = 0
+
+
+SSD300_EXTRAS = (Extra(256, 512, stride=2, padding=1), Extra(128, 256, stride=2, padding=1), Extra(128, 256), Extra(128, 256))
+SSD512_EXTRAS = (
+    Extra(256, 512, stride=2, padding=1),
+    *(Extra(128, 256, stride=2, padding=1),) * 3,
+    Extra(128, 256, kernel=4, padding=1),
+)
+SSD160_EXTRAS = (Extra(128, 256, stride=2, padding=1), Extra(128, 256, stride=2, padding=1))
+# A fifth of VGG-16's multiplications per pixel: one convolution per stage and half the channels.
+SSD160_BACKBONE = {"convs": (1, 1, 1, 1, 1), "channels": (32, 64, 128, 256, 256), "fc_channels": 512, "fc_dilation": 3}
+
+
+class SSDExtras(nn.Module):
+    """The added levels conv6_2, conv7_2, ..., and the L2Norm on conv4_3, whose values are larger than those of the other maps."""
+
+    def __init__(self, channels: Sequence[int], extras: Sequence[Extra], *, width: float = 1.0, batch_norm: bool = False):
+        """channels: those of the backbone's conv4_3 and fc7. width multiplies every channel count. batch_norm: see ConvReLU."""
+        super().__init__()
+        self.conv4_3_norm = L2Norm(channels[0])
+        self.levels = nn.ModuleList()
+        found = list(channels)
+        for number, extra in enumerate(extras, 6):
+            squeeze, wide = scale_channels(extra.squeeze, width), scale_channels(extra.channels, width)
+            level = nn.Sequential()
+            level.add_module(f"conv{number}_1", ConvReLU(found[-1], squeeze, 1, batch_norm=batch_norm))
+            place = {"stride": extra.stride, "padding": extra.padding}
+            level.add_module(f"conv{number}_2", ConvReLU(squeeze, wide, extra.kernel, **place, batch_norm=batch_norm))
+            self.levels.append(level)
+            found.append(wide)
+        self.channels = tuple(found)
+
+    def forward(self, features: tuple[Tensor, Tensor]) -> list[Tensor]:
+        """conv4_3 and fc7 -> every map that a head looks at, from fine to coarse"""
+        conv4_3, x = features
+        maps = [self.conv4_3_norm(conv4_3), x]
+        for level in self.levels:
+            x = level(x)
+            maps.append(x)
+        return maps
+
+
+class MultiBoxHead(nn.Module):
+    """Two 3x3 convolutions per map: offsets and class logits, channel = anchor * n + entry, n = 4 and C + 1 (background is entry 0)."""
+
+    def __init__(self, channels: Sequence[int], per_location: Sequence[int], num_classes: int):
+        super().__init__()
+        pairs = list(zip(channels, per_location, strict=True))
+        self.columns = num_classes + 1
+        self.offsets = nn.ModuleList(nn.Conv2d(wide, k * 4, 3, padding=1) for wide, k in pairs)
+        self.class_logits = nn.ModuleList(nn.Conv2d(wide, k * self.columns, 3, padding=1) for wide, k in pairs)
+        init_caffe_xavier(*self.offsets, *self.class_logits)
+
+    def forward(self, features: Sequence[Tensor]) -> HeadOutputs:
+        """A runs over (level, row, column, anchor)."""
+        return HeadOutputs(_predict(self.offsets, features, 4), _predict(self.class_logits, features, self.columns))
+
+
+def _predict(convs: nn.ModuleList, features: Sequence[Tensor], entries: int) -> Tensor:
+    """One convolution per map -> (B, A, entries) in float32."""
+    maps = [conv(x).permute(0, 2, 3, 1) for conv, x in zip(convs, features, strict=True)]  # (B, rows, columns, K * entries)
+    return torch.cat([x.reshape(len(x), -1, entries).float() for x in maps], 1)
+
+
+def ssd300(
+    *,
+    num_classes: int,
+    loss: Loss | None = None,
+    width: float = 1.0,
+    sizes: str = "voc",
+    batch_norm: bool = False,
+    score_threshold: float = 0.01,
+    nms_iou: float = 0.45,
+    candidates_per_class: int | None = 400,
+    max_detections: int | None = 200,
+) -> Detector:
+    """SSD300: 300 px, 8,732 default boxes. sizes: "voc" or "coco" default boxes. loss: MultiBoxLoss() by default.
+
+    width multiplies every channel count but the heads'. batch_norm is not the paper's: it is for training without pretrained weights.
+    """
+    anchors = DefaultBoxes(ssd300_levels(sizes), (300, 300))
+    backbone = ReducedVGG(width=width, batch_norm=batch_norm)
+    neck = SSDExtras(backbone.channels, SSD300_EXTRAS, width=width, batch_norm=batch_norm)
+    limits = {"candidates_per_class": candidates_per_class, "max_detections": max_detections}
+    return _multibox_detector(backbone, neck, anchors, num_classes, loss, score_threshold=score_threshold, nms_iou=nms_iou, **limits)
+
+
+def ssd512(
+    *,
+    num_classes: int,
+    loss: Loss | None = None,
+    width: float = 1.0,
+    sizes: str = "voc",
+    batch_norm: bool = False,
+    score_threshold: float = 0.01,
+    nms_iou: float = 0.45,
+    candidates_per_class: int | None = 400,
+    max_detections: int | None = 200,
+) -> Detector:
+    """SSD512: 512 px, 24,564 default boxes, one level more. Arguments as in ssd300."""
+    anchors = DefaultBoxes(ssd512_levels(sizes), (512, 512))
+    backbone = ReducedVGG(width=width, batch_norm=batch_norm)
+    neck = SSDExtras(backbone.channels, SSD512_EXTRAS, width=width, batch_norm=batch_norm)
+    limits = {"candidates_per_class": candidates_per_class, "max_detections": max_detections}
+    return _multibox_detector(backbone, neck, anchors, num_classes, loss, score_threshold=score_threshold, nms_iou=nms_iou, **limits)
+
+
+def ssd160(
+    *,
+    num_classes: int,
+    loss: Loss | None = None,
+    width: float = 1.0,
+    sizes: str = "voc",
+    batch_norm: bool = False,
+    score_threshold: float = 0.01,
+    nms_iou: float = 0.45,
+    candidates_per_class: int | None = 400,
+    max_detections: int | None = 200,
+) -> Detector:
+    """SSD's design for 160 px, in no paper: a VGG with one convolution per stage, two extra levels, 2,254 default boxes. For laptops and
+    tests, where SSD300 is too slow to train. Arguments as in ssd300."""
+    anchors = DefaultBoxes(ssd160_levels(sizes), (160, 160))
+    backbone = ReducedVGG(**SSD160_BACKBONE, width=width, batch_norm=batch_norm)
+    neck = SSDExtras(backbone.channels, SSD160_EXTRAS, width=width, batch_norm=batch_norm)
+    limits = {"candidates_per_class": candidates_per_class, "max_detections": max_detections}
+    return _multibox_detector(backbone, neck, anchors, num_classes, loss, score_threshold=score_threshold, nms_iou=nms_iou, **limits)
+
+
+def ssd160_levels(sizes: str = "voc") -> list[DefaultBoxLevel]:
+    """20x20, 10x10, 5x5 and 3x3 cells; the smallest box is 10 % of the side, or 7 % for COCO, as in SSD300."""
+    chosen = {"voc": (16, 32, 64, 104, 150), "coco": (11, 24, 56, 100, 150)}
+    if sizes not in chosen:
+        raise ValueError(f"sizes={sizes!r}: choose {' or '.join(chosen)}")
+    a, b, c, d, e = chosen[sizes]
+    return [
+        DefaultBoxLevel(20, 20, 8, a, b, (2.0,)),
+        DefaultBoxLevel(10, 10, 16, b, c, (2.0, 3.0)),
+        DefaultBoxLevel(5, 5, 32, c, d, (2.0, 3.0)),
+        DefaultBoxLevel(3, 3, 160 / 3, d, e, (2.0,)),
+    ]
+
+
+def _multibox_detector(
+    backbone: ReducedVGG, neck: SSDExtras, anchors: DefaultBoxes, num_classes: int, loss: Loss | None, **postprocess
+) -> Detector:
+    """Wires a backbone and a neck to the multibox head."""
+    if num_classes < 1:
+        raise ValueError(f"num_classes={num_classes}: a detector needs at least one class (background does not count)")
+    coder = SSDBoxCoder()
+    return Detector(
+        backbone=backbone,
+        neck=neck,
+        head=MultiBoxHead(neck.channels, anchors.per_location, num_classes),
+        anchors=anchors,
+        encoder=TargetEncoder(MultiBoxMatcher(), coder),
+        loss=loss or MultiBoxLoss(),
+        postprocess=PostProcess(coder=coder, score_rule=ssd_scores, **postprocess),
+        pixel_mean=PIXEL_MEAN,
+        pixel_std=(1.0, 1.0, 1.0),
+    )

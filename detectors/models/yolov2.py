@@ -1,0 +1,147 @@
+"""YOLOv2 and Tiny-YOLOv2 (Redmon and Farhadi, "YOLO9000", section 2; cfg/yolov2-voc.cfg and yolov2-tiny-voc.cfg of Darknet f6afaab).
+
+Modules are registered in the order of the cfg files, which is the order of a .weights file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from detectors.anchors import YOLO_ANCHORS, YoloAnchors
+from detectors.coders import YoloBoxCoder
+from detectors.layers import ConvBNLeaky, DarknetReorg, init_darknet, scale_channels
+from detectors.losses import RegionLoss
+from detectors.matching import ResponsibleCellMatcher
+from detectors.models.darknet import Darknet19, TinyDarknet
+from detectors.models.detector import Detector
+from detectors.postprocess import PostProcess, yolo_logistic_scores, yolo_scores
+from detectors.structures import HeadOutputs, Loss
+from detectors.targets import TargetEncoder
+
+
+class PassthroughNeck(nn.Module):
+    """YOLOv2's "fine-grained features": the stride-16 map, folded to stride 32, goes in front of the deep one; then one convolution.
+
+    passthrough_channels is the 1x1 convolution before the fold (64 in every cfg since March 2017). None leaves it out: the 2016 network of
+    the paper, whose last convolution reads 4 * 512 + 1024 = 3072 channels.
+    """
+
+    def __init__(self, channels: Sequence[int], width: float = 1.0, passthrough_channels: int | None = 64):
+        """channels: those of the fine and of the deep map of the backbone."""
+        super().__init__()
+        fine, deep = channels
+        wide = scale_channels(1024, width)
+        self.deep = nn.Sequential(ConvBNLeaky(deep, wide, 3), ConvBNLeaky(wide, wide, 3))
+        narrow = fine if passthrough_channels is None else scale_channels(passthrough_channels, width)
+        self.passthrough = nn.Identity() if passthrough_channels is None else ConvBNLeaky(fine, narrow, 1)
+        self.reorg = DarknetReorg(stride=2)
+        self.fuse = ConvBNLeaky(4 * narrow + wide, wide, 3)
+        self.channels = (wide,)
+
+    def forward(self, features: tuple[Tensor, Tensor]) -> tuple[Tensor]:
+        """(B, 512, H / 16, W / 16) and (B, 1024, H / 32, W / 32) -> (B, 1024, H / 32, W / 32)"""
+        fine, deep = features
+        folded = self.reorg(self.passthrough(fine))  # (B, 256, H / 32, W / 32)
+        return (self.fuse(torch.cat([folded, self.deep(deep)], 1)),)  # the cfg's [route] layers=-1,-4: the folded map first
+
+
+class TinyNeck(nn.Module):
+    """The last 3x3 convolution of Tiny-YOLOv2: 1024 channels in the VOC cfg, 512 in the COCO cfg."""
+
+    def __init__(self, channels: Sequence[int], width: float = 1.0, last_channels: int = 1024):
+        super().__init__()
+        self.channels = (scale_channels(last_channels, width),)
+        self.last = ConvBNLeaky(channels[0], self.channels[0], 3)
+
+    def forward(self, features: tuple[Tensor]) -> tuple[Tensor]:
+        """(B, 1024, rows, columns) -> (B, last_channels, rows, columns)"""
+        return (self.last(features[0]),)
+
+
+class RegionHead(nn.Module):
+    """A linear 1x1 convolution to K * (5 + C) channels, in Darknet's order: anchor * (5 + C) + (x, y, w, h, objectness, classes ...)."""
+
+    def __init__(self, in_channels: int, per_location: int, num_classes: int):
+        super().__init__()
+        self.entries = 5 + num_classes
+        self.conv = nn.Conv2d(in_channels, per_location * self.entries, 1)
+        init_darknet(self.conv)
+
+    def forward(self, features: tuple[Tensor]) -> HeadOutputs:
+        """(B, channels, rows, columns) -> A = rows * columns * K, in that order. Sigmoid on x and y only; the rest is raw."""
+        raw = self.conv(features[0]).permute(0, 2, 3, 1)  # (B, rows, columns, K * (5 + C))
+        raw = raw.reshape(len(raw), -1, self.entries).float()  # (B, A, 5 + C)
+        offsets = torch.cat([raw[..., :2].sigmoid(), raw[..., 2:4]], -1)
+        return HeadOutputs(offsets, class_logits=raw[..., 5:], objectness=raw[..., 4])
+
+
+def yolov2(
+    *,
+    num_classes: int,
+    loss: Loss | None = None,
+    width: float = 1.0,
+    anchors: str | Sequence[Sequence[float]] = "voc",
+    passthrough_channels: int | None = 64,
+    score_threshold: float = 0.005,
+    nms_iou: float = 0.45,
+    max_detections: int | None = None,
+) -> Detector:
+    """YOLOv2 on Darknet-19, stride 32. anchors: a name in YOLO_ANCHORS or pairs (width, height) in cells. loss: RegionLoss() by default.
+
+    width multiplies every channel count but the head's. passthrough_channels=None is the network of 2016, see PassthroughNeck.
+    """
+    backbone = Darknet19(width)
+    neck = PassthroughNeck(backbone.channels, width, passthrough_channels)
+    postprocess = {"score_threshold": score_threshold, "nms_iou": nms_iou, "max_detections": max_detections}
+    return _region_detector(backbone, neck, _anchors(anchors, 32), num_classes, loss or RegionLoss(), **postprocess)
+
+
+def yolov2_tiny(
+    *,
+    num_classes: int,
+    loss: Loss | None = None,
+    width: float = 1.0,
+    anchors: str | Sequence[Sequence[float]] = "tiny_voc",
+    last_channels: int = 1024,
+    stride: int = 32,
+    score_threshold: float = 0.005,
+    nms_iou: float = 0.45,
+    max_detections: int | None = None,
+) -> Detector:
+    """Tiny-YOLOv2. last_channels: 1024 (VOC cfg) or 512 (COCO cfg, whose anchors are "coco"). The rest as in yolov2.
+
+    stride=16 is for small inputs and not Darknet's, see TinyDarknet; anchors are then in cells of 16 pixels.
+    """
+    backbone = TinyDarknet(width, stride)
+    neck = TinyNeck(backbone.channels, width, last_channels)
+    postprocess = {"score_threshold": score_threshold, "nms_iou": nms_iou, "max_detections": max_detections}
+    return _region_detector(backbone, neck, _anchors(anchors, stride), num_classes, loss or RegionLoss(), **postprocess)
+
+
+def _anchors(anchors: str | Sequence[Sequence[float]], stride: int) -> YoloAnchors:
+    """A name in YOLO_ANCHORS or a list of shapes in cells."""
+    if isinstance(anchors, str) and anchors not in YOLO_ANCHORS:
+        raise ValueError(f"anchors={anchors!r}: choose one of {', '.join(YOLO_ANCHORS)}, or give pairs (width, height) in cells")
+    return YoloAnchors(YOLO_ANCHORS[anchors] if isinstance(anchors, str) else anchors, stride)
+
+
+def _region_detector(backbone: nn.Module, neck: nn.Module, anchors: YoloAnchors, num_classes: int, loss: Loss, **postprocess) -> Detector:
+    """Wires a backbone and a neck to the region head. Darknet's pixels are RGB divided by 255, without a mean."""
+    if num_classes < 1:
+        raise ValueError(f"num_classes={num_classes}: a detector needs at least one class (background does not count)")
+    coder = YoloBoxCoder()
+    logistic = getattr(loss, "class_activation", "softmax") == "logistic"
+    return Detector(
+        backbone=backbone,
+        neck=neck,
+        head=RegionHead(neck.channels[0], anchors.per_location[0], num_classes),
+        anchors=anchors,
+        encoder=TargetEncoder(ResponsibleCellMatcher(), coder),
+        loss=loss,
+        postprocess=PostProcess(coder=coder, score_rule=yolo_logistic_scores if logistic else yolo_scores, **postprocess),
+        pixel_mean=(0.0, 0.0, 0.0),
+        pixel_std=(255.0, 255.0, 255.0),
+    )
