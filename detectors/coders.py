@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from detectors.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from detectors.structures import AnchorGrid
@@ -32,30 +32,26 @@ class YoloBoxCoder:
         return cxcywh_to_xyxy(torch.cat([centre, offsets[..., 2:].exp() * grid.boxes_cxcywh[:, 2:]], -1))
 
 
-class SSDBoxCoder:
+class SSDBoxCoder(nn.Module):
     """SSD, equation 2, divided by Caffe's variances: ((cx - d_cx) / d_w / v_x, ..., log(w / d_w) / v_w, ...)."""
 
+    variances: Tensor  # (4,) for x, y, width and height
+
     def __init__(self, variances: Sequence[float] = (0.1, 0.1, 0.2, 0.2)):
+        super().__init__()
         if len(variances) != 4 or min(variances) <= 0:
             raise ValueError(f"variances={list(variances)}: four numbers above 0 are needed, for x, y, width and height")
-        self.variances = tuple(float(v) for v in variances)
+        self.register_buffer("variances", torch.tensor(variances), persistent=False)  # a module only so that they live on its device
 
     def encode(self, boxes: Tensor, grid: AnchorGrid) -> Tensor:
         """(..., A, 4) xyxy pixels -> (..., A, 4) offsets."""
-        boxes_cxcywh, anchors = xyxy_to_cxcywh(boxes), grid.boxes_cxcywh
-        vx, vy, vw, vh = self.variances
-        x = (boxes_cxcywh[..., 0] - anchors[:, 0]) / anchors[:, 2] / vx
-        y = (boxes_cxcywh[..., 1] - anchors[:, 1]) / anchors[:, 3] / vy
-        w = torch.log(boxes_cxcywh[..., 2] / anchors[:, 2]) / vw
-        h = torch.log(boxes_cxcywh[..., 3] / anchors[:, 3]) / vh
-        return torch.stack([x, y, w, h], -1)
+        boxes_cxcywh = xyxy_to_cxcywh(boxes)
+        centre, wh = grid.boxes_cxcywh.split(2, -1)  # (A, 2) each
+        place = (boxes_cxcywh[..., :2] - centre) / wh
+        return torch.cat([place, torch.log(boxes_cxcywh[..., 2:] / wh)], -1) / self.variances
 
     def decode(self, offsets: Tensor, grid: AnchorGrid) -> Tensor:
         """(..., A, 4) offsets -> (..., A, 4) xyxy pixels, not clipped."""
-        anchors = grid.boxes_cxcywh
-        vx, vy, vw, vh = self.variances
-        x = offsets[..., 0] * vx * anchors[:, 2] + anchors[:, 0]
-        y = offsets[..., 1] * vy * anchors[:, 3] + anchors[:, 1]
-        w = torch.exp(offsets[..., 2] * vw) * anchors[:, 2]
-        h = torch.exp(offsets[..., 3] * vh) * anchors[:, 3]
-        return cxcywh_to_xyxy(torch.stack([x, y, w, h], -1))
+        centre, wh = grid.boxes_cxcywh.split(2, -1)
+        place, size = (offsets * self.variances).split(2, -1)
+        return cxcywh_to_xyxy(torch.cat([place * wh + centre, size.exp() * wh], -1))

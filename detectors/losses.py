@@ -59,33 +59,29 @@ class RegionLoss(nn.Module):
         if self.training:
             self.images_seen += batch
         positive = encoded.positive  # (B, A)
-        error = (outputs.offsets - encoded.offsets).square().sum(-1) / 2  # (B, A)
-        box = torch.where(positive, self._box_weight(encoded, grid), 0) * error
-        pull = self.prior_scale * (self.images_seen < self.prior_images)
-        prior = pull * torch.where(positive, 0, error)
-        objectness = outputs.objectness.sigmoid()
+        error = F.mse_loss(outputs.offsets, encoded.offsets, reduction="none").sum(-1)  # (B, A)
         iou = self._truth_iou(outputs, encoded, grid)  # (B, M, A)
-        noobject = torch.where(positive | self._ignored(iou), 0, objectness.square() / 2)
-        object_ = torch.where(positive, (objectness - self._objectness_target(iou, encoded)).square() / 2, 0)
-        terms = {
-            "box": box.sum(),
-            "prior": prior.sum(),
-            "object": self.object_scale * object_.sum(),
-            "noobject": self.noobject_scale * noobject.sum(),
-            "class": self.class_scale * self._class_error(outputs, encoded),
+        goal = torch.where(positive, self._objectness_target(iou, encoded), 0)
+        doubt = F.mse_loss(outputs.objectness.sigmoid(), goal, reduction="none")  # (B, A)
+        prior_scale = self.prior_scale * (self.images_seen < self.prior_images)
+        return {
+            "box": (error * (positive * self._box_weight(encoded, grid))).sum() * (self.coord_scale / 2 / batch),
+            "prior": (error * ~positive).sum() * (prior_scale / 2 / batch),
+            "object": (doubt * positive).sum() * (self.object_scale / 2 / batch),
+            "noobject": (doubt * ~(positive | self._ignored(iou))).sum() * (self.noobject_scale / 2 / batch),
+            "class": self._class_error(outputs, encoded) * (self.class_scale / batch),
         }
-        return {name: term / batch for name, term in terms.items()}
 
     def _box_weight(self, encoded: EncodedTargets, grid: AnchorGrid) -> Tensor | float:
         if not self.weigh_small_boxes:
-            return self.coord_scale
-        return self.coord_scale * (2 - area(encoded.boxes) / (grid.size[0] * grid.size[1]))  # (B, A)
+            return 1.0
+        return 2 - area(encoded.boxes) / (grid.size[0] * grid.size[1])  # (B, A)
 
     @torch.no_grad()
     def _truth_iou(self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid) -> Tensor:
         """(B, M, A) IoU of every truth with every predicted box; 0 for padding."""
         iou = pairwise_iou(encoded.targets.boxes, self.coder.decode(outputs.offsets.detach(), grid))
-        return torch.where(encoded.targets.valid[..., None], iou, 0)
+        return iou * encoded.targets.valid[..., None]
 
     def _ignored(self, iou: Tensor) -> Tensor:
         """(B, A): predictions good enough not to be pushed down although they are nobody's. Strictly above, as in Darknet."""
@@ -105,12 +101,12 @@ class RegionLoss(nn.Module):
         owns = self._owns(encoded)
         logits = _rows(outputs.class_logits, assigned)  # (B, M, C)
         if self.class_activation == "softmax":
-            error = torch.logsumexp(logits, -1) - logits.gather(-1, labels[..., None]).squeeze(-1)
+            error = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels)
         else:
             one_hot = F.one_hot(labels, logits.shape[-1]).to(logits.dtype)  # (B, M, C)
             target = (_meets(assigned).to(logits.dtype) @ one_hot).clamp(max=1)
             error = F.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(-1)
-        return torch.where(owns, error, 0).sum()
+        return (error * owns).sum()
 
     def _owns(self, encoded: EncodedTargets) -> Tensor:
         """(B, M): whether the truth won the anchor it was assigned to."""
@@ -162,33 +158,34 @@ class MultiBoxLoss(nn.Module):
     def forward(self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid) -> dict[str, Tensor]:
         """Terms box and class. outputs.class_logits: (B, A, C + 1), background first."""
         positive = encoded.positive  # (B, A)
-        logits = outputs.class_logits
-        total = torch.logsumexp(logits, -1)  # (B, A)
-        chosen = logits.gather(-1, (encoded.labels + 1)[..., None]).squeeze(-1)  # column 0 is background, and labels are -1 there
-        found = torch.where(positive, total - chosen, 0).sum()
-        mined = self._mined(torch.where(encoded.matched == BACKGROUND, total - logits[..., 0], -1), encoded)
+        logits, columns = outputs.class_logits, encoded.labels + 1  # column 0 is background, and labels are -1 there
+        error = F.cross_entropy(logits.flatten(0, 1), columns.flatten(), reduction="none").view_as(columns)  # (B, A)
         smooth = F.smooth_l1_loss(outputs.offsets, encoded.offsets, reduction="none").sum(-1)
-        box = torch.where(positive, smooth, 0).sum()
         count = positive.sum().clamp(min=1)
-        return {"box": self.box_scale * box / count, "class": (found + mined) / count}
+        return {
+            "box": (smooth * positive).sum() * self.box_scale / count,
+            "class": ((error * positive).sum() + self._mined(error, encoded)) / count,
+        }
 
     def _mined(self, error: Tensor, encoded: EncodedTargets) -> Tensor:
-        """Sum of the hardest negatives. error: (B, A) cross-entropy against background, -1 for anchors that are none.
+        """Sum of the hardest negatives. error: (B, A) cross-entropy, which for the anchors of the background is -log p(background).
 
         A negative's cross-entropy is its own mining key, so the sum over the k largest needs no index: sort once, keep ranks below k.
         """
         rank = torch.arange(error.shape[1], device=error.device)
-        return torch.where(rank < self._negatives(encoded), error.sort(1, descending=True).values, 0).sum()
+        background = encoded.matched == BACKGROUND
+        hardest = torch.where(background, error, -1).sort(1, descending=True).values
+        return (hardest * (rank < self._negatives(encoded, background))).sum()
 
-    def _negatives(self, encoded: EncodedTargets) -> Tensor:
-        """(B, 1) negatives to mine in each image."""
+    def _negatives(self, encoded: EncodedTargets, background: Tensor) -> Tensor:
+        """(B, 1) negatives to mine in each image; background: (B, A) bool."""
         wanted = self.negatives_per_positive * encoded.positive.sum(1, keepdim=True)
-        return torch.minimum(wanted, (encoded.matched == BACKGROUND).sum(1, keepdim=True))
+        return torch.minimum(wanted, background.sum(1, keepdim=True))
 
     @torch.no_grad()
     def statistics(self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid) -> dict[str, Tensor]:
         """negatives_per_positive: what mining really gave; below the setting where negatives ran out."""
-        return {"negatives_per_positive": self._negatives(encoded).sum() / encoded.positive.sum().clamp(min=1)}
+        return {"negatives_per_positive": self._negatives(encoded, encoded.matched == BACKGROUND).sum() / encoded.positive.sum().clamp(min=1)}
 
 
 def _meets(assigned: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from detectors.boxes import area, cxcywh_to_xyxy, pairwise_iou, shape_iou, xyxy_to_cxcywh
+from detectors.boxes import pairwise_iou, shape_iou, xyxy_to_cxcywh
 from detectors.structures import BACKGROUND, AnchorGrid, Matches, Targets
 
 SMALLEST_IOU = 1e-6  # Caffe's MatchBBox (bbox_util.cpp) does not look at pairs below this
@@ -35,7 +35,7 @@ class ResponsibleCellMatcher:
         if self.needs_predictions:
             shapes_wh = _predicted_shapes(predicted, location, level.per_location)  # (B, M, K, 2)
         best = shape_iou(boxes_cxcywh[..., None, 2:], shapes_wh).argmax(-1)  # (B, M)
-        usable = targets.valid & (area(targets.boxes) > 0)
+        usable = targets.valid & (boxes_cxcywh[..., 2:] > 0).all(-1)
         assigned = torch.where(usable, location * level.per_location + best, -1)
         order = torch.arange(truths, device=assigned.device).expand(batch, truths)
         matched = torch.full((batch, grid.num_anchors), BACKGROUND, device=assigned.device)
@@ -67,7 +67,7 @@ class MultiBoxMatcher:
         background = torch.full((batch, grid.num_anchors), BACKGROUND, device=targets.boxes.device)
         if truths == 0:
             return Matches(background, background[:, :0])
-        iou = pairwise_iou(targets.boxes, cxcywh_to_xyxy(grid.boxes_cxcywh))  # (B, M, A)
+        iou = pairwise_iou(targets.boxes, grid.boxes)  # (B, M, A)
         iou = torch.where(targets.valid[..., None], iou, -1)
         best_iou, best_truth = iou.max(1)  # (B, A); the first truth wins ties
         matched = torch.where(best_iou >= self.positive_iou, best_truth, BACKGROUND)

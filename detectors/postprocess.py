@@ -56,7 +56,7 @@ class PostProcess(nn.Module):
         image, anchor, label = self._candidates(scores)
         found = Detections(image, boxes[image, anchor], scores[image, anchor, label], label)
         # float64: batched_nms may shift groups apart by adding large numbers, which costs float32 its last digits.
-        keep = batched_nms(found.boxes.double(), found.scores, image * scores.shape[-1] + label, self.nms_iou)
+        keep = batched_nms(found.boxes.double(), found.scores.double(), image * scores.shape[-1] + label, self.nms_iou)
         keep = keep[image[keep].argsort(stable=True)]  # batched_nms returns by score; images together, best first in each
         keep = keep[_rank(image[keep], len(scores)) < (self.max_detections or len(keep) + 1)]
         return Detections(image[keep], found.boxes[keep], found.scores[keep], label[keep])

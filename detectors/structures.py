@@ -15,11 +15,14 @@ Labels are 0..C-1; nothing here counts background as a class.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from detectors.boxes import cxcywh_to_xyxy
 
 BACKGROUND = -1  # EncodedTargets.matched: this anchor has no truth
 IGNORED = -2  # EncodedTargets.matched: this anchor is left out of the loss
@@ -90,6 +93,11 @@ class AnchorGrid(_Movable):
     @property
     def num_anchors(self) -> int:
         return self.boxes_cxcywh.shape[0]
+
+    @cached_property
+    def boxes(self) -> Tensor:
+        """(A, 4) xyxy pixels; not clipped to the image."""
+        return cxcywh_to_xyxy(self.boxes_cxcywh)
 
 
 @dataclass(frozen=True)

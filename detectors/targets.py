@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from detectors.boxes import cxcywh_to_xyxy, paired_iou
+from detectors.boxes import paired_iou
 from detectors.structures import AnchorGrid, BoxCoder, EncodedTargets, HeadOutputs, Matcher, Targets
 
 
@@ -26,12 +26,11 @@ class TargetEncoder(nn.Module):
         """
         predicted = self.coder.decode(outputs.offsets.detach(), grid) if self.matcher.needs_predictions else None
         matched, assigned = self.matcher(targets, grid, predicted)
-        boxes = cxcywh_to_xyxy(grid.boxes_cxcywh).expand(len(matched), -1, -1)  # (B, A, 4)
-        labels = torch.full_like(matched, -1)
+        boxes, labels = grid.boxes.expand(len(matched), -1, -1), matched  # (B, A, 4), (B, A); both as they are when nothing matches
         if targets.labels.shape[1]:
-            row = matched.clamp(min=0)
-            boxes = torch.where((matched >= 0)[..., None], targets.boxes.gather(1, row[..., None].expand(-1, -1, 4)), boxes)
-            labels = torch.where(matched >= 0, targets.labels.gather(1, row), labels)
+            row, positive = matched.clamp(min=0), matched >= 0
+            boxes = torch.where(positive[..., None], targets.boxes.gather(1, row[..., None].expand(-1, -1, 4)), boxes)
+            labels = torch.where(positive, targets.labels.gather(1, row), -1)
         return EncodedTargets(matched, assigned, boxes, self.coder.encode(boxes, grid), labels, targets)
 
     @torch.no_grad()

@@ -163,7 +163,7 @@ def test_multibox_equals_naive_loops(seed):
     )
     encoded = TargetEncoder(MultiBoxMatcher(), SSDBoxCoder())(targets, grid)
     terms = MultiBoxLoss()(outputs, encoded, grid)
-    naive = oracles.multibox_loss(outputs, targets, grid, SSDBoxCoder().variances)
+    naive = oracles.multibox_loss(outputs, targets, grid, SSDBoxCoder().variances.tolist())
     assert_close(torch.stack([terms[key] for key in naive]), torch.tensor(list(naive.values())), rtol=1e-5, atol=1e-6)
 
 
@@ -203,7 +203,7 @@ def test_awkward_batches_are_finite_and_right(family, name):
     if family == "yolov2":
         naive = oracles.region_loss(outputs, targets, grid, softmax=True, prior_scale=0.01)
     else:
-        naive = oracles.multibox_loss(outputs, targets, grid, SSDBoxCoder().variances)
+        naive = oracles.multibox_loss(outputs, targets, grid, SSDBoxCoder().variances.tolist())
     assert_close(torch.stack([terms[key] for key in naive]).detach(), torch.tensor(list(naive.values())), rtol=1e-4, atol=1e-6)
 
 

@@ -1,0 +1,89 @@
+"""Both matchers against plain loops; recordings of the originals are in test_losses.py."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from detectors.anchors import YoloAnchors
+from detectors.matching import MultiBoxMatcher, ResponsibleCellMatcher, greedy_bipartite
+from detectors.structures import BACKGROUND, Targets
+from tests import oracles
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_responsible_cell_equals_loops(seed):
+    grid = YoloAnchors([(1.0, 1.5), (3.0, 2.0), (5.0, 6.0)], 16)((96, 128))
+    targets = oracles.random_targets(torch.Generator().manual_seed(seed), batch=3, most=20, classes=3, size=grid.size)
+    matched = ResponsibleCellMatcher()(targets, grid).matched
+    for b, owner in enumerate(oracles.responsible_cell(targets, grid)):
+        expected = torch.full((grid.num_anchors,), BACKGROUND)
+        for anchor, truth in owner.items():
+            expected[anchor] = truth
+        assert_close(matched[b], expected)
+
+
+def test_the_later_truth_wins_and_both_stay_assigned():
+    grid = YoloAnchors([(1.0, 1.0)], 32)((64, 64))
+    matches = ResponsibleCellMatcher()(oracles.pad_targets([[[0.0, 0, 20, 20], [4, 4, 24, 24]]]), grid)
+    assert matches.assigned.tolist() == [[0, 0]]
+    assert matches.matched.tolist() == [[1, -1, -1, -1]]
+
+
+def test_a_centre_on_the_far_edge_stays_inside():
+    grid = YoloAnchors([(1.0, 1.0)], 32)((64, 64))
+    matches = ResponsibleCellMatcher()(oracles.pad_targets([[[60.0, 60, 68, 68]]]), grid)
+    assert matches.assigned.tolist() == [[3]]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_multibox_equals_loops(seed):
+    grid = oracles.small_ssd_grid((96, 128))
+    targets = oracles.random_targets(torch.Generator().manual_seed(seed), batch=3, most=12, classes=3, size=grid.size)
+    matched = MultiBoxMatcher()(targets, grid).matched
+    for b in range(3):
+        expected = torch.full((grid.num_anchors,), BACKGROUND)
+        for anchor, truth in oracles.multibox_match(targets, grid, b).items():
+            expected[anchor] = truth
+        assert_close(matched[b], expected)
+
+
+def test_truths_that_share_a_best_anchor_all_get_one():
+    """Most ports let the last of them overwrite the others."""
+    grid = oracles.small_ssd_grid((96, 96))
+    same = [30.0, 30, 50, 50]
+    matches = MultiBoxMatcher()(oracles.pad_targets([[same, same, same]]), grid)
+    assert len(set(matches.assigned[0].tolist())) == 3
+    assert set(matches.matched[0].tolist()) >= {0, 1, 2}
+
+
+def test_greedy_takes_the_largest_pair_first():
+    iou = torch.tensor([[[0.9, 0.8, 0.0], [0.95, 0.1, 0.0], [0.7, 0.75, 0.2]]])
+    assert greedy_bipartite(iou).tolist() == [[1, 0, 2]]
+    assert greedy_bipartite(torch.tensor([[[0.9, 0.0], [0.8, 1e-7]]])).tolist() == [[0, -1]]  # nothing above 1e-6 is left
+
+
+def test_greedy_gives_ties_to_the_lowest_anchor():
+    assert greedy_bipartite(torch.full((1, 2, 50), 0.25)).tolist() == [[0, 1]]
+
+
+def test_more_truths_than_anchors():
+    grid = oracles.small_ssd_grid((32, 32))
+    boxes = [[float(i % 7), float(i % 5), 20.0 + i % 11, 22.0 + i % 3] for i in range(40)]
+    matches = MultiBoxMatcher()(oracles.pad_targets([boxes]), grid)
+    given = matches.assigned[0][matches.assigned[0] >= 0]
+    assert len(given) == grid.num_anchors == len(set(given.tolist()))
+
+
+def test_no_truths_at_all():
+    nothing = Targets(torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64), torch.zeros(2, 0, dtype=torch.bool))
+    for grid, matcher in ((YoloAnchors([(1.0, 1.0)])((64, 64)), ResponsibleCellMatcher()), (oracles.small_ssd_grid((64, 64)), MultiBoxMatcher())):
+        matches = matcher(nothing, grid)
+        assert (matches.matched == BACKGROUND).all()
+        assert matches.assigned.shape == (2, 0)
+
+
+def test_bad_threshold_is_named():
+    with pytest.raises(ValueError, match="positive_iou=0"):
+        MultiBoxMatcher(0)

@@ -1,0 +1,92 @@
+"""The shared target-encoding layer, and what target encoding and losses cost: operations counted, no host synchronisation."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from detectors.anchors import DefaultBoxes, YoloAnchors, ssd300_levels
+from detectors.coders import SSDBoxCoder, YoloBoxCoder
+from detectors.losses import MultiBoxLoss, RegionLoss
+from detectors.matching import MultiBoxMatcher, ResponsibleCellMatcher
+from detectors.structures import HeadOutputs
+from detectors.targets import TargetEncoder
+from tests import oracles
+
+# Operations whose result (or its size) the host has to wait for.
+SYNCHRONISING = {"_local_scalar_dense", "nonzero", "masked_select", "item", "equal", "is_nonzero", "unique", "_unique2", "unique_dim"}
+FREE = {"scalar_tensor", "view", "_unsafe_view", "expand", "permute", "transpose", "t", "select", "slice", "unsqueeze", "squeeze", "detach", "alias", "split", "unbind", "as_strided"}
+
+
+class Counting(TorchDispatchMode):
+    """Counts the operations that do work: views are free, and so is the host's own number in where(mask, x, 0)."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        boolean_index = name.startswith("index") and any(
+            isinstance(i, torch.Tensor) and i.dtype in (torch.bool, torch.uint8) for i in (args[1] if len(args) > 1 and isinstance(args[1], list | tuple) else ())
+        )
+        self.seen["boolean_index" if boolean_index else name] += name not in FREE
+        return function(*args, **(kwargs or {}))
+
+
+def count(family: str, batch: int, most: int, bipartite: bool = True) -> Counter:
+    generator = torch.Generator().manual_seed(0)
+    if family == "yolov2":
+        grid, loss = YoloAnchors([(1.0, 2.0), (3.0, 2.0), (5.0, 5.0)], 32)((416, 416)), RegionLoss()
+        encoder, classes = TargetEncoder(ResponsibleCellMatcher(), YoloBoxCoder()), 20
+    else:
+        grid, loss = DefaultBoxes(ssd300_levels()[2:], (300, 300))((300, 300)), MultiBoxLoss()
+        encoder, classes = TargetEncoder(MultiBoxMatcher(), SSDBoxCoder()), 21
+    targets = oracles.random_targets(generator, batch=batch, most=most, classes=20, size=grid.size)
+    anchors = len(grid.boxes)  # asked for here because the corners are computed once per grid, not once per step
+    shapes = (batch, anchors, 4), (batch, anchors, classes), (batch, anchors)
+    outputs = HeadOutputs(*(torch.randn(shape, generator=generator).requires_grad_() for shape in shapes))
+    with Counting() as counting:
+        sum(loss(outputs, encoder(targets, grid), grid).values()).backward()
+    return counting.seen
+
+
+LIMITS = {"yolov2": 160, "ssd": 100}
+
+
+@pytest.mark.parametrize("family", LIMITS)
+def test_operations_do_not_grow_with_the_batch(family):
+    small, large = count(family, 2, 6), count(family, 16, 6)
+    assert small == large
+    assert not SYNCHRONISING & set(small), "a host synchronisation in a training step"
+    assert "boolean_index" not in small
+
+
+def test_only_the_bipartite_step_grows_with_truths():
+    assert count("yolov2", 2, 3).total() == count("yolov2", 2, 30).total() <= LIMITS["yolov2"]
+    few, many = count("ssd", 2, 3), count("ssd", 2, 30)
+    per_truth = (many.total() - few.total()) / 27
+    assert per_truth <= 12
+    assert few.total() - 3 * per_truth <= LIMITS["ssd"]
+
+
+def test_encoding_by_hand():
+    grid = YoloAnchors([(1.0, 1.0), (2.0, 2.0)], 32)((64, 64))
+    targets = oracles.pad_targets([[[40.0, 8, 56, 24]], []])
+    encoded = TargetEncoder(ResponsibleCellMatcher(), YoloBoxCoder())(targets, grid)
+    assert encoded.matched[0].tolist() == [-1, -1, 0, -1, -1, -1, -1, -1]
+    assert not encoded.positive[1].any()
+    assert_close(encoded.offsets[0, 2], torch.tensor([0.5, 0.5, 0.5, 0.5]).log() * torch.tensor([0, 0, 1, 1]) + torch.tensor([0.5, 0.5, 0, 0]))
+    assert encoded.labels[0].tolist() == [-1, -1, 0, -1, -1, -1, -1, -1]
+
+
+def test_statistics_of_a_perfect_prediction():
+    grid, encoder = oracles.small_ssd_grid((96, 96)), TargetEncoder(MultiBoxMatcher(), SSDBoxCoder())
+    encoded = encoder(oracles.pad_targets([[[10.0, 10, 40, 40]], []]), grid)
+    numbers = encoder.statistics(HeadOutputs(encoded.offsets, encoded.offsets), encoded, grid)
+    assert_close(numbers["mean_matched_iou"].item(), 1.0, atol=1e-4, rtol=0)
+    assert numbers["positives_per_image"].item() == encoded.positive.sum().item() / 2
