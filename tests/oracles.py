@@ -182,3 +182,53 @@ def multibox_loss(outputs: HeadOutputs, targets: Targets, grid: AnchorGrid, vari
         hardest = sorted((-logs[a, 0].item() for a in range(grid.num_anchors) if a not in owner), reverse=True)
         class_sum += sum(hardest[: 3 * len(owner)])
     return {"box": box_sum / max(1, positives), "class": class_sum / max(1, positives)}
+
+
+# ------------------------------------------------------------------------------------------- evaluation (tests/metrics)
+
+
+def voc_iou(a, b):
+    """Plain IoU of two boxes with continuous edges, as lists of four numbers."""
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    return width * height / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height)
+
+
+def voc_judge(truths, found, threshold, inclusive):
+    """One class. truths: [(image, box, difficult)], found: [(image, box, score)] -> codes in the order of `found`."""
+    codes = [None] * len(found)
+    taken = set()
+    for d in sorted(range(len(found)), key=lambda d: -found[d][2]):
+        image, box, _ = found[d]
+        best, best_iou = None, -1.0
+        for t, (truth_image, truth_box, _) in enumerate(truths):
+            iou = voc_iou(box, truth_box)
+            if truth_image == image and iou > best_iou:
+                best, best_iou = t, iou
+        if best is None or not (best_iou >= threshold if inclusive else best_iou > threshold):
+            codes[d] = "F"
+        elif truths[best][2]:
+            codes[d] = "I"
+        else:
+            codes[d] = "F" if best in taken else "T"
+            taken.add(best)
+    return codes
+
+
+def voc_ap(codes, scores, npos):
+    """(11-point, area) from one class's codes, by the definitions and no shortcut."""
+    points, right, wrong = [], 0, 0
+    for d in sorted(range(len(codes)), key=lambda d: -scores[d]):
+        right += codes[d] == "T"
+        wrong += codes[d] == "F"
+        if codes[d] != "I":
+            points.append((right / npos, right / (right + wrong)))
+    steps = [i * 0.1 for i in range(11)]
+    ap07 = sum(max([p for r, p in points if r >= step], default=0.0) for step in steps) / 11
+    ap10, reached = 0.0, 0.0
+    for i, (recall, _) in enumerate(points):
+        ap10 += (recall - reached) * max(p for _, p in points[i:])
+        reached = recall
+    return ap07, ap10

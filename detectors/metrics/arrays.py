@@ -1,0 +1,50 @@
+"""Detections of a whole data set as arrays on the host, checked: what both metrics start from."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from detectors.structures import Annotations, Detections
+
+
+class DetectionArrays(NamedTuple):
+    image: np.ndarray  # (T,) int64: row of Annotations
+    boxes_original: np.ndarray  # (T, 4) float64 xyxy pixels of the original image
+    scores: np.ndarray  # (T,) float64
+    labels: np.ndarray  # (T,) int64, 0..C-1
+
+
+def to_arrays(annotations: Annotations, detections: Detections) -> DetectionArrays:
+    """Copies detections to the host once and widens them to float64 (exact), so that no metric rounds a second time.
+
+    detections: original frame, `image` is the row of `annotations`, any order.
+    ValueError: an image or a label that the data set does not have, or a NaN or infinite box or score, with the image's id.
+    """
+    found = DetectionArrays(
+        detections.image.cpu().numpy().astype(np.int64),
+        detections.boxes.detach().cpu().double().numpy().reshape(-1, 4),
+        detections.scores.detach().cpu().double().numpy(),
+        detections.labels.cpu().numpy().astype(np.int64),
+    )
+    images, classes = len(annotations), len(annotations.class_names)
+    _refuse_unless(
+        (found.image >= 0) & (found.image < images), found.image, f"image outside 0..{images - 1}; were they made on another data set?"
+    )
+    _refuse_unless(
+        (found.labels >= 0) & (found.labels < classes),
+        found.labels,
+        f"label outside 0..{classes - 1}; does the model have other classes than the data set ({', '.join(annotations.class_names)})?",
+    )
+    finite = np.isfinite(found.boxes_original).all(1) & np.isfinite(found.scores)
+    image_ids = [annotations.image_ids[row] for row in found.image[~finite][:3]]
+    _refuse_unless(finite, image_ids, "image with a NaN or infinite box or score; the weights have diverged: use an earlier checkpoint")
+    return found
+
+
+def _refuse_unless(good: np.ndarray, values, problem: str) -> None:
+    """values: one per detection, or already those of the bad ones."""
+    if not good.all():
+        bad = values[~good][:3] if isinstance(values, np.ndarray) else values
+        raise ValueError(f"{int((~good).sum())} detections cannot be evaluated ({', '.join(map(str, bad))}): {problem}")

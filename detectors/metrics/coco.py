@@ -1,0 +1,156 @@
+"""COCO's twelve numbers, computed by pycocotools itself on boxes held in memory, and the results file that COCO's server takes.
+
+pycocotools is quarantined here and in data/coco.py. Boxes are xywh in COCO's files and in this module's dictionaries only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from detectors.metrics.arrays import DetectionArrays, to_arrays
+from detectors.structures import Annotations, Detections
+
+STATISTICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large")
+
+ALL_AREAS, MOST_DETECTIONS = 0, -1  # positions in COCOeval's tables: area range "all", 100 detections per image and class
+
+
+@dataclass(frozen=True)
+class CocoResult:
+    """AP without a number is the mean over IoU .50:.05:.95. -1: undefined, for want of truths (of that class or size)."""
+
+    class_names: tuple[str, ...]
+    stats: dict[str, float]  # the twelve of STATISTICS, in that order
+    ap: np.ndarray  # (C,) float64
+    ap50: np.ndarray  # (C,)
+    ap75: np.ndarray  # (C,)
+
+
+def evaluate_coco(annotations: Annotations, detections: Detections) -> CocoResult:
+    """pycocotools' numbers for `detections` (original frame; `image` is the row of `annotations`).
+
+    Crowd regions absorb detections as COCO has it. VOC's difficult truths are left out as COCO leaves out a truth of another size range:
+    they are no positives, and the detection that matches one (by plain IoU, once, after the truths that count) is neither right nor wrong.
+    They are not made crowd regions, whose IoU is intersection / detection and would swallow any small box within them.
+    Sizes (small < 32^2 <= medium < 96^2 <= large) go by Annotations.areas: the segmentation's in COCO, width * height elsewhere.
+
+    Without detections all defined numbers are 0, without truths all are -1.
+    ValueError: see metrics.arrays.to_arrays.
+    """
+    found = to_arrays(annotations, detections)
+    # COCOeval sorts and matches by the ids of images: integers. VOC's are strings, so running numbers stand in.
+    ids = annotations.image_ids if all(isinstance(i, int) for i in annotations.image_ids) else tuple(range(len(annotations)))
+    return _evaluate(_ground_truth(annotations, ids), _results(annotations, found, ids), annotations.class_names, annotations.category_ids)
+
+
+def evaluate_json(ground_truth: dict, results: list[dict]) -> CocoResult:
+    """pycocotools' numbers for the contents of an instances file and of a results file. Classes are in the order of the category ids.
+
+    ValueError: a result of an image that the instances file does not have (pycocotools would drop it without a word).
+    """
+    strangers = {result["image_id"] for result in results} - {image["id"] for image in ground_truth["images"]}
+    if strangers:
+        examples = ", ".join(map(repr, sorted(strangers, key=str)[:3]))
+        raise ValueError(f"results name {len(strangers)} images that the annotation file does not have ({examples}): is it another split?")
+    categories = sorted(ground_truth["categories"], key=lambda category: category["id"])
+    return _evaluate(ground_truth, results, tuple(c["name"] for c in categories), tuple(c["id"] for c in categories))
+
+
+def write_results_json(annotations: Annotations, detections: Detections, path: Path) -> None:
+    """Writes detections (original frame) in COCO's results format: xywh, the data set's own image ids and category ids.
+
+    Numbers are written in full, so that evaluating the file again gives the same result to the last bit.
+    """
+    results = _results(annotations, to_arrays(annotations, detections), annotations.image_ids)
+    Path(path).write_text(json.dumps(results))
+
+
+class _BoxEvaluation(COCOeval):
+    """COCOeval for boxes that also leaves out truths marked `difficult`; COCOeval alone leaves out crowds only (it overwrites `ignore`)."""
+
+    def __init__(self, ground_truth: COCO, results: COCO):
+        super().__init__(ground_truth, results, "bbox")
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        for truths in self._gts.values():
+            for truth in truths:
+                truth["ignore"] = truth["ignore"] or truth.get("difficult", 0)
+
+
+def _evaluate(ground_truth: dict, results: list[dict], class_names: tuple[str, ...], category_ids: tuple[int, ...]) -> CocoResult:
+    numbered = [  # as COCO.loadRes does, which cannot take an empty list
+        result | {"id": i, "area": result["bbox"][2] * result["bbox"][3], "iscrowd": 0} for i, result in enumerate(results, start=1)
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+        evaluation = _BoxEvaluation(_index(ground_truth), _index(ground_truth | {"annotations": numbered}))
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    precision = evaluation.eval["precision"][..., ALL_AREAS, MOST_DETECTIONS]  # (10 IoUs, 101 recalls, C by category id)
+    at = {round(float(iou), 2): i for i, iou in enumerate(evaluation.params.iouThrs)}
+    column = [list(evaluation.params.catIds).index(category) for category in category_ids]
+    per_class = [precision[..., k] for k in column]
+    return CocoResult(
+        class_names,
+        dict(zip(STATISTICS, map(float, evaluation.stats), strict=True)),
+        ap=np.array([_mean_of_defined(p) for p in per_class]),
+        ap50=np.array([_mean_of_defined(p[at[0.5]]) for p in per_class]),
+        ap75=np.array([_mean_of_defined(p[at[0.75]]) for p in per_class]),
+    )
+
+
+def _index(contents: dict) -> COCO:
+    coco = COCO()
+    coco.dataset = contents | {"annotations": [dict(row) for row in contents["annotations"]]}  # COCOeval writes into them
+    coco.createIndex()
+    return coco
+
+
+def _ground_truth(annotations: Annotations, ids: tuple[int, ...]) -> dict:
+    """The contents of an instances file. Annotation ids start at 1: COCOeval takes id 0 for "not matched"."""
+    columns = (annotations.image, annotations.labels, _xywh(annotations.boxes_original), annotations.areas, annotations.crowd)
+    rows = zip(*(column.tolist() for column in columns), annotations.difficult.tolist(), strict=True)
+    return {
+        "images": [{"id": i, "height": int(h), "width": int(w)} for i, (h, w) in zip(ids, annotations.sizes, strict=True)],
+        "categories": [{"id": i, "name": name} for i, name in zip(annotations.category_ids, annotations.class_names, strict=True)],
+        "annotations": [
+            {
+                "id": number,
+                "image_id": ids[image],
+                "category_id": annotations.category_ids[label],
+                "bbox": xywh,
+                "area": area,
+                "iscrowd": int(crowd),
+                "difficult": int(difficult),
+            }
+            for number, (image, label, xywh, area, crowd, difficult) in enumerate(rows, start=1)
+        ],
+    }
+
+
+def _results(annotations: Annotations, found: DetectionArrays, ids: tuple[int | str, ...]) -> list[dict]:
+    """The contents of a results file."""
+    columns = (found.image, found.labels, _xywh(found.boxes_original), found.scores)
+    return [
+        {"image_id": ids[image], "category_id": annotations.category_ids[label], "bbox": xywh, "score": score}
+        for image, label, xywh, score in zip(*(column.tolist() for column in columns), strict=True)
+    ]
+
+
+def _xywh(boxes: np.ndarray) -> np.ndarray:
+    """(T, 4) xyxy -> (T, 4) corner and size."""
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+
+
+def _mean_of_defined(precision: np.ndarray) -> float:
+    defined = precision[precision > -1]
+    return float(defined.mean()) if defined.size else -1.0

@@ -1,0 +1,173 @@
+"""COCO's twelve numbers against pycocotools' recorded ones (fixtures/evaluation/README.md) and published ones, through both entrances."""
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from detectors.metrics.coco import STATISTICS, evaluate_coco, evaluate_json, write_results_json
+from detectors.structures import Annotations, Detections
+
+FOLDER = Path(__file__).parents[1] / "fixtures" / "evaluation"
+COCO_CASES = {
+    **json.loads((FOLDER / "coco_edge.json").read_text()),
+    **json.loads(gzip.decompress((FOLDER / "coco_random.json.gz").read_bytes())),
+}
+KNOWN = json.loads(gzip.decompress((FOLDER / "known_pairs.json.gz").read_bytes()))
+NOTHING = Detections.concatenate([])
+
+
+def test_every_case_is_here():
+    assert len(COCO_CASES) == 25 + 10
+
+
+@pytest.mark.parametrize("entrance", ["json", "records"])
+@pytest.mark.parametrize("name", COCO_CASES)
+def test_recorded_answers(name, entrance, capsys):
+    case = COCO_CASES[name]
+    result = evaluate_json(case["gt"], case["dt"]) if entrance == "json" else evaluate_coco(*records(case))
+    assert tuple(result.stats) == STATISTICS
+    assert_equal(list(result.stats.values()), case["expected"]["stats"])
+    assert_equal(result.ap, case["expected"]["ap_per_class"])
+    assert_equal(result.ap50, case["expected"]["ap50_per_class"])
+    assert_equal(result.ap75, case["expected"]["ap75_per_class"])
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("name", ["cocoapi_val2014_fakebbox100", "padilla_sampled_coco"])
+def test_published_pairs(name):
+    """cocodataset/cocoapi results/val2014_fake_eval_res.txt (3 decimals); rafaelpadilla tests/test_eval_coco.py (6 decimals)."""
+    case = KNOWN[name]
+    for result in (evaluate_json(case["gt"], case["dt"]), evaluate_coco(*records(case))):
+        numbers = list(result.stats.values())
+        assert_equal(numbers, case["expected"])
+        published, tolerance = (case["published_3dp"], 5e-4) if "published_3dp" in case else (case["expected_6dp"], 5e-7)
+        np.testing.assert_allclose(numbers, published, atol=1.001 * tolerance, rtol=0)
+
+
+def test_string_image_ids_and_classes_in_another_order_change_nothing():
+    """VOC's ids are strings; a reader that was given class_names may hold category ids out of order."""
+    annotations, detections = records(COCO_CASES["random_2"])
+    mine = evaluate_coco(annotations, detections)
+    classes = len(annotations.class_names)
+    turned = Annotations(
+        **{
+            **vars(annotations),
+            "class_names": annotations.class_names[::-1],
+            "category_ids": annotations.category_ids[::-1],
+            "labels": classes - 1 - annotations.labels,
+            "image_ids": tuple(f"2007_{i}" for i in annotations.image_ids),
+        }
+    )
+    theirs = evaluate_coco(turned, Detections(detections.image, detections.boxes, detections.scores, classes - 1 - detections.labels))
+    assert theirs.stats == mine.stats
+    np.testing.assert_array_equal(theirs.ap50[::-1], mine.ap50)
+    assert theirs.class_names[::-1] == mine.class_names
+
+
+def test_the_written_results_file_gives_the_same_numbers(tmp_path):
+    case = COCO_CASES["random_2"]
+    annotations, detections = records(case)
+    single = Detections(detections.image, detections.boxes.float(), detections.scores.float(), detections.labels)
+    write_results_json(annotations, single, tmp_path / "results.json")
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert set(results[0]) == {"image_id", "category_id", "bbox", "score"}
+    assert [(r["image_id"], r["category_id"]) for r in results] == [(r["image_id"], r["category_id"]) for r in case["dt"]]
+    np.testing.assert_allclose([r["bbox"] for r in results], [r["bbox"] for r in case["dt"]], atol=1e-3)
+    assert evaluate_json(case["gt"], results).stats == evaluate_coco(annotations, single).stats
+
+
+def test_results_of_another_split_are_refused():
+    case = COCO_CASES["perfect"]
+    with pytest.raises(ValueError, match=r"1 images .*\(99\).*another split"):
+        evaluate_json(case["gt"], [case["dt"][0] | {"image_id": 99}])
+
+
+class TestDifficult:
+    """One image: a plain truth at the left, a difficult one at the right, far apart; IoUs are chosen, not random."""
+
+    PLAIN, DIFFICULT = [0.0, 0, 100, 100], [200.0, 0, 300, 100]
+
+    def evaluate(self, *boxes, difficult=(False, True)):
+        truths = np.array([self.PLAIN, self.DIFFICULT])
+        annotations = Annotations(
+            class_names=("thing",), image_ids=("000001",), paths=("000001.jpg",), sizes=np.array([[400, 400]]), offsets=np.array([0, 2]),
+            boxes_original=truths, labels=np.zeros(2, np.int64), difficult=np.array(difficult), crowd=np.zeros(2, bool),
+            areas=np.full(2, 1e4), category_ids=(1,),
+        )  # fmt: skip
+        count = len(boxes)
+        scores = torch.linspace(0.9, 0.5, count)  # falling
+        return evaluate_coco(
+            annotations,
+            Detections(torch.zeros(count, dtype=torch.int64), torch.tensor(boxes), scores, torch.zeros(count, dtype=torch.int64)),
+        ).stats
+
+    def test_missing_it_costs_nothing(self):
+        assert self.evaluate(self.PLAIN)["AP"] == pytest.approx(1)
+        assert self.evaluate(self.PLAIN, difficult=(False, False))["AP"] == pytest.approx(0.5, abs=0.01)
+
+    def test_finding_it_costs_nothing(self):
+        assert self.evaluate(self.DIFFICULT, self.PLAIN)["AP"] == pytest.approx(1)
+
+    def test_finding_it_twice_is_one_false_positive(self):
+        assert self.evaluate(self.DIFFICULT, self.DIFFICULT, self.PLAIN)["AP"] == pytest.approx(0.5)
+
+    def test_a_small_box_inside_is_a_false_positive(self):
+        """A crowd region would swallow it."""
+        assert self.evaluate([240.0, 40, 260, 60], self.PLAIN)["AP"] == pytest.approx(0.5)
+
+    def test_only_difficult_truths_leave_everything_undefined(self):
+        assert set(self.evaluate(self.PLAIN, difficult=(True, True)).values()) == {-1}
+
+
+def test_no_detections_give_zero_and_no_truths_minus_one():
+    annotations, _ = records(COCO_CASES["perfect"])
+    assert evaluate_coco(annotations, NOTHING).stats["AP"] == 0
+    assert evaluate_coco(records(COCO_CASES["no_gt"])[0], NOTHING).stats["AP"] == -1
+
+
+def test_impossible_detections_are_refused():
+    annotations, detections = records(COCO_CASES["perfect"])
+    with pytest.raises(ValueError, match=r"image outside 0\.\.0"):
+        evaluate_coco(annotations, Detections(detections.image + 1, detections.boxes, detections.scores, detections.labels))
+
+
+def records(case):
+    """A stored case as Annotations and Detections, images in the order of their ids as pycocotools takes them."""
+    images = sorted(case["gt"]["images"], key=lambda image: image["id"])
+    categories = sorted(case["gt"]["categories"], key=lambda category: category["id"])
+    row = {image["id"]: n for n, image in enumerate(images)}
+    label = {category["id"]: k for k, category in enumerate(categories)}
+    truths = sorted(case["gt"]["annotations"], key=lambda truth: row[truth["image_id"]])
+    annotations = Annotations(
+        class_names=tuple(category["name"] for category in categories),
+        image_ids=tuple(row),
+        paths=tuple(f"{i}.jpg" for i in row),
+        sizes=np.array([[image["height"], image["width"]] for image in images]),
+        offsets=np.r_[0, np.cumsum(np.bincount([row[t["image_id"]] for t in truths], minlength=len(images)).astype(np.int64))],
+        boxes_original=corners(truths),
+        labels=np.array([label[t["category_id"]] for t in truths], dtype=np.int64),
+        difficult=np.zeros(len(truths), dtype=bool),
+        crowd=np.array([t["iscrowd"] for t in truths], dtype=bool),
+        areas=np.array([t["area"] for t in truths], dtype=np.float64),
+        category_ids=tuple(label),
+    )
+    detections = Detections(
+        torch.tensor([row[d["image_id"]] for d in case["dt"]], dtype=torch.int64),
+        torch.from_numpy(corners(case["dt"])),
+        torch.tensor([d["score"] for d in case["dt"]], dtype=torch.float64),
+        torch.tensor([label[d["category_id"]] for d in case["dt"]], dtype=torch.int64),
+    )
+    return annotations, detections
+
+
+def corners(rows):
+    xywh = np.array([row["bbox"] for row in rows], dtype=np.float64).reshape(-1, 4)
+    return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)
+
+
+def assert_equal(actual, expected):
+    np.testing.assert_allclose(np.array(actual, dtype=np.float64), np.array(expected, dtype=np.float64), atol=1e-9, rtol=0)
