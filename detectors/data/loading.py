@@ -1,0 +1,184 @@
+"""Annotations and a transform -> batches: decoding, collating, an endless and resumable order.
+
+Sample k of epoch e is a pure function of (seed, e, k), and batch number s one of (seed, s, batch size, number of images): the number of
+workers does not change a byte, and a run that goes on from step s gets what it would have got.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.io import ImageReadMode, decode_image
+
+from detectors.data.transforms import TransformedSample
+from detectors.structures import Annotations, Batch, ImageInfo, Targets
+
+SIZE_TOLERANCE = 1  # pixels by which a file may differ from its annotation: tools that shrink images round differently
+
+Transform = Callable[[np.ndarray, np.ndarray, np.ndarray, int], TransformedSample]
+
+
+class ImageError(ValueError):
+    """A file that cannot be used. It crosses from a worker as it is, without the worker's traceback around it."""
+
+
+class Sample(NamedTuple):
+    image: Tensor  # (H, W, 3) uint8 RGB
+    boxes: Tensor  # (n, 4) float32 xyxy, model input
+    labels: Tensor  # (n,) int64
+    info: ImageInfo
+
+
+class DetectionDataset(Dataset):
+    """Annotations seen through a transform. The key of a sample is (epoch, index).
+
+    Crowd boxes are never among the truths; difficult ones are if `use_difficult` (Darknet leaves them out). Neither matters to evaluation,
+    which reads the Annotations themselves.
+    """
+
+    def __init__(self, annotations: Annotations, transform: Transform, *, seed: int, use_difficult: bool = True):
+        self.annotations, self.transform, self.seed = annotations, transform, seed
+        self.trained_on = ~annotations.crowd if use_difficult else ~(annotations.crowd | annotations.difficult)  # (T,) bool
+
+    def __len__(self) -> int:
+        return len(self.annotations)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        epoch, index = key
+        truths, path = self.annotations, self.annotations.paths[index]
+        image = read_image(path)
+        _check_size(image, truths.sizes[index], path)
+        rows = np.arange(len(truths.labels))[truths.rows(index)]
+        rows = rows[self.trained_on[rows]]
+        seed = int(np.random.SeedSequence((self.seed, epoch, index)).generate_state(1, np.uint64)[0])
+        result = self.transform(image, truths.boxes_original[rows], truths.labels[rows], seed)
+        info = ImageInfo(index, truths.image_ids[index], path, image.shape[:2], result.scale_xy, result.shift_xy)
+        return Sample(torch.from_numpy(result.image), torch.from_numpy(result.boxes), torch.from_numpy(result.labels), info)
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> list[Sample] | ImageError:
+        """One batch; a broken file as a value, because an exception would reach the reader wrapped in two tracebacks."""
+        try:
+            return [self[key] for key in keys]
+        except ImageError as error:
+            return error
+
+
+def read_image(path: str) -> np.ndarray:
+    """(h, w, 3) uint8 RGB, grey images in three equal channels. The camera's orientation tag is ignored: boxes refer to the pixels as stored.
+
+    Decoded by torchvision, which is as quick as OpenCV, and refuses a file that ends too soon where OpenCV makes up the rest in grey.
+    Raises ImageError that names the file.
+    """
+    try:
+        data = np.fromfile(path, dtype=np.uint8)
+        image = decode_image(torch.from_numpy(data), mode=ImageReadMode.RGB)
+    except OSError as error:
+        raise ImageError(f"{path}: the image cannot be read ({error.strerror})") from error
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0] if len(data) else "the file is empty"
+        raise ImageError(f"{path}: the image cannot be decoded ({reason}); restore the file, or take it out of the split") from error
+    pixels = image.permute(1, 2, 0).numpy()
+    return (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels  # 16-bit PNG
+
+
+def _check_size(image: np.ndarray, size: np.ndarray, path: str) -> None:
+    if np.abs(np.subtract(image.shape[:2], size)).max() > SIZE_TOLERANCE:
+        (height, width), (rows, columns) = size.tolist(), image.shape[:2]
+        why = "; the two sides are swapped, so the boxes may belong to the image turned upright" if (height, width) == (columns, rows) else ""
+        raise ImageError(f"{path}: the image is {columns} x {rows} (width x height), its annotation says {width} x {height}{why}")
+
+
+def collate(samples: list[Sample]) -> Batch:
+    """B samples -> Batch, truths padded to the largest number in the batch (0 if no image has any).
+
+    The images are (B, 3, H, W) in channels_last memory: stacked as they come, without a transposition.
+    """
+    boxes = torch.nn.utils.rnn.pad_sequence([sample.boxes for sample in samples], batch_first=True)  # (B, M, 4)
+    labels = torch.nn.utils.rnn.pad_sequence([sample.labels for sample in samples], batch_first=True)  # (B, M)
+    counts = torch.tensor([len(sample.labels) for sample in samples])
+    valid = torch.arange(boxes.shape[1]) < counts[:, None]  # (B, M)
+    images = torch.stack([sample.image for sample in samples]).permute(0, 3, 1, 2)  # (B, 3, H, W)
+    return Batch(images, Targets(boxes, labels, valid), [sample.info for sample in samples])
+
+
+class ResumableSampler(Sampler):
+    """Batches of (epoch, index): each epoch a permutation of its own, one after the other without a gap, so that all batches are full.
+
+    A batch may reach into the next epoch; with fewer images than batch_size it holds several. `start_step` is the number of batches that an
+    interrupted run has used; it ends before `steps`, or never (None).
+    """
+
+    def __init__(self, *, images: int, batch_size: int, seed: int, start_step: int = 0, steps: int | None = None):
+        if min(images, batch_size) < 1:
+            raise ValueError(f"{images} images in batches of {batch_size}: there must be at least one of each")
+        self.images, self.batch_size, self.seed, self.start_step, self.steps = images, batch_size, seed, start_step, steps
+
+    def __len__(self) -> int:
+        if self.steps is None:
+            raise TypeError("an endless sampler has no length")
+        return max(0, self.steps - self.start_step)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        step, permutations = self.start_step, {}
+        while self.steps is None or step < self.steps:
+            places = range(step * self.batch_size, (step + 1) * self.batch_size)
+            epochs = {place // self.images for place in places}
+            permutations = {epoch: permutations[epoch] if epoch in permutations else self.permutation(epoch) for epoch in epochs}
+            yield [(place // self.images, int(permutations[place // self.images][place % self.images])) for place in places]
+            step += 1
+
+    def permutation(self, epoch: int) -> np.ndarray:
+        """(N,) the order of an epoch."""
+        return np.random.default_rng((self.seed, epoch)).permutation(self.images)
+
+
+class BatchLoader(DataLoader):
+    """A DataLoader that raises a worker's ImageError as if it had happened here."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in super().__iter__():
+            if isinstance(batch, ImageError):
+                raise batch
+            yield batch
+
+
+def build_train_loader(dataset: DetectionDataset, *, batch_size: int, workers: int, start_step: int = 0, steps: int | None = None) -> BatchLoader:
+    """Batches number start_step to steps - 1 of the run (for ever if steps is None), in the order that the dataset's seed gives."""
+    sampler = ResumableSampler(images=len(dataset), batch_size=batch_size, seed=dataset.seed, start_step=start_step, steps=steps)
+    return _loader(dataset, sampler, workers)
+
+
+def build_eval_loader(dataset: DetectionDataset, *, batch_size: int, workers: int) -> BatchLoader:
+    """Every image once, in the order of the Annotations; the last batch may be smaller."""
+    keys = [(0, index) for index in range(len(dataset))]
+    return _loader(dataset, [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)], workers)
+
+
+def _loader(dataset: DetectionDataset, batches: Sampler | list, workers: int) -> BatchLoader:
+    cv2.setNumThreads(0)  # OpenCV's own threads would fight with the workers and with torch for the cores
+    return BatchLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=_collate_unless_broken,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=workers > 0,
+        worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # of its own: without one, each loader would draw from the global stream, which a resume restores
+    )
+
+
+def _collate_unless_broken(samples: list[Sample] | ImageError) -> Batch | ImageError:
+    return samples if isinstance(samples, ImageError) else collate(samples)
+
+
+def _start_worker(worker: int) -> None:
+    cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's business: it saves, then ends the workers
