@@ -1,0 +1,103 @@
+"""From `_target_` and keywords to an object, and from a builder's signature to what may stand in a yaml."""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+PACKAGE = "detectors."  # a config file may name nothing else: it must not be able to run arbitrary code
+
+
+def build(node: Mapping[str, Any], *positional: Any, **given: Any) -> Any:
+    """Calls node["_target_"] with the rest of the node as keywords, after what the code gives. ValueError if the target does not exist."""
+    keywords = {name: value for name, value in node.items() if name != "_target_"}
+    return find_target(node["_target_"])(*positional, **keywords, **given)
+
+
+def find_target(target: str) -> Callable[..., Any]:
+    """'detectors.models.ssd.ssd300' -> the function. ValueError, with the closest name, if there is none."""
+    if not isinstance(target, str) or not target.startswith(PACKAGE):
+        raise ValueError(f"_target_={target!r}: only functions and classes of this package can be built, such as 'detectors.models.ssd.ssd300'")
+    module_name, _, name = target.rpartition(".")
+    try:
+        module = import_module(module_name)
+    except ModuleNotFoundError as error:
+        if not module_name.startswith(str(error.name)):
+            raise  # the module is there, but something that it imports is not installed
+        raise ValueError(f"_target_={target!r}: there is no module {error.name}") from error
+    if not callable(found := getattr(module, name, None)):
+        offered = [n for n, value in vars(module).items() if callable(value) and getattr(value, "__module__", "") == module_name]
+        raise ValueError(f"_target_={target!r}: {module_name} has no {name}{closest(name, offered)}")
+    return found
+
+
+def closest(name: str, names: Sequence[str], place: str = "") -> str:
+    """'; did you mean place.X?' or, where nothing is near, '; there are: A, B, C'."""
+    near = get_close_matches(str(name), names, n=1, cutoff=0.6)
+    return f"; did you mean {place}{'.' * bool(place)}{near[0]}?" if near else f"; there are: {', '.join(names) or 'none'}"
+
+
+def signature_problems(node: Mapping[str, Any], place: str, given: Sequence[str]) -> Iterator[str]:
+    """What does not fit the builder: an unknown, missing or ill-typed keyword. `given`: keywords that the code supplies."""
+    if "_target_" not in node:
+        yield f"{place}._target_ is missing: choose a yaml of conf/{place}/"
+        return
+    try:
+        target = find_target(node["_target_"])
+    except ValueError as error:
+        yield f"{place}.{error}"
+        return
+    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    parameters = {name: p for name, p in inspect.signature(target).parameters.items() if name not in given}
+    for name in node.keys() - {"_target_"} - parameters.keys():
+        yield _unknown(node, place, name, target, parameters, given)
+    for name, parameter in parameters.items():
+        if node.get(name, parameter.default) in (inspect.Parameter.empty, "???"):
+            yield f"{place}.{name} is missing: {target.__name__} needs it; set {place}.{name}=..."
+        elif name in node and not fits(node[name], hints.get(name, Any)):
+            yield f"{place}.{name}={node[name]!r}: must be {describe(hints[name])}"
+
+
+def _unknown(node: Mapping[str, Any], place: str, name: str, target: Callable, parameters: Mapping, given: Sequence[str]) -> str:
+    if name in given:
+        return f"{place}.{name}={node[name]!r}: {name} cannot be set here, the program gives it to {target.__name__}; remove it"
+    return f"{place}.{name}={node[name]!r}: {target.__name__} has no such keyword{closest(name, list(parameters), place)}"
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value from yaml can be what the annotation says. Annotations beyond yaml's types accept everything."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, argument) for argument in arguments)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint in (bool, str, types.NoneType):
+        return isinstance(value, hint)
+    if origin in (list, tuple, Sequence):
+        return isinstance(value, list | tuple) and _items_fit(value, origin, arguments)
+    return True
+
+
+def _items_fit(value: Sequence, origin: type, arguments: tuple) -> bool:
+    """list[X] and tuple[X, ...]: every item; tuple[X, Y]: item by item."""
+    if origin is tuple and arguments[-1:] != (Ellipsis,):
+        return len(value) == len(arguments) and all(fits(item, hint) for item, hint in zip(value, arguments, strict=True))
+    return all(fits(item, arguments[0]) for item in value)
+
+
+def describe(hint: Any) -> str:
+    """int -> 'a whole number'; list[float] -> 'a list of numbers' ..., for messages."""
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", types.NoneType: "null"}
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(describe(argument) for argument in arguments)
+    if origin in (list, tuple, Sequence):
+        return f"a list whose items are each {describe(arguments[0])}"
+    return words.get(hint, str(getattr(hint, "__name__", hint)))

@@ -1,0 +1,177 @@
+"""check(): from what Hydra composed to a Config, or to one error that lists all problems with their value, place and fix.
+
+Hydra lets some mistakes through: keys added with + or ++, anything under model, loss and optimizer, and values that do not go together.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import nn
+
+from detectors.building import build, closest, describe, fits, signature_problems
+from detectors.config import Config
+
+GIVEN = {"model": ("num_classes", "loss"), "loss": (), "optimizer": ("module",)}  # keywords that the program supplies, not the yaml
+Problem = tuple[str, str]  # place, and the sentence that says what is wrong with it
+
+
+class ConfigError(ValueError):
+    """All problems of a configuration, one a line."""
+
+    def __init__(self, problems: list[str]):
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__("\n  ".join([f"the configuration has {count}:", *problems]))
+        self.problems = problems
+
+
+def check(cfg: DictConfig | Mapping[str, Any], schema: type = Config) -> Any:
+    """A composed or stored configuration -> an instance of the schema. `cfg` is not changed. ConfigError names all problems at once."""
+    problems: list[Problem] = []
+    config = _read(schema, _resolved(cfg), "", problems)
+    for group, given in GIVEN.items() if isinstance(config, Config) else ():
+        problems += [(group, text) for text in signature_problems(getattr(config, group), group, given)]
+    for rule, sections in RULES.items() if isinstance(config, Config) else ():
+        if not {place.partition(".")[0] for place, _ in problems} & set(sections):
+            problems += rule(config)
+    if problems:
+        raise ConfigError([text for _, text in problems])
+    return config
+
+
+def _resolved(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
+    """Plain dicts and lists without interpolations; what was not given stands as '???'."""
+    try:
+        return OmegaConf.to_container(OmegaConf.create(cfg), resolve=True, throw_on_missing=False)
+    except OmegaConfBaseException as error:
+        what = str(error.msg or error).splitlines()[0]
+        raise ConfigError([f"{error.full_key}: {what}; give it a value, or set what it refers to"]) from error
+
+
+def _read(schema: type, given: Any, place: str, problems: list[Problem]) -> Any:
+    """A dataclass from plain values. Where a value is wrong, a problem is noted and the default stands in for it."""
+    if not isinstance(given, Mapping):
+        problems.append((place, f"{place}={given!r}: must be a group of settings"))
+        given = {}
+    hints, known = typing.get_type_hints(schema), {f.name: f for f in fields(schema)}
+    for name in given.keys() - known.keys():
+        where = _join(place, name)
+        problems.append((where, f"{where}={given[name]!r}: there is no such setting{closest(name, list(known), place)}"))
+    values = {name: given[name] if name in given else _default(f) for name, f in known.items()}
+    for name, value in values.items():
+        where = _join(place, name)
+        if is_dataclass(hints[name]):
+            values[name] = value if is_dataclass(value) else _read(hints[name], value, where, problems)
+        elif text := _wrong(value, hints[name], known[name].metadata):
+            problems.append((where, f"{where}={value!r}: {text}" if value != "???" else f"{where} is missing: set {where}=..."))
+    return schema(**values)
+
+
+def _default(field) -> Any:
+    return field.default if field.default_factory is NO_DEFAULT else field.default_factory()
+
+
+def _wrong(value: Any, hint: Any, rules: Mapping[str, Any]) -> str | None:
+    """What is wrong with a single value, and what would be right; None if nothing is."""
+    if value == "???":
+        return "missing"
+    if not fits(value, hint):
+        return f"must be {describe(hint)}"
+    if "choices" in rules and value not in rules["choices"]:
+        return f"must be one of {', '.join(rules['choices'])}{closest(value, rules['choices']) if isinstance(value, str) else ''}"
+    if "low" in rules and value is not None and value < rules["low"]:
+        return f"must be {rules['low']} or more"
+    return None
+
+
+def _join(place: str, name: str) -> str:
+    return f"{place}.{name}" if place else str(name)
+
+
+def _input_size(config: Config) -> Iterator[Problem]:
+    size = config.input.size
+    if len(size) != 2 or min(size) < 1:
+        yield "input.size", f"input.size={size}: must be [height, width] in pixels, such as [416, 416]"
+
+
+def _warmup_fits(config: Config) -> Iterator[Problem]:
+    warmup, steps = config.schedule.warmup_steps, config.trainer.steps
+    if warmup > steps:
+        what = f"schedule.warmup_steps={warmup}: longer than the whole run, trainer.steps={steps}"
+        yield "schedule", f"{what}; set schedule.warmup_steps={steps // 10}, or more trainer.steps"
+
+
+def _milestones_fit(config: Config) -> Iterator[Problem]:
+    schedule = config.schedule
+    if len(schedule.milestones) != len(schedule.factors):
+        what = f"schedule.milestones={schedule.milestones} and schedule.factors={schedule.factors}"
+        yield "schedule", f"{what}: each milestone needs one factor; give both lists the same length"
+    if sorted(set(schedule.milestones)) != schedule.milestones:
+        yield "schedule", f"schedule.milestones={schedule.milestones}: must grow; sort them and drop doubles"
+    if schedule.name == "step" and not schedule.milestones:
+        yield "schedule", "schedule.milestones=[]: the step schedule needs some; set schedule.milestones=[80000,100000], or schedule=constant"
+
+
+def _data_complete(config: Config) -> Iterator[Problem]:
+    data = config.data
+    for split in ("train", "val") if data.format != "shapes" else ():
+        if not getattr(data, split):
+            what = "annotation file" if data.format == "coco" else "image sets"
+            yield "data", f"data.{split}=[]: name the {what} of the {split} split, such as data.{split}=[{split}]"
+    if data.class_names is not None and (not data.class_names or len(set(data.class_names)) < len(data.class_names)):
+        yield "data", f"data.class_names={data.class_names}: must name each class once; null takes all classes that the annotations name"
+    for split in ("train", "val", "test") if data.format == "coco" else ():
+        yield from _coco_split(config, split)
+
+
+def _coco_split(config: Config, split: str) -> Iterator[Problem]:
+    files, folder = getattr(config.data, split), getattr(config.data.image_folders, split)
+    if len(files) > 1:
+        yield "data", f"data.{split}={files}: COCO's format takes one annotation file for each split; join them first"
+    if files and folder is None:
+        yield "data", f"data.image_folders.{split} is missing: set data.image_folders.{split}=... to the folder of the images of {files[0]}"
+
+
+def _parts_can_be_built(config: Config) -> Iterator[Problem]:
+    """Asks the parts themselves, on the meta device where weights take no memory: sizes, names and ranges are known only to them."""
+    names = config.data.class_names or ["any"]
+    with torch.device("meta"):
+        model = yield from _try("model", config.model, num_classes=len(names))
+        loss = yield from _try("loss", config.loss)
+        yield from _try("optimizer", config.optimizer, module=nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)))
+    if model is None:
+        return
+    builder = config.model["_target_"].rpartition(".")[2]
+    try:
+        model.anchors(tuple(config.input.size))
+    except ValueError as error:
+        yield "input.size", f"input.size={config.input.size}: {builder} cannot take it: {error}"
+    if loss is not None and not isinstance(loss, type(model.loss)):
+        what = f"loss._target_={config.loss['_target_']}: {builder} is trained with {type(model.loss).__name__}"
+        yield "loss", f"{what}; set loss={type(model.loss).__name__.removesuffix('Loss').lower()}, or choose another model"
+
+
+def _try(group: str, node: Mapping[str, Any], **given: Any) -> Any:
+    """Builds a part; a ValueError becomes a problem. A generator that returns the part, or None."""
+    try:
+        return build(node, **given)
+    except ValueError as error:
+        yield group, f"{group}: {error}"
+
+
+# Rule -> the sections it reads: it is left out where one of them is already known to be wrong, so that one mistake gives one message.
+RULES: dict[types.FunctionType, tuple[str, ...]] = {
+    _input_size: ("input",),
+    _warmup_fits: ("schedule", "trainer"),
+    _milestones_fit: ("schedule",),
+    _data_complete: ("data",),
+    _parts_can_be_built: ("model", "loss", "optimizer", "input", "data"),
+}

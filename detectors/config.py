@@ -1,0 +1,155 @@
+"""What can be configured: names, types, units and defaults. conf/*.yaml says what is chosen; detectors/checking.py says what is wrong.
+
+Three groups have no dataclass: `model`, `loss` and `optimizer` name a builder in `_target_`, and its keyword-only signature is their schema.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+def _choice(default: str, *others: str) -> Any:
+    return field(default=default, metadata={"choices": (default, *others)})
+
+
+def _at_least(low: float, default: float | None) -> Any:
+    return field(default=default, metadata={"low": low})
+
+
+def _empty(kind: type = list) -> Any:
+    return field(default_factory=kind)
+
+
+@dataclass
+class InputConfig:
+    size: list[int] = field(default_factory=lambda: [416, 416])  # (height, width) of the model input, pixels
+    resize: str = _choice("letterbox", "stretch")  # letterbox keeps the aspect ratio and pads; stretch warps
+
+
+@dataclass
+class ShapesConfig:
+    """The generated set; changing a value makes another cache folder."""
+
+    seed: int = 0
+    train: int = _at_least(1, 600)  # images
+    val: int = _at_least(1, 150)  # images
+    size: int = _at_least(32, 160)  # pixels of either side
+
+
+@dataclass
+class ImageFolders:
+    """COCO only: the folder of each annotation file's images. VOC's image sets all use JPEGImages."""
+
+    train: str | None = None
+    val: str | None = None
+    test: str | None = None
+
+
+@dataclass
+class DataConfig:
+    name: str = MISSING
+    format: str = _choice("voc", "coco", "shapes")
+    root: str = MISSING  # VOC: the folder of Annotations/ or of VOC2007/; COCO: the folder that relative paths start from; shapes: the cache
+    train: list[str] = _empty()  # VOC: image sets; COCO: one annotation file
+    val: list[str] = _empty()
+    test: list[str] = _empty()  # may stay empty
+    image_folders: ImageFolders = _empty(ImageFolders)
+    class_names: list[str] | None = None  # null: all classes that the annotations name
+    on_degenerate: str = _choice("error", "drop")  # boxes without area: stop and name the file, or leave out and count
+    train_difficult: bool = True  # VOC's `difficult` objects: trained on (Caffe) or not (Darknet); evaluation never counts them
+    workers: int = _at_least(0, 0)  # loading processes; 0 loads in the training process
+    shapes: ShapesConfig = _empty(ShapesConfig)
+
+
+@dataclass
+class AugmentConfig:
+    name: str = _choice("light", "none")
+
+
+@dataclass
+class ScheduleConfig:
+    name: str = _choice("constant", "step", "cosine")
+    warmup_steps: int = _at_least(0, 0)  # rate warm-up: rate * (step / warmup_steps) ** warmup_power
+    warmup_power: float = _at_least(0, 1.0)  # 1 linear; 4 is Darknet's burn_in
+    milestones: list[int] = _empty()  # step: at these steps the rate is multiplied ...
+    factors: list[float] = _empty()  # ... by these numbers
+    final_fraction: float = _at_least(0, 0.0)  # cosine: the last step's rate as a fraction of the full one
+
+
+@dataclass
+class TrainerConfig:
+    steps: int = _at_least(1, 1200)  # optimiser steps
+    batch_size: int = _at_least(1, 8)  # images in one forward pass
+    accumulate: int = _at_least(1, 1)  # forward passes in one step (Darknet's subdivisions)
+    eval_every: int = _at_least(0, 0)  # steps; 0 evaluates at the end only
+    log_every: int = _at_least(1, 10)  # steps
+    eval_batch_size: int = _at_least(1, 16)  # images
+    device: str = _choice("auto", "cpu", "cuda")
+    precision: str = _choice("float32", "bfloat16")  # bfloat16: autocast; offsets and losses stay in float32
+    channels_last: bool = True
+    clip_grad_norm: float | None = _at_least(0, None)  # null does not clip
+    threads: int = _at_least(0, 0)  # of PyTorch on the CPU; 0 leaves its choice
+    probe_images: int = _at_least(0, 4)  # fixed images drawn with their detections at every evaluation
+    progress: bool = True  # the bar
+    resume: str | None = None  # a run folder or a checkpoint
+
+
+@dataclass
+class PathsConfig:
+    root: str = str(PROJECT)
+    shared: str = MISSING  # folder of data/ that is not in the repository
+    data: str = MISSING
+    cache: str = MISSING
+    output: str = MISSING
+
+
+@dataclass
+class Config:
+    """What train.py is told."""
+
+    name: str = MISSING  # of the run; each model yaml gives one
+    seed: int = _at_least(0, 0)
+    input: InputConfig = _empty(InputConfig)
+    data: DataConfig = _empty(DataConfig)
+    augment: AugmentConfig = _empty(AugmentConfig)
+    model: dict[str, Any] = _empty(dict)
+    loss: dict[str, Any] = _empty(dict)
+    optimizer: dict[str, Any] = _empty(dict)
+    schedule: ScheduleConfig = _empty(ScheduleConfig)
+    trainer: TrainerConfig = _empty(TrainerConfig)
+    paths: PathsConfig = _empty(PathsConfig)
+
+
+@dataclass
+class EvaluateConfig:
+    """What evaluate.py is told."""
+
+    run: str = MISSING  # a run folder or a checkpoint
+    checkpoint: str = _choice("best", "last")  # which one of a run folder
+    split: str = _choice("val", "test", "train")
+    data: dict[str, Any] = _empty(dict)  # settings that replace those of the run's own data
+    batch_size: int = _at_least(1, 16)  # images
+    device: str = _choice("auto", "cpu", "cuda")
+    threads: int = _at_least(0, 0)
+    progress: bool = True
+    paths: PathsConfig = _empty(PathsConfig)
+
+
+ConfigStore.instance().store(name="train_schema", node=Config)
+ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
+
+
+def to_plain(config: Config | EvaluateConfig) -> dict[str, Any]:
+    """Dicts, lists, strings and numbers: what a checkpoint holds. Law: check(to_plain(config)) == config."""
+    return asdict(config)
+
+
+def to_yaml(config: Config | EvaluateConfig) -> str:
+    return OmegaConf.to_yaml(to_plain(config))

@@ -1,0 +1,135 @@
+"""The entry point of train.py and evaluate.py: @hydra.main, with every error that a person can mend as one message without a traceback."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import re
+import sys
+import typing
+from collections.abc import Callable
+from dataclasses import is_dataclass
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
+from yaml import YAMLError
+
+from detectors.building import closest, describe, find_target
+
+# What a person can mend. Anything else is our mistake and keeps its traceback.
+MENDABLE = (HydraException, OmegaConfBaseException, YAMLError, ValueError, FileNotFoundError, FloatingPointError)
+FULL_ERROR = "HYDRA_FULL_ERROR"
+
+
+def entry_point(config_name: str, *, config_path: str = "conf") -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
+    """Decorates `task(cfg)`; config_path is relative to the task's file.
+
+    A mistake in the configuration, a missing file or a faulty one ends the process with status 2 and one message on stderr.
+    HYDRA_FULL_ERROR=1 shows the traceback instead.
+    """
+
+    def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
+        if os.environ.get(FULL_ERROR) == "1":
+            return hydra.main(version_base="1.3", config_path=config_path, config_name=config_name)(task)
+        return _outside(hydra.main(version_base="1.3", config_path=config_path, config_name=config_name)(_inside(task)))
+
+    return decorate
+
+
+def _inside(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
+    """Ends a single run before Hydra adds its own lines. In a multirun the error goes on: Hydra first finishes the other jobs."""
+
+    @functools.wraps(task)  # Hydra finds config_path through __wrapped__
+    def told(cfg: DictConfig) -> Any:
+        try:
+            return task(cfg)
+        except MENDABLE as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise
+            _tell(error)
+
+    return told
+
+
+def _outside(main: Callable[[], None]) -> Callable[[], None]:
+    """Composition happens before the task. Hydra prints such errors itself and exits, unless HYDRA_FULL_ERROR=1: then it raises them."""
+
+    @functools.wraps(main)
+    def told() -> None:
+        os.environ[FULL_ERROR] = "1"
+        try:
+            main()
+        except MENDABLE as error:
+            _tell(error)
+        finally:
+            os.environ.pop(FULL_ERROR)
+
+    return told
+
+
+def _tell(error: Exception) -> None:
+    sys.stderr.write(f"error: {message(error)}\n({FULL_ERROR}=1 shows where in the code this came up)\n")
+    raise SystemExit(2)
+
+
+def message(error: Exception) -> str:
+    """What is wrong, where, and the fix, in one or a few lines."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return _missing_config(error)
+    if isinstance(error, OverrideParseException):
+        what = [line for line in error.message.splitlines() if line and not line.startswith("See ")][-1]
+        return f"{error.override}: not of the form group.key=value ({what}); quote values with special characters: 'key=\"a b\"'"
+    cause = error
+    while cause is not None and not isinstance(cause, OmegaConfBaseException):
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.key is not None and cause.parent_node is not None:
+        return _unknown_key(error, cause)
+    if isinstance(cause, ValidationError) and cause.full_key:
+        return _wrong_type(error, cause)
+    if cause is not None and cause.full_key:
+        return f"{_source(error)}{cause.full_key}: {(cause.msg or str(cause)).splitlines()[0]}"
+    return str(error) or f"{type(error).__name__}, without a message"
+
+
+def _missing_config(error: MissingConfigException) -> str:
+    """model=ssd30 -> the closest file of conf/model/."""
+    group, _, name = error.missing_cfg_file.rpartition("/")
+    if not error.options:
+        return f"{error.missing_cfg_file}: there is no such file or group in the configuration; `--help` lists them"
+    listed = ", ".join(error.options)
+    return f"{group}={name}: there is no such choice{closest(name, error.options).partition('; there are')[0]}\n  choices of {group}: {listed}"
+
+
+def _unknown_key(error: Exception, cause: OmegaConfBaseException) -> str:
+    """trainer.stpes=3 -> the closest setting of that group, as its dataclass or its builder has it."""
+    names = [str(name) for name in cause.parent_node]
+    place = cause.full_key or str(cause.key)
+    fix = closest(str(cause.key), names, place.rpartition(".")[0])
+    if "_target_" in names and str(cause.key) in inspect.signature(find_target(cause.parent_node["_target_"])).parameters:
+        fix = f"; {cause.parent_node['_target_']} knows it, so add it with +{place}=..."
+    return f"{_source(error)}{place}{_value(error)}: there is no such setting{fix}"
+
+
+def _wrong_type(error: Exception, cause: ValidationError) -> str:
+    """trainer.steps=abc -> what the dataclass wants there."""
+    hints = typing.get_type_hints(cause.object_type) if is_dataclass(cause.object_type) else {}
+    what = f"must be {describe(hints[cause.key])}" if cause.key in hints else cause.msg.splitlines()[0]
+    return f"{_source(error)}{cause.full_key}{_value(error)}: {what}"
+
+
+def _value(error: Exception) -> str:
+    """'=3' where Hydra quotes the override that failed, as it does for those of the command line."""
+    found = re.search(r"override '?\+*([\w./@]+)(=.*)|To append to your config use \+\+?[\w./@]+(=.*)", str(error))
+    return next(filter(None, found.groups()[1:]), "") if found else ""
+
+
+def _source(error: Exception) -> str:
+    """Hydra names the yaml in its own message ("In 'experiment/x': ..."), if it was one."""
+    found = re.match(r"In '([^']+)':", str(error))
+    return f"conf/{found[1]}.yaml: " if found else ""
