@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+
+from detectors.drawing import READABLE, class_colours, draw, grid, magnification
+
+RED, GREEN, GREY = (255, 0, 0), (0, 255, 0), 128
+LARGE = np.full((500, 600, 3), GREY, np.uint8)  # drawn at its own size
+
+
+def test_the_image_is_left_as_it_is():
+    image = LARGE.copy()
+    drawn = draw(image, np.array([[10.0, 10, 50, 50]]), ["cat"])
+    np.testing.assert_array_equal(image, LARGE)
+    assert drawn is not image
+    assert not np.array_equal(drawn, image)
+
+
+def test_without_boxes_it_is_the_image():
+    np.testing.assert_array_equal(draw(LARGE, np.zeros((0, 4)), []), LARGE)
+
+
+@pytest.mark.parametrize(("size", "factor"), [((160, 160), 3), ((100, 250), 2), ((480, 100), 1), ((479, 1), 2), ((2000, 10), 1)])
+def test_small_images_are_enlarged_by_a_whole_number(size, factor):
+    assert magnification(size) == factor
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
+    drawn = draw(image, [], [])
+    assert max(drawn.shape) >= READABLE
+    np.testing.assert_array_equal(drawn[factor // 2 :: factor, factor // 2 :: factor], image)
+
+
+def test_box_edges_are_where_the_box_is():
+    """Continuous edges 100..300 are pixels 100 to 299; the line is two pixels wide and may lie on either side of them."""
+    drawn = draw(LARGE, [[100.0, 200, 300, 400]], [""], colours=[RED])
+    rows, columns = np.nonzero((drawn == RED).all(-1))
+    assert (drawn[200, 100:300] == RED).all() and (drawn[399, 100:300] == RED).all()
+    assert (drawn[200:400, 100] == RED).all() and (drawn[200:400, 299] == RED).all()
+    assert 98 <= columns.min() and columns.max() <= 301 and 198 <= rows.min() and rows.max() <= 401
+    assert (drawn[210:390, 110:290] == GREY).all()
+
+
+def test_boxes_grow_with_the_image():
+    small = np.full((160, 160, 3), GREY, np.uint8)
+    drawn = draw(small, [[20.0, 40, 60, 100]], [""], colours=[RED])
+    assert (drawn[120, 60:180] == RED).all() and (drawn[299, 60:180] == RED).all()
+    assert (drawn[120:300, 60] == RED).all() and (drawn[120:300, 179] == RED).all()
+
+
+def test_the_best_box_is_on_top():
+    drawn = draw(LARGE, [[100.0, 100, 200, 200]] * 2, ["", ""], colours=[RED, GREEN])
+    assert not (drawn == GREEN).all(-1).any()
+
+
+def test_truths_are_dashed_black_and_white_and_below_predictions():
+    drawn = draw(LARGE, [], [], gt_boxes=[[100.0, 200, 300, 400]])
+    edge = drawn[200, 100:300]
+    assert set(np.unique(edge)) == {0, 255}
+    assert 0.3 < (edge == 255).mean() < 0.95
+    np.testing.assert_array_equal(
+        draw(LARGE, [[100.0, 200, 300, 400]], [""], colours=[RED], gt_boxes=[[100.0, 200, 300, 400]])[200, 110], RED
+    )
+
+
+def test_texts_lie_on_a_plate_of_the_box_colour_inside_the_image():
+    """At the top left corner there is no room above the box: the plate moves inside."""
+    drawn = draw(LARGE, [[0.0, 0, 60, 40]], ["tvmonitor 0.97"], colours=[GREEN], gt_boxes=[[500.0, 450, 600, 500]], gt_texts=["sheep"])
+    plate = drawn[2:10, 62:90].reshape(-1, 3)
+    assert (plate == GREEN).all(1).mean() > 0.4
+    assert (plate != GREEN).any(1).any()  # ink
+    assert (drawn[484:498, 505:540] == 255).all(-1).mean() > 0.4
+
+
+@pytest.mark.parametrize("box", [[-50, -50, 900, 900], [700, 700, 800, 800], [10, 10, 10, 10], [50, 50, 20, 20]])
+def test_boxes_that_leave_the_image_or_have_no_area_do_no_harm(box):
+    drawn = draw(LARGE, [box], ["odd"], gt_boxes=[box], gt_texts=["odd"])
+    assert drawn.shape == LARGE.shape
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((LARGE[..., 0], [], []), r"uint8 image .*got uint8 \(500, 600\)"),
+        ((LARGE / 255, [], []), "got float64"),
+        ((LARGE, [[0, 0, 1, 1]], []), "1 boxes, 0 texts"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        draw(*arguments)
+
+
+def test_class_colours_differ():
+    colours = class_colours(80).astype(int)
+    assert colours.shape == (80, 3)
+    distance = np.abs(colours[:, None] - colours[None]).sum(-1) + 999 * np.eye(80)
+    assert distance.min() > 0
+    assert np.diagonal(distance, 1).min() > 200
+    assert class_colours(0).shape == (0, 3)
+
+
+def test_grid_lays_out_row_by_row():
+    images = [np.full((10 + n, 20, 3), 50 + n, np.uint8) for n in range(5)]
+    sheet = grid(images, 3, gap=2)
+    assert sheet.shape == (14 + 2 + 14, 3 * 20 + 2 * 2, 3)
+    for n, (y, x) in enumerate([(0, 0), (0, 22), (0, 44), (16, 0), (16, 22)]):
+        np.testing.assert_array_equal(sheet[y : y + 10 + n, x : x + 20], images[n])
+    assert (sheet[:, 20:22] == 0).all() and (sheet[16:, 44:] == 0).all()
+    assert grid(images[:1], 4).shape == (10, 20, 3)
+
+
+def test_grid_refuses_nothing():
+    with pytest.raises(ValueError, match="0 images"):
+        grid([], 2)
