@@ -152,7 +152,7 @@ def ssd160(
     candidates_per_class: int | None = 400,
     max_detections: int | None = 200,
 ) -> Detector:
-    """SSD's design for 160 px, in no paper: a VGG with one convolution per stage, two extra levels, 2,254 default boxes. For laptops and
+    """SSD's design for 160 px, in no paper: a VGG with one convolution per stage, two extra levels, 2,386 default boxes. For laptops and
     tests, where SSD300 is too slow to train. Arguments as in ssd300."""
     anchors = DefaultBoxes(ssd160_levels(sizes), (160, 160))
     backbone = ReducedVGG(**SSD160_BACKBONE, width=width, batch_norm=batch_norm)

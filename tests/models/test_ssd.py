@@ -1,0 +1,188 @@
+"""SSD: the counts of Caffe's models, equality with torchvision's SSD300 given equal weights, and recorded outputs of both sizes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+from torchvision.models.detection import ssd300_vgg16
+
+from detectors.models.detector import Detector
+from detectors.models.ssd import MultiBoxHead, ssd160, ssd160_levels, ssd300, ssd512
+from detectors.structures import HeadOutputs
+
+
+def caffe_names(detector: Detector) -> dict[str, str]:
+    """Caffe's name -> our name, of each parameter."""
+    sources = ["conv4_3_norm", "fc7", *(f"conv{number}_2" for number in range(6, 11))]
+    names = {}
+    for ours in detector.state_dict():
+        if head := re.fullmatch(r"head\.(offsets|class_logits)\.(\d)\.(weight|bias)", ours):
+            kind, level, part = head.groups()
+            names[f"{sources[int(level)]}_mbox_{'loc' if kind == 'offsets' else 'conf'}.{part}"] = ours
+        else:
+            names[re.search(r"(\w+)(?:\.conv)?\.(\w+)$", ours).expand(r"\1.\2")] = ours
+    return names
+
+
+def raw_outputs(detector: Detector, x: torch.Tensor) -> HeadOutputs:
+    """The network without the normalisation of pixels."""
+    with torch.no_grad():
+        return detector.head(detector.neck(detector.backbone(x)))
+
+
+@pytest.mark.parametrize(
+    ("build", "classes", "parameters"),
+    [(ssd300, 20, 26_285_486), (ssd300, 80, 34_305_206), (ssd300, 90, 35_641_826), (ssd512, 20, 27_188_676), (ssd512, 80, 36_038_196)],
+)
+def test_parameter_counts_are_caffes(build, classes, parameters):
+    with torch.device("meta"):
+        assert build(num_classes=classes).parameter_count == parameters
+
+
+@pytest.mark.parametrize(
+    ("build", "classes", "side", "gflops"),
+    [(ssd300, 20, 300, 62.7), (ssd300, 80, 300, 68.7), (ssd300, 90, 300, 69.716), (ssd512, 20, 512, 180.4)],
+)
+def test_flops(build, classes, side, gflops):
+    """2 per multiply-add; torchvision's table has 34.858 billion multiply-adds for its 91 outputs."""
+    with torch.device("meta"):
+        assert_close(build(num_classes=classes).flops((side, side)) / 1e9, gflops, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("outputs", [21, 91])
+def test_equal_weights_give_torchvisions_outputs(outputs, fixtures):
+    """Raw head outputs within 1e-4 of torchvision's, which has the same layers and the same order of channels and boxes."""
+    generator = torch.Generator().manual_seed(outputs)
+    with torch.device("meta"):  # every parameter is set below
+        theirs = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=outputs)
+    theirs = theirs.to_empty(device="cpu").eval()
+    for parameter in theirs.parameters():
+        limit = (6 / parameter[0].numel()) ** 0.5 if parameter.ndim == 4 else 0.05
+        parameter.data.uniform_(-limit, limit, generator=generator)
+    theirs.backbone.features[0].weight.data /= 128  # for pixels of 0..255; the outputs are then a few units large
+    theirs.backbone.scale_weight.data.uniform_(15, 25, generator=generator)
+    ours = ssd300(num_classes=outputs - 1).eval()
+    names, to_caffe = caffe_names(ours), json.loads((fixtures / "ssd/name_maps.json").read_text())["torchvision"]
+    ours.load_state_dict({names[to_caffe[name]]: value for name, value in theirs.state_dict().items()})
+
+    images = 255 * torch.rand(1, 3, 300, 300, generator=generator)
+    with torch.no_grad():
+        found = ours(images)
+        expected = theirs.head(list(theirs.backbone(images - ours.pixel_mean).values()))
+    assert expected["cls_logits"].std() > 1  # the comparison would mean little on outputs near 0
+    assert_close(found.offsets, expected["bbox_regression"], atol=1e-4, rtol=0)
+    assert_close(found.class_logits, expected["cls_logits"], atol=1e-4, rtol=0)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(("build", "name", "side"), [(ssd300, "net_ssd300_tv_c21", 300), (ssd512, "net_ssd512_c21", 512)])
+def test_outputs_equal_the_recorded_ones(build, name, side, shared):
+    """Random parameters and a random image from the recording's stream; tolerance 1e-4 of each level's spread."""
+    recorded = np.load(shared / f"oracles/ssd/{name}.npz")
+    detector = build(num_classes=20).eval()
+    fill(detector, recorded)
+    image = torch.from_numpy(stream(int(recorded["seed"]) + 1, 3 * side * side).astype(np.float32)).view(1, 3, side, side)
+    found = raw_outputs(detector, 255 * (image - torch.tensor([0.48235, 0.45882, 0.40784]).view(1, 3, 1, 1)))
+    chosen = torch.from_numpy(recorded["sample_priors"])
+    counts = torch.tensor([x.rows * x.columns * x.per_location for x in detector.grid((side, side)).levels])
+    spread = torch.from_numpy(recorded["level_stats"][:, [1, 6]]).float().repeat_interleave(counts, 0)[chosen]  # of offsets and of logits
+    for ours, key, std in ((found.offsets, "sample_loc", spread[:, :1]), (found.class_logits, "sample_conf", spread[:, 1:])):
+        assert_close(ours[0, chosen] / std, torch.from_numpy(recorded[key]) / std, atol=1e-4, rtol=0)
+
+
+def stream(seed: int, count: int) -> np.ndarray:
+    """Uniform numbers in [0, 1) of numpy's frozen PCG64."""
+    return (np.random.PCG64(seed).random_raw(count) >> np.uint64(40)) * 2.0**-24
+
+
+def fill(detector: Detector, recorded: np.lib.npyio.NpzFile) -> None:
+    """Parameters in the recording's order, checked against its hashes."""
+    state, names = detector.state_dict(), caffe_names(detector)
+    shapes = [json.loads(shape.replace("(", "[").replace(",)", "]").replace(")", "]")) for shape in recorded["shapes"].tolist()]
+    values = stream(int(recorded["seed"]), sum(int(np.prod(shape)) for shape in shapes))
+    for key, shape, digest in zip(recorded["caffe_keys"].tolist(), shapes, recorded["wsha"].tolist(), strict=True):
+        part, values = values[: np.prod(shape)], values[np.prod(shape) :]
+        if key == "conv4_3_norm.scale":
+            part = 15 + 10 * part
+        else:
+            part = (2 * part - 1) * ((6 / np.prod(shape[1:])) ** 0.5 if len(shape) == 4 else 0.05)
+        part = part.astype(np.float32)
+        assert hashlib.sha256(part.tobytes()).hexdigest()[:16] == digest, f"the stream went wrong at {key}"
+        state[names[key]].copy_(torch.from_numpy(part).view(shape))
+
+
+def test_channels_of_the_head_are_anchor_by_anchor():
+    """Channel anchor * n + entry; A runs over level, row, column, anchor."""
+    head = MultiBoxHead((8, 16), (2, 3), num_classes=4)
+    features = [torch.randn(2, 8, 2, 3).to(memory_format=torch.channels_last), torch.randn(2, 16, 1, 2)]
+    outputs, a = head(features), 0
+    for level, (feature, anchors) in enumerate(zip(features, (2, 3), strict=True)):
+        offsets, logits = head.offsets[level](feature), head.class_logits[level](feature)
+        for r in range(feature.shape[2]):
+            for c in range(feature.shape[3]):
+                for k in range(anchors):
+                    assert_close(outputs.offsets[:, a], offsets[:, k * 4 : k * 4 + 4, r, c])
+                    assert_close(outputs.class_logits[:, a], logits[:, k * 5 : k * 5 + 5, r, c])
+                    a += 1
+    assert outputs.offsets.shape == (2, a, 4)
+    assert outputs.objectness is None
+
+
+@pytest.mark.parametrize(("build", "side", "boxes"), [(ssd160, 160, 2386), (ssd300, 300, 8732), (ssd512, 512, 24564)])
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_outputs_fit_the_grid(build, side, boxes, batch_norm):
+    detector = build(num_classes=3, width=0.125, batch_norm=batch_norm)
+    outputs = detector(torch.zeros(1 + batch_norm, 3, side, side, dtype=torch.uint8))
+    assert outputs.offsets.shape[1:] == (boxes, 4)
+    assert outputs.class_logits.shape[1:] == (boxes, 4)
+    assert detector.grid((side, side)).num_anchors == boxes
+    assert any(isinstance(m, torch.nn.BatchNorm2d) for m in detector.modules()) == batch_norm
+
+
+def test_only_conv4_3_is_normalised():
+    neck = ssd160(num_classes=1, width=0.125).neck
+    conv4_3, fc7 = torch.rand(1, neck.channels[0], 20, 20), torch.rand(1, neck.channels[1], 10, 10)
+    maps = neck((conv4_3, fc7))
+    assert_close(maps[0].norm(dim=1), torch.full((1, 20, 20), 20.0))
+    assert maps[1] is fc7
+
+
+def test_default_boxes_of_ssd160_span_the_image():
+    """The centres of the coarsest level lie inside, which a stride of 64 would not give (3 * 64 > 160)."""
+    for sizes in ("voc", "coco"):
+        levels = ssd160_levels(sizes)
+        assert all(level.stride * level.rows == pytest.approx(160) for level in levels)
+        assert all(low.max_size == high.min_size for low, high in pairwise(levels))
+
+
+def test_pixels_are_vggs():
+    detector = ssd300(num_classes=1, width=0.125)
+    assert detector.pixel_mean.flatten().tolist() == [123, 117, 104]
+    assert detector.pixel_std.flatten().tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"num_classes": 0}, "num_classes=0"),
+        ({"num_classes": 1, "sizes": "pascal"}, "sizes='pascal'"),
+        ({"num_classes": 1, "width": -1}, "width=-1"),
+    ],
+)
+@pytest.mark.parametrize("build", [ssd160, ssd300, ssd512])
+def test_wrong_settings_are_named(build, keywords, message):
+    with pytest.raises(ValueError, match=message):
+        build(**{"width": 0.125, **keywords})
+
+
+@pytest.mark.parametrize("build", [ssd160, ssd300])
+def test_another_size_is_refused(build):
+    with pytest.raises(ValueError, match=r"input size \(320, 320\)"):
+        build(num_classes=1, width=0.125)(torch.zeros(1, 3, 320, 320))
