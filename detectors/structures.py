@@ -146,6 +146,10 @@ class Detections(_Movable):
         keep = self.image == image
         return Detections(self.image[keep], self.boxes[keep], self.scores[keep], self.labels[keep])
 
+    def above(self, score: float) -> Detections:
+        keep = self.scores >= score
+        return Detections(self.image[keep], self.boxes[keep], self.scores[keep], self.labels[keep])
+
     @staticmethod
     def concatenate(parts: list[Detections]) -> Detections:
         """One record from many; an empty list gives an empty record on the CPU."""

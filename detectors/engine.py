@@ -1,0 +1,313 @@
+"""The trainer and the evaluator that both detectors share. Flat: one training step, then what happens once in a while."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_, get_total_norm
+from tqdm import tqdm
+
+from detectors import checkpoint as ckpt
+from detectors.config import Config, to_plain, to_yaml
+from detectors.data.loading import BatchLoader, read_image
+from detectors.drawing import draw_detections
+from detectors.metrics.report import Report, report
+from detectors.models.detector import Detector
+from detectors.optim import rate_factor, set_rate
+from detectors.structures import Annotations, Batch, Detections
+from detectors.tracking import Tracker
+
+METRIC = "AP"  # COCO's AP decides which checkpoint is the best
+PROBE_SCORE = 0.3  # detections below this are not drawn
+
+
+@dataclass
+class Progress:
+    """What a run has done: with the checkpoint's weights and optimiser, all that a resume needs."""
+
+    step: int = 0  # optimiser steps
+    images_seen: int = 0
+    train_seconds: float = 0.0  # in training steps and waiting for data, without evaluation
+    best: float = -1.0  # METRIC of the best evaluation
+
+
+@dataclass
+class Run:
+    """The parts of a training, built by train.py."""
+
+    config: Config
+    folder: Path
+    detector: Detector
+    optimizer: torch.optim.Optimizer
+    train_loader: BatchLoader
+    val_loader: BatchLoader
+    val_annotations: Annotations
+    tracker: Tracker
+    device: torch.device
+    progress: Progress = field(default_factory=Progress)
+
+
+def train(run: Run) -> Report:
+    """Trains to config.trainer.steps, or until Ctrl-C or SIGTERM, which end the run after the current step with a usable last.pt.
+
+    No host synchronisation in a step: losses stay on the device until they are logged. Returns the last evaluation.
+    Raises KeyboardInterrupt when it was asked to stop, and FloatingPointError for a loss that is not finite, naming step, terms and images.
+    """
+    trainer, progress, detector = run.config.trainer, run.progress, run.detector
+    batches, recent, clock = iter(run.train_loader), Recent(run.device), Clock(progress)
+    detector.train()
+    with stop_requests() as stop, tqdm(total=trainer.steps, initial=progress.step, disable=not trainer.progress, unit="step") as bar:
+        last = None
+        while progress.step < trainer.steps and not stop:
+            # One training step.
+            rate = run.config.optimizer["rate"] * rate_factor(run.config.schedule, progress.step + 1, trainer.steps)
+            set_rate(run.optimizer, rate)
+            run.optimizer.zero_grad(set_to_none=True)
+            for _ in range(trainer.accumulate):
+                batch = clock.wait_for(batches).to(run.device, non_blocking=True)
+                outputs, terms = forward(run, batch)
+                (sum(terms.values()) / trainer.accumulate).backward()
+                recent.add(terms, progress.step + 1, batch)
+            grad_norm = clip_grad_norm_(detector.parameters(), trainer.clip_grad_norm) if trainer.clip_grad_norm else None
+            run.optimizer.step()
+            progress.step += 1
+            progress.images_seen += trainer.accumulate * len(batch.infos)
+            bar.update()
+
+            # Once in a while: log, evaluate, save.
+            ended = progress.step == trainer.steps
+            if ended or progress.step % trainer.log_every == 0:
+                grad_norm = gradient_norm(detector) if grad_norm is None else grad_norm
+                log(run, recent, clock, bar, {"rate": rate, "grad_norm": grad_norm, **statistics(run, outputs, batch)})
+            if ended or (trainer.eval_every and progress.step % trainer.eval_every == 0):
+                recent.check()
+                clock.pause()
+                last = evaluate_and_save(run)
+                detector.train()
+                clock.resume()
+        if stop:
+            recent.check()
+            clock.pause()
+            save(run, ckpt.LAST)
+            raise KeyboardInterrupt(f"stopped after step {progress.step}; go on with: python train.py trainer.resume={run.folder}")
+    return last if last is not None else evaluate_and_save(run)
+
+
+def forward(run: Run, batch: Batch) -> tuple:
+    """Head outputs and loss terms of a batch."""
+    low = run.config.trainer.precision == "bfloat16"
+    with torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=low):
+        outputs = run.detector(batch.images)
+    return outputs, run.detector.losses(outputs, batch.targets, batch.images.shape[-2:])
+
+
+def statistics(run: Run, outputs, batch: Batch) -> dict[str, Tensor]:
+    return run.detector.statistics(outputs, batch.targets, batch.images.shape[-2:])
+
+
+def gradient_norm(detector: Detector) -> Tensor:
+    """L2 norm over all gradients, before any clipping."""
+    return get_total_norm([p.grad for p in detector.parameters() if p.grad is not None])
+
+
+class Recent:
+    """Loss terms of the steps since the last log line, kept on the device; reading them is the loop's only synchronisation."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.clear()
+
+    def clear(self) -> None:
+        self.names: list[str] = []
+        self.terms: list[Tensor] = []  # one (number of terms,) a batch
+        self.origin: list[tuple[int, list[str]]] = []  # the step and the images of each batch
+
+    def add(self, terms: dict[str, Tensor], step: int, batch: Batch) -> None:
+        self.names = list(terms)
+        self.terms.append(torch.stack([term.detach() for term in terms.values()]))
+        self.origin.append((step, [info.path for info in batch.infos]))
+
+    def means(self) -> dict[str, float]:
+        """Mean of each term and of their total since the last call. FloatingPointError if one is not finite."""
+        values, names = self.check(), self.names
+        self.clear()
+        return {"total": values.sum(1).mean().item(), **dict(zip(names, values.mean(0).tolist(), strict=True))}
+
+    def check(self) -> Tensor:
+        """(batches, terms) on the host. FloatingPointError names the first step that went wrong, its terms and its images."""
+        values = torch.stack(self.terms).cpu() if self.terms else torch.zeros(0, len(self.names))
+        bad = (~values.isfinite()).any(1)
+        if bad.any():
+            first = int(bad.nonzero()[0])
+            step, paths = self.origin[first]
+            terms = ", ".join(f"{name}={value:g}" for name, value in zip(self.names, values[first].tolist(), strict=True))
+            raise FloatingPointError(
+                f"step {step}: the loss is not finite ({terms}). Try a lower optimizer.rate, more schedule.warmup_steps or "
+                f"trainer.clip_grad_norm; the last checkpoint is from before. Images of the batch:\n  " + "\n  ".join(paths)
+            )
+        return values
+
+
+class Clock:
+    """Seconds of training, without the pauses for evaluation; and how much of them went into waiting for data."""
+
+    def __init__(self, progress: Progress):
+        self.progress, self.waited, self.images, self.seconds = progress, 0.0, progress.images_seen, progress.train_seconds
+        self.started = perf_counter()
+
+    def wait_for(self, batches: Iterator[Batch]) -> Batch:
+        before = perf_counter()
+        batch = next(batches)
+        self.waited += perf_counter() - before
+        return batch
+
+    def pause(self) -> None:
+        self.progress.train_seconds += perf_counter() - self.started
+
+    def resume(self) -> None:
+        self.started = perf_counter()
+
+    def rates(self) -> dict[str, float]:
+        """Images a second, and the share of time spent waiting for data, since the last call."""
+        self.pause()
+        self.resume()
+        seconds = max(self.progress.train_seconds - self.seconds, 1e-9)
+        images = self.progress.images_seen - self.images
+        waited, self.waited = self.waited / seconds, 0.0
+        self.images, self.seconds = self.progress.images_seen, self.progress.train_seconds
+        return {"images_per_second": images / seconds, "data_wait": waited}
+
+
+@contextmanager
+def stop_requests() -> Iterator[list]:
+    """A list that is empty until Ctrl-C or SIGTERM comes; a second one ends the program at once. Outside of the main thread: never filled."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: object) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    try:
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # signals belong to the main thread; a training started in another cannot be asked
+        before = {}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def log(run: Run, recent: Recent, clock: Clock, bar: tqdm, numbers: dict[str, float | Tensor]) -> None:
+    """Scalars to the tracker and the bar. This is where the host waits for the device."""
+    losses = recent.means()
+    rates = clock.rates()
+    numbers = {name: float(value) for name, value in numbers.items()}
+    scalars = {f"train/loss/{name}": value for name, value in losses.items()}
+    scalars |= {f"train/{name}": value for name, value in (numbers | rates | {"images_seen": run.progress.images_seen}).items()}
+    run.tracker.scalars(scalars, run.progress.step)
+    bar.set_postfix(loss=f"{losses['total']:.3f}", images_per_s=f"{rates['images_per_second']:.1f}")
+
+
+def evaluate_and_save(run: Run) -> Report:
+    """Evaluates on the validation split, logs numbers and pictures, and writes last.pt and, if it is the best so far, best.pt."""
+    started = perf_counter()
+    detections, _ = detect(run.detector, run.val_loader, run.device, progress=run.config.trainer.progress)
+    result = report(run.val_annotations, detections)
+    scalars = {f"val/{name}": value for name, value in result.scalars.items() if name.startswith("AP")}
+    scalars |= {f"val_class/{name}/AP50": row["AP50"] for name, row in result.per_class.items()}
+    scalars["time/evaluation"] = perf_counter() - started
+    run.tracker.scalars({tag: value for tag, value in scalars.items() if value is not None}, run.progress.step)
+    probe(run, detections)
+    score = result.scalars[METRIC]
+    best = score is not None and score > run.progress.best
+    run.progress.best = score if best else run.progress.best
+    save(run, ckpt.LAST)
+    if best:
+        save(run, ckpt.BEST)
+    write_summary(run, result)
+    return result
+
+
+@torch.no_grad()
+def detect(detector: Detector, loader: BatchLoader, device: torch.device, *, progress: bool) -> tuple[Detections, float]:
+    """Detections of every image of the loader, in the original frame, `image` = row of its Annotations; and the seconds without loading.
+
+    The detector is left in evaluation mode.
+    """
+    detector.eval()
+    found, seconds = [], 0.0
+    for batch in tqdm(loader, disable=not progress, desc="evaluate", leave=False):
+        started = perf_counter()
+        images = batch.images.to(device, non_blocking=True)
+        result = detector.detections(detector(images), batch.infos, images.shape[-2:]).to("cpu")
+        seconds += perf_counter() - started
+        rows = torch.tensor([info.index for info in batch.infos])
+        found.append(Detections(rows[result.image], result.boxes, result.scores, result.labels))
+    return Detections.concatenate(found), seconds
+
+
+def probe(run: Run, detections: Detections) -> None:
+    """The first images of the validation split with truths and detections, for the eye."""
+    truths = run.val_annotations
+    pictures = []
+    for index in range(min(run.config.trainer.probe_images, len(truths))):
+        rows = truths.rows(index)
+        image = read_image(truths.paths[index])
+        mine = detections.of_image(index).above(PROBE_SCORE)
+        pictures.append(draw_detections(image, mine, truths.class_names, gt_boxes=truths.boxes_original[rows], gt_labels=truths.labels[rows]))
+    if pictures:
+        run.tracker.images("probe/detections", pictures, run.progress.step)
+
+
+def save(run: Run, name: str) -> None:
+    ckpt.save(
+        ckpt.Checkpoint(
+            path=run.folder / name,
+            step=run.progress.step,
+            config=to_plain(run.config),
+            class_names=run.val_annotations.class_names,
+            model=run.detector.state_dict(),
+            progress=dict(vars(run.progress)),
+            optimizer=run.optimizer.state_dict(),
+            random=ckpt.random_state(),
+        )
+    )
+
+
+def restore(run: Run, checkpoint: ckpt.Checkpoint) -> None:
+    """Optimiser, progress and random state of a checkpoint into a run whose detector already has its weights."""
+    run.optimizer.load_state_dict(checkpoint.optimizer)
+    run.progress = Progress(**checkpoint.progress)
+    ckpt.set_random_state(checkpoint.random)
+
+
+def write_summary(run: Run, result: Report) -> None:
+    """summary.json: what a comparison needs to know about the training. config.yaml: what it was told."""
+    config, progress = run.config, run.progress
+    summary = {
+        "name": config.name,
+        "model": config.model["_target_"].rpartition(".")[2],
+        "data": config.data.name,
+        "input_size": config.input.size,
+        "parameters": run.detector.parameter_count,
+        "gflops": run.detector.flops(config.input.size) / 1e9,
+        "seed": config.seed,
+        "steps": progress.step,
+        "images_seen": progress.images_seen,
+        "train_seconds": progress.train_seconds,
+        "train_images_per_second": progress.images_seen / max(progress.train_seconds, 1e-9),
+        "device": torch.cuda.get_device_name() if run.device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
+        "validation": result.as_dict(),
+    }
+    (run.folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    (run.folder / "config.yaml").write_text(to_yaml(config))

@@ -1,0 +1,72 @@
+"""Optimisers with the originals' parameter groups, and the learning rate as a pure function of the step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import cos, pi, prod
+
+import torch
+from torch import nn
+
+from detectors.config import ScheduleConfig
+
+
+def sgd(
+    module: nn.Module,
+    *,
+    rate: float,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    bias_rate_factor: float = 1.0,
+    decay_scales: bool = False,
+) -> torch.optim.SGD:
+    """Darknet's update: weight decay on convolution weights only (update_convolutional_layer), no dampening, no Nesterov.
+
+    Caffe's SSD: bias_rate_factor=2 (biases learn twice as fast, without decay), decay_scales=True (L2Norm's scale decays).
+    """
+    groups = parameter_groups(module, weight_decay=weight_decay, bias_rate_factor=bias_rate_factor, decay_scales=decay_scales)
+    return torch.optim.SGD(groups, lr=rate, momentum=momentum)
+
+
+def adamw(module: nn.Module, *, rate: float, weight_decay: float = 0.02, betas: Sequence[float] = (0.9, 0.999)) -> torch.optim.AdamW:
+    """AdamW with decay on convolution weights only. In neither paper; it trains small networks from scratch in fewer steps."""
+    return torch.optim.AdamW(parameter_groups(module, weight_decay=weight_decay), lr=rate, betas=tuple(betas))
+
+
+def parameter_groups(module: nn.Module, *, weight_decay: float, bias_rate_factor: float = 1.0, decay_scales: bool = False) -> list[dict]:
+    """Three groups: weights of convolutions (decay), biases (none), scales of BatchNorm and L2Norm (decay only if asked).
+
+    Each carries `rate_factor`, by which the loop multiplies the schedule's rate. Empty groups are left out. Frozen parameters, too.
+    """
+    kinds: dict[str, list[nn.Parameter]] = {"weights": [], "biases": [], "scales": []}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            kind = "biases" if name.endswith("bias") else "weights" if parameter.ndim > 1 else "scales"
+            kinds[kind].append(parameter)
+    groups = [
+        {"params": kinds["weights"], "weight_decay": weight_decay, "rate_factor": 1.0},
+        {"params": kinds["biases"], "weight_decay": 0.0, "rate_factor": bias_rate_factor},
+        {"params": kinds["scales"], "weight_decay": weight_decay if decay_scales else 0.0, "rate_factor": 1.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def rate_factor(schedule: ScheduleConfig, update: int, updates: int) -> float:
+    """What the full rate is multiplied by at `update` (the first is 1, as in Darknet) of `updates`.
+
+    Warm-up is Darknet's burn_in: (update / warmup_steps) ** warmup_power while update < warmup_steps; nothing else acts during it.
+    """
+    if update < schedule.warmup_steps:
+        return (update / schedule.warmup_steps) ** schedule.warmup_power
+    if schedule.name == "step":
+        return prod(factor for milestone, factor in zip(schedule.milestones, schedule.factors, strict=True) if update >= milestone)
+    if schedule.name == "cosine":
+        done = (update - schedule.warmup_steps) / max(1, updates - schedule.warmup_steps)
+        return schedule.final_fraction + (1 - schedule.final_fraction) * (1 + cos(pi * done)) / 2
+    return 1.0
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Gives every group rate * its rate_factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["rate_factor"]

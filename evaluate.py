@@ -1,0 +1,59 @@
+"""Evaluates a checkpoint: python evaluate.py run=RUN_OR_CHECKPOINT [split=test]. Writes evaluation.json (COCO results too) beside it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from detectors import checkpoint as ckpt
+from detectors import engine, parts
+from detectors.checking import check
+from detectors.config import Config, EvaluateConfig
+from detectors.entry import entry_point
+from detectors.metrics.coco import write_results_json
+from detectors.metrics.report import report
+
+
+@entry_point("evaluate")
+def main(cfg: DictConfig) -> float | None:
+    """Returns COCO's AP."""
+    asked = check(cfg, EvaluateConfig)
+    if asked.threads:
+        torch.set_num_threads(asked.threads)
+    device = parts.choose_device(asked.device)
+    stored = ckpt.load(ckpt.find(asked.run, f"{asked.checkpoint}.pt"))
+    detector, config = parts.load_detector(stored, device)
+    config = with_data(config, asked)
+    annotations = parts.read_annotations(config.data, asked.split, stored.class_names)
+    loader = parts.eval_loader(config, annotations, batch_size=asked.batch_size)
+    detections, seconds = engine.detect(detector, loader, device, progress=asked.progress)
+    result = report(annotations, detections)
+    content = {
+        "checkpoint": stored.path.name,
+        "step": stored.step,
+        "data": config.data.name,
+        "split": asked.split,
+        **result.as_dict(),
+        "inference_images_per_second": len(annotations) / max(seconds, 1e-9),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
+    }
+    folder, suffix = stored.path.parent, "" if asked.split == "val" else f"_{asked.split}"
+    (folder / f"evaluation{suffix}.json").write_text(json.dumps(content, indent=1) + "\n")
+    write_results_json(annotations, detections, folder / f"detections{suffix}.json")
+    print(f"{stored.path}, step {stored.step}, on {config.data.name} {asked.split} ({len(annotations)} images)\n{result.table()}")
+    print(f"written: {folder / f'evaluation{suffix}.json'}")
+    return result.scalars[engine.METRIC]
+
+
+def with_data(config: Config, asked: EvaluateConfig) -> Config:
+    """The run's configuration with the data settings that were given to evaluate.py put over its own."""
+    if not asked.data:
+        return config
+    return check(OmegaConf.merge(asdict(config), {"data": asked.data}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Trains a detector: python train.py [overrides]. On a CPU in seconds: python train.py debug=fast. With no override: the demo's YOLOv2."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from detectors import checkpoint as ckpt
+from detectors import engine, parts
+from detectors.building import build
+from detectors.checking import check
+from detectors.config import Config, to_yaml
+from detectors.entry import entry_point
+from detectors.tracking import Tracker
+
+
+@entry_point("train")
+def main(cfg: DictConfig) -> float | None:
+    """Returns COCO's AP of the last evaluation, so that a sweep can optimise it."""
+    stored = ckpt.load(ckpt.find(cfg.trainer.resume, ckpt.LAST)) if cfg.trainer.resume else None
+    config = check(cfg) if stored is None else resumed_config(stored, list(HydraConfig.get().overrides.task))
+    if config.trainer.threads:
+        torch.set_num_threads(config.trainer.threads)
+    run = build_run(config, Path(HydraConfig.get().runtime.output_dir), stored)
+    try:
+        result = engine.train(run)
+    except KeyboardInterrupt as stop:
+        print(stop, file=sys.stderr)
+        raise SystemExit(130) from stop
+    finally:
+        run.tracker.close()
+    print(f"{result.table()}\nrun folder: {run.folder}")
+    return result.scalars[engine.METRIC]
+
+
+def resumed_config(stored: ckpt.Checkpoint, overrides: list[str]) -> Config:
+    """The configuration in the checkpoint; only what does not change what is learned may be given anew."""
+    changes = [change for change in overrides if not change.lstrip("+").startswith("trainer.resume=")]
+    for change in changes:
+        if not change.lstrip("+").startswith(("trainer.", "data.root=", "data.workers=", "paths.")):
+            raise ValueError(f"{change}: a resumed run keeps the configuration of {stored.path}; only trainer.*, data.root and data.workers may change")
+    return check(OmegaConf.merge(stored.config, OmegaConf.from_dotlist([change.lstrip("+") for change in changes])))
+
+
+def build_run(config: Config, folder: Path, stored: ckpt.Checkpoint | None) -> engine.Run:
+    device = parts.choose_device(config.trainer.device)
+    annotations = parts.read_annotations(config.data, "train")
+    val_annotations = parts.read_annotations(config.data, "val", annotations.class_names)
+    detector = parts.build_detector(config, len(annotations.class_names)).to(device)
+    if stored is not None:
+        parts.load_weights(detector, stored)
+    run = engine.Run(
+        config=config,
+        folder=folder,
+        detector=detector,
+        optimizer=build(config.optimizer, detector),
+        train_loader=parts.train_loader(config, annotations, start_step=stored.step if stored else 0),
+        val_loader=parts.eval_loader(config, val_annotations, batch_size=config.trainer.eval_batch_size),
+        val_annotations=val_annotations,
+        tracker=Tracker(folder, purge_step=stored.step + 1 if stored else None),
+        device=device,
+    )
+    if stored is not None:
+        engine.restore(run, stored)
+    run.tracker.text("run/config", to_yaml(config), run.progress.step)
+    describe(run, annotations)
+    return run
+
+
+def describe(run: engine.Run, annotations) -> None:
+    """What is about to happen, with the numbers that follow from the configuration."""
+    config, grid = run.config, run.detector.grid(run.config.input.size)
+    levels = ", ".join(f"{level.rows}x{level.columns}x{level.per_location}" for level in grid.levels)
+    print(
+        f"{config.name}: {run.detector.parameter_count:,} parameters, {run.detector.flops(config.input.size) / 1e9:.2f} GFLOPs at {config.input.size}, "
+        f"{grid.num_anchors} anchors ({levels})\n"
+        f"{config.data.name}: {len(annotations)} training and {len(run.val_annotations)} validation images, {len(annotations.labels)} boxes, "
+        f"{len(annotations.class_names)} classes\n"
+        f"step {run.progress.step} to {config.trainer.steps}, {config.trainer.batch_size * config.trainer.accumulate} images a step, on {run.device}\n"
+        f"curves: tensorboard --logdir {run.folder}"
+    )
+
+
+if __name__ == "__main__":
+    main()
