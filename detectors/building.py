@@ -22,7 +22,9 @@ def build(node: Mapping[str, Any], *positional: Any, **given: Any) -> Any:
 def find_target(target: str) -> Callable[..., Any]:
     """'detectors.models.ssd.ssd300' -> the function. ValueError, with the closest name, if there is none."""
     if not isinstance(target, str) or not target.startswith(PACKAGE):
-        raise ValueError(f"_target_={target!r}: only functions and classes of this package can be built, such as 'detectors.models.ssd.ssd300'")
+        raise ValueError(
+            f"_target_={target!r}: only functions and classes of this package can be built, such as 'detectors.models.ssd.ssd300'"
+        )
     module_name, _, name = target.rpartition(".")
     try:
         module = import_module(module_name)

@@ -117,7 +117,10 @@ def _milestones_fit(config: Config) -> Iterator[Problem]:
     if sorted(set(schedule.milestones)) != schedule.milestones:
         yield "schedule", f"schedule.milestones={schedule.milestones}: must grow; sort them and drop doubles"
     if schedule.name == "step" and not schedule.milestones:
-        yield "schedule", "schedule.milestones=[]: the step schedule needs some; set schedule.milestones=[80000,100000], or schedule=constant"
+        yield (
+            "schedule",
+            "schedule.milestones=[]: the step schedule needs some; set schedule.milestones=[80000,100000], or schedule=constant",
+        )
 
 
 def _data_complete(config: Config) -> Iterator[Problem]:

@@ -1,6 +1,6 @@
 """What can be configured: names, types, units and defaults. conf/*.yaml says what is chosen; detectors/checking.py says what is wrong.
 
-Three groups have no dataclass: `model`, `loss` and `optimizer` name a builder in `_target_`, and its keyword-only signature is their schema.
+`model`, `loss` and `optimizer` have no dataclass: each names a builder in `_target_`, whose keyword-only signature is its schema.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ class ImageFolders:
 class DataConfig:
     name: str = MISSING
     format: str = _choice("voc", "coco", "shapes")
-    root: str = MISSING  # VOC: the folder of Annotations/ or of VOC2007/; COCO: the folder that relative paths start from; shapes: the cache
+    root: str = (
+        MISSING  # VOC: the folder of Annotations/ or of VOC2007/; COCO: the folder that relative paths start from; shapes: the cache
+    )
     train: list[str] = _empty()  # VOC: image sets; COCO: one annotation file
     val: list[str] = _empty()
     test: list[str] = _empty()  # may stay empty
@@ -93,7 +95,6 @@ class TrainerConfig:
     eval_batch_size: int = _at_least(1, 16)  # images
     device: str = _choice("auto", "cpu", "cuda")
     precision: str = _choice("float32", "bfloat16")  # bfloat16: autocast; offsets and losses stay in float32
-    channels_last: bool = True
     clip_grad_norm: float | None = _at_least(0, None)  # null does not clip
     threads: int = _at_least(0, 0)  # of PyTorch on the CPU; 0 leaves its choice
     probe_images: int = _at_least(0, 4)  # fixed images drawn with their detections at every evaluation

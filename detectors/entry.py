@@ -103,14 +103,16 @@ def _missing_config(error: MissingConfigException) -> str:
     if not error.options:
         return f"{error.missing_cfg_file}: there is no such file or group in the configuration; `--help` lists them"
     listed = ", ".join(error.options)
-    return f"{group}={name}: there is no such choice{closest(name, error.options).partition('; there are')[0]}\n  choices of {group}: {listed}"
+    return (
+        f"{group}={name}: there is no such choice{closest(name, error.options).partition('; there are')[0]}\n  choices of {group}: {listed}"
+    )
 
 
 def _unknown_key(error: Exception, cause: OmegaConfBaseException) -> str:
     """trainer.stpes=3 -> the closest setting of that group, as its dataclass or its builder has it."""
     names = [str(name) for name in cause.parent_node]
     place = cause.full_key or str(cause.key)
-    fix = closest(str(cause.key), names, place.rpartition(".")[0])
+    fix = closest(str(cause.key), names, place.rpartition(".")[0]) if names else f"; to put it there: +{place}=..."
     if "_target_" in names and str(cause.key) in inspect.signature(find_target(cause.parent_node["_target_"])).parameters:
         fix = f"; {cause.parent_node['_target_']} knows it, so add it with +{place}=..."
     return f"{_source(error)}{place}{_value(error)}: there is no such setting{fix}"

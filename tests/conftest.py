@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+REQUIRED = os.environ.get("DETECTORS_REQUIRE_SHARED") == "1"  # set by .ci/run
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
@@ -19,3 +21,13 @@ def shared() -> Path:
 def fixtures() -> Path:
     """The number fixtures in the repository."""
     return Path(__file__).parent / "fixtures"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """CI has the folder: there, a skipped test of real images is a failure, not a test that nobody misses."""
+    report = yield
+    if REQUIRED and report.skipped and not hasattr(report, "wasxfail") and item.get_closest_marker("data"):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped although DETECTORS_REQUIRE_SHARED=1: {call.excinfo.value}"
+    return report

@@ -1,0 +1,50 @@
+# Two commands need nothing but Python 3.11 or newer, pip and make: `make demo` and `make test`. The first one installs into .venv.
+PYTHON ?= python3
+SEED ?= 0
+
+BIN := .venv/bin
+READY := .venv/.ready
+DEMO := outputs/demo
+
+.PHONY: help demo demo-yolov2 demo-ssd test lint clean
+
+help:
+	@echo "make demo    train YOLOv2 and SSD side by side on generated shapes, evaluate and compare them (SEED=0): minutes on two cores"
+	@echo "make test    the plain tests: on the CPU, offline"
+	@echo "make lint    ruff: rules and format"
+	@echo "make clean   remove .venv and what runs and tools made, but no outputs"
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; try make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	@echo "installing into .venv, once; it takes some minutes ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(READY)
+	@rm -rf $(DEMO) && mkdir -p $(DEMO)
+	@echo "training YOLOv2 and SSD side by side, one core each: two to three minutes (tail -f $(DEMO)/*.log shows how it goes)"
+	@$(MAKE) --no-print-directory --jobs=2 demo-yolov2 demo-ssd
+	@$(BIN)/python -m detectors.compare $(DEMO)/yolov2 $(DEMO)/ssd --output $(DEMO)/comparison
+	@echo "curves and pictures: $(BIN)/tensorboard --logdir $(DEMO)"
+
+# Each writes its own log, shown as a whole when it has ended: two at once would mix their lines.
+demo-yolov2: MODEL = yolov2_160
+demo-ssd: MODEL = ssd160
+demo-yolov2 demo-ssd: $(READY)
+	@mkdir -p $(DEMO)
+	@run=$(DEMO)/$(@:demo-%=%); \
+	{ $(BIN)/python train.py model=$(MODEL) seed=$(SEED) trainer.threads=1 trainer.progress=false hydra.run.dir=$$run && \
+	  $(BIN)/python evaluate.py run=$$run threads=1 progress=false; } > $$run.log 2>&1; \
+	status=$$?; echo "== $(@:demo-%=%)"; cat $$run.log; exit $$status
+
+test: $(READY)
+	@$(BIN)/python -m pytest -q
+
+lint: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+clean:
+	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
