@@ -15,9 +15,6 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from detectors.metrics.coco import CocoResult
-from detectors.metrics.voc import VocResult
-
 # <...> stands for any text. A tag that is not here is refused: add it here and to docs/curves.md (tests/test_tracking.py compares the two).
 TAGS = {
     "train/loss/total": "sum of the loss terms, each already weighted",
@@ -49,19 +46,11 @@ TAGS = {
     "val/AP_medium": "COCO: AP of truths from 32^2 to 96^2 pixels",
     "val/AP_large": "COCO: AP of truths over 96^2 pixels",
     "val_class/<name>/AP50": "COCO: AP at IoU .50 of one class",
-    "time/<part>": "seconds spent in one part of the run",
+    "time/<part>": "seconds spent in one part of the run, such as `evaluation`",
     "probe/detections/<image>": "a fixed validation image: truths dashed and white, detections coloured by class",
     "run/config": "the resolved configuration",
     "run/commit": "the git commit that the run was started from, and whether files had been changed since",
 }
-
-
-def validation_scalars(voc: VocResult, coco: CocoResult) -> dict[str, float]:
-    """The points of one evaluation, by tag; voc: at IoU .5. What is undefined for want of truths (NaN in VOC, -1 in COCO) has no point."""
-    values = {f"val/{name}": value for name, value in coco.stats.items() if f"val/{name}" in TAGS}
-    values |= {"val/AP50_voc07": voc.map07, "val/AP50_voc10": voc.map10}
-    values |= {f"val_class/{name}/AP50": float(ap) for name, ap in zip(coco.class_names, coco.ap50, strict=True)}
-    return {tag: value for tag, value in values.items() if value >= 0}
 
 
 class Tracker:
@@ -84,7 +73,7 @@ class Tracker:
             self._writer.add_scalar(tag, float(value), step)
 
     def images(self, tag: str, images: Sequence[np.ndarray], step: int) -> None:
-        """(H, W, 3) uint8 images of any sizes, as tag/0, tag/1, ...: give an image the same place every time, and its slider shows it change."""
+        """(H, W, 3) uint8 images of any sizes, as tag/0, tag/1, ...: an image in the same place each time gets a slider."""
         for n, image in enumerate(images):
             self._writer.add_image(check_tag(f"{tag}/{n}"), image, step, dataformats="HWC")
 

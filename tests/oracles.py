@@ -184,7 +184,7 @@ def multibox_loss(outputs: HeadOutputs, targets: Targets, grid: AnchorGrid, vari
     return {"box": box_sum / max(1, positives), "class": class_sum / max(1, positives)}
 
 
-# ------------------------------------------------------------------------------------------- evaluation (tests/metrics)
+# ---------------------------------------------------------------- evaluation
 
 
 def voc_iou(a, b):

@@ -10,11 +10,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.metadata import EXPERIMENT_TAG, SESSION_START_INFO_TAG
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from detectors.metrics.coco import STATISTICS, CocoResult
-from detectors.metrics.voc import VocResult
 from detectors.models.ssd import ssd160
 from detectors.models.yolov2 import yolov2_tiny
-from detectors.tracking import TAGS, Tracker, check_tag, validation_scalars
+from detectors.tracking import TAGS, Tracker, check_tag
 from tests.oracles import pad_targets
 
 CURVES = Path(__file__).parents[1] / "docs" / "curves.md"
@@ -90,16 +88,6 @@ def test_unknown_tags_are_refused_before_anything_is_written(tmp_path, tag):
         tracker.images("probe", [np.zeros((2, 2, 3), np.uint8)], 0)
     tracker.close()
     assert not any(read(tmp_path).Tags()[kind] for kind in ("scalars", "images", "tensors"))
-
-
-def test_an_evaluation_has_points_for_what_is_defined_only():
-    voc = VocResult(("cat", "dog"), np.array([0.5, np.nan]), np.array([0.25, np.nan]), np.array([4, 0]), np.array([], "U1"), ())
-    stats = dict.fromkeys(STATISTICS, 0.125) | {"AP_small": -1.0}
-    values = validation_scalars(voc, CocoResult(("cat", "dog"), stats, *np.array([[0.5, -1], [0.75, -1], [0.0, -1]])))
-    named = ("AP", "AP50", "AP75", "AP_medium", "AP_large")
-    assert values == {f"val/{n}": 0.125 for n in named} | {"val/AP50_voc07": 0.5, "val/AP50_voc10": 0.25, "val_class/cat/AP50": 0.75}
-    for tag in values:
-        check_tag(tag)
 
 
 def test_the_refusal_names_the_nearest_tag():
