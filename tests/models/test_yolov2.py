@@ -109,7 +109,7 @@ def test_scores_follow_the_class_activation_of_the_loss():
     """Darknet's softmax=0 changes the loss and the scores together."""
     keywords = {"num_classes": 2, "width": 0.125}
     softmax, logistic = yolov2_tiny(**keywords), yolov2_tiny(**keywords, loss=RegionLoss(class_activation="logistic"))
-    outputs = softmax.eval()(torch.zeros(1, 3, 32, 32))
+    outputs = softmax(torch.randint(0, 256, (2, 3, 64, 64)))
     objectness = outputs.objectness.sigmoid()[..., None]
     assert_close(softmax.postprocess.score_rule(outputs), objectness * outputs.class_logits.softmax(-1))
     assert_close(logistic.postprocess.score_rule(outputs), objectness * outputs.class_logits.sigmoid())
