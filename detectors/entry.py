@@ -62,13 +62,29 @@ def _outside(main: Callable[[], None]) -> Callable[[], None]:
 
     @functools.wraps(main)
     def told() -> None:
+        before = os.environ.get(FULL_ERROR, "0")
         os.environ[FULL_ERROR] = "1"
         try:
             main()
         except MENDABLE as error:
             _tell(error)
         finally:
-            os.environ.pop(FULL_ERROR)
+            os.environ[FULL_ERROR] = before
+
+    return told
+
+
+def verb(main: Callable[..., None]) -> Callable[..., None]:
+    """Decorates the main() of a `python -m detectors.<verb>` command: a mistake that a person can mend ends it with status 2 and one message."""
+
+    @functools.wraps(main)
+    def told(arguments: list[str] | None = None) -> None:
+        try:
+            main(arguments)
+        except MENDABLE as error:
+            if os.environ.get(FULL_ERROR) == "1":
+                raise
+            _tell(error)
 
     return told
 
@@ -84,7 +100,7 @@ def message(error: Exception) -> str:
         return _missing_config(error)
     if isinstance(error, OverrideParseException):
         what = [line for line in error.message.splitlines() if line and not line.startswith("See ")][-1]
-        return f"{error.override}: not of the form group.key=value ({what}); quote values with special characters: 'key=\"a b\"'"
+        return f"{error.override}: not of the form group.key=value ({what}); quote special characters: 'key=\"a b\"'"
     cause = error
     while cause is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__ or cause.__context__
@@ -134,4 +150,4 @@ def _value(error: Exception) -> str:
 def _source(error: Exception) -> str:
     """Hydra names the yaml in its own message ("In 'experiment/x': ..."), if it was one."""
     found = re.match(r"In '([^']+)':", str(error))
-    return f"conf/{found[1]}.yaml: " if found else ""
+    return f"{found[1]}.yaml: " if found else ""

@@ -1,0 +1,176 @@
+"""What a configuration can be wrong in, and what check() says about it."""
+
+import copy
+
+import pytest
+
+from detectors.building import build, describe, find_target, fits
+from detectors.checking import ConfigError, check
+from detectors.config import Config, EvaluateConfig, to_plain, to_yaml
+from detectors.losses import MultiBoxLoss
+from tests.test_configs import checked, composed
+
+
+@pytest.fixture(scope="module")
+def plain() -> dict:
+    """The default configuration of train.py as plain values."""
+    return to_plain(checked())
+
+
+def changed(plain: dict, place: str, value) -> dict:
+    """A copy with one value set."""
+    result = copy.deepcopy(plain)
+    *groups, name = place.split(".")
+    node = result
+    for group in groups:
+        node = node[group]
+    node[name] = value
+    return result
+
+
+def problems(plain: dict, **changes) -> list[str]:
+    for place, value in changes.items():
+        plain = changed(plain, place.replace("__", "."), value)
+    with pytest.raises(ConfigError) as error:
+        check(plain)
+    return error.value.problems
+
+
+def test_a_checkpoints_configuration_is_read_back(plain):
+    config = check(plain)
+    assert isinstance(config, Config)
+    assert to_plain(config) == plain
+    assert "size:" in to_yaml(config)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "text"),
+    [
+        ("trainer.stpes", 3, "trainer.stpes=3: there is no such setting; did you mean trainer.steps?"),
+        ("data.shapes.sed", 3, "data.shapes.sed=3: there is no such setting; did you mean data.shapes.seed?"),
+        ("sede", 1, "sede=1: there is no such setting; did you mean seed?"),
+        ("trainer.steps", "many", "trainer.steps='many': must be a whole number"),
+        ("trainer.steps", 1.5, "trainer.steps=1.5: must be a whole number"),
+        ("trainer.steps", True, "trainer.steps=True: must be a whole number"),
+        ("trainer.steps", 0, "trainer.steps=0: must be 1 or more"),
+        ("trainer.steps", None, "trainer.steps=None: must be a whole number"),
+        ("trainer.device", "gpu", "trainer.device='gpu': must be one of auto, cpu, cuda"),
+        ("trainer.clip_grad_norm", -1, "trainer.clip_grad_norm=-1: must be 0 or more"),
+        ("input.resize", "leterbox", "input.resize='leterbox': must be one of letterbox, stretch; did you mean letterbox?"),
+        ("input.size", [300], "input.size=[300]: must be [height, width] in pixels"),
+        ("input.size", ["a", 3], "input.size=['a', 3]: must be a list whose items are each a whole number"),
+        ("input", None, "input=None: must be a group of settings"),
+        ("name", "???", "name is missing: set name=..."),
+        ("data.root", "${nowhere}", "data.root: Interpolation key 'nowhere' not found; give it a value"),
+        ("data.class_names", ["cat", "cat"], "data.class_names=['cat', 'cat']: must name each class once"),
+        ("model.widht", 0.5, "model.widht=0.5: yolov2_tiny has no such keyword; did you mean model.width?"),
+        ("model.num_classes", 3, "model.num_classes=3: num_classes cannot be set here, the program gives it to yolov2_tiny; remove it"),
+        ("model.width", "wide", "model.width='wide': must be a number"),
+        ("model.anchors", "vok", "model: anchors='vok': choose one of voc, coco, tiny_voc"),
+        ("model.stride", 5, "model: stride=5"),
+        ("model", {}, "model._target_ is missing: choose a yaml of conf/model/"),
+        ("model._target_", "os.system", "model._target_='os.system': only functions and classes of this package can be built"),
+        ("model._target_", "detectors.models.sdd.ssd300", "model._target_='detectors.models.sdd.ssd300': there is no module"),
+        ("model._target_", "detectors.models.yolov2.yolov3", "detectors.models.yolov2 has no yolov3; did you mean yolov2?"),
+        ("loss.objectness_target", "two", "loss: objectness_target='two': choose 'iou'"),
+        ("optimizer.rate", "???", "optimizer.rate is missing: adamw needs it; set optimizer.rate=..."),
+        ("optimizer.rate", -1, "optimizer: Invalid learning rate: -1"),
+    ],
+)
+def test_each_mistake_has_its_message(plain, place, value, text):
+    """One mistake, one message, that begins with the place and ends with the fix."""
+    (found,) = problems(plain, **{place.replace(".", "__"): value})
+    assert text in found
+
+
+def test_missing_keyword(plain):
+    del (broken := copy.deepcopy(plain))["optimizer"]["rate"]
+    with pytest.raises(ConfigError, match=r"optimizer.rate is missing: adamw needs it; set optimizer.rate=..."):
+        check(broken)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "text"),
+    [
+        (["input.size=[300,300]"], "input.size=[300, 300]: yolov2_tiny cannot take it"),
+        (["model=ssd300", "input.size=[512,512]"], "these default boxes belong to (300, 300); set input.size=[300, 300]"),
+        (["model=ssd300", "loss=region"], "ssd300 is trained with MultiBoxLoss; set loss=multibox, or choose another model"),
+        (["loss=multibox"], "yolov2_tiny is trained with RegionLoss; set loss=region, or choose another model"),
+        (["trainer.steps=50"], "schedule.warmup_steps=100: longer than the whole run, trainer.steps=50; set schedule.warmup_steps=5"),
+        (["schedule=step", "schedule.factors=[.1]"], "each milestone needs one factor"),
+        (["schedule=step", "schedule.milestones=[5,3]"], "schedule.milestones=[5, 3]: must grow"),
+        (["schedule.name=step"], "schedule.milestones=[]: the step schedule needs some"),
+        (["data=voc"], "data.root is missing: set data.root=..."),
+        (["data=voc07", "data.val=[]"], "data.val=[]: name the image sets of the val split"),
+        (["data=coco2017", "data.train=[a,b]"], "data.train=['a', 'b']: COCO's format takes one annotation file for each split"),
+        (["data=coco2017", "data.image_folders.val=null"], "data.image_folders.val is missing: set data.image_folders.val=..."),
+        (["+trainer.foo=1"], "trainer.foo=1: there is no such setting; there are: steps,"),
+        (["++extra.foo=1"], "extra={'foo': 1}: there is no such setting"),
+    ],
+)
+def test_combinations(overrides, text):
+    """What Hydra composes without complaint and check() refuses."""
+    with pytest.raises(ConfigError) as error:
+        check(composed(*overrides))
+    (found,) = error.value.problems
+    assert text in found
+
+
+def test_all_problems_in_one_error(plain):
+    found = problems(plain, trainer__stpes=3, trainer__steps=0, seed=-1, model__widht=1, input__size=[7])
+    assert len(found) == 5
+    with pytest.raises(ConfigError, match=r"the configuration has 2 problems:\n  sede=1: .*\n  seed=-1: must be 0 or more"):
+        check(changed(changed(plain, "sede", 1), "seed", -1))
+
+
+def test_nothing_is_changed(plain):
+    cfg = composed()
+    before = copy.deepcopy(cfg)
+    check(cfg)
+    assert cfg == before
+    kept = copy.deepcopy(plain)
+    problems(plain, seed=-1)
+    assert plain == kept
+
+
+def test_evaluate_has_its_own_schema():
+    with pytest.raises(ConfigError, match=r"run is missing: set run=\.\.\."):
+        check(composed(config_name="evaluate"), EvaluateConfig)
+
+
+def test_build():
+    loss = build({"_target_": "detectors.losses.MultiBoxLoss", "box_scale": 2.0}, negatives_per_positive=1.0)
+    assert isinstance(loss, MultiBoxLoss)
+    assert (loss.box_scale, loss.negatives_per_positive) == (2.0, 1.0)
+    with pytest.raises(ValueError, match="only functions and classes of this package"):
+        build({"_target_": "subprocess.run"})
+    with pytest.raises(ValueError, match="has no multibox"):
+        find_target("detectors.losses.multibox")
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "fit"),
+    [
+        (1, float, True),
+        (True, int, False),
+        (True, float, False),
+        ("1", int, False),
+        (None, int | None, True),
+        (None, int, False),
+        ([1, 2.5], list[float], True),
+        ([1, "a"], list[float], False),
+        ([[1, 2]], list[list[float]], True),
+        ([1, 2], tuple[float, float], True),
+        ([1], tuple[float, float], False),
+        ([1, 2, 3], tuple[float, ...], True),
+        ("voc", str | list[float], True),
+        (object(), Config, True),  # beyond yaml: the builder must see to it
+    ],
+)
+def test_fits(value, hint, fit):
+    assert fits(value, hint) is fit
+
+
+def test_describe():
+    assert describe(int | None) == "a whole number or null"
+    assert describe(list[float]) == "a list whose items are each a number"

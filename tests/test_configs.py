@@ -1,0 +1,143 @@
+"""Every yaml of conf/ is composed, checked and built; how many there are is asserted, so that none can be forgotten."""
+
+from inspect import signature
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from torch import nn
+
+from detectors.building import build, find_target
+from detectors.checking import check
+from detectors.config import Config, EvaluateConfig
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+COUNTS = {
+    "augment": 2,
+    "data": 7,
+    "debug": 3,
+    "experiment": 2,
+    "loss": 2,
+    "model": 11,
+    "optimizer": 3,
+    "paths": 1,
+    "schedule": 3,
+    "trainer": 2,
+}
+HYDRA = {"help": 2, "job_logging": 2}
+SIZES = {"160": (160, 160), "300": (300, 300), "512": (512, 512), "yolov2_coco": (608, 608)}  # part of a model's name -> its input
+ANCHORS = {"ssd300": 8732, "ssd512": 24564, "ssd160": 2386, "yolov2": 845, "yolov2_coco": 1805, "yolov2_160": 500}
+GENERIC = {"data=voc": ["data.root=/set"], "data=coco": ["data.root=/set"]}  # what these leave open
+
+
+def choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def composed(*overrides: str, config_name: str = "train", **options):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(config_name, list(overrides), **options)
+
+
+def checked(*overrides: str) -> Config:
+    return check(composed(*overrides))
+
+
+def built(config: Config) -> nn.Module:
+    """The detector on the meta device: shapes without memory or arithmetic."""
+    with torch.device("meta"):
+        detector = build(config.model, num_classes=len(config.data.class_names or "123456"), loss=build(config.loss))
+        build(config.optimizer, detector)
+    return detector.eval()  # batch norm cannot train on one image whose last map is 1x1
+
+
+def test_the_number_of_files():
+    groups = {path.name for path in CONF.iterdir() if path.is_dir()} - {"hydra", "local"}
+    assert {group: len(choices(group)) for group in groups} == COUNTS
+    assert {path.name: len(choices(f"hydra/{path.name}")) for path in (CONF / "hydra").iterdir()} == HYDRA
+    assert choices(".") == ["evaluate", "train"]
+    found = [path for path in CONF.rglob("*") if path.is_file() and "local" not in path.parts]
+    assert len(found) == sum(COUNTS.values()) + sum(HYDRA.values()) + 2
+
+
+@pytest.mark.parametrize("override", [f"{group}={choice}" for group in COUNTS for choice in choices(group)])
+def test_each_choice_is_composed_checked_and_built(override):
+    """With its own loss and whatever the defaults are; the head gives one row for every anchor of its input size."""
+    extra = ["loss=multibox", "model=ssd160"] if override == "loss=multibox" else [override]
+    config = checked(*extra, *GENERIC.get(override, []), "optimizer.rate=0.001")
+    detector = built(config)
+    outputs = detector(torch.empty(1, 3, *config.input.size, device="meta"))
+    assert outputs.offsets.shape == (1, detector.grid(config.input.size).num_anchors, 4)
+
+
+@pytest.mark.parametrize("name", choices("model"))
+def test_each_model_has_its_own_input_and_anchors(name):
+    config = checked(f"model={name}")
+    size = next((size for part, size in SIZES.items() if part in name), (416, 416))
+    assert tuple(config.input.size) == size
+    assert config.input.resize == ("stretch" if name.startswith("ssd") or name == "yolov2_2016" else "letterbox")
+    assert config.name == name
+    key = name if name in ANCHORS else name.split("_")[0]
+    assert built(config).grid(size).num_anchors == ANCHORS[key]
+
+
+@pytest.mark.parametrize("group", ["loss", "model", "optimizer"])
+def test_yaml_names_every_keyword(group):
+    """So that each can be overridden without +."""
+    for name in choices(group):
+        node = OmegaConf.load(CONF / group / f"{name}.yaml")
+        node = node.model if group == "model" else node
+        assert set(signature(find_target(node._target_)).parameters) <= {"num_classes", "loss", "module"} | node.keys(), name
+
+
+@pytest.mark.parametrize("experiment", choices("experiment"))
+@pytest.mark.parametrize("debug", choices("debug"))
+def test_debug_goes_on_top_of_an_experiment(experiment, debug):
+    config = checked(f"experiment={experiment}", f"debug={debug}")
+    assert config.trainer.steps == {"fast": 4, "overfit": 300, "profile": 60}[debug]
+    assert config.name == experiment
+
+
+@pytest.mark.parametrize("name", choices("experiment"))
+def test_an_experiment_says_its_command_and_what_to_expect(name):
+    lines = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()
+    assert lines[0] == "# @package _global_"  # Hydra wants it first
+    assert lines[1] == f"# python train.py experiment={name}"
+    assert lines[2].startswith("# Expect: ")
+
+
+def test_what_wins():
+    """Later groups win over earlier ones, and the command line over all."""
+    assert checked().name == "yolov2_160"
+    assert composed("model=ssd300").loss._target_.endswith("MultiBoxLoss")  # a model brings its loss along
+    assert composed("model=ssd300", "loss=region").loss._target_.endswith("RegionLoss")
+    recipe = checked("experiment=bccd_ssd300")
+    assert (recipe.name, recipe.data.name, recipe.input.size) == ("bccd_ssd300", "bccd", [300, 300])
+    assert recipe.loss["_target_"].endswith("MultiBoxLoss")  # the experiment chose the model, and that the loss
+    assert recipe.model["batch_norm"] is True  # where the model's own yaml says false
+    assert checked("experiment=bccd_ssd300", "model.width=0.5").model["width"] == 0.5
+    assert checked("experiment=bccd_ssd300", "model=ssd512").input.size == [512, 512]
+    assert checked("experiment=bccd_yolov2_tiny", "input.size=[256,352]").input.size == [256, 352]
+
+
+def test_where_a_run_writes():
+    node = composed("paths.output=/o", return_hydra_config=True).hydra
+    assert node.run.dir.startswith("/o/train/")
+    assert node.run.dir.endswith("_yolov2_160")
+    assert node.job.chdir is False
+
+
+def test_shared_folder_comes_from_the_environment(monkeypatch):
+    monkeypatch.setenv("DETECTORS_SHARED", "/elsewhere")
+    assert checked("data=bccd").data.root == "/elsewhere/data/bccd"
+    monkeypatch.delenv("DETECTORS_SHARED")
+    assert checked("data=bccd").data.root == str(CONF.parent / "data/bccd")
+
+
+@pytest.mark.parametrize("data", choices("data"))
+def test_evaluate_takes_any_data(data):
+    config = check(composed("run=somewhere", f"data={data}", *GENERIC.get(f"data={data}", []), config_name="evaluate"), EvaluateConfig)
+    assert config.data["name"] == data
+    assert check(composed("run=somewhere", config_name="evaluate"), EvaluateConfig).data == {}

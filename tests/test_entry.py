@@ -1,0 +1,129 @@
+"""A mistake on the command line gives one readable message and status 2; HYDRA_FULL_ERROR=1 gives the traceback."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.errors import ConfigCompositionException
+
+from detectors.checking import ConfigError, check
+from detectors.entry import entry_point
+
+PROJECT = Path(__file__).resolve().parents[1]
+CONF = str(PROJECT / "conf")
+
+
+def run(capfd, monkeypatch, task, *arguments: str, full_error: str = "0") -> tuple[int, str]:
+    """Status and stderr of a program whose main is `task`, in this process."""
+    quiet = ("hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.run.dir=.", "hydra.output_subdir=null")
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments, *quiet])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", full_error)
+    status = 0
+    try:
+        entry_point("train", config_path=CONF)(task)()
+    except SystemExit as stop:
+        status = stop.code
+    return status, capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("trainer.stpes=3", "trainer.stpes=3: there is no such setting; did you mean trainer.steps?"),
+        ("+trainer.foo=1", "trainer.foo=1: there is no such setting; there are: steps, "),
+        ("++trainer.stpes=1", "trainer.stpes=1: there is no such setting; did you mean trainer.steps?"),
+        ("trainer.steps=many", "trainer.steps=many: must be a whole number"),
+        ("trainer.threads=null", "trainer.threads=null: must be a whole number"),
+        ("input.size=[300,a]", "Value 'a' of type 'str' could not be converted to Integer"),
+        ("traner=demo", "traner=demo: there is no such setting; did you mean trainer?"),
+        ("model=ssd30", "model=ssd30: there is no such choice; did you mean ssd300?\n  choices of model: ssd160, ssd300, "),
+        ("model.widht=2", "model.widht=2: there is no such setting; did you mean model.width?"),
+        (
+            "model.loss=2",
+            "model.loss=2: there is no such setting; detectors.models.yolov2.yolov2_tiny knows it, so add it with +model.loss=...",
+        ),
+        ("trainer.steps", "trainer.steps: not of the form group.key=value (missing EQUAL"),
+        ("loss=multibox", "yolov2_tiny is trained with RegionLoss; set loss=region"),
+        ("trainer.steps=${nowhere}", "trainer.steps: Interpolation key 'nowhere' not found"),
+    ],
+)
+def test_message(capfd, monkeypatch, tmp_path, override, text):
+    monkeypatch.chdir(tmp_path)
+    status, told = run(capfd, monkeypatch, check, override)
+    assert status == 2
+    assert text in told
+    assert told.startswith("error: ")
+    assert told.endswith("(HYDRA_FULL_ERROR=1 shows where in the code this came up)\n")
+    assert "Traceback" not in told
+    assert os.environ["HYDRA_FULL_ERROR"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("trainer:\n  stpes: 3\n", "experiment/mine.yaml: trainer.stpes: there is no such setting; did you mean trainer.steps?"),
+        ("trainer:\n  steps: many\n", "experiment/mine.yaml: trainer.steps: must be a whole number"),
+        ("trainer: {\n", "mine.yaml"),
+    ],
+)
+def test_mistakes_in_a_yaml_name_the_file(capfd, monkeypatch, tmp_path, content, text):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{content}")
+    status, told = run(capfd, monkeypatch, check, f"--config-dir={tmp_path}", "experiment=mine")
+    assert status == 2
+    assert text in told
+
+
+@pytest.mark.parametrize("error", [ValueError("bad.xml: no box"), FileNotFoundError("no such folder"), FloatingPointError("step 3")])
+def test_errors_of_the_run_are_told_once(capfd, monkeypatch, tmp_path, error):
+    def task(cfg):
+        raise error
+
+    monkeypatch.chdir(tmp_path)
+    status, told = run(capfd, monkeypatch, task)
+    assert (status, told) == (2, f"error: {error}\n(HYDRA_FULL_ERROR=1 shows where in the code this came up)\n")
+
+
+def test_our_own_mistakes_keep_their_traceback(capfd, monkeypatch, tmp_path):
+    def task(cfg):
+        raise TypeError("a bug")
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TypeError, match="a bug"):
+        run(capfd, monkeypatch, task)
+
+
+def test_a_good_run_returns(capfd, monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.chdir(tmp_path)
+    assert run(capfd, monkeypatch, seen.append) == (0, "")
+    assert check(seen[0]).name == "yolov2_160"
+
+
+def test_full_error_shows_the_traceback(capfd, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigCompositionException):
+        run(capfd, monkeypatch, check, "trainer.stpes=3", full_error="1")
+    with pytest.raises(ConfigError):
+        run(capfd, monkeypatch, check, "+trainer.foo=3", full_error="1")
+
+
+@pytest.mark.parametrize(("flag", "text"), [("--help", "model: ssd160, ssd300,"), ("--cfg=job", "trainer:\n  steps: 1200\n")])
+def test_what_can_be_set_is_shown(capfd, monkeypatch, flag, text):
+    monkeypatch.setattr(sys, "argv", ["train.py", flag])
+    with contextlib.suppress(SystemExit):  # --help leaves so
+        entry_point("train", config_path=CONF)(check)()
+    assert text in capfd.readouterr().out
+
+
+def test_train_py_itself(tmp_path):
+    command = [sys.executable, str(PROJECT / "train.py"), f"hydra.run.dir={tmp_path}", "trainer.stpes=3"]
+    environment = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
+    told = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert (told.returncode, told.stdout) == (2, "")
+    assert told.stderr.startswith("error: trainer.stpes=3: there is no such setting; did you mean trainer.steps?\n")
+    assert told.stderr.count("\n") == 2
