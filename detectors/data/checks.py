@@ -39,16 +39,20 @@ def to_labels(names: Sequence[str], class_names: Sequence[str], where: Callable[
         if name not in known:
             unknown.setdefault(name, []).append(row)
     if unknown:
-        lines = [f"{where(rows[0])}: unknown class {name!r}, {len(rows)} in all{did_you_mean(name, class_names)}" for name, rows in unknown.items()]
+        lines = [
+            f"{where(rows[0])}: unknown class {name!r}, {len(rows)} in all{did_you_mean(name, class_names)}"
+            for name, rows in unknown.items()
+        ]
         fix = "correct the files, or set data.class_names to all the classes that they hold"
         raise ValueError("\n".join([*shortened(lines), f"known classes: {', '.join(class_names)}", fix]))
     return np.array([known[name] for name in names], dtype=np.int64)
 
 
 def settle_degenerate(annotations: Annotations, degenerate: np.ndarray, where: Callable[[int], str], on_degenerate: str) -> Annotations:
-    """Boxes without area or with a coordinate that is no number: all of them in one ValueError ("error"), or left out with a warning ("drop").
+    """Boxes without area or with a coordinate that is no number: all in one ValueError ("error"), or left out with a warning ("drop").
 
-    degenerate: (T,) bool. `where(row)` spells a box out: file, number, class, coordinates as written. An image that loses its last box stays.
+    degenerate: (T,) bool. `where(row)` spells a box out: file, number, class, coordinates as written. An image that loses all its boxes
+    stays.
     """
     if on_degenerate not in ("error", "drop"):
         raise ValueError(f"data.on_degenerate={on_degenerate!r}: choose error or drop")

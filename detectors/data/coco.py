@@ -15,13 +15,17 @@ REQUIRED = {"categories": ("id", "name"), "images": ("id", "file_name"), "annota
 
 
 def read_coco(
-    *, annotation_file: str | os.PathLike, image_folder: str | os.PathLike, class_names: list[str] | None = None, on_degenerate: str = "error"
+    *,
+    annotation_file: str | os.PathLike,
+    image_folder: str | os.PathLike,
+    class_names: list[str] | None = None,
+    on_degenerate: str = "error",
 ) -> Annotations:
     """Read an instances file.
 
-    Labels are 0..C-1 in the order of the category ids, which have gaps in COCO; `category_ids` keeps them. class_names selects and orders the
-    classes instead: boxes of the others are left out. Images stay in the file's order, those without boxes too. Crowd boxes are kept and
-    flagged. `areas` is the file's (of the segmentation), width * height where it has none.
+    Labels are 0..C-1 in the order of the category ids, which have gaps in COCO; `category_ids` keeps them. class_names selects and orders
+    the classes instead: boxes of the others are left out. Images stay in the file's order, those without boxes too. Crowd boxes are kept
+    and flagged. `areas` is the file's (of the segmentation), width * height where it has none.
     on_degenerate: a box whose width or height is not above 0, or not finite, is an error, or is dropped with a warning.
     Raises FileNotFoundError and ValueError that name the file and the entry.
     """
@@ -43,7 +47,9 @@ def read_coco(
         labels=np.array([label[truth["category_id"]] for truth in truths], dtype=np.int64),
         difficult=np.zeros(len(truths), dtype=bool),
         crowd=np.array([bool(truth.get("iscrowd", 0)) for truth in truths], dtype=bool),
-        areas=np.array([truth.get("area", width * height) for truth, (_, _, width, height) in zip(truths, xywh, strict=True)], dtype=np.float64),
+        areas=np.array(
+            [truth.get("area", width * height) for truth, (_, _, width, height) in zip(truths, xywh, strict=True)], dtype=np.float64
+        ),
         category_ids=category_ids,
     )
 

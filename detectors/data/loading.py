@@ -71,7 +71,7 @@ class DetectionDataset(Dataset):
 
 
 def read_image(path: str) -> np.ndarray:
-    """(h, w, 3) uint8 RGB, grey images in three equal channels. The camera's orientation tag is ignored: boxes refer to the pixels as stored.
+    """(h, w, 3) uint8 RGB, grey images in three equal channels. The camera's orientation tag is ignored: boxes refer to the stored pixels.
 
     Decoded by torchvision, which is as quick as OpenCV, and refuses a file that ends too soon where OpenCV makes up the rest in grey.
     Raises ImageError that names the file.
@@ -91,7 +91,9 @@ def read_image(path: str) -> np.ndarray:
 def _check_size(image: np.ndarray, size: np.ndarray, path: str) -> None:
     if np.abs(np.subtract(image.shape[:2], size)).max() > SIZE_TOLERANCE:
         (height, width), (rows, columns) = size.tolist(), image.shape[:2]
-        why = "; the two sides are swapped, so the boxes may belong to the image turned upright" if (height, width) == (columns, rows) else ""
+        why = (
+            "; the two sides are swapped, so the boxes may belong to the image turned upright" if (height, width) == (columns, rows) else ""
+        )
         raise ImageError(f"{path}: the image is {columns} x {rows} (width x height), its annotation says {width} x {height}{why}")
 
 
@@ -149,7 +151,9 @@ class BatchLoader(DataLoader):
             yield batch
 
 
-def build_train_loader(dataset: DetectionDataset, *, batch_size: int, workers: int, start_step: int = 0, steps: int | None = None) -> BatchLoader:
+def build_train_loader(
+    dataset: DetectionDataset, *, batch_size: int, workers: int, start_step: int = 0, steps: int | None = None
+) -> BatchLoader:
     """Batches number start_step to steps - 1 of the run (for ever if steps is None), in the order that the dataset's seed gives."""
     sampler = ResumableSampler(images=len(dataset), batch_size=batch_size, seed=dataset.seed, start_step=start_step, steps=steps)
     return _loader(dataset, sampler, workers)

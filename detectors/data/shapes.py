@@ -188,7 +188,9 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
         elif kind == 1:
             axes = tuple(int(value) for value in rng.integers(4, 40, 2) * scale)
             start = int(rng.integers(360))
-            cv2.ellipse(canvas, (x, y), axes, int(rng.integers(180)), start, start + int(rng.integers(30, 160)), colour, thickness, cv2.LINE_AA)
+            cv2.ellipse(
+                canvas, (x, y), axes, int(rng.integers(180)), start, start + int(rng.integers(30, 160)), colour, thickness, cv2.LINE_AA
+            )
         elif kind == 2:
             cv2.circle(canvas, (x, y), max(1, round(scale * rng.integers(1, 4))), colour, -1, cv2.LINE_AA)
         else:

@@ -1,7 +1,7 @@
 """From an original image to the model's input: augmentation, then letterbox or stretch. The only module that knows albumentations.
 
-Order in training: geometry on the original image, resize, colour on the small result. A crop keeps the original's detail that way, and colour
-costs least. Every result is a pure function of the image, the boxes and the seed.
+Order in training: geometry on the original image, resize, colour on the small result. A crop keeps the original's detail that way, and
+colour costs least. Every result is a pure function of the image, the boxes and the seed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # before the import, which asks a server for the newest version otherwise
-import albumentations  # noqa: E402
+import albumentations
 
 GREY = 127  # letterbox bars and uncovered corners; Darknet pads with .5
 MIN_SIDE = 1.0  # pixels of the model input; thinner truths are not trained on

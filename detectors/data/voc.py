@@ -65,7 +65,9 @@ def read_voc(
 
     def where(row: int) -> str:
         number = row - offsets[image_of(row)] + 1
-        return f"{listed.xml(image_of(row))} object {number} {listed.names[row]} [{', '.join(f'{value:g}' for value in listed.corners[row])}]"
+        return (
+            f"{listed.xml(image_of(row))} object {number} {listed.names[row]} [{', '.join(f'{value:g}' for value in listed.corners[row])}]"
+        )
 
     names = check_class_names(sorted(set(listed.names)) if class_names is None else class_names)
     labels = to_labels(listed.names, names, lambda row: str(listed.xml(image_of(row))))
@@ -100,7 +102,9 @@ def _read_image_set(listed: _Listed, root: Path, image_set: str) -> None:
     split = folder / "ImageSets" / "Main" / f"{name}.txt"
     if not split.is_file():
         there = sorted(path.stem for path in split.parent.glob("*.txt"))
-        raise FileNotFoundError(f"{split}: no such split list{did_you_mean(name, there)} (data.image_sets={image_set}; there are: {', '.join(there) or 'none'})")
+        raise FileNotFoundError(
+            f"{split}: no such split list{did_you_mean(name, there)} (data.image_sets={image_set}; there are: {', '.join(there) or 'none'})"
+        )
     stems = [line.strip() for line in split.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     if not stems:
         raise ValueError(f"{split}: the split list is empty")
@@ -113,7 +117,7 @@ def _read_image_set(listed: _Listed, root: Path, image_set: str) -> None:
 
 
 def _locate(root: Path, image_set: str) -> tuple[Path, str]:
-    """"VOC2007/trainval" -> (its year's folder, "trainval"); "trainval" -> (root, "trainval")."""
+    """ "VOC2007/trainval" -> (its year's folder, "trainval"); "trainval" -> (root, "trainval")."""
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder (data.root)")
     year, _, name = image_set.rpartition("/")
@@ -122,7 +126,9 @@ def _locate(root: Path, image_set: str) -> tuple[Path, str]:
     if absent:
         years = sorted(path.parent.name for path in root.glob("*/ImageSets"))
         hint = f"; as a devkit it holds {', '.join(years)}: write data.image_sets=[{years[0]}/{name}]" if years else ""
-        raise FileNotFoundError(f"{folder}: not a VOC folder, it lacks {', '.join(absent)} (data.root={root}, data.image_sets={image_set}){hint}")
+        raise FileNotFoundError(
+            f"{folder}: not a VOC folder, it lacks {', '.join(absent)} (data.root={root}, data.image_sets={image_set}){hint}"
+        )
     return folder, name
 
 

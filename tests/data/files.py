@@ -1,0 +1,44 @@
+"""Small VOC and COCO folders for the tests of the data family."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+
+def box_xml(name: str, xmin: object, ymin: object, xmax: object, ymax: object, extra: str = "") -> str:
+    corners = f"<xmin>{xmin}</xmin><ymin>{ymin}</ymin><xmax>{xmax}</xmax><ymax>{ymax}</ymax>"
+    return f"<object><name>{name}</name>{extra}<bndbox>{corners}</bndbox></object>"
+
+
+def write_image(path: Path, size: tuple[int, int], seed: int = 0) -> None:
+    """An image of smooth noise, RGB, so that JPEG keeps it about as it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    small = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    cv2.imwrite(str(path), cv2.resize(small, size[::-1]))
+
+
+def write_voc(
+    root: Path, objects: dict[str, str], *, split: str = "train", size: tuple[int, int] = (60, 80), size_xml: str | None = None
+) -> Path:
+    """`objects`: stem -> the <object> elements of its XML. Every image has `size` (height, width)."""
+    for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    tag = f"<size><width>{size[1]}</width><height>{size[0]}</height><depth>3</depth></size>" if size_xml is None else size_xml
+    for number, (stem, elements) in enumerate(objects.items()):
+        write_image(root / "JPEGImages" / f"{stem}.jpg", size, seed=number)
+        (root / "Annotations" / f"{stem}.xml").write_text(f"<annotation><filename>lie.png</filename>{tag}{elements}</annotation>")
+    (root / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{stem}\n" for stem in objects))
+    return root
+
+
+def write_coco(folder: Path, content: dict, size: tuple[int, int] = (60, 80)) -> dict[str, Path]:
+    """Writes the JSON and an image for each entry of `images`; returns read_coco's two paths."""
+    for image in content.get("images", []):
+        write_image(folder / "images" / image["file_name"], size)
+    file = folder / "instances.json"
+    file.write_text(json.dumps(content))
+    return {"annotation_file": file, "image_folder": folder / "images"}
