@@ -42,7 +42,9 @@ def resumed_config(stored: ckpt.Checkpoint, overrides: list[str]) -> Config:
     changes = [change for change in overrides if not change.lstrip("+").startswith("trainer.resume=")]
     for change in changes:
         if not change.lstrip("+").startswith(("trainer.", "data.root=", "data.workers=", "paths.")):
-            raise ValueError(f"{change}: a resumed run keeps the configuration of {stored.path}; only trainer.*, data.root and data.workers may change")
+            raise ValueError(
+                f"{change}: a resumed run keeps the configuration of {stored.path}; only trainer.*, data.root and data.workers may change"
+            )
     return check(OmegaConf.merge(stored.config, OmegaConf.from_dotlist([change.lstrip("+") for change in changes])))
 
 
@@ -75,12 +77,13 @@ def describe(run: engine.Run, annotations) -> None:
     """What is about to happen, with the numbers that follow from the configuration."""
     config, grid = run.config, run.detector.grid(run.config.input.size)
     levels = ", ".join(f"{level.rows}x{level.columns}x{level.per_location}" for level in grid.levels)
+    trainer, gflops = config.trainer, run.detector.flops(config.input.size) / 1e9
     print(
-        f"{config.name}: {run.detector.parameter_count:,} parameters, {run.detector.flops(config.input.size) / 1e9:.2f} GFLOPs at {config.input.size}, "
+        f"{config.name}: {run.detector.parameter_count:,} parameters, {gflops:.2f} GFLOPs at {config.input.size}, "
         f"{grid.num_anchors} anchors ({levels})\n"
-        f"{config.data.name}: {len(annotations)} training and {len(run.val_annotations)} validation images, {len(annotations.labels)} boxes, "
-        f"{len(annotations.class_names)} classes\n"
-        f"step {run.progress.step} to {config.trainer.steps}, {config.trainer.batch_size * config.trainer.accumulate} images a step, on {run.device}\n"
+        f"{config.data.name}: {len(annotations)} training images with {len(annotations.labels)} boxes of {len(annotations.class_names)} "
+        f"classes, {len(run.val_annotations)} validation images\n"
+        f"step {run.progress.step} to {trainer.steps}, {trainer.batch_size * trainer.accumulate} images a step, on {run.device}\n"
         f"curves: tensorboard --logdir {run.folder}"
     )
 

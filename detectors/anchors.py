@@ -59,7 +59,7 @@ def ssd300_levels(sizes: str = "voc") -> list[DefaultBoxLevel]:
 
 
 def ssd512_levels(sizes: str = "voc") -> list[DefaultBoxLevel]:
-    """SSD512: 24,564 boxes. Sizes are whole numbers because Caffe's script truncates them; ports that keep floats differ in 24,552 boxes."""
+    """SSD512: 24,564 boxes. Whole sizes, because Caffe's script truncates them; ports with floats differ in 24,552 boxes."""
     chosen = {"voc": (35, 76, 153, 230, 307, 384, 460, 537), "coco": (20, 51, 133, 215, 296, 378, 460, 542)}
     ratios = ((2.0,), (2.0, 3.0), (2.0, 3.0), (2.0, 3.0), (2.0, 3.0), (2.0,), (2.0,))
     return _levels((64, 32, 16, 8, 4, 2, 1), (8, 16, 32, 64, 128, 256, 512), _choose(chosen, sizes), ratios)
@@ -77,12 +77,14 @@ def _levels(cells: Sequence[int], strides: Sequence[float], sizes: Sequence[floa
 
 
 class YoloAnchors:
-    """YOLOv2's anchors: K shapes in every cell of one grid, centred in the cell (they are shapes; the centre matters to the prior term only)."""
+    """YOLOv2's anchors: K shapes in every cell of one grid, centred in the cell (the centre matters to the prior term only)."""
 
     def __init__(self, anchors: Sequence[Sequence[float]], stride: int = 32):
         """anchors: K pairs (width, height) in cells of `stride` pixels, as in Darknet's cfg. ValueError if they are not positive pairs."""
         if not anchors or any(len(shape) != 2 or min(shape) <= 0 for shape in anchors):
-            raise ValueError(f"anchors={list(anchors)}: YOLOv2 needs pairs (width, height) in cells, all above 0, such as [[1.3, 1.7], [3.2, 4.0]]")
+            raise ValueError(
+                f"anchors={list(anchors)}: YOLOv2 needs pairs (width, height) in cells, all above 0, such as [[1.3, 1.7], [3.2, 4.0]]"
+            )
         self.shapes_cells = tuple((float(w), float(h)) for w, h in anchors)
         self.stride = stride
         self.per_location = [len(self.shapes_cells)]
@@ -112,7 +114,9 @@ class DefaultBoxes:
     def __call__(self, size: tuple[int, int]) -> AnchorGrid:
         """size: (height, width) of the model input; ValueError unless it is the one that the levels were made for."""
         if tuple(size) != self.size:
-            raise ValueError(f"input size {tuple(size)} (height, width): these default boxes belong to {self.size}; set input.size={list(self.size)}")
+            raise ValueError(
+                f"input size {tuple(size)} (height, width): these default boxes belong to {self.size}; set input.size={list(self.size)}"
+            )
         levels = [Level(x.rows, x.columns, float(x.stride), x.per_location) for x in self.levels]
         grid = _grid(levels, [level.shapes_wh() for level in self.levels], size)
         if self.clip is None:
@@ -136,5 +140,7 @@ def _grid(levels: list[Level], shapes_wh: list[list[tuple[float, float]]], size:
 
 def _cells(level: Level) -> Tensor:
     """(rows * columns * per_location, 2) column and row of each anchor of a level."""
-    row, column, _ = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in (level.rows, level.columns, level.per_location)), indexing="ij")
+    row, column, _ = torch.meshgrid(
+        *(torch.arange(n, dtype=torch.float64) for n in (level.rows, level.columns, level.per_location)), indexing="ij"
+    )
     return torch.stack([column.flatten(), row.flatten()], 1)

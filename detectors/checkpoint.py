@@ -53,13 +53,17 @@ def load(path: Path | str) -> Checkpoint:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(f"{path}: refused, because it is no plain file of tensors ({str(error).splitlines()[0]})") from error
+        raise ValueError(f"{path}: refused, because it is no plain file of tensors ({_first_line(error)})") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path}: cannot be read as a checkpoint, it may be truncated ({str(error).splitlines()[0]})") from error
+        raise ValueError(f"{path}: cannot be read as a checkpoint, it may be truncated ({_first_line(error)})") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path}: a file of tensors, but no checkpoint that train.py wrote (format {FORMAT})")
     fields = {k: v for k, v in content.items() if k != "format"} | {"class_names": tuple(content["class_names"])}
     return Checkpoint(path=path, **fields)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def find(place: Path | str, which: str = BEST) -> Path:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -22,21 +19,12 @@ from detectors.drawing import draw_detections
 from detectors.metrics.report import Report, report
 from detectors.models.detector import Detector
 from detectors.optim import rate_factor, set_rate
+from detectors.progress import Clock, Progress, Recent, stop_requests
 from detectors.structures import Annotations, Batch, Detections
 from detectors.tracking import Tracker
 
 METRIC = "AP"  # COCO's AP decides which checkpoint is the best
 PROBE_SCORE = 0.3  # detections below this are not drawn
-
-
-@dataclass
-class Progress:
-    """What a run has done: with the checkpoint's weights and optimiser, all that a resume needs."""
-
-    step: int = 0  # optimiser steps
-    images_seen: int = 0
-    train_seconds: float = 0.0  # in training steps and waiting for data, without evaluation
-    best: float = -1.0  # METRIC of the best evaluation
 
 
 @dataclass
@@ -118,95 +106,6 @@ def gradient_norm(detector: Detector) -> Tensor:
     return get_total_norm([p.grad for p in detector.parameters() if p.grad is not None])
 
 
-class Recent:
-    """Loss terms of the steps since the last log line, kept on the device; reading them is the loop's only synchronisation."""
-
-    def __init__(self, device: torch.device):
-        self.device = device
-        self.clear()
-
-    def clear(self) -> None:
-        self.names: list[str] = []
-        self.terms: list[Tensor] = []  # one (number of terms,) a batch
-        self.origin: list[tuple[int, list[str]]] = []  # the step and the images of each batch
-
-    def add(self, terms: dict[str, Tensor], step: int, batch: Batch) -> None:
-        self.names = list(terms)
-        self.terms.append(torch.stack([term.detach() for term in terms.values()]))
-        self.origin.append((step, [info.path for info in batch.infos]))
-
-    def means(self) -> dict[str, float]:
-        """Mean of each term and of their total since the last call. FloatingPointError if one is not finite."""
-        values, names = self.check(), self.names
-        self.clear()
-        return {"total": values.sum(1).mean().item(), **dict(zip(names, values.mean(0).tolist(), strict=True))}
-
-    def check(self) -> Tensor:
-        """(batches, terms) on the host. FloatingPointError names the first step that went wrong, its terms and its images."""
-        values = torch.stack(self.terms).cpu() if self.terms else torch.zeros(0, len(self.names))
-        bad = (~values.isfinite()).any(1)
-        if bad.any():
-            first = int(bad.nonzero()[0])
-            step, paths = self.origin[first]
-            terms = ", ".join(f"{name}={value:g}" for name, value in zip(self.names, values[first].tolist(), strict=True))
-            raise FloatingPointError(
-                f"step {step}: the loss is not finite ({terms}). Try a lower optimizer.rate, more schedule.warmup_steps or "
-                f"trainer.clip_grad_norm; the last checkpoint is from before. Images of the batch:\n  " + "\n  ".join(paths)
-            )
-        return values
-
-
-class Clock:
-    """Seconds of training, without the pauses for evaluation; and how much of them went into waiting for data."""
-
-    def __init__(self, progress: Progress):
-        self.progress, self.waited, self.images, self.seconds = progress, 0.0, progress.images_seen, progress.train_seconds
-        self.started = perf_counter()
-
-    def wait_for(self, batches: Iterator[Batch]) -> Batch:
-        before = perf_counter()
-        batch = next(batches)
-        self.waited += perf_counter() - before
-        return batch
-
-    def pause(self) -> None:
-        self.progress.train_seconds += perf_counter() - self.started
-
-    def resume(self) -> None:
-        self.started = perf_counter()
-
-    def rates(self) -> dict[str, float]:
-        """Images a second, and the share of time spent waiting for data, since the last call."""
-        self.pause()
-        self.resume()
-        seconds = max(self.progress.train_seconds - self.seconds, 1e-9)
-        images = self.progress.images_seen - self.images
-        waited, self.waited = self.waited / seconds, 0.0
-        self.images, self.seconds = self.progress.images_seen, self.progress.train_seconds
-        return {"images_per_second": images / seconds, "data_wait": waited}
-
-
-@contextmanager
-def stop_requests() -> Iterator[list]:
-    """A list that is empty until Ctrl-C or SIGTERM comes; a second one ends the program at once. Outside of the main thread: never filled."""
-    asked: list[int] = []
-
-    def ask(number: int, frame: object) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    try:
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # signals belong to the main thread; a training started in another cannot be asked
-        before = {}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def log(run: Run, recent: Recent, clock: Clock, bar: tqdm, numbers: dict[str, float | Tensor]) -> None:
     """Scalars to the tracker and the bar. This is where the host waits for the device."""
     losses = recent.means()
@@ -264,7 +163,9 @@ def probe(run: Run, detections: Detections) -> None:
         rows = truths.rows(index)
         image = read_image(truths.paths[index])
         mine = detections.of_image(index).above(PROBE_SCORE)
-        pictures.append(draw_detections(image, mine, truths.class_names, gt_boxes=truths.boxes_original[rows], gt_labels=truths.labels[rows]))
+        pictures.append(
+            draw_detections(image, mine, truths.class_names, gt_boxes=truths.boxes_original[rows], gt_labels=truths.labels[rows])
+        )
     if pictures:
         run.tracker.images("probe/detections", pictures, run.progress.step)
 

@@ -75,7 +75,7 @@ def _outside(main: Callable[[], None]) -> Callable[[], None]:
 
 
 def verb(main: Callable[..., None]) -> Callable[..., None]:
-    """Decorates the main() of a `python -m detectors.<verb>` command: a mistake that a person can mend ends it with status 2 and one message."""
+    """Decorates main() of a `python -m detectors.<verb>` command: a mistake that a person can mend gives one message and status 2."""
 
     @functools.wraps(main)
     def told(arguments: list[str] | None = None) -> None:

@@ -16,7 +16,7 @@ class RegionLoss(nn.Module):
 
     L = 1/B sum over anchors of  m/2 |offsets - target|^2 + o/2 (sigmoid(objectness) - t)^2 + class_scale * cross-entropy(classes), where
 
-        positive anchors:  m = coord_scale * (2 - w h), w and h relative to the input;  o = object_scale;  t = IoU(prediction, truth), a constant
+        positive anchors:  m = coord_scale * (2 - w h), w, h relative to the input;  o = object_scale;  t = IoU with the truth, a constant
         all others:        m = prior_scale while images_seen < prior_images, else 0;    o = noobject_scale, or 0 if the best IoU with any
                            truth is above ignore_iou;  t = 0;  no class term
 
@@ -41,7 +41,7 @@ class RegionLoss(nn.Module):
         objectness_target: str = "iou",
         class_activation: str = "softmax",
     ):
-        """weigh_small_boxes: the factor (2 - w h). objectness_target: "iou" (rescore=1) or "one". class_activation: "softmax" or "logistic"."""
+        """weigh_small_boxes: the factor (2 - w h). objectness_target: "iou" (rescore=1), "one". class_activation: "softmax", "logistic"."""
         super().__init__()
         if objectness_target not in ("iou", "one"):
             raise ValueError(f"objectness_target={objectness_target!r}: choose 'iou' (Darknet's rescore=1) or 'one' (rescore=0)")
@@ -185,7 +185,9 @@ class MultiBoxLoss(nn.Module):
     @torch.no_grad()
     def statistics(self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid) -> dict[str, Tensor]:
         """negatives_per_positive: what mining really gave; below the setting where negatives ran out."""
-        return {"negatives_per_positive": self._negatives(encoded, encoded.matched == BACKGROUND).sum() / encoded.positive.sum().clamp(min=1)}
+        return {
+            "negatives_per_positive": self._negatives(encoded, encoded.matched == BACKGROUND).sum() / encoded.positive.sum().clamp(min=1)
+        }
 
 
 def _meets(assigned: Tensor) -> Tensor:

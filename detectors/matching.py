@@ -25,7 +25,7 @@ class ResponsibleCellMatcher:
         self.needs_predictions = use_predicted_shapes
 
     def __call__(self, targets: Targets, grid: AnchorGrid, predicted: Tensor | None = None) -> Matches:
-        """targets: boxes (B, M, 4); predicted: (B, A, 4) xyxy pixels, only for use_predicted_shapes. Centres on the far edge count as inside."""
+        """targets: boxes (B, M, 4); predicted: (B, A, 4) xyxy pixels, only for use_predicted_shapes. A centre on the far edge is inside."""
         (level,) = grid.levels
         batch, truths = targets.labels.shape
         boxes_cxcywh = xyxy_to_cxcywh(targets.boxes)  # (B, M, 4)
@@ -51,8 +51,8 @@ def _predicted_shapes(predicted: Tensor, location: Tensor, per_location: int) ->
 
 
 class MultiBoxMatcher:
-    """SSD: first every truth gets one anchor, greedily by the largest IoU of all pairs left; then every other anchor with IoU >= positive_iou
-    takes its best truth. This is Caffe's rule (bbox_util.cpp); most ports let the last truth overwrite instead and leave some with nothing.
+    """SSD: first every truth gets one anchor, greedily by the largest IoU of all pairs left; then every other anchor takes its best truth
+    if their IoU is >= positive_iou. This is Caffe's rule (bbox_util.cpp); most ports let the last truth overwrite, and leave some with nothing.
     """
 
     needs_predictions = False

@@ -31,7 +31,9 @@ def read_annotations(data: DataConfig, split: str, class_names: list[str] | None
         root, folder = Path(data.root), getattr(data.image_folders, split)
         if folder is None:
             raise ValueError(f"data.image_folders.{split} is missing: name the folder of the images of {image_sets[0]}, relative to {root}")
-        return read_coco(annotation_file=root / image_sets[0], image_folder=root / folder, class_names=names, on_degenerate=data.on_degenerate)
+        return read_coco(
+            annotation_file=root / image_sets[0], image_folder=root / folder, class_names=names, on_degenerate=data.on_degenerate
+        )
     root = data.root
     if data.format == "shapes":
         root = write_shapes(folder=root, seed=data.shapes.seed, train=data.shapes.train, val=data.shapes.val, size=data.shapes.size)
@@ -80,4 +82,6 @@ def load_weights(detector: Detector, checkpoint: Checkpoint) -> None:
     try:
         detector.load_state_dict(checkpoint.model)
     except RuntimeError as error:
-        raise ValueError(f"{checkpoint.path}: its weights do not fit the configuration that it names ({str(error).splitlines()[-1].strip()})") from error
+        raise ValueError(
+            f"{checkpoint.path}: its weights do not fit the configuration that it names ({str(error).splitlines()[-1].strip()})"
+        ) from error

@@ -113,7 +113,9 @@ class Matches(NamedTuple):
     """What a matcher finds."""
 
     matched: Tensor  # (B, A) int64: row of Targets that the anchor must find, BACKGROUND or IGNORED
-    assigned: Tensor  # (B, M) int64: the anchor each truth was given, -1 if none; two truths may name one anchor (YOLO), `matched` says who won
+    assigned: (
+        Tensor  # (B, M) int64: the anchor each truth was given, -1 if none; two truths may name one anchor (YOLO), `matched` says who won
+    )
 
 
 @dataclass(frozen=True)

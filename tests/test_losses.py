@@ -1,4 +1,4 @@
-"""RegionLoss against Darknet's region layer and MultiBoxLoss against Caffe's, number by number, from recordings of the original programs."""
+"""RegionLoss against Darknet's region layer and MultiBoxLoss against Caffe's, number by number, from recordings."""
 
 from __future__ import annotations
 
@@ -148,9 +148,13 @@ def check_gradients(case, loc_grad: torch.Tensor, conf_grad: torch.Tensor) -> No
     assert rows - {(int(b), int(p)) for b, p in case["caffe_pos"].reshape(-1, 2)} <= negatives
     if "caffe_grad_conf_pos" in case.files:
         columns = conf_grad.shape[-1]
-        assert_close(conf_grad[image, prior], torch.from_numpy(case["caffe_grad_conf_pos"].reshape(-1, columns)).float(), atol=1e-6, rtol=1e-4)
+        assert_close(
+            conf_grad[image, prior], torch.from_numpy(case["caffe_grad_conf_pos"].reshape(-1, columns)).float(), atol=1e-6, rtol=1e-4
+        )
         image, prior = case["caffe_neg"].reshape(-1, 2).astype(int).T
-        assert_close(conf_grad[image, prior], torch.from_numpy(case["caffe_grad_conf_neg"].reshape(-1, columns)).float(), atol=1e-6, rtol=1e-4)
+        assert_close(
+            conf_grad[image, prior], torch.from_numpy(case["caffe_grad_conf_neg"].reshape(-1, columns)).float(), atol=1e-6, rtol=1e-4
+        )
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -78,7 +78,10 @@ def test_more_truths_than_anchors():
 
 def test_no_truths_at_all():
     nothing = Targets(torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64), torch.zeros(2, 0, dtype=torch.bool))
-    for grid, matcher in ((YoloAnchors([(1.0, 1.0)])((64, 64)), ResponsibleCellMatcher()), (oracles.small_ssd_grid((64, 64)), MultiBoxMatcher())):
+    for grid, matcher in (
+        (YoloAnchors([(1.0, 1.0)])((64, 64)), ResponsibleCellMatcher()),
+        (oracles.small_ssd_grid((64, 64)), MultiBoxMatcher()),
+    ):
         matches = matcher(nothing, grid)
         assert (matches.matched == BACKGROUND).all()
         assert matches.assigned.shape == (2, 0)

@@ -82,7 +82,9 @@ def small_outputs(batch: int, seed: int) -> tuple[HeadOutputs, object]:
 
 def test_a_batch_gives_what_its_images_give_alone():
     outputs, grid = small_outputs(4, 0)
-    post = PostProcess(coder=YoloBoxCoder(), score_rule=yolo_scores, score_threshold=0.1, nms_iou=0.45, candidates_per_class=6, max_detections=5)
+    post = PostProcess(
+        coder=YoloBoxCoder(), score_rule=yolo_scores, score_threshold=0.1, nms_iou=0.45, candidates_per_class=6, max_detections=5
+    )
     whole = post(outputs, grid)
     assert (torch.bincount(whole.image, minlength=4) == 5).any()
     for b in range(4):

@@ -19,7 +19,24 @@ from tests import oracles
 
 # Operations whose result (or its size) the host has to wait for.
 SYNCHRONISING = {"_local_scalar_dense", "nonzero", "masked_select", "item", "equal", "is_nonzero", "unique", "_unique2", "unique_dim"}
-FREE = {"scalar_tensor", "view", "_unsafe_view", "expand", "permute", "transpose", "t", "select", "slice", "unsqueeze", "squeeze", "detach", "alias", "split", "unbind", "as_strided"}
+FREE = {
+    "scalar_tensor",
+    "view",
+    "_unsafe_view",
+    "expand",
+    "permute",
+    "transpose",
+    "t",
+    "select",
+    "slice",
+    "unsqueeze",
+    "squeeze",
+    "detach",
+    "alias",
+    "split",
+    "unbind",
+    "as_strided",
+}
 
 
 class Counting(TorchDispatchMode):
@@ -32,7 +49,8 @@ class Counting(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function.overloadpacket.__name__
         boolean_index = name.startswith("index") and any(
-            isinstance(i, torch.Tensor) and i.dtype in (torch.bool, torch.uint8) for i in (args[1] if len(args) > 1 and isinstance(args[1], list | tuple) else ())
+            isinstance(i, torch.Tensor) and i.dtype in (torch.bool, torch.uint8)
+            for i in (args[1] if len(args) > 1 and isinstance(args[1], list | tuple) else ())
         )
         self.seen["boolean_index" if boolean_index else name] += name not in FREE
         return function(*args, **(kwargs or {}))
@@ -80,7 +98,9 @@ def test_encoding_by_hand():
     encoded = TargetEncoder(ResponsibleCellMatcher(), YoloBoxCoder())(targets, grid)
     assert encoded.matched[0].tolist() == [-1, -1, 0, -1, -1, -1, -1, -1]
     assert not encoded.positive[1].any()
-    assert_close(encoded.offsets[0, 2], torch.tensor([0.5, 0.5, 0.5, 0.5]).log() * torch.tensor([0, 0, 1, 1]) + torch.tensor([0.5, 0.5, 0, 0]))
+    assert_close(
+        encoded.offsets[0, 2], torch.tensor([0.5, 0.5, 0.5, 0.5]).log() * torch.tensor([0, 0, 1, 1]) + torch.tensor([0.5, 0.5, 0, 0])
+    )
     assert encoded.labels[0].tolist() == [-1, -1, 0, -1, -1, -1, -1, -1]
 
 

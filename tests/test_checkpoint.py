@@ -1,0 +1,92 @@
+"""Checkpoints: atomic, read without running code, one clear error for every kind of broken file."""
+
+from __future__ import annotations
+
+import os
+import pickle
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from detectors import checkpoint as ckpt
+
+
+def some_checkpoint(path) -> ckpt.Checkpoint:
+    weights = {"w": torch.arange(3.0)}
+    return ckpt.Checkpoint(path, 7, {"seed": 1}, ("cat", "dog"), weights, {"step": 7}, {"state": {}}, ckpt.random_state())
+
+
+def test_what_is_saved_comes_back(tmp_path):
+    ckpt.save(some_checkpoint(tmp_path / "deep" / "last.pt"))
+    loaded = ckpt.load(tmp_path / "deep" / "last.pt")
+    assert (loaded.step, loaded.class_names, loaded.config) == (7, ("cat", "dog"), {"seed": 1})
+    assert_close(loaded.model["w"], torch.arange(3.0))
+    assert os.listdir(tmp_path / "deep") == ["last.pt"]
+
+
+def test_a_failed_write_keeps_the_previous_file(tmp_path, monkeypatch):
+    path = tmp_path / "last.pt"
+    ckpt.save(some_checkpoint(path))
+    before = path.read_bytes()
+
+    def full_disk(content, file):
+        file.write(b"half of it")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        ckpt.save(some_checkpoint(path))
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["last.pt"]
+
+
+class Harmful:
+    def __reduce__(self):
+        return os.system, ("true",)
+
+
+def test_broken_files_are_named(tmp_path):
+    path = tmp_path / "last.pt"
+    ckpt.save(some_checkpoint(path))
+    whole = path.read_bytes()
+    for cut in (0, 10, len(whole) // 2, len(whole) - 20):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(ValueError, match=r"last.pt: .*(truncated|refused)"):
+            ckpt.load(path)
+    torch.save({"w": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match=r"last.pt: a file of tensors, but no checkpoint"):
+        ckpt.load(path)
+    torch.save({"format": ckpt.FORMAT, "harm": Harmful()}, path)
+    with pytest.raises(ValueError, match=r"last.pt: refused"):
+        ckpt.load(path)
+    path.write_bytes(pickle.dumps({"format": 1}))
+    with pytest.raises(ValueError, match=r"last.pt"):
+        ckpt.load(path)
+    with pytest.raises(FileNotFoundError, match="nothing.pt"):
+        ckpt.load(tmp_path / "nothing.pt")
+
+
+def test_find(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such run folder"):
+        ckpt.find(tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match=r"neither best.pt nor last.pt"):
+        ckpt.find(tmp_path)
+    ckpt.save(some_checkpoint(tmp_path / "last.pt"))
+    assert ckpt.find(tmp_path) == tmp_path / "last.pt"
+    ckpt.save(some_checkpoint(tmp_path / "best.pt"))
+    assert ckpt.find(tmp_path) == tmp_path / "best.pt"
+    assert ckpt.find(tmp_path / "last.pt", "best.pt") == tmp_path / "last.pt"
+
+
+@pytest.mark.data
+def test_a_truncated_checkpoint_from_the_wild(shared):
+    with pytest.raises(ValueError, match=r"truncated_196608.pth: .*truncated"):
+        ckpt.load(shared / "bad-input/checkpoints/vgg16_reducedfc_truncated_196608.pth")
+
+
+def test_random_state_comes_back():
+    state = ckpt.random_state()
+    first = torch.rand(3)
+    ckpt.set_random_state(state)
+    assert_close(torch.rand(3), first, rtol=0, atol=0)

@@ -1,0 +1,183 @@
+"""The trainer: it learns, resumes bit for bit, stops cleanly, never waits for the device in a step, and says what went wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import train as script
+from detectors import checkpoint as ckpt
+from detectors import engine, parts
+from detectors.checking import check
+from detectors.config import PROJECT
+
+SMALL = [
+    "trainer.steps=6",
+    "trainer.batch_size=4",
+    "trainer.log_every=3",
+    "trainer.eval_every=3",
+    "trainer.probe_images=2",
+    "trainer.progress=false",
+    "trainer.device=cpu",
+    "schedule.warmup_steps=2",
+    "data.shapes.train=10",
+    "data.shapes.val=4",
+    "data.shapes.size=96",
+    "paths.shared=unused",
+]
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("shapes")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def make_run(folder, cache, *overrides: str, stored: ckpt.Checkpoint | None = None, model: str = "yolov2_160") -> engine.Run:
+    size = "[96,96]" if model == "yolov2_160" else "[160,160]"
+    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+        cfg = compose("train", [f"model={model}", f"input.size={size}", f"paths.cache={cache}", *SMALL, *overrides])
+    folder.mkdir(exist_ok=True)
+    return script.build_run(check(cfg), folder, stored)
+
+
+@pytest.mark.parametrize("model", ["yolov2_160", "ssd160"])
+def test_a_resumed_run_equals_an_uninterrupted_one(model, cache, tmp_path):
+    """Bit for bit: weights, BatchNorm's statistics, images_seen, optimiser state; stopped in the middle of an epoch (3 x 4 of 10 images)."""
+    whole = make_run(tmp_path / "whole", cache, model=model)
+    engine.train(whole)
+
+    first = make_run(tmp_path / "parts", cache, model=model)
+    interrupt_after(first, 3)
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 3"):
+        engine.train(first)
+    stored = ckpt.load(tmp_path / "parts" / ckpt.LAST)
+    second = make_run(tmp_path / "parts", cache, stored=stored, model=model)
+    engine.train(second)
+
+    assert_close(second.detector.state_dict(), whole.detector.state_dict(), rtol=0, atol=0)
+    assert_close(second.optimizer.state_dict()["state"], whole.optimizer.state_dict()["state"], rtol=0, atol=0)
+    assert second.progress.images_seen == whole.progress.images_seen == 24
+    assert second.progress.best == whole.progress.best
+
+
+def interrupt_after(run: engine.Run, step: int) -> None:
+    """Sends this process a Ctrl-C while batch `step` is being fetched."""
+    original = run.train_loader
+
+    def batches():
+        for number, batch in enumerate(original, 1):
+            if number == step:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield batch
+
+    run.train_loader = batches()
+
+
+def test_what_a_run_leaves_behind(cache, tmp_path):
+    run = make_run(tmp_path, cache)
+    result = engine.train(run)
+    run.tracker.close()
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["steps"] == 6
+    assert summary["images_seen"] == 24
+    assert summary["model"] == "yolov2_tiny"
+    assert summary["validation"]["AP50_voc10"] == result.scalars["AP50_voc10"]
+    detector, config = parts.load_detector(ckpt.load(ckpt.find(tmp_path)), torch.device("cpu"))
+    assert config == run.config
+    assert not detector.training
+    assert (tmp_path / "config.yaml").is_file()
+
+
+class HostReads(TorchDispatchMode):
+    """Counts the moments at which the host waits for a tensor's value."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique")
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("model", ["yolov2_160", "ssd160"])
+def test_no_host_synchronisation_in_a_step(model, cache, tmp_path, monkeypatch):
+    """Six steps without a log line read nothing from the device; SGD, because AdamW counts its steps on the host by itself."""
+    overrides = ("trainer.log_every=100", "trainer.eval_every=0", "optimizer=sgd", "trainer.clip_grad_norm=20.0")
+    run = make_run(tmp_path, cache, *overrides, model=model)
+    monkeypatch.setattr(engine, "log", lambda *_: None)
+    monkeypatch.setattr(engine, "statistics", lambda *_: {})
+    monkeypatch.setattr(engine, "evaluate_and_save", lambda *_: None)
+    monkeypatch.setattr(engine.Recent, "check", lambda _: None)
+    run.detector.grid(run.config.input.size)
+    with HostReads() as reads:
+        engine.train(run)
+    assert reads.count == 1  # the loader draws its workers' seed once, on the host, before the first step
+
+
+def test_accumulation_equals_one_large_batch(cache, tmp_path):
+    """Two batches of 4 in a step give the gradient of their 8 images. BatchNorm sees 4 at a time, as in Darknet, so it is frozen here."""
+    gradients = []
+    for name, batch_size, accumulate in (("large", 8, 1), ("parts", 4, 2)):
+        overrides = (f"trainer.batch_size={batch_size}", f"trainer.accumulate={accumulate}", "trainer.steps=1", "schedule.warmup_steps=0")
+        run = make_run(tmp_path / name, cache, *overrides, "trainer.eval_every=0", "trainer.clip_grad_norm=null", "optimizer=sgd")
+        run.detector.eval()
+        run.detector.train = lambda: None
+        engine.train(run)
+        gradients.append([p.grad for p in run.detector.parameters()])
+    assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-4)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(cache, tmp_path):
+    run = make_run(tmp_path, cache)
+    with torch.no_grad():
+        next(run.detector.head.parameters())[0] = float("nan")
+    with pytest.raises(FloatingPointError, match=r"step 1: the loss is not finite \(box=nan.*\n.*JPEGImages"):
+        engine.train(run)
+    assert not (tmp_path / ckpt.LAST).exists()
+
+
+def test_stop_requests_leave_signals_as_they_were():
+    before = signal.getsignal(signal.SIGINT)
+    with engine.stop_requests() as asked:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked == [signal.SIGINT]
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_training_in_another_thread_works(cache, tmp_path):
+    results = []
+    run = make_run(tmp_path, cache, "trainer.steps=2")
+    worker = threading.Thread(target=lambda: results.append(engine.train(run)))
+    worker.start()
+    worker.join()
+    assert results[0].images == 4
+
+
+def test_only_harmless_settings_may_change_on_resume(cache, tmp_path):
+    run = make_run(tmp_path, cache, "trainer.steps=3")
+    engine.train(run)
+    stored = ckpt.load(tmp_path / ckpt.LAST)
+    config = script.resumed_config(stored, [f"trainer.resume={tmp_path}", "trainer.steps=9"])
+    assert config.trainer.steps == 9
+    assert config.seed == run.config.seed
+    with pytest.raises(ValueError, match=r"model=ssd160: a resumed run keeps"):
+        script.resumed_config(stored, ["model=ssd160"])
