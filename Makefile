@@ -1,6 +1,7 @@
 # Two commands need nothing but Python 3.11 or newer, pip and make: `make demo` and `make test`. The first one installs into .venv.
 PYTHON ?= python3
 SEED ?= 0
+ARGS ?= # further settings of both trainings of the demo: make demo ARGS=debug=fast
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -34,7 +35,7 @@ demo-ssd: MODEL = ssd160
 demo-yolov2 demo-ssd: $(READY)
 	@mkdir -p $(DEMO)
 	@run=$(DEMO)/$(@:demo-%=%); \
-	{ $(BIN)/python train.py model=$(MODEL) seed=$(SEED) trainer.threads=1 trainer.progress=false hydra.run.dir=$$run && \
+	{ $(BIN)/python train.py model=$(MODEL) seed=$(SEED) trainer.threads=1 trainer.progress=false hydra.run.dir=$$run $(ARGS) && \
 	  $(BIN)/python evaluate.py run=$$run threads=1 progress=false; } > $$run.log 2>&1; \
 	status=$$?; echo "== $(@:demo-%=%)"; cat $$run.log; exit $$status
 
