@@ -52,7 +52,7 @@ def _predicted_shapes(predicted: Tensor, location: Tensor, per_location: int) ->
 
 class MultiBoxMatcher:
     """SSD: first every truth gets one anchor, greedily by the largest IoU of all pairs left; then every other anchor takes its best truth
-    if their IoU is >= positive_iou. This is Caffe's rule (bbox_util.cpp); most ports let the last truth overwrite, and leave some with nothing.
+    if their IoU is >= positive_iou. This is Caffe's rule (bbox_util.cpp); most ports let the last truth overwrite.
     """
 
     needs_predictions = False
