@@ -143,6 +143,14 @@ class EvaluateConfig:
     paths: PathsConfig = _empty(PathsConfig)
 
 
+def run_folder(resume: str | None, fresh: str) -> str:
+    """Where a run writes: a resumed one into the folder of its checkpoint, so that its curves go on; any other into a fresh one."""
+    if not resume:
+        return fresh
+    return str(Path(resume).parent if Path(resume).is_file() else Path(resume))
+
+
+OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
 ConfigStore.instance().store(name="train_schema", node=Config)
 ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
 
