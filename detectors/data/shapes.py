@@ -1,9 +1,9 @@
 """A generated data set: six kinds of textured, rotated, partly hidden shapes on cluttered backgrounds, written in VOC's layout.
 
 Small enough to learn in a minute without a GPU, and hard enough that a broken detector shows: many sizes, aspect ratios and angles, up to
-five shapes that hide one another, clutter that looks like their parts, images without any. Each class has hues of its own, since 600 images
-are too few for a narrow network to learn six outlines at every angle from nothing (AP50 .47 after a minute, .92 with the hint): what is hard
-is to find, part and frame the shapes. Image k of a split is a pure function of (seed, split, k, size).
+five shapes that hide one another, clutter that looks like their parts, images without any. Each class has hues of its own, since 600
+images are too few for a narrow network to learn six outlines at every angle from nothing (AP50 .47 after a minute, .92 with the hint): what
+is hard is to find, part and frame the shapes. Image k of a split is a pure function of (seed, split, k, size).
 """
 
 from __future__ import annotations
