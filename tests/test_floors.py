@@ -29,6 +29,7 @@ FLOORS = {
     "entry": 4,
     "optim": 4,
     "checkpoint": 4,
+    "progress": 4,
     "tracking": 4,
     "engine": 5,
     "parts": 5,
@@ -122,6 +123,11 @@ def test_no_cycles():
 )
 def test_faults_are_found(name, source, fault):
     assert faults(name, source) == [fault]
+
+
+def test_every_listed_module_is_there():
+    """So that the list does not outlive the layout."""
+    assert set(FLOORS) == {top(name) for name in modules()}
 
 
 def test_init_files_hold_a_docstring_only():
