@@ -196,7 +196,7 @@ def test_png_kinds(tmp_path):
     values[..., 3] = 255
     cv2.imwrite(str(tmp_path / "alpha.png"), values)
     assert_array_equal(read_image(str(tmp_path / "alpha.png")), values[..., 2::-1])
-    cv2.imwrite(str(tmp_path / "deep.png"), values[..., :3].astype(np.uint16) * 257)
+    cv2.imwrite(str(tmp_path / "deep.png"), values[..., :3].astype(np.uint16) * 256 + 7)
     assert_array_equal(read_image(str(tmp_path / "deep.png")), values[..., 2::-1])
 
 
