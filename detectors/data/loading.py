@@ -147,7 +147,7 @@ class BatchLoader(DataLoader):
     def __iter__(self) -> Iterator[Batch]:
         for batch in super().__iter__():
             if isinstance(batch, ImageError):
-                raise batch
+                raise ImageError(str(batch))  # a new one: raising `batch` makes a cycle with this frame, and workers in one take 10 s to end
             yield batch
 
 
