@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -27,14 +30,21 @@ class Checkpoint:
 
 
 def save(checkpoint: Checkpoint) -> None:
-    """Writes checkpoint.path through a temporary file beside it, so that a kill or a full disk leaves the previous one whole."""
-    path = checkpoint.path
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes checkpoint.path, whole or not at all."""
     content = {"format": FORMAT, **{k: v for k, v in vars(checkpoint).items() if k != "path"}, "class_names": list(checkpoint.class_names)}
+    with whole_file(checkpoint.path) as file:
+        torch.save(content, file)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A binary file to write, made under another name beside `path` and renamed at the end, so that a kill or a full disk leaves the
+    previous file whole. Folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
-            torch.save(content, file)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -43,23 +53,45 @@ def save(checkpoint: Checkpoint) -> None:
 
 
 def load(path: Path | str) -> Checkpoint:
-    """Reads a checkpoint with weights_only=True: the file cannot run code. Tensors come to the CPU.
+    """Reads a checkpoint of ours; tensors come to the CPU.
 
     FileNotFoundError without the file; ValueError for one that is truncated, needs more than tensors, or is no checkpoint of ours.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint; a run folder holds {BEST} and {LAST}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{path}: refused, because it is no plain file of tensors ({_first_line(error)})") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path}: cannot be read as a checkpoint, it may be truncated ({_first_line(error)})") from error
+    return from_content(path, read_tensors(path))
+
+
+def from_content(path: Path, content: Any) -> Checkpoint:
+    """What read_tensors found -> Checkpoint. ValueError if something else lies in the file."""
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path}: a file of tensors, but no checkpoint that train.py wrote (format {FORMAT})")
     fields = {k: v for k, v in content.items() if k != "format"} | {"class_names": tuple(content["class_names"])}
     return Checkpoint(path=path, **fields)
+
+
+def read_tensors(path: Path) -> Any:
+    """Any file of torch.save with weights_only=True: tensors, numbers, texts, lists and dicts come back, and the file cannot run code.
+
+    FileNotFoundError without the file; ValueError for one that is truncated or holds anything else, with what that is.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path}: refused, because it is no plain file of tensors ({_asked_for(error)})") from error
+    except Exception as error:  # on garbage PyTorch's reader raises nearly anything, struct.error and IndexError among them
+        raise ValueError(f"{path}: cannot be read as a checkpoint, it may be truncated ({_first_line(error)})") from error
+
+
+def _asked_for(error: Exception) -> str:
+    """What a pickle wants beyond tensors: PyTorch names it in the middle of its advice."""
+    if found := re.search(r"GLOBAL (\w+(?:\.\w+)+)", str(error)):
+        return f"it asks for {found[1]}, which could run any code; save only the state dict where the file was made"
+    found = re.search(r"WeightsUnpickler error: (.+)", str(error))
+    return found[1] if found else "torch.save writes other files"
 
 
 def _first_line(error: Exception) -> str:

@@ -42,7 +42,7 @@ SSD512_EXTRAS = (
     Extra(128, 256, kernel=4, padding=1),
 )
 SSD160_EXTRAS = (Extra(128, 256, stride=2, padding=1), Extra(128, 256, stride=2, padding=1))
-# A fifth of VGG-16's multiplications per pixel: one convolution per stage and half the channels.
+# A fifteenth of VGG-16's multiplications per pixel: one convolution per stage and half the channels.
 SSD160_BACKBONE = {"convs": (1, 1, 1, 1, 1), "channels": (32, 64, 128, 256, 256), "fc_channels": 512, "fc_dilation": 3}
 
 
@@ -104,6 +104,10 @@ def ssd300(
     width: float = 1.0,
     sizes: str = "voc",
     batch_norm: bool = False,
+    clip_default_boxes: str | None = None,
+    pixel_mean: Sequence[float] = PIXEL_MEAN,
+    pixel_std: Sequence[float] = (1.0, 1.0, 1.0),
+    channel_order: str = "rgb",
     score_threshold: float = 0.01,
     nms_iou: float = 0.45,
     candidates_per_class: int | None = 400,
@@ -112,12 +116,16 @@ def ssd300(
     """SSD300: 300 px, 8,732 default boxes. sizes: "voc" or "coco" default boxes. loss: MultiBoxLoss() by default.
 
     width multiplies every channel count but the heads'. batch_norm is not the paper's: it is for training without pretrained weights.
+    clip_default_boxes: None as in Caffe; "wh" and "cxcywh" as in ports, see DefaultBoxes. pixel_mean, pixel_std, channel_order: what the
+    weights expect, see Detector; ports of SSD differ in them.
     """
-    anchors = DefaultBoxes(ssd300_levels(sizes), (300, 300))
+    anchors = DefaultBoxes(ssd300_levels(sizes), (300, 300), clip=clip_default_boxes)
     backbone = ReducedVGG(width=width, batch_norm=batch_norm)
     neck = SSDExtras(backbone.channels, SSD300_EXTRAS, width=width, batch_norm=batch_norm)
+    pixels = {"pixel_mean": pixel_mean, "pixel_std": pixel_std, "channel_order": channel_order}
     limits = {"candidates_per_class": candidates_per_class, "max_detections": max_detections}
-    return _multibox_detector(backbone, neck, anchors, num_classes, loss, score_threshold=score_threshold, nms_iou=nms_iou, **limits)
+    found = {"score_threshold": score_threshold, "nms_iou": nms_iou, **limits}
+    return _multibox_detector(backbone, neck, anchors, num_classes, loss=loss, pixels=pixels, found=found)
 
 
 def ssd512(
@@ -127,17 +135,23 @@ def ssd512(
     width: float = 1.0,
     sizes: str = "voc",
     batch_norm: bool = False,
+    clip_default_boxes: str | None = None,
+    pixel_mean: Sequence[float] = PIXEL_MEAN,
+    pixel_std: Sequence[float] = (1.0, 1.0, 1.0),
+    channel_order: str = "rgb",
     score_threshold: float = 0.01,
     nms_iou: float = 0.45,
     candidates_per_class: int | None = 400,
     max_detections: int | None = 200,
 ) -> Detector:
     """SSD512: 512 px, 24,564 default boxes, one level more. Arguments as in ssd300."""
-    anchors = DefaultBoxes(ssd512_levels(sizes), (512, 512))
+    anchors = DefaultBoxes(ssd512_levels(sizes), (512, 512), clip=clip_default_boxes)
     backbone = ReducedVGG(width=width, batch_norm=batch_norm)
     neck = SSDExtras(backbone.channels, SSD512_EXTRAS, width=width, batch_norm=batch_norm)
+    pixels = {"pixel_mean": pixel_mean, "pixel_std": pixel_std, "channel_order": channel_order}
     limits = {"candidates_per_class": candidates_per_class, "max_detections": max_detections}
-    return _multibox_detector(backbone, neck, anchors, num_classes, loss, score_threshold=score_threshold, nms_iou=nms_iou, **limits)
+    found = {"score_threshold": score_threshold, "nms_iou": nms_iou, **limits}
+    return _multibox_detector(backbone, neck, anchors, num_classes, loss=loss, pixels=pixels, found=found)
 
 
 def ssd160(
@@ -147,6 +161,10 @@ def ssd160(
     width: float = 1.0,
     sizes: str = "voc",
     batch_norm: bool = False,
+    clip_default_boxes: str | None = None,
+    pixel_mean: Sequence[float] = PIXEL_MEAN,
+    pixel_std: Sequence[float] = (1.0, 1.0, 1.0),
+    channel_order: str = "rgb",
     score_threshold: float = 0.01,
     nms_iou: float = 0.45,
     candidates_per_class: int | None = 400,
@@ -154,11 +172,13 @@ def ssd160(
 ) -> Detector:
     """SSD's design for 160 px, in no paper: a VGG with one convolution per stage, two extra levels, 2,386 default boxes. For laptops and
     tests, where SSD300 is too slow to train. Arguments as in ssd300."""
-    anchors = DefaultBoxes(ssd160_levels(sizes), (160, 160))
+    anchors = DefaultBoxes(ssd160_levels(sizes), (160, 160), clip=clip_default_boxes)
     backbone = ReducedVGG(**SSD160_BACKBONE, width=width, batch_norm=batch_norm)
     neck = SSDExtras(backbone.channels, SSD160_EXTRAS, width=width, batch_norm=batch_norm)
+    pixels = {"pixel_mean": pixel_mean, "pixel_std": pixel_std, "channel_order": channel_order}
     limits = {"candidates_per_class": candidates_per_class, "max_detections": max_detections}
-    return _multibox_detector(backbone, neck, anchors, num_classes, loss, score_threshold=score_threshold, nms_iou=nms_iou, **limits)
+    found = {"score_threshold": score_threshold, "nms_iou": nms_iou, **limits}
+    return _multibox_detector(backbone, neck, anchors, num_classes, loss=loss, pixels=pixels, found=found)
 
 
 def ssd160_levels(sizes: str = "voc") -> list[DefaultBoxLevel]:
@@ -176,9 +196,9 @@ def ssd160_levels(sizes: str = "voc") -> list[DefaultBoxLevel]:
 
 
 def _multibox_detector(
-    backbone: ReducedVGG, neck: SSDExtras, anchors: DefaultBoxes, num_classes: int, loss: Loss | None, **postprocess
+    backbone: ReducedVGG, neck: SSDExtras, anchors: DefaultBoxes, num_classes: int, *, loss: Loss | None, pixels: dict, found: dict
 ) -> Detector:
-    """Wires a backbone and a neck to the multibox head."""
+    """Wires a backbone and a neck to the multibox head. pixels: keywords of Detector; found: keywords of PostProcess."""
     if num_classes < 1:
         raise ValueError(f"num_classes={num_classes}: a detector needs at least one class (background does not count)")
     coder = SSDBoxCoder()
@@ -189,7 +209,6 @@ def _multibox_detector(
         anchors=anchors,
         encoder=TargetEncoder(MultiBoxMatcher(), coder),
         loss=loss or MultiBoxLoss(),
-        postprocess=PostProcess(coder=coder, score_rule=ssd_scores, **postprocess),
-        pixel_mean=PIXEL_MEAN,
-        pixel_std=(1.0, 1.0, 1.0),
+        postprocess=PostProcess(coder=coder, score_rule=ssd_scores, **found),
+        **pixels,
     )
