@@ -142,13 +142,18 @@ class ResumableSampler(Sampler):
 
 
 class BatchLoader(DataLoader):
-    """A DataLoader that raises a worker's ImageError as if it had happened here."""
+    """A DataLoader that raises a worker's ImageError as if it had happened here, once the workers have ended."""
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in super().__iter__():
+        batches = super().__iter__()
+        for batch in batches:
             if isinstance(batch, ImageError):
-                raise ImageError(str(batch))  # a new one: raising `batch` makes a cycle with this frame, and workers in one take 10 s to end
+                break
             yield batch
+        else:
+            return
+        del batches  # ends the workers; an error's traceback would keep them, and take ten seconds to let them go
+        raise ImageError(str(batch))
 
 
 def build_train_loader(
@@ -173,7 +178,6 @@ def _loader(dataset: DetectionDataset, batches: Sampler | list, workers: int) ->
         num_workers=workers,
         collate_fn=_collate_unless_broken,
         pin_memory=torch.cuda.is_available(),
-        persistent_workers=workers > 0,
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # of its own: without one, each loader would draw from the global stream, which a resume restores
     )
