@@ -11,6 +11,15 @@ import numpy as np
 from detectors.data.checks import check_class_names, did_you_mean, header_size, settle_degenerate, shortened, to_offsets
 from detectors.structures import Annotations
 
+COCO_CLASSES = (  # the 80 names of COCO's categories, in the order of their ids
+    *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light", "fire hydrant", "stop sign"),
+    *("parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "backpack"),
+    *("umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball", "kite", "baseball bat", "baseball glove"),
+    *("skateboard", "surfboard", "tennis racket", "bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple"),
+    *("sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed"),
+    *("dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink"),
+    *("refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush"),
+)
 REQUIRED = {"categories": ("id", "name"), "images": ("id", "file_name"), "annotations": ("image_id", "category_id", "bbox")}
 
 
