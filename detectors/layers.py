@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 def scale_channels(channels: int, width: float) -> int:
-    """`channels` times the width multiplier, rounded to a multiple of 8 (what vector units like), at least 8. ValueError unless width > 0."""
+    """`channels` times the width multiplier, rounded to a multiple of 8 for the vector units, at least 8. ValueError unless width > 0."""
     if width <= 0:
         raise ValueError(f"width={width}: the channel multiplier must be above 0; 1 is the paper's network, 0.25 fits a laptop")
     return max(8, round(channels * width / 8) * 8)
@@ -91,23 +91,37 @@ class DarknetReorg(nn.Module):
 
 
 class DarknetMaxPool(nn.Module):
-    """Darknet's [maxpool] with size=2. Outside the image lies minus infinity, never 0: features may be negative.
+    """Darknet's [maxpool]. Outside the image lies minus infinity, never 0: features may be negative.
 
-    Stride 2 rounds up, so an odd side ends in half a window. Stride 1 (Tiny-YOLOv2) keeps the size: one column more on the right and one
-    row more at the bottom, nothing on the left and the top.
+    `padding` counts both sides together; half of it, rounded down, goes to the left and the top. By default it is size - 1, so that size 2
+    with stride 2 rounds up (an odd side ends in half a window), and size 2 with stride 1 (Tiny-YOLOv2) keeps the size: one column more on
+    the right and one row more at the bottom, nothing on the left and the top.
     """
 
-    def __init__(self, stride: int = 2):
+    def __init__(self, stride: int = 2, *, size: int = 2, padding: int | None = None):
+        """ValueError unless every window overlaps the image."""
         super().__init__()
-        if stride not in (1, 2):
-            raise ValueError(f"DarknetMaxPool: stride={stride}; YOLOv2's networks have 1 and 2")
-        self.stride = stride
+        self.size, self.stride = size, stride
+        self.padding = size - 1 if padding is None else padding
+        if size < 1 or stride < 1 or not 0 <= self.padding <= 2 * size - 2:
+            raise ValueError(
+                f"DarknetMaxPool: size={size}, stride={stride}, padding={self.padding}; size and stride must be at least 1, "
+                f"and the padding from 0 to 2 * size - 2, or a window would lie wholly outside the image"
+            )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, ceil(H / stride), ceil(W / stride))"""
-        if self.stride == 1:
-            x = F.pad(x, (0, 1, 0, 1), value=-torch.inf)
-        return F.max_pool2d(x, 2, self.stride, ceil_mode=True)
+        """(B, C, H, W) -> (B, C, (H + padding - size) // stride + 1, likewise W)"""
+        top, bottom = self._margins(x.shape[-2])
+        left, right = self._margins(x.shape[-1])
+        if top or bottom or left or right:
+            x = F.pad(x, (left, right, top, bottom), value=-torch.inf)
+        return F.max_pool2d(x, self.size, self.stride)
+
+    def _margins(self, side: int) -> tuple[int, int]:
+        """What to put before and behind the image so that the windows of max_pool2d are Darknet's."""
+        before = self.padding // 2
+        last = (side + self.padding - self.size) // self.stride * self.stride  # where the last window begins in the padded image
+        return before, max(0, last + self.size - before - side)
 
 
 class L2Norm(nn.Module):
@@ -134,7 +148,7 @@ def init_darknet(*convs: nn.Conv2d) -> None:
 
 
 def init_caffe_xavier(*convs: nn.Conv2d) -> None:
-    """Caffe's "xavier" filler: weights U(-sqrt(3 / fan_in), sqrt(3 / fan_in)), biases 0. torch's xavier_uniform_ is wider on SSD's layers."""
+    """Caffe's "xavier" filler: weights U(-sqrt(3 / fan_in), sqrt(3 / fan_in)), biases 0. torch's xavier_uniform_ is wider here."""
     _init(convs, lambda weight, fan_in: nn.init.uniform_(weight, -sqrt(3 / fan_in), sqrt(3 / fan_in)))
 
 

@@ -97,9 +97,35 @@ def test_max_pool_equals_a_loop(stride, size):
     assert_close(DarknetMaxPool(stride)(x), torch.from_numpy(max_pool(x.numpy(), stride)))
 
 
-def test_max_pool_refuses_other_strides():
-    with pytest.raises(ValueError, match="stride=3"):
-        DarknetMaxPool(3)
+@pytest.mark.parametrize(("case", "stride"), [("maxpool3", 2), ("maxpool4", 1)])
+def test_max_pool_of_size_3_equals_darknet(case, stride, fixtures):
+    recorded = np.load(fixtures / "darknet/images.npz")
+    x, output, delta, delta_in = (torch.from_numpy(recorded[f"{case}/{name}"]) for name in ("input", "output", "delta", "delta_in"))
+    x.requires_grad_()
+    ours = DarknetMaxPool(stride, size=3)(x)
+    assert_close(ours, output, atol=0, rtol=0)
+    ours.backward(delta)
+    assert_close(x.grad, delta_in)
+
+
+@pytest.mark.parametrize(("size", "stride", "padding"), [(3, 2, 0), (4, 3, 1), (5, 1, 4), (2, 2, 0), (3, 3, 4), (1, 2, 0)])
+@pytest.mark.parametrize("shape", [(7, 5), (12, 6), (5, 9)])
+def test_max_pool_of_any_size_equals_darknets_loop(size, stride, padding, shape):
+    """src/maxpool_layer.c: windows begin at i * stride - padding / 2, and what lies outside counts for nothing."""
+    x = -torch.rand(1, 2, *shape, generator=torch.Generator().manual_seed(0)) - 1
+    rows, columns = ((side + padding - size) // stride + 1 for side in shape)
+    expected = torch.empty(1, 2, rows, columns)
+    for r in range(rows):
+        for c in range(columns):
+            top, left = r * stride - padding // 2, c * stride - padding // 2
+            expected[:, :, r, c] = x[:, :, max(top, 0) : top + size, max(left, 0) : left + size].amax((2, 3))
+    assert_close(DarknetMaxPool(stride, size=size, padding=padding)(x), expected, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("settings", [{"stride": 0}, {"size": 0}, {"size": 2, "padding": 3}])
+def test_max_pool_refuses_windows_outside_the_image(settings):
+    with pytest.raises(ValueError, match="DarknetMaxPool: size="):
+        DarknetMaxPool(**settings)
 
 
 def test_l2norm_equals_the_exact_values_and_gradients(fixtures):

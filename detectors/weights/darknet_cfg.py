@@ -11,7 +11,6 @@ from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
-
 from detectors.weights.darknet_layers import (
     AvgPool,
     Config,
@@ -220,7 +219,8 @@ def _cost(section: Section, shapes: Sequence[Shape]) -> _Plan:
 def _region(section: Section, shapes: Sequence[Shape]) -> _Plan:
     section.refuse("tree", "map", "background")
     section.ignore("absolute", "log", "sqrt", "classfix", "max", "mask_scale", "max_boxes")
-    section.whole("coords", 4, least=4, most=4)
+    if section.whole("coords", 4) != 4:
+        raise section.error("YOLOv2 has 4", "coords")
     count, classes = section.whole("num", 1, least=1), section.whole("classes", 20, least=1)
     anchors = section.numbers("anchors")
     if len(anchors) != 2 * count or min(anchors) <= 0:

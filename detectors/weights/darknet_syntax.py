@@ -83,7 +83,7 @@ class Section:
 
     def _parts(self, key: str) -> list[str]:
         text = self.text(key, "")
-        return [part for part in text.rstrip(",").split(",")] if text else []
+        return text.rstrip(",").split(",") if text else []
 
     def _whole(self, text: str, key: str) -> int:
         if not WHOLE.fullmatch(text):

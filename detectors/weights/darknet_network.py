@@ -1,0 +1,195 @@
+"""A network built from a Darknet .cfg, layer by layer, in Darknet's own arithmetic and layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detectors.layers import DarknetMaxPool, DarknetReorg, init_darknet
+from detectors.structures import Detections, HeadOutputs
+from detectors.weights.darknet_cfg import read_cfg
+from detectors.weights.darknet_layers import (
+    AvgPool,
+    Config,
+    Convolutional,
+    Cost,
+    Dropout,
+    Layer,
+    MaxPool,
+    Region,
+    Reorg,
+    Route,
+    Softmax,
+)
+from detectors.weights.darknet_region import activate, detect, head_outputs
+
+ACTIVATE: dict[str, Callable[[Tensor], Tensor]] = {
+    "leaky": lambda x: F.leaky_relu(x, 0.1),
+    "linear": lambda x: x,
+    "relu": F.relu,
+    "logistic": torch.sigmoid,
+}
+
+
+class CpuBatchNorm(nn.BatchNorm2d):
+    """Batch norm of Darknet's CPU build, (x - m) / (sqrt(v) + 1e-6), for evaluation only: that build cannot train."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same shape"""
+        if self.training:
+            raise ValueError("batch_norm='cpu' is for evaluation, since Darknet's CPU build cannot train; choose batch_norm='gpu'")
+        scale = self.weight / (self.running_var.sqrt() + 1e-6)
+        return (x - self.running_mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
+
+
+# Darknet's two builds differ in one place. GPU: (x - m) / sqrt(v + 1e-5), running statistics .99 old + .01 new, as layers.ConvBNLeaky.
+BATCH_NORMS = {"gpu": lambda channels: nn.BatchNorm2d(channels, eps=1e-5, momentum=0.01), "cpu": CpuBatchNorm}
+
+
+class ConvolutionLayer(nn.Module):
+    """[convolutional]: convolution, batch norm or bias, activation."""
+
+    def __init__(self, channels: int, settings: Convolutional, batch_norm: str):
+        super().__init__()
+        self.activation = settings.activation
+        self.conv = nn.Conv2d(
+            channels,
+            settings.filters,
+            settings.size,
+            settings.stride,
+            settings.padding,
+            groups=settings.groups,
+            bias=not settings.batch_normalize,
+        )
+        self.norm = BATCH_NORMS[batch_norm](settings.filters) if settings.batch_normalize else None
+        init_darknet(self.conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, filters, H', W')"""
+        x = self.conv(x)
+        return ACTIVATE[self.activation](x if self.norm is None else self.norm(x))
+
+
+class AvgPoolLayer(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, 1, 1)"""
+        return x.mean((2, 3), keepdim=True)
+
+
+class SoftmaxLayer(nn.Module):
+    """[softmax]: each of `groups` equal parts of an image's numbers sums to 1."""
+
+    def __init__(self, settings: Softmax):
+        super().__init__()
+        self.settings = settings
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C * H * W)"""
+        parts = x.reshape(len(x), self.settings.groups, -1)
+        return (parts / self.settings.temperature).softmax(-1).flatten(1)
+
+
+class RegionLayer(nn.Module):
+    def __init__(self, settings: Region):
+        super().__init__()
+        self.settings = settings
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, n * (5 + C), rows, columns) raw -> the same shape, activated"""
+        return activate(x, self.settings)
+
+
+class DarknetNetwork(nn.Module):
+    """The layers of a cfg. Any input size that the layers can take will do, not only the cfg's."""
+
+    def __init__(self, config: Config | Path | str, *, batch_norm: str = "gpu"):
+        """config: what read_cfg gave, or the path of a cfg file, which may raise its errors.
+
+        batch_norm: the arithmetic of Darknet's "gpu" build, with which all weights are trained, or of its "cpu" build (evaluation only);
+        a trained network's raw outputs differ by about 1e-3.
+        """
+        super().__init__()
+        if batch_norm not in BATCH_NORMS:
+            raise ValueError(f"batch_norm={batch_norm!r}: choose 'gpu' or 'cpu', one of Darknet's builds")
+        self.config = config if isinstance(config, Config) else read_cfg(config)
+        self.layers = nn.ModuleList(_module(layer, batch_norm) for layer in self.config.layers)
+        self.register_buffer("images_seen", torch.zeros((), dtype=torch.int64))  # the `seen` of a .weights file
+        self._needed = {n for layer in self.config.layers if isinstance(layer.settings, Route) for n in layer.settings.layers}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images: (B, channels, H, W) RGB in 0..1 -> the last layer's output."""
+        return self._run(images, self._needed)[-1]
+
+    def outputs(self, images: Tensor) -> list[Tensor]:
+        """As forward, but every layer's output, in the order of the cfg."""
+        return self._run(images, set(range(len(self.layers))))
+
+    def raw(self, images: Tensor) -> Tensor:
+        """(B, n * (5 + C), rows, columns): what the region layer is given. ValueError if the network has none."""
+        _region(self.config)
+        return self._run(images, self._needed, stop=len(self.layers) - 1)[-1]
+
+    def head_outputs(self, images: Tensor) -> HeadOutputs:
+        """The same as our detectors give. ValueError if the network has no region layer."""
+        return head_outputs(self.raw(images), _region(self.config))
+
+    @torch.no_grad()
+    def detections(self, images: Tensor, *, score_threshold: float, nms_iou: float) -> Detections:
+        """Detections in pixels of `images`, not clipped; `image` is the position in the batch. ValueError without a region layer."""
+        settings, size = _region(self.config), tuple(images.shape[-2:])
+        return detect(self.raw(images), settings, size=size, score_threshold=score_threshold, nms_iou=nms_iou)
+
+    def _run(self, images: Tensor, keep: set[int], stop: int | None = None) -> list[Tensor]:
+        """Outputs of the first `stop` layers; those not in `keep` are dropped (None) once the next layer has read them."""
+        channels = self.config.net.channels
+        if images.ndim != 4 or images.shape[1] != channels:
+            raise ValueError(f"images of shape {tuple(images.shape)}: {self.config.path} takes (B, {channels}, H, W), RGB from 0 to 1")
+        found: list[Tensor] = []
+        x = images
+        for n, (layer, module) in enumerate(zip(self.config.layers[:stop], self.layers, strict=False)):
+            if isinstance(layer.settings, Route):
+                x = _join([found[i] for i in layer.settings.layers], layer)
+            else:
+                x = module(x)
+            if n and n - 1 not in keep:
+                found[n - 1] = None
+            found.append(x)
+        return found
+
+
+def _region(config: Config) -> Region:
+    if config.region is None:
+        raise ValueError(f"{config.path}: the last layer is [{config.layers[-1].kind}], not [region], so this network detects nothing")
+    return config.region
+
+
+def _join(sources: list[Tensor], layer: Layer) -> Tensor:
+    if len({source.shape[2:] for source in sources}) > 1:
+        sizes = [tuple(source.shape[2:]) for source in sources]
+        raise ValueError(f"layer {layer.index} [route]: outputs of sizes {sizes} cannot be joined; give images of a multiple of 32")
+    return torch.cat(sources, 1)
+
+
+def _module(layer: Layer, batch_norm: str) -> nn.Module:
+    match layer.settings:
+        case Convolutional():
+            return ConvolutionLayer(layer.input[0], layer.settings, batch_norm)
+        case MaxPool(size, stride, padding):
+            return DarknetMaxPool(stride, size=size, padding=padding)
+        case Reorg(stride):
+            return DarknetReorg(stride)
+        case AvgPool():
+            return AvgPoolLayer()
+        case Softmax():
+            return SoftmaxLayer(layer.settings)
+        case Dropout(probability):
+            return nn.Dropout(probability)
+        case Region():
+            return RegionLayer(layer.settings)
+        case Route() | Cost():
+            return nn.Identity()
+    raise AssertionError(layer)
