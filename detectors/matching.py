@@ -51,16 +51,21 @@ def _predicted_shapes(predicted: Tensor, location: Tensor, per_location: int) ->
 
 
 class MultiBoxMatcher:
-    """SSD: first every truth gets one anchor, greedily by the largest IoU of all pairs left; then every other anchor takes its best truth
-    if their IoU is >= positive_iou. This is Caffe's rule (bbox_util.cpp); most ports let the last truth overwrite.
+    """SSD: first every truth gets one anchor; then every other anchor takes its best truth if their IoU is >= positive_iou.
+
+    bipartite says how truths get their one anchor. "greedy" is Caffe's rule (bbox_util.cpp): the largest IoU of all pairs left. "last" is
+    torchvision's and ssd.pytorch's: each its best anchor, and of those that name the same one the last keeps it, so that some get none.
     """
 
     needs_predictions = False
 
-    def __init__(self, positive_iou: float = 0.5):
+    def __init__(self, positive_iou: float = 0.5, bipartite: str = "greedy"):
         if not 0 < positive_iou <= 1:
             raise ValueError(f"positive_iou={positive_iou}: an IoU in (0, 1] is needed; the paper has 0.5")
+        if bipartite not in ("greedy", "last"):
+            raise ValueError(f"bipartite={bipartite!r}: choose 'greedy' (Caffe) or 'last' (torchvision, ssd.pytorch)")
         self.positive_iou = positive_iou
+        self.bipartite = bipartite
 
     def __call__(self, targets: Targets, grid: AnchorGrid, predicted: Tensor | None = None) -> Matches:
         batch, truths = targets.labels.shape
@@ -71,7 +76,7 @@ class MultiBoxMatcher:
         iou = torch.where(targets.valid[..., None], iou, -1)
         best_iou, best_truth = iou.max(1)  # (B, A); the first truth wins ties
         matched = torch.where(best_iou >= self.positive_iou, best_truth, BACKGROUND)
-        assigned = greedy_bipartite(iou)
+        assigned = greedy_bipartite(iou) if self.bipartite == "greedy" else best_anchors(iou)
         return Matches(_overwrite(matched, assigned), assigned)
 
 
@@ -102,9 +107,19 @@ def greedy_bipartite(iou: Tensor) -> Tensor:
     return assigned
 
 
+def best_anchors(iou: Tensor) -> Tensor:
+    """(B, M, A) IoU, -1 for padding -> (B, M) the anchor of the largest IoU, the first of equals, -1 if the truth touches none."""
+    best, anchor = iou.max(2)
+    return torch.where(best > 0, anchor, -1)
+
+
 def _overwrite(matched: Tensor, assigned: Tensor) -> Tensor:
-    """(B, A) matched with each truth's own anchor (B, M) put over it. Truths without one write into a column that is cut off again."""
+    """(B, A) matched with each truth's own anchor (B, M) put over it; of truths with the same anchor the last stays.
+
+    Truths without one write into a column that is cut off again.
+    """
     anchors = matched.shape[1]
     order = torch.arange(assigned.shape[1], device=matched.device).expand_as(assigned)
     padded = torch.cat([matched, matched[:, :1]], 1)
-    return padded.scatter(1, torch.where(assigned >= 0, assigned, anchors), order)[:, :anchors]
+    place = torch.where(assigned >= 0, assigned, anchors)
+    return padded.scatter_reduce(1, place, order, "amax", include_self=False)[:, :anchors]

@@ -1,4 +1,4 @@
-"""Reads the numbers recorded from Darknet and Caffe (tests/fixtures) into our records. Facts about their layouts live here only."""
+"""Reads the numbers recorded from Darknet, Caffe and a Keras course (tests/fixtures) into our records. Facts about their layouts live here only."""
 
 from __future__ import annotations
 
@@ -36,6 +36,45 @@ def region_targets(truth: np.ndarray, size: tuple[int, int]) -> Targets:
     centre, half = truth[..., :2] * scale, truth[..., 2:4] * scale / 2
     boxes = torch.where(valid[..., None], torch.cat([centre - half, centre + half], -1), 0)
     return Targets(boxes, torch.where(valid, truth[..., 4], 0).long(), valid)
+
+
+def course_cases(fixtures: Path) -> dict[str, dict]:
+    """Every recording of the course's Keras loss: its arrays and its line of the manifest in one dict."""
+    folder = fixtures / "evaluation/keras_yolo2_loss"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    return {name: dict(np.load(folder / f"{name}.npz")) | {"about": about} for name, about in manifest.items()}
+
+
+def course_outputs(y_pred: torch.Tensor) -> HeadOutputs:
+    """(B, rows, columns, K, 5 + C) raw -> HeadOutputs; the order is ours already."""
+    raw = y_pred.flatten(1, 3)
+    return HeadOutputs(torch.cat([raw[..., :2].sigmoid(), raw[..., 2:4]], -1), raw[..., 5:], raw[..., 4])
+
+
+def course_grid(case: dict) -> AnchorGrid:
+    """YoloAnchors would round to float32; the recordings hold float64."""
+    (width, height), (rows, columns) = case["net_size"].tolist(), case["grid"].tolist()
+    shapes = torch.from_numpy(case["anchors"]).reshape(-1, 2)
+    stride = width / columns
+    row, column, anchor = torch.meshgrid(*(torch.arange(n) for n in (rows, columns, len(shapes))), indexing="ij")
+    cell = torch.stack([column, row], -1).reshape(-1, 2).double()
+    boxes_cxcywh = torch.cat([(cell + 0.5) * stride, shapes[anchor.flatten()] * stride], 1)
+    levels = (Level(rows, columns, stride, len(shapes)),)
+    return AnchorGrid(boxes_cxcywh, torch.full((len(cell),), stride).double(), cell, (height, width), levels)
+
+
+def course_targets(case: dict) -> Targets:
+    """gt_image, gt_box_px, gt_class -> padded Targets in float64, in the order of the recording."""
+    batch, image = len(case["y_pred"]), case["gt_image"]
+    most = int(np.bincount(image, minlength=batch).max())
+    boxes, labels = torch.zeros(batch, most, 4, dtype=torch.float64), torch.zeros(batch, most, dtype=torch.int64)
+    valid = torch.zeros(batch, most, dtype=torch.bool)
+    for b in range(batch):
+        rows = image == b
+        boxes[b, : rows.sum()] = torch.from_numpy(case["gt_box_px"][rows].astype(np.float64))
+        labels[b, : rows.sum()] = torch.from_numpy(case["gt_class"][rows].astype(np.int64))
+        valid[b, : rows.sum()] = True
+    return Targets(boxes, labels, valid)
 
 
 def ssd_numbers(seed: int, *shapes: tuple[int, ...]) -> list[np.ndarray]:

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from detectors.building import build, find_target
-from detectors.checking import check
+from detectors.checking import ConfigError, check
 from detectors.config import Config, EvaluateConfig
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -19,7 +19,7 @@ COUNTS = {
     "data": 7,
     "debug": 3,
     "experiment": 2,
-    "loss": 2,
+    "loss": 5,
     "model": 11,
     "optimizer": 3,
     "paths": 1,
@@ -65,7 +65,7 @@ def test_the_number_of_files():
 @pytest.mark.parametrize("override", [f"{group}={choice}" for group in COUNTS for choice in choices(group)])
 def test_each_choice_is_composed_checked_and_built(override):
     """With its own loss and whatever the defaults are; the head gives one row for every anchor of its input size."""
-    extra = ["loss=multibox", "model=ssd160"] if override == "loss=multibox" else [override]
+    extra = [override, "model=ssd160"] if override.startswith("loss=multibox") else [override]
     config = checked(*extra, *GENERIC.get(override, []), "optimizer.rate=0.001")
     detector = built(config)
     outputs = detector(torch.empty(1, 3, *config.input.size, device="meta"))
@@ -87,8 +87,8 @@ def test_each_model_has_its_own_input_and_anchors(name):
 def test_yaml_names_every_keyword(group):
     """So that each can be overridden without +."""
     for name in choices(group):
-        node = OmegaConf.load(CONF / group / f"{name}.yaml")
-        node = node.model if group == "model" else node
+        composed_with = ["model=ssd160"] if name.startswith("multibox") else []
+        node = composed(*composed_with, f"{group}={name}")[group]
         assert set(signature(find_target(node._target_)).parameters) <= {"num_classes", "loss", "module"} | node.keys(), name
 
 
@@ -120,6 +120,25 @@ def test_what_wins():
     assert checked("experiment=bccd_ssd300", "model.width=0.5").model["width"] == 0.5
     assert checked("experiment=bccd_ssd300", "model=ssd512").input.size == [512, 512]
     assert checked("experiment=bccd_yolov2_tiny", "input.size=[256,352]").input.size == [256, 352]
+
+
+def test_a_loss_preset_also_sets_what_the_matcher_and_the_default_boxes_need():
+    """It wins over the model's own yaml; an experiment and the command line win over it, setting by setting."""
+    preset = ("model=ssd300", "loss=multibox_torchvision")
+    node = checked(*preset)
+    assert (node.model["bipartite"], node.model["clip_default_boxes"], node.loss["recount_positives"]) == ("last", "wh", True)
+    assert built(node).encoder.matcher.bipartite == "last"
+    assert checked(*preset, "model.bipartite=greedy").model["bipartite"] == "greedy"
+    assert checked(*preset, "experiment=bccd_ssd300").model["batch_norm"] is True
+    with pytest.raises(ConfigError, match="model.bipartite='last': yolov2 has no such keyword"):
+        checked("model=yolov2", "loss=multibox_torchvision")
+    with pytest.raises(ConfigError, match="model: bipartite='first': choose 'greedy'"):
+        checked(*preset, "model.bipartite=first")
+
+
+def test_a_preset_of_2016_differs_in_one_setting():
+    now, then = checked("loss=region").loss, checked("loss=region_2016").loss
+    assert {name for name in now if now[name] != then[name]} == {"weigh_small_boxes"}
 
 
 def test_where_a_run_writes():

@@ -18,11 +18,13 @@ FLOORS = {
     "layers": 1,
     "targets": 2,
     "losses": 2,
+    "sharing": 2,
     "postprocess": 2,
     "drawing": 2,
     "models": 3,
     "data": 3,
     "metrics": 3,
+    "weights": 3,
     "building": 4,
     "config": 4,
     "checking": 4,
@@ -38,7 +40,7 @@ FLOORS = {
     "train": 7,
     "evaluate": 7,
 }
-FAMILIES = {"models", "data", "metrics"}  # floor 3: these never import each other
+FAMILIES = {"models", "data", "metrics", "weights"}  # floor 3: these never import each other
 PLACES = {
     "hydra": {"config", "checking", "entry", "train", "evaluate", "floor 6"},
     "omegaconf": {"config", "checking", "entry", "train", "evaluate", "floor 6"},

@@ -105,6 +105,7 @@ def ssd300(
     sizes: str = "voc",
     batch_norm: bool = False,
     clip_default_boxes: str | None = None,
+    bipartite: str = "greedy",
     pixel_mean: Sequence[float] = PIXEL_MEAN,
     pixel_std: Sequence[float] = (1.0, 1.0, 1.0),
     channel_order: str = "rgb",
@@ -116,8 +117,8 @@ def ssd300(
     """SSD300: 300 px, 8,732 default boxes. sizes: "voc" or "coco" default boxes. loss: MultiBoxLoss() by default.
 
     width multiplies every channel count but the heads'. batch_norm is not the paper's: it is for training without pretrained weights.
-    clip_default_boxes: None as in Caffe; "wh" and "cxcywh" as in ports, see DefaultBoxes. pixel_mean, pixel_std, channel_order: what the
-    weights expect, see Detector; ports of SSD differ in them.
+    clip_default_boxes: None as in Caffe; "wh" and "cxcywh" as in ports, see DefaultBoxes. bipartite: "greedy" as in Caffe, "last" as in
+    ports, see MultiBoxMatcher. pixel_mean, pixel_std, channel_order: what the weights expect, see Detector; ports of SSD differ in them.
     """
     anchors = DefaultBoxes(ssd300_levels(sizes), (300, 300), clip=clip_default_boxes)
     backbone = ReducedVGG(width=width, batch_norm=batch_norm)
@@ -125,7 +126,7 @@ def ssd300(
     pixels = {"pixel_mean": pixel_mean, "pixel_std": pixel_std, "channel_order": channel_order}
     limits = {"candidates_per_class": candidates_per_class, "max_detections": max_detections}
     found = {"score_threshold": score_threshold, "nms_iou": nms_iou, **limits}
-    return _multibox_detector(backbone, neck, anchors, num_classes, loss=loss, pixels=pixels, found=found)
+    return _multibox_detector(backbone, neck, anchors, num_classes, loss=loss, bipartite=bipartite, pixels=pixels, found=found)
 
 
 def ssd512(
@@ -136,6 +137,7 @@ def ssd512(
     sizes: str = "voc",
     batch_norm: bool = False,
     clip_default_boxes: str | None = None,
+    bipartite: str = "greedy",
     pixel_mean: Sequence[float] = PIXEL_MEAN,
     pixel_std: Sequence[float] = (1.0, 1.0, 1.0),
     channel_order: str = "rgb",
@@ -151,7 +153,7 @@ def ssd512(
     pixels = {"pixel_mean": pixel_mean, "pixel_std": pixel_std, "channel_order": channel_order}
     limits = {"candidates_per_class": candidates_per_class, "max_detections": max_detections}
     found = {"score_threshold": score_threshold, "nms_iou": nms_iou, **limits}
-    return _multibox_detector(backbone, neck, anchors, num_classes, loss=loss, pixels=pixels, found=found)
+    return _multibox_detector(backbone, neck, anchors, num_classes, loss=loss, bipartite=bipartite, pixels=pixels, found=found)
 
 
 def ssd160(
@@ -162,6 +164,7 @@ def ssd160(
     sizes: str = "voc",
     batch_norm: bool = False,
     clip_default_boxes: str | None = None,
+    bipartite: str = "greedy",
     pixel_mean: Sequence[float] = PIXEL_MEAN,
     pixel_std: Sequence[float] = (1.0, 1.0, 1.0),
     channel_order: str = "rgb",
@@ -178,7 +181,7 @@ def ssd160(
     pixels = {"pixel_mean": pixel_mean, "pixel_std": pixel_std, "channel_order": channel_order}
     limits = {"candidates_per_class": candidates_per_class, "max_detections": max_detections}
     found = {"score_threshold": score_threshold, "nms_iou": nms_iou, **limits}
-    return _multibox_detector(backbone, neck, anchors, num_classes, loss=loss, pixels=pixels, found=found)
+    return _multibox_detector(backbone, neck, anchors, num_classes, loss=loss, bipartite=bipartite, pixels=pixels, found=found)
 
 
 def ssd160_levels(sizes: str = "voc") -> list[DefaultBoxLevel]:
@@ -196,7 +199,15 @@ def ssd160_levels(sizes: str = "voc") -> list[DefaultBoxLevel]:
 
 
 def _multibox_detector(
-    backbone: ReducedVGG, neck: SSDExtras, anchors: DefaultBoxes, num_classes: int, *, loss: Loss | None, pixels: dict, found: dict
+    backbone: ReducedVGG,
+    neck: SSDExtras,
+    anchors: DefaultBoxes,
+    num_classes: int,
+    *,
+    loss: Loss | None,
+    bipartite: str,
+    pixels: dict,
+    found: dict,
 ) -> Detector:
     """Wires a backbone and a neck to the multibox head. pixels: keywords of Detector; found: keywords of PostProcess."""
     if num_classes < 1:
@@ -207,7 +218,7 @@ def _multibox_detector(
         neck=neck,
         head=MultiBoxHead(neck.channels, anchors.per_location, num_classes),
         anchors=anchors,
-        encoder=TargetEncoder(MultiBoxMatcher(), coder),
+        encoder=TargetEncoder(MultiBoxMatcher(bipartite=bipartite), coder),
         loss=loss or MultiBoxLoss(),
         postprocess=PostProcess(coder=coder, score_rule=ssd_scores, **found),
         **pixels,
