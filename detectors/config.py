@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -153,6 +155,12 @@ def run_folder(resume: str | None, fresh: str) -> str:
 OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
 ConfigStore.instance().store(name="train_schema", node=Config)
 ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
+
+
+def composed(overrides: Sequence[str]) -> DictConfig:
+    """What train.py is given with these overrides, for commands that are not Hydra's own."""
+    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+        return compose("train", list(overrides))
 
 
 def to_plain(config: Config | EvaluateConfig) -> dict[str, Any]:

@@ -1,0 +1,85 @@
+"""Converts weights: python -m detectors.convert SOURCE TARGET [--report] [key=value ...].
+
+In: torchvision's ssd300_vgg16, ssd.pytorch, VGG-16 as a backbone, and checkpoints of ours. Out: checkpoints, torchvision, ssd.pytorch.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from detectors import checkpoint as ckpt
+from detectors.conversion import Converted, Wish, from_checkpoint, from_ssd, to_ssd
+from detectors.entry import verb
+from detectors.weights import ssd
+
+TARGETS = {"checkpoint": ".pt", "torchvision": ".pth", "ssd.pytorch": None}  # kind -> the suffix that stands for it
+
+
+@verb
+def main(arguments: list[str] | None = None) -> None:
+    asked = parser().parse_args(arguments)
+    target_kind = asked.target_kind or kind_of_target(asked.target)
+    if asked.source.resolve() == asked.target.resolve():
+        raise ValueError(f"{asked.target}: source and target are the same file; give the target another name")
+    fields = {name: getattr(asked, name) for name in Wish.__dataclass_fields__}
+    converted = read(Wish(**fields), asked.source_kind)
+    notes = converted.notes + write(converted.checkpoint, target_kind)
+    names = converted.checkpoint.class_names
+    print(*(converted.transfer.lines() if asked.report else converted.transfer.summary()), *notes, sep="\n")
+    print(f"{len(names)} classes: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}")
+    print(f"written: {asked.target} ({target_kind})")
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="python -m detectors.convert", description="Converts weights between programs.")
+    add = made.add_argument
+    add("source", type=Path, help="the file, or a run folder of ours")
+    add("target", type=Path, help="the file to write: .pt is a checkpoint of ours, .pth torchvision's")
+    add("--from", dest="source_kind", choices=("checkpoint", *ssd.PORTS), help="kind of SOURCE (by its content)")
+    add("--to", dest="target_kind", choices=TARGETS, help="kind of TARGET (by its suffix)")
+    add("--model", help="a yaml of conf/model (by the content: ssd300, ssd300_coco, ssd512, ...)")
+    add("--names", help="class names: voc, coco or a file with one a line; another number than the file's starts new heads")
+    add("--keep-91", action="store_true", help="keep all of torchvision's 91 outputs: then the way back is bit for bit")
+    add("--partial", action="store_true", help="load what fits and start the rest anew, instead of refusing")
+    add("--report", action="store_true", help="one line for each parameter")
+    add("overrides", nargs="*", metavar="key=value", help="settings of the checkpoint's configuration, as for train.py")
+    return made
+
+
+def kind_of_target(target: Path) -> str:
+    for kind, suffix in TARGETS.items():
+        if suffix and target.suffix == suffix:
+            return kind
+    raise ValueError(f"{target}: this suffix stands for no kind; name it with --to ({', '.join(TARGETS)})")
+
+
+def read(wish: Wish, kind: str | None) -> Converted:
+    """SOURCE as a checkpoint of ours. kind: None follows from the content."""
+    path = ckpt.find(wish.source)
+    content = ckpt.read_tensors(path)
+    if kind == "checkpoint" or (kind is None and isinstance(content, dict) and "format" in content):
+        return from_checkpoint(ckpt.from_content(path, content), wish)
+    tensors = ssd.state_dict_of(content, str(path))
+    kind = kind or ssd.identify(tensors)
+    if kind is None:
+        known = ", ".join(port.title for port in ssd.PORTS.values())
+        raise ValueError(f"{path}: no network that is known here, its first parameter being {next(iter(tensors))}; known are {known}")
+    return from_ssd(ssd.read(tensors, kind, str(path)), wish)
+
+
+def write(checkpoint: ckpt.Checkpoint, kind: str) -> list[str]:
+    """Writes the target, whole or not at all; what a person must know about it."""
+    if kind == "checkpoint":
+        ckpt.save(checkpoint)
+        return []
+    tensors, notes = to_ssd(checkpoint, kind)
+    with ckpt.whole_file(checkpoint.path) as file:
+        torch.save(tensors, file)
+    return notes
+
+
+if __name__ == "__main__":
+    main()
