@@ -1,4 +1,4 @@
-"""Darknet's two backbones for YOLOv2: Darknet-19 and the one of Tiny-YOLOv2.
+"""Darknet's two backbones for YOLOv2, Darknet-19 and the one of Tiny-YOLOv2, and Darknet-19 as the classifier that it was trained as.
 
 A backbone publishes `channels` and `strides` of the feature maps that it returns, so that necks and heads need no table of their own.
 Its convolutions are registered in the order of Darknet's cfg file, which is the order of a .weights file.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from detectors.layers import ConvBNLeaky, DarknetMaxPool, scale_channels
+from detectors.layers import ConvBNLeaky, DarknetMaxPool, init_darknet, scale_channels
 
 # Channels of each stage; a max pool of stride 2 lies between two stages; kernels alternate 3, 1, 3, ... in each.
 DARKNET19_STAGES = ((32,), (64,), (128, 64, 128), (256, 128, 256), (512, 256, 512, 256, 512), (1024, 512, 1024, 512, 1024))
@@ -67,3 +67,24 @@ class TinyDarknet(nn.Module):
         for pool, conv in zip(self.pools, self.convs[1:], strict=True):
             x = conv(pool(x))
         return (x,)
+
+
+class Classifier(nn.Module):
+    """A 1x1 convolution to the classes on a backbone's last map, and the mean over all places (cfg/darknet19.cfg, layers 23 and 24)."""
+
+    def __init__(self, backbone: nn.Module, num_classes: int):
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"num_classes={num_classes}: a classifier needs at least one class")
+        self.backbone = backbone
+        self.head = nn.Conv2d(backbone.channels[-1], num_classes, 1)
+        init_darknet(self.head)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB from 0 to 1 -> (B, C) class logits, which Darknet's cfg follows with a softmax"""
+        return self.head(self.backbone(images)[-1]).mean((2, 3))
+
+
+def darknet19(*, num_classes: int = 1000, width: float = 1.0) -> Classifier:
+    """Darknet-19 as trained on ImageNet, whose convolutions but the last are those of YOLOv2's backbone. width as in Darknet19."""
+    return Classifier(Darknet19(width), num_classes)

@@ -38,7 +38,8 @@ class Section:
         if key in self._values:
             value, line = self._values[key]
             return ValueError(f"{self.path}:{line}: [{self.kind}] {key}={value}: {problem}")
-        return ValueError(f"{self.path}:{self.line}: [{self.kind}]: {problem}")
+        place = f" {key} (not given)" if key else ""
+        return ValueError(f"{self.path}:{self.line}: [{self.kind}]{place}: {problem}")
 
     def text(self, key: str, default: str) -> str:
         self._asked.add(key)
