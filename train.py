@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from detectors import checkpoint as ckpt
 from detectors import engine, parts
 from detectors.building import build
 from detectors.checking import check
-from detectors.config import Config, to_yaml
+from detectors.config import PROJECT, Config, to_plain, to_yaml
 from detectors.entry import entry_point
 from detectors.tracking import Tracker
 
@@ -28,6 +29,7 @@ def main(cfg: DictConfig) -> float | None:
     run = build_run(config, Path(HydraConfig.get().runtime.output_dir), stored)
     try:
         result = engine.train(run)
+        run.tracker.hparams(to_plain(config), [f"val/{name}" for name in ("AP", "AP50_voc07", "AP50_voc10")])
     except KeyboardInterrupt as stop:
         print(stop, file=sys.stderr)
         raise SystemExit(130) from stop
@@ -41,6 +43,8 @@ def resumed_config(stored: ckpt.Checkpoint, overrides: list[str]) -> Config:
     """The configuration in the checkpoint; only what does not change what is learned may be given anew."""
     changes = [change for change in overrides if not change.lstrip("+").startswith("trainer.resume=")]
     for change in changes:
+        if change.lstrip("+").startswith("trainer.init_from="):
+            raise ValueError(f"{change}: a resumed run goes on with the weights of {stored.path}; trainer.init_from is for a new run")
         if not change.lstrip("+").startswith(("trainer.", "data.root=", "data.workers=", "paths.")):
             raise ValueError(
                 f"{change}: a resumed run keeps the configuration of {stored.path}; only trainer.*, data.root and data.workers may change"
@@ -50,11 +54,14 @@ def resumed_config(stored: ckpt.Checkpoint, overrides: list[str]) -> Config:
 
 def build_run(config: Config, folder: Path, stored: ckpt.Checkpoint | None) -> engine.Run:
     device = parts.choose_device(config.trainer.device)
+    origin = parts.initial_weights(config.trainer.init_from) if config.trainer.init_from and stored is None else None
     annotations = parts.read_annotations(config.data, "train")
     val_annotations = parts.read_annotations(config.data, "val", annotations.class_names)
     detector = parts.build_detector(config, len(annotations.class_names)).to(device)
     if stored is not None:
         parts.load_weights(detector, stored)
+    elif origin is not None:
+        print(*parts.start_from(detector, origin, config, annotations.class_names), sep="\n")
     run = engine.Run(
         config=config,
         folder=folder,
@@ -69,8 +76,18 @@ def build_run(config: Config, folder: Path, stored: ckpt.Checkpoint | None) -> e
     if stored is not None:
         engine.restore(run, stored)
     run.tracker.text("run/config", to_yaml(config), run.progress.step)
+    run.tracker.text("run/commit", commit(), run.progress.step)
     describe(run, annotations)
     return run
+
+
+def commit() -> str:
+    """The git commit of this code, and whether files differ from it; "unknown" outside of a git checkout."""
+    command = ["git", "-C", str(PROJECT), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def describe(run: engine.Run, annotations) -> None:
