@@ -66,7 +66,7 @@ class RegionLoss(nn.Module):
         normalizer: n is "batch", B, or "anchors": for box, objectness and class each the number of anchors whose weight in it is above 0.
         box_error: centres in cells in both, sizes as "log"(size / anchor) or in "cells".
         objectness_target: "iou" (rescore=1), "one". iou_gradient: whether the gradient also flows through that IoU.
-        ignore_at_limit: whether a best IoU of exactly ignore_iou spares, too. ignore_truths: only so many of an image's truths spare, the last.
+        ignore_at_limit: whether an IoU of exactly ignore_iou spares, too. ignore_truths: only so many of an image's truths spare, the last.
         prior_boxes: "unassigned", or "all": positive anchors, too, then have the weight prior_scale instead of their own.
         class_activation: "softmax", "logistic". shared_class: of several truths in one anchor, the class of the "last" or the "lowest".
         """
@@ -113,7 +113,7 @@ class RegionLoss(nn.Module):
 
     def _count(self, weights: Tensor) -> Tensor | int:
         """n for one kind of error. weights: (B, ...)."""
-        return len(weights) if self.normalizer == "batch" else (weights > 0).sum() + NONZERO
+        return len(weights) if self.normalizer == "batch" else (weights > 0).sum(dtype=weights.dtype) + NONZERO
 
     def _box_error(self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid) -> Tensor:
         """(B, A) squared error of centre and size together."""
@@ -145,10 +145,10 @@ class RegionLoss(nn.Module):
             good = good & (usable & (usable.flip(1).cumsum(1).flip(1) <= self.ignore_truths))[..., None]
         return good.any(1)
 
-    def _objectness_target(self, iou: Tensor, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid) -> Tensor | float:
-        """(B, A) t of the positive anchors; any number elsewhere."""
+    def _objectness_target(self, iou: Tensor, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid) -> Tensor:
+        """(B, A) or () t of the positive anchors; any number elsewhere."""
         if self.objectness_target == "one" or iou.shape[1] == 0:
-            return 1.0
+            return iou.new_ones(())
         if self.iou_gradient:
             return paired_iou(self.coder.decode(outputs.offsets, grid), encoded.boxes)
         return iou.gather(1, encoded.matched.clamp(min=0)[:, None]).squeeze(1)
@@ -257,7 +257,7 @@ class MultiBoxLoss(nn.Module):
         background = encoded.matched == BACKGROUND
         if self.recount_positives:
             key = torch.where(background, error, encoded.matched.clamp(max=0).to(error.dtype) - 1)  # then positives, then what is ignored
-            hardest = error.gather(1, key.argsort(1, descending=True, stable=True))
+            hardest = error.gather(1, key.sort(dim=1, descending=True, stable=True).indices)
         else:
             hardest = torch.where(background, error, -1).sort(1, descending=True).values
         rank = torch.arange(error.shape[1], device=error.device)

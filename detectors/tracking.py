@@ -33,6 +33,7 @@ TAGS = {
     "train/negatives_per_positive": "SSD: mined negatives per positive anchor",
     "train/truth_iou": "YOLOv2: mean over truths of the IoU with the prediction responsible (Darknet's Avg IOU)",
     "train/recall": "YOLOv2: share of truths whose responsible prediction has IoU > .5 (Darknet's Avg Recall)",
+    "train/confident_recall": "YOLOv2: share of positive anchors with IoU > .5 and objectness > .3 (the Keras course's recall)",
     "train/class_probability": "YOLOv2: mean probability given to the right class (Darknet's Class)",
     "train/objectness": "YOLOv2: mean objectness of the responsible predictions (Darknet's Obj)",
     "train/no_objectness": "YOLOv2: mean objectness of all predictions (Darknet's No Obj)",

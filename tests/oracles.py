@@ -164,6 +164,21 @@ def multibox_match(targets: Targets, grid: AnchorGrid, b: int, positive_iou: flo
     return owner
 
 
+def last_truth_match(targets: Targets, grid: AnchorGrid, b: int, positive_iou: float = 0.5) -> dict[int, int]:
+    """anchor number -> truth number of image b: every anchor with IoU >= .5, then truth after truth its best anchor, whosever that is."""
+    anchors = [corners(*row) for row in grid.boxes_cxcywh.tolist()]
+    truths = {t: box for t, box in enumerate(targets.boxes[b].tolist()) if targets.valid[b, t]}
+    overlaps = {(t, a): iou_float32(box, anchor) for t, box in truths.items() for a, anchor in enumerate(anchors)}
+    owner: dict[int, int] = {}
+    for a in range(len(anchors)):
+        best = max(truths, key=lambda t: overlaps[t, a], default=None)
+        if best is not None and overlaps[best, a] >= positive_iou:
+            owner[a] = best
+    for t in truths:
+        owner[max(range(len(anchors)), key=lambda a: overlaps[t, a])] = t
+    return owner
+
+
 def multibox_loss(outputs: HeadOutputs, targets: Targets, grid: AnchorGrid, variances) -> dict[str, float]:
     """Equations 1 to 3 of the SSD paper with Caffe's matching, mining and normaliser."""
     box_sum = class_sum = positives = 0

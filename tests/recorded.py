@@ -1,4 +1,4 @@
-"""Reads the numbers recorded from Darknet, Caffe and a Keras course (tests/fixtures) into our records. Facts about their layouts live here only."""
+"""Reads what Darknet, Caffe and a Keras course computed (tests/fixtures) into our records. Facts about their layouts live here only."""
 
 from __future__ import annotations
 

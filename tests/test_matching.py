@@ -49,6 +49,28 @@ def test_multibox_equals_loops(seed):
         assert_close(matched[b], expected)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_last_truth_equals_loops(seed):
+    grid = oracles.small_ssd_grid((96, 128))
+    targets = oracles.random_targets(torch.Generator().manual_seed(seed), batch=3, most=12, classes=3, size=grid.size)
+    matched = MultiBoxMatcher(bipartite="last")(targets, grid).matched
+    for b in range(3):
+        expected = torch.full((grid.num_anchors,), BACKGROUND)
+        for anchor, truth in oracles.last_truth_match(targets, grid, b).items():
+            expected[anchor] = truth
+        assert_close(matched[b], expected)
+
+
+def test_the_last_of_equal_truths_keeps_the_anchor():
+    """The others keep nothing but anchors with IoU >= .5, of which the first truth takes all: here none."""
+    grid = oracles.small_ssd_grid((96, 96))
+    same = [30.0, 30, 40, 40]
+    matches = MultiBoxMatcher(bipartite="last")(oracles.pad_targets([[same, same, same], [same]]), grid)
+    assert len(set(matches.assigned[0].tolist())) == 1
+    assert matches.matched[0][matches.matched[0] >= 0].tolist() == [2]
+    assert matches.assigned[1].tolist() == [matches.assigned[0, 0].item(), -1, -1]
+
+
 def test_truths_that_share_a_best_anchor_all_get_one():
     """Most ports let the last of them overwrite the others."""
     grid = oracles.small_ssd_grid((96, 96))
@@ -87,6 +109,8 @@ def test_no_truths_at_all():
         assert matches.assigned.shape == (2, 0)
 
 
-def test_bad_threshold_is_named():
+def test_bad_settings_are_named():
     with pytest.raises(ValueError, match="positive_iou=0"):
         MultiBoxMatcher(0)
+    with pytest.raises(ValueError, match="bipartite='first': choose 'greedy'"):
+        MultiBoxMatcher(bipartite="first")
