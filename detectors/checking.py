@@ -68,11 +68,17 @@ def _read(schema: type, given: Any, place: str, problems: list[Problem]) -> Any:
     values = {name: given[name] if name in given else _default(f) for name, f in known.items()}
     for name, value in values.items():
         where = _join(place, name)
-        if is_dataclass(hints[name]):
-            values[name] = value if is_dataclass(value) else _read(hints[name], value, where, problems)
+        if (group := _group(hints[name], value)) is not None:
+            values[name] = value if is_dataclass(value) else _read(group, value, where, problems)
         elif text := _wrong(value, hints[name], known[name].metadata):
             problems.append((where, f"{where}={value!r}: {text}" if value != "???" else f"{where} is missing: set {where}=..."))
     return schema(**values)
+
+
+def _group(hint: Any, value: Any) -> type | None:
+    """The dataclass that a setting must be read as; None for a single value, and for an optional group that is left out."""
+    kinds = (hint,) if value is None else (hint, *typing.get_args(hint))
+    return next((kind for kind in kinds if is_dataclass(kind)), None)
 
 
 def _default(field) -> Any:
@@ -143,6 +149,14 @@ def _coco_split(config: Config, split: str) -> Iterator[Problem]:
         yield "data", f"data.image_folders.{split} is missing: set data.image_folders.{split}=... to the folder of the images of {files[0]}"
 
 
+def _scales_form_a_row(config: Config) -> Iterator[Problem]:
+    scales = config.input.multi_scale
+    if scales is not None and (scales.max < scales.min or (scales.max - scales.min) % scales.step):
+        what = f"input.multi_scale: from min={scales.min} no whole number of steps of {scales.step} leads up to max={scales.max}"
+        fits = scales.min + max(0, scales.max - scales.min) // scales.step * scales.step
+        yield "input.multi_scale", f"{what}; set input.multi_scale.max={fits}, or another step"
+
+
 def _parts_can_be_built(config: Config) -> Iterator[Problem]:
     """Asks the parts themselves, on the meta device where weights take no memory: sizes, names and ranges are known only to them."""
     names = config.data.class_names or ["any"]
@@ -157,9 +171,23 @@ def _parts_can_be_built(config: Config) -> Iterator[Problem]:
         model.anchors(tuple(config.input.size))
     except ValueError as error:
         yield "input.size", f"input.size={config.input.size}: {builder} cannot take it: {error}"
+    else:
+        yield from _scales_can_be_taken(config, model, builder)
     if loss is not None and not isinstance(loss, type(model.loss)):
         what = f"loss._target_={config.loss['_target_']}: {builder} is trained with {type(model.loss).__name__}"
         yield "loss", f"{what}; set loss={type(model.loss).__name__.removesuffix('Loss').lower()}, or choose another model"
+
+
+def _scales_can_be_taken(config: Config, model: nn.Module, builder: str) -> Iterator[Problem]:
+    """The first side that the anchors refuse: none of SSD's but its own, and for YOLOv2 multiples of the stride."""
+    scales = config.input.multi_scale
+    for side in range(scales.min, scales.max + 1, scales.step) if scales is not None else ():
+        try:
+            model.anchors((side, side))
+        except ValueError as error:
+            what = f"input.multi_scale: {builder} cannot take every side from {scales.min} to {scales.max}"
+            yield "input.multi_scale", f"{what}: {str(error).partition(';')[0]}; set input.multi_scale=null, or other sides"
+            return
 
 
 def _try(group: str, node: Mapping[str, Any], **given: Any) -> Any:
@@ -173,6 +201,7 @@ def _try(group: str, node: Mapping[str, Any], **given: Any) -> Any:
 # Rule -> the sections it reads: it is left out where one of them is already known to be wrong, so that one mistake gives one message.
 RULES: dict[types.FunctionType, tuple[str, ...]] = {
     _input_size: ("input",),
+    _scales_form_a_row: ("input",),
     _warmup_fits: ("schedule", "trainer"),
     _milestones_fit: ("schedule",),
     _data_complete: ("data",),

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,21 @@ def _empty(kind: type = list) -> Any:
 
 
 @dataclass
+class MultiScaleConfig:
+    """Training on squares of changing size, as Darknet's random=1 does; the defaults are its numbers. Evaluation keeps input.size."""
+
+    min: int = _at_least(1, 320)  # smallest and ...
+    max: int = _at_least(1, 608)  # ... largest side, pixels
+    step: int = _at_least(1, 32)  # pixels between neighbouring sides
+    every: int = _at_least(1, 10)  # optimiser steps after which a side is drawn anew
+    final_steps: int = _at_least(0, 200)  # so many optimiser steps at the end have the largest side
+
+
+@dataclass
 class InputConfig:
     size: list[int] = field(default_factory=lambda: [416, 416])  # (height, width) of the model input, pixels
     resize: str = _choice("letterbox", "stretch")  # letterbox keeps the aspect ratio and pads; stretch warps
+    multi_scale: MultiScaleConfig | None = None  # null trains on `size` alone; {} takes the numbers of MultiScaleConfig
 
 
 @dataclass
@@ -79,12 +91,13 @@ class AugmentConfig:
 
 @dataclass
 class ScheduleConfig:
-    name: str = _choice("constant", "step", "cosine")
+    name: str = _choice("constant", "step", "cosine", "poly")
     warmup_steps: int = _at_least(0, 0)  # rate warm-up: rate * (step / warmup_steps) ** warmup_power
     warmup_power: float = _at_least(0, 1.0)  # 1 linear; 4 is Darknet's burn_in
     milestones: list[int] = _empty()  # step: at these steps the rate is multiplied ...
     factors: list[float] = _empty()  # ... by these numbers
     final_fraction: float = _at_least(0, 0.0)  # cosine: the last step's rate as a fraction of the full one
+    power: float = _at_least(0, 4.0)  # poly: rate * (1 - step / steps) ** power
 
 
 @dataclass
@@ -101,7 +114,9 @@ class TrainerConfig:
     threads: int = _at_least(0, 0)  # of PyTorch on the CPU; 0 leaves its choice
     probe_images: int = _at_least(0, 4)  # fixed images drawn with their detections at every evaluation
     progress: bool = True  # the bar
-    resume: str | None = None  # a run folder or a checkpoint
+    init_from: str | None = None  # a run folder or a checkpoint whose weights a new run starts from, as far as they fit
+    init_without: list[str] = _empty()  # what does not come from there: names or their beginnings, such as head
+    resume: str | None = None  # a run folder or a checkpoint to go on from
 
 
 @dataclass
@@ -161,6 +176,11 @@ def composed(overrides: Sequence[str]) -> DictConfig:
     """What train.py is given with these overrides, for commands that are not Hydra's own."""
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
         return compose("train", list(overrides))
+
+
+def merged(stored: Mapping[str, Any], changes: Sequence[str]) -> DictConfig:
+    """A checkpoint's configuration with changes of the form key=value over it."""
+    return OmegaConf.merge(stored, OmegaConf.from_dotlist([change.lstrip("+") for change in changes]))
 
 
 def to_plain(config: Config | EvaluateConfig) -> dict[str, Any]:

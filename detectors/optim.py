@@ -19,17 +19,24 @@ def sgd(
     weight_decay: float = 5e-4,
     bias_rate_factor: float = 1.0,
     decay_scales: bool = False,
+    rate_in_momentum: bool = False,
 ) -> torch.optim.SGD:
     """Darknet's update: weight decay on convolution weights only (update_convolutional_layer), no dampening, no Nesterov.
 
-    Caffe's SSD: bias_rate_factor=2 (biases learn twice as fast, without decay), decay_scales=True (L2Norm's scale decays).
+    Caffe's SSD: bias_rate_factor=2 (biases learn twice as fast, without decay), decay_scales=True (L2Norm's scale decays),
+    rate_in_momentum=True (v = momentum * v + rate * gradient; w -= v: after a drop of the rate, the steps of before go on at their own).
     """
     groups = parameter_groups(module, weight_decay=weight_decay, bias_rate_factor=bias_rate_factor, decay_scales=decay_scales)
+    for group in groups:
+        group["rate_in_momentum"] = rate_in_momentum
     return torch.optim.SGD(groups, lr=rate, momentum=momentum)
 
 
 def adamw(module: nn.Module, *, rate: float, weight_decay: float = 0.02, betas: Sequence[float] = (0.9, 0.999)) -> torch.optim.AdamW:
-    """AdamW with decay on convolution weights only. In neither paper; it trains small networks from scratch in fewer steps."""
+    """AdamW with decay on convolution weights only. In neither paper; it trains small networks from scratch in fewer steps.
+
+    weight_decay=0 is Adam, as the Keras course uses it.
+    """
     return torch.optim.AdamW(parameter_groups(module, weight_decay=weight_decay), lr=rate, betas=tuple(betas))
 
 
@@ -55,6 +62,7 @@ def rate_factor(schedule: ScheduleConfig, update: int, updates: int) -> float:
     """What the full rate is multiplied by at `update` (the first is 1, as in Darknet) of `updates`.
 
     Warm-up is Darknet's burn_in: (update / warmup_steps) ** warmup_power while update < warmup_steps; nothing else acts during it.
+    Equal to get_current_rate of Darknet's network.c (tests/test_optim.py), but for its steps=-1: see docs/yolov2.md.
     """
     if update < schedule.warmup_steps:
         return (update / schedule.warmup_steps) ** schedule.warmup_power
@@ -63,10 +71,19 @@ def rate_factor(schedule: ScheduleConfig, update: int, updates: int) -> float:
     if schedule.name == "cosine":
         done = (update - schedule.warmup_steps) / max(1, updates - schedule.warmup_steps)
         return schedule.final_fraction + (1 - schedule.final_fraction) * (1 + cos(pi * done)) / 2
+    if schedule.name == "poly":
+        return (1 - update / updates) ** schedule.power
     return 1.0
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Gives every group rate * its rate_factor."""
+    """Gives every group rate * its rate_factor, and keeps what is in its momentum at the old rate where the group says rate_in_momentum.
+
+    PyTorch multiplies the whole momentum by the rate of the day; divided by the change of the rate, it is Caffe's v.
+    """
     for group in optimizer.param_groups:
-        group["lr"] = rate * group["rate_factor"]
+        before, group["lr"] = group["lr"], rate * group["rate_factor"]
+        if group.get("rate_in_momentum") and group["lr"] not in (0, before):
+            for parameter in group["params"]:
+                if (momentum := optimizer.state.get(parameter, {}).get("momentum_buffer")) is not None:
+                    momentum.mul_(before / group["lr"])

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from detectors.building import build
 from detectors.checking import check
-from detectors.checkpoint import Checkpoint
+from detectors.checkpoint import Checkpoint, find, load
 from detectors.config import Config, DataConfig
 from detectors.data.coco import read_coco
-from detectors.data.loading import BatchLoader, DetectionDataset, build_eval_loader, build_train_loader
+from detectors.data.loading import BatchLoader, DetectionDataset, MultiScale, build_eval_loader, build_train_loader
 from detectors.data.shapes import write_shapes
 from detectors.data.transforms import build_transform
 from detectors.data.voc import read_voc
 from detectors.models.detector import Detector
 from detectors.structures import Annotations
+from detectors.weights.transfer import Transfer, fit
 
 
 def read_annotations(data: DataConfig, split: str, class_names: list[str] | None = None) -> Annotations:
@@ -51,10 +53,24 @@ def train_loader(config: Config, annotations: Annotations, *, start_step: int) -
     size, trainer = tuple(config.input.size), config.trainer
     transform = build_transform(augment=config.augment.name, size=size, resize=config.input.resize, train=True)
     dataset = DetectionDataset(annotations, transform, seed=config.seed, use_difficult=config.data.train_difficult)
-    parts = trainer.accumulate
+    parts, scales = trainer.accumulate, multi_scale(config)
     return build_train_loader(
-        dataset, batch_size=trainer.batch_size, workers=config.data.workers, start_step=start_step * parts, steps=trainer.steps * parts
+        dataset,
+        batch_size=trainer.batch_size,
+        workers=config.data.workers,
+        start_step=start_step * parts,
+        steps=trainer.steps * parts,
+        size_of=scales and (lambda batch: scales(batch // parts)),
     )
+
+
+def multi_scale(config: Config) -> MultiScale | None:
+    """Optimiser step -> input size; None where all steps have input.size."""
+    scales = config.input.multi_scale
+    if scales is None:
+        return None
+    sides = range(scales.min, scales.max + 1, scales.step)
+    return MultiScale(sides, every=scales.every, final_steps=scales.final_steps, steps=config.trainer.steps, seed=config.seed)
 
 
 def eval_loader(config: Config, annotations: Annotations, *, batch_size: int) -> BatchLoader:
@@ -76,6 +92,43 @@ def load_detector(checkpoint: Checkpoint, device: torch.device) -> tuple[Detecto
     detector = build_detector(config, len(checkpoint.class_names))
     load_weights(detector, checkpoint)
     return detector.to(device).eval(), config
+
+
+def initial_weights(place: str) -> Checkpoint:
+    """The checkpoint that trainer.init_from names. FileNotFoundError or ValueError that says how to come by one."""
+    try:
+        return load(find(place))
+    except (FileNotFoundError, ValueError) as error:
+        fix = "python -m detectors.convert makes checkpoints of other programs' weights; trainer.init_from=null starts from random ones"
+        raise type(error)(f"trainer.init_from={place}: {error}; {fix}") from error
+
+
+def start_from(detector: Detector, checkpoint: Checkpoint, config: Config, class_names: Sequence[str]) -> list[str]:
+    """Weights of a checkpoint into a new detector, as far as names and shapes agree; the lines that say what was loaded and what was not.
+
+    What the loss counts (images_seen) starts anew, as with Darknet's `partial` and -clear. ValueError if nothing fits.
+    """
+    ours = {name: tensor for name, tensor in detector.state_dict().items() if not name.startswith("loss.")}
+    held = [name for name in ours if name.startswith(tuple(config.trainer.init_without))]
+    found = {name: tensor for name, tensor in checkpoint.model.items() if not name.startswith("loss.") and name not in held}
+    with torch.device("meta"):
+        twin = build(config.model, num_classes=len(checkpoint.class_names), loss=build(config.loss)).state_dict()
+    transfer = fit(ours, found, where=str(checkpoint.path), twin=twin, partial=True)
+    transfer.left |= dict.fromkeys(held, "trainer.init_without")
+    transfer.unused = dict.fromkeys((name for name in found if name not in ours), "nothing here has this name")
+    if not transfer.loaded:
+        what = f"none of its {len(checkpoint.model)} tensors fits {config.name}"
+        raise ValueError(f"{checkpoint.path}: {what}; set trainer.init_from to weights of this network, or fewer trainer.init_without")
+    detector.load_state_dict(transfer.state, strict=False)
+    lines = [f"weights of {checkpoint.path}: {next(summary := transfer.summary())}", *summary]
+    return lines + _meaning_of_the_head(transfer, checkpoint.class_names, tuple(class_names))
+
+
+def _meaning_of_the_head(transfer: Transfer, before: tuple[str, ...], now: tuple[str, ...]) -> list[str]:
+    """A head fits as soon as the number of classes does."""
+    if before == now or not any(name.startswith("head.") for name in transfer.loaded):
+        return []
+    return ["its classes have other names or another order: loaded class outputs begin with the wrong meaning; trainer.init_without=[head]"]
 
 
 def load_weights(detector: Detector, checkpoint: Checkpoint) -> None:

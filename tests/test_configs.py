@@ -17,12 +17,12 @@ COUNTS = {
     "augment": 2,
     "data": 7,
     "debug": 3,
-    "experiment": 2,
+    "experiment": 9,
     "loss": 5,
     "model": 11,
     "optimizer": 3,
     "paths": 1,
-    "schedule": 3,
+    "schedule": 4,
     "trainer": 2,
 }
 HYDRA = {"help": 2, "job_logging": 2}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from torch import nn
@@ -61,10 +63,105 @@ def test_frozen_parameters_and_empty_groups_are_left_out():
     assert parameter_groups(module, weight_decay=0.1) == []
 
 
+def steps(*milestones: int, burn_in: int = 0, factors: tuple[float, ...] = (0.1, 0.1)) -> ScheduleConfig:
+    return ScheduleConfig(name="step", warmup_steps=burn_in, warmup_power=4, milestones=list(milestones), factors=list(factors))
+
+
+def poly(burn_in: int = 0) -> ScheduleConfig:
+    return ScheduleConfig(name="poly", warmup_steps=burn_in, warmup_power=4, power=4)
+
+
 def test_burn_in_and_steps_equal_darknet():
-    schedule = ScheduleConfig(name="step", warmup_steps=1000, warmup_power=4, milestones=[40000, 60000], factors=[0.1, 0.1])
+    schedule = steps(40000, 60000, burn_in=1000)
     for update, expected in ((1, 1e-12), (500, 0.0625), (999, 0.999**4), (1000, 1), (39999, 1), (40000, 0.1), (60000, 0.01), (80200, 0.01)):
         assert rate_factor(schedule, update, 80200) == pytest.approx(expected, rel=1e-9)
+
+
+# cfg -> learning_rate, schedule and max_batches as the cfg has them.
+DARKNET = {
+    "yolov2-voc": (0.001, steps(40000, 60000, burn_in=1000), 80200),
+    "yolov2": (0.001, steps(400000, 450000, burn_in=1000), 500200),
+    "yolov2-tiny": (0.001, steps(400000, 450000, burn_in=1000), 500200),
+    "yolov2-tiny-voc": (0.001, ScheduleConfig(name="constant"), 40200),  # steps=-1 read as unsigned: it never leaves .001
+    "darknet19": (0.1, poly(burn_in=1000), 800000),
+    "darknet19_448": (0.001, poly(), 100000),
+}
+
+
+def test_rates_equal_those_that_darknet_recorded(fixtures):
+    """get_current_rate of the C program for batch numbers around every corner. Its float32 shows in the last rates of poly: 1 - .999999."""
+    recorded = {name: case["lr"] for name, case in json.loads((fixtures / "darknet/lr.json").read_text()).items() if name != "_note"}
+    assert recorded.keys() == DARKNET.keys()
+    for name, rates in recorded.items():
+        full, schedule, updates = DARKNET[name]
+        for update, expected in rates.items():
+            assert full * rate_factor(schedule, int(update), updates) == pytest.approx(expected, rel=5e-7, abs=2e-25), (name, update)
+    assert sum(map(len, recorded.values())) == 49
+
+
+def test_the_rates_that_yolov2_tiny_voc_cfg_means():
+    """steps=-1,100,20000,30000 scales=.1,10,.1,.1 read as signed numbers, as Darknet did in 2016."""
+    schedule = steps(-1, 100, 20000, 30000, factors=(0.1, 10, 0.1, 0.1))
+    for update, expected in ((1, 1e-4), (99, 1e-4), (100, 1e-3), (19999, 1e-3), (20000, 1e-4), (29999, 1e-4), (30000, 1e-5), (40200, 1e-5)):
+        assert 0.001 * rate_factor(schedule, update, 40200) == pytest.approx(expected, rel=1e-9)
+
+
+def caffes_update(weight: float, gradients: list[float], rates: list[float]) -> float:
+    """SGDSolver::ComputeUpdateValue: history = momentum * history + rate * (gradient + decay * weight); weight -= history."""
+    history = 0.0
+    for gradient, rate in zip(gradients, rates, strict=True):
+        history = 0.9 * history + rate * (gradient + 0.01 * weight)
+        weight -= history
+    return weight
+
+
+@pytest.mark.parametrize("rate_in_momentum", [True, False])
+def test_caffes_momentum_keeps_the_rate_of_its_day(rate_in_momentum):
+    """With one rate Caffe's update and PyTorch's are the same; after a drop only rate_in_momentum is Caffe's."""
+    gradients, rates = [0.5, -0.2, 0.3, 0.1, 0.4], [0.1, 0.1, 0.01, 0.01, 0.02]
+    module = nn.Conv2d(1, 1, 1)
+    weight = module.weight.item()
+    optimizer = sgd(module, rate=0.1, weight_decay=0.01, bias_rate_factor=2, rate_in_momentum=rate_in_momentum)
+    for step, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), 1):
+        set_rate(optimizer, rate)
+        module.weight.grad = torch.full((1, 1, 1, 1), gradient)
+        optimizer.step()
+        difference = abs(module.weight.item() - caffes_update(weight, gradients[:step], rates[:step]))
+        assert (difference < 1e-6) == (rate_in_momentum or step < 3)
+
+
+def test_the_momentums_rate_survives_a_resume():
+    """What the drop multiplies the momentum by comes from the optimiser's own state."""
+    results = []
+    for resumed in (False, True):
+        torch.manual_seed(0)
+        module = nn.Conv2d(1, 1, 1)
+        optimizer = sgd(module, rate=0.1, rate_in_momentum=True)
+        for rate in (0.1, 0.01):
+            if resumed and rate == 0.01:
+                state = optimizer.state_dict()
+                optimizer = sgd(module, rate=0.1, rate_in_momentum=True)
+                optimizer.load_state_dict(state)
+            set_rate(optimizer, rate)
+            module.weight.grad, module.bias.grad = torch.ones(1, 1, 1, 1), torch.ones(1)
+            optimizer.step()
+        results.append(module.weight.item())
+    assert results[0] == results[1]
+
+
+def test_adamw_without_decay_is_adam():
+    """The Keras course's optimiser needs no builder of its own."""
+    ours, adam = small_network(), small_network()
+    adam.load_state_dict(ours.state_dict())
+    optimizers = adamw(ours, rate=5e-5, weight_decay=0.0), torch.optim.Adam(adam.parameters(), lr=5e-5)
+    for seed in range(3):
+        torch.manual_seed(seed)
+        gradients = [torch.randn_like(p) for p in ours.parameters()]
+        for module, optimizer in zip((ours, adam), optimizers, strict=True):
+            for parameter, gradient in zip(module.parameters(), gradients, strict=True):
+                parameter.grad = gradient.clone()
+            optimizer.step()
+    assert_close(ours.state_dict(), adam.state_dict(), rtol=0, atol=0)
 
 
 def test_cosine_falls_from_one_to_its_final_fraction():

@@ -1,13 +1,14 @@
-"""Annotations and a transform -> batches: decoding, collating, an endless and resumable order.
+"""Annotations and a transform -> batches: decoding, collating, an endless and resumable order, multi-scale sizes.
 
-Sample k of epoch e is a pure function of (seed, e, k), and batch number s one of (seed, s, batch size, number of images): the number of
-workers does not change a byte, and a run that goes on from step s gets what it would have got.
+Sample k of epoch e is a pure function of (seed, e, k) and its size, and batch number s one of (seed, s, batch size, number of images): the
+number of workers does not change a byte, and a run that goes on from step s gets what it would have got.
 """
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import cv2
@@ -22,11 +23,20 @@ from detectors.structures import Annotations, Batch, ImageInfo, Targets
 
 SIZE_TOLERANCE = 1  # pixels by which a file may differ from its annotation: tools that shrink images round differently
 
-Transform = Callable[[np.ndarray, np.ndarray, np.ndarray, int], TransformedSample]
+Transform = Callable[[np.ndarray, np.ndarray, np.ndarray, int, tuple[int, int] | None], TransformedSample]
+SizeOf = Callable[[int], tuple[int, int]]
 
 
 class ImageError(ValueError):
     """A file that cannot be used. It crosses from a worker as it is, without the worker's traceback around it."""
+
+
+class Key(NamedTuple):
+    """What names a sample."""
+
+    epoch: int
+    index: int  # row of the Annotations
+    size: tuple[int, int] | None = None  # (height, width) of the model input in multi-scale training; None is the transform's own
 
 
 class Sample(NamedTuple):
@@ -37,7 +47,7 @@ class Sample(NamedTuple):
 
 
 class DetectionDataset(Dataset):
-    """Annotations seen through a transform. The key of a sample is (epoch, index).
+    """Annotations seen through a transform. The key of a sample is (epoch, index) or a whole Key.
 
     Crowd boxes are never among the truths; difficult ones are if `use_difficult` (Darknet leaves them out). Neither matters to evaluation,
     which reads the Annotations themselves.
@@ -50,19 +60,19 @@ class DetectionDataset(Dataset):
     def __len__(self) -> int:
         return len(self.annotations)
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
-        epoch, index = key
+    def __getitem__(self, key: Key | tuple[int, int]) -> Sample:
+        epoch, index, size = Key(*key)
         truths, path = self.annotations, self.annotations.paths[index]
         image = read_image(path)
         _check_size(image, truths.sizes[index], path)
         rows = np.arange(len(truths.labels))[truths.rows(index)]
         rows = rows[self.trained_on[rows]]
         seed = int(np.random.SeedSequence((self.seed, epoch, index)).generate_state(1, np.uint64)[0])
-        result = self.transform(image, truths.boxes_original[rows], truths.labels[rows], seed)
+        result = self.transform(image, truths.boxes_original[rows], truths.labels[rows], seed, size)
         info = ImageInfo(index, truths.image_ids[index], path, image.shape[:2], result.scale_xy, result.shift_xy)
         return Sample(torch.from_numpy(result.image), torch.from_numpy(result.boxes), torch.from_numpy(result.labels), info)
 
-    def __getitems__(self, keys: list[tuple[int, int]]) -> list[Sample] | ImageError:
+    def __getitems__(self, keys: list[Key]) -> list[Sample] | ImageError:
         """One batch; a broken file as a value, because an exception would reach the reader wrapped in two tracebacks."""
         try:
             return [self[key] for key in keys]
@@ -110,30 +120,60 @@ def collate(samples: list[Sample]) -> Batch:
     return Batch(images, Targets(boxes, labels, valid), [sample.info for sample in samples])
 
 
-class ResumableSampler(Sampler):
-    """Batches of (epoch, index): each epoch a permutation of its own, one after the other without a gap, so that all batches are full.
+@dataclass(frozen=True)
+class MultiScale:
+    """Darknet's random=1 (train_detector in examples/detector.c): every 10 iterations a square of one of the sides 320, 352 ... 608, at the
+    end of the training the largest.
 
-    A batch may reach into the next epoch; with fewer images than batch_size it holds several. `start_step` is the number of batches that an
-    interrupted run has used; it ends before `steps`, or never (None).
+    The side is a pure function of (seed, step // every), so that a resume and any number of workers give the same. Darknet takes C's
+    rand(), seeded by the clock: only its distribution can be had. And it looks at the end only when it draws: there the first block of
+    the last 200 iterations is still a random one, here none is.
     """
 
-    def __init__(self, *, images: int, batch_size: int, seed: int, start_step: int = 0, steps: int | None = None):
+    sides: Sequence[int]  # pixels, rising
+    every: int  # optimiser steps
+    final_steps: int  # optimiser steps at the end that have the largest side
+    steps: int  # optimiser steps of the whole run
+    seed: int
+
+    def __call__(self, step: int) -> tuple[int, int]:
+        """(height, width) of optimiser step `step`; the first is 0."""
+        if step >= self.steps - self.final_steps:
+            side = self.sides[-1]
+        else:
+            entropy = np.random.SeedSequence(self.seed, spawn_key=(step // self.every,))  # a stream apart from permutations and samples
+            side = self.sides[np.random.default_rng(entropy).integers(len(self.sides))]
+        return side, side
+
+
+class ResumableSampler(Sampler):
+    """Batches of Key: each epoch a permutation of its own, one after the other without a gap, so that all batches are full.
+
+    A batch may reach into the next epoch; with fewer images than batch_size it holds several. `start_step` is the number of batches that an
+    interrupted run has used; it ends before `steps`, or never (None). `size_of` gives the size of the images of batch number `step`.
+    """
+
+    def __init__(
+        self, *, images: int, batch_size: int, seed: int, start_step: int = 0, steps: int | None = None, size_of: SizeOf | None = None
+    ):
         if min(images, batch_size) < 1:
             raise ValueError(f"{images} images in batches of {batch_size}: there must be at least one of each")
         self.images, self.batch_size, self.seed, self.start_step, self.steps = images, batch_size, seed, start_step, steps
+        self.size_of = size_of
 
     def __len__(self) -> int:
         if self.steps is None:
             raise TypeError("an endless sampler has no length")
         return max(0, self.steps - self.start_step)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[Key]]:
         step, permutations = self.start_step, {}
         while self.steps is None or step < self.steps:
             places = range(step * self.batch_size, (step + 1) * self.batch_size)
             epochs = {place // self.images for place in places}
             permutations = {epoch: permutations[epoch] if epoch in permutations else self.permutation(epoch) for epoch in epochs}
-            yield [(place // self.images, int(permutations[place // self.images][place % self.images])) for place in places]
+            size = self.size_of(step) if self.size_of else None
+            yield [Key(place // self.images, int(permutations[place // self.images][place % self.images]), size) for place in places]
             step += 1
 
     def permutation(self, epoch: int) -> np.ndarray:
@@ -157,16 +197,26 @@ class BatchLoader(DataLoader):
 
 
 def build_train_loader(
-    dataset: DetectionDataset, *, batch_size: int, workers: int, start_step: int = 0, steps: int | None = None
+    dataset: DetectionDataset,
+    *,
+    batch_size: int,
+    workers: int,
+    start_step: int = 0,
+    steps: int | None = None,
+    size_of: SizeOf | None = None,
 ) -> BatchLoader:
-    """Batches number start_step to steps - 1 of the run (for ever if steps is None), in the order that the dataset's seed gives."""
-    sampler = ResumableSampler(images=len(dataset), batch_size=batch_size, seed=dataset.seed, start_step=start_step, steps=steps)
+    """Batches number start_step to steps - 1 of the run (for ever if steps is None), in the order that the dataset's seed gives.
+
+    size_of: number of a batch -> its (height, width); None leaves it to the dataset's transform.
+    """
+    span = {"start_step": start_step, "steps": steps}
+    sampler = ResumableSampler(images=len(dataset), batch_size=batch_size, seed=dataset.seed, **span, size_of=size_of)
     return _loader(dataset, sampler, workers)
 
 
 def build_eval_loader(dataset: DetectionDataset, *, batch_size: int, workers: int) -> BatchLoader:
     """Every image once, in the order of the Annotations; the last batch may be smaller."""
-    keys = [(0, index) for index in range(len(dataset))]
+    keys = [Key(0, index) for index in range(len(dataset))]
     return _loader(dataset, [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)], workers)
 
 

@@ -89,7 +89,8 @@ AUGMENTATIONS = {"none": (list, list), "light": (light_geometry, light_colour)} 
 
 
 class Transform:
-    """Called with (image (h, w, 3) uint8, boxes (n, 4) in its frame, labels (n,), seed) -> TransformedSample.
+    """Called with (image (h, w, 3) uint8, boxes (n, 4) in its frame, labels (n,), seed) -> TransformedSample. A fifth argument is another
+    size for this image (multi-scale training); what is drawn from the seed stays the same.
 
     Boxes are clipped to the image first, whatever they are: none can crash the augmentation. A truth is dropped when it has no area inside
     the image; in training also when the augmentation pushed its centre out of the image, or a side is below MIN_SIDE.
@@ -101,7 +102,10 @@ class Transform:
         self.geometry = albumentations.Compose(geometry, bbox_params=boxes) if geometry else None
         self.colour = albumentations.Compose(colour) if colour else None
 
-    def __call__(self, image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, seed: int) -> TransformedSample:
+    def __call__(
+        self, image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, seed: int, size: tuple[int, int] | None = None
+    ) -> TransformedSample:
+        size = size or self.size
         generators = np.random.default_rng(seed), random.Random(seed)
         boxes = clip(np.asarray(boxes, dtype=np.float64).reshape(-1, 4), image.shape[:2])
         kept = np.flatnonzero(_shorter_side(boxes) > 0)
@@ -110,10 +114,10 @@ class Transform:
             _seed(self.geometry, generators)
             image, boxes, inside = _augment_boxes(self.geometry, image, boxes)
             kept = kept[inside]
-        fit = self.fit(image.shape[:2], self.size)
+        fit = self.fit(image.shape[:2], size)
         scale, shift = fit.scale_xy(image.shape[:2]), fit.shift_xy()
-        image = resize(image, fit, self.size)
-        boxes = clip(boxes * np.tile(scale, 2) + np.tile(shift, 2), self.size)
+        image = resize(image, fit, size)
+        boxes = clip(boxes * np.tile(scale, 2) + np.tile(shift, 2), size)
         if self.colour is not None:
             _seed(self.colour, generators)
             image = self.colour(image=image)["image"]

@@ -16,6 +16,8 @@ from detectors.data.coco import read_coco
 from detectors.data.loading import (
     DetectionDataset,
     ImageError,
+    Key,
+    MultiScale,
     ResumableSampler,
     build_eval_loader,
     build_train_loader,
@@ -67,6 +69,53 @@ def test_any_number_of_workers_and_any_resume_give_the_same_bytes(voc):
     assert not set(other) & set(whole)
 
 
+def test_multi_scale_changes_nothing_about_workers_and_resumes(voc):
+    """Two batches make an optimiser step, two steps a block of one size; batch 3 is the second half of a step."""
+    scales = MultiScale(range(32, 97, 32), every=2, final_steps=2, steps=8, seed=3)
+
+    def loader(workers: int, start: int = 0):
+        size_of = {"size_of": lambda batch: scales(batch // 2)}
+        return build_train_loader(dataset(voc), batch_size=2, workers=workers, start_step=start, steps=16, **size_of)
+
+    batches = list(loader(0))
+    sizes = [tuple(batch.images.shape[2:]) for batch in batches]
+    assert sizes == [scales(batch // 2) for batch in range(16)]
+    assert sizes[0::2] == sizes[1::2]
+    assert len(set(sizes)) > 1 and set(sizes[12:]) == {(96, 96)}
+    for batch in batches:
+        limit = torch.tensor([batch.images.shape[3], batch.images.shape[2]] * 2)
+        assert (batch.targets.boxes <= limit).all()
+    whole = [digest(batch) for batch in batches]
+    for workers, start in ((0, 3), (1, 7), (2, 0)):
+        assert [digest(batch) for batch in loader(workers, start)] == whole[start:]
+
+
+def test_a_size_changes_the_scale_of_a_sample_and_nothing_else(voc):
+    """Mirror and crop are the same draws: boxes of half the size are half as large."""
+    data = dataset(voc)
+    own, half = data[3, 2], data[Key(3, 2, (24, 32))]
+    assert own.image.shape[:2] == (48, 64) and half.image.shape[:2] == (24, 32)
+    assert half.info.scale_xy == tuple(scale / 2 for scale in own.info.scale_xy)
+    assert_close(half.boxes * 2, own.boxes)
+    assert_close(half.labels, own.labels)
+
+
+def test_multi_scale_is_darknets_rule():
+    """yolov2-voc.cfg, random=1: rand() % 10 + 10 times 32 every 10 iterations, 608 in the last 200."""
+    scales = MultiScale(range(320, 609, 32), every=10, final_steps=200, steps=80200, seed=0)
+    sides = np.array([scales(step)[0] for step in range(0, 80000, 10)])
+    names, counts = np.unique(sides, return_counts=True)
+    assert names.tolist() == [320, 352, 384, 416, 448, 480, 512, 544, 576, 608]
+    assert ((counts - 800) ** 2 / 800).sum() < 27.9  # chi-square of 9 degrees of freedom, p = .001
+    assert abs(np.corrcoef(sides[:-1], sides[1:])[0, 1]) < 0.04  # no memory from block to block
+    assert all(scales(step) == scales(step // 10 * 10) for step in range(500))
+    assert {scales(step) for step in range(80000, 80200)} == {(608, 608)}
+    assert scales(79999) == scales(79990) != (608, 608)
+    assert [scales(10 * k)[0] for k in range(6)] == [576, 512, 512, 576, 352, 320]  # so that old runs can be repeated
+    other = MultiScale(range(320, 609, 32), every=10, final_steps=200, steps=80200, seed=1)
+    assert [other(10 * k) for k in range(20)] != [scales(10 * k) for k in range(20)]
+
+
 def test_loaders_leave_the_global_random_state_alone(voc):
     torch.manual_seed(0)
     before = torch.get_rng_state()
@@ -78,8 +127,8 @@ def test_loaders_leave_the_global_random_state_alone(voc):
 def test_an_epoch_holds_each_image_once():
     sampler = ResumableSampler(images=10, batch_size=4, seed=1, steps=10)
     keys = [key for batch in sampler for key in batch]
-    assert [epoch for epoch, _ in keys] == [0] * 10 + [1] * 10 + [2] * 10 + [3] * 10
-    orders = [tuple(index for epoch, index in keys if epoch == wanted) for wanted in range(4)]
+    assert [key.epoch for key in keys] == [0] * 10 + [1] * 10 + [2] * 10 + [3] * 10
+    orders = [tuple(key.index for key in keys if key.epoch == wanted) for wanted in range(4)]
     assert all(sorted(order) == list(range(10)) for order in orders)
     assert len(set(orders)) == 4
 
