@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from detectors import checkpoint as ckpt
 from detectors import parts
 from detectors.anchors import ssd300_levels, ssd512_levels
 from detectors.checking import check
-from detectors.config import Config, composed, to_plain
+from detectors.config import Config, composed, merged, to_plain
 from detectors.data.coco import COCO_CLASSES
 from detectors.data.voc import VOC_CLASSES
 from detectors.models.ssd import PIXEL_MEAN
@@ -90,8 +89,7 @@ def from_checkpoint(stored: ckpt.Checkpoint, wish: Wish) -> Converted:
     """Our own checkpoint, for other classes or another model; without a wish, the same without the optimiser's state."""
     names = stored.class_names if wish.names is None else class_names(wish, len(stored.class_names))
     if wish.model is None:
-        changes = [change.lstrip("+") for change in wish.overrides]
-        config = check(OmegaConf.merge(stored.config, OmegaConf.from_dotlist(changes)))
+        config = check(merged(stored.config, wish.overrides))
     else:
         config = configuration(wish, wish.model, names, {key: stored.config["model"].get(key) for key in PIXELS})
     if names != stored.class_names:

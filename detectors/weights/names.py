@@ -1,4 +1,4 @@
-"""How programs name the parameters of SSD. Caffe's names (conv4_3, fc7, conv6_2_mbox_loc) are the common language: every rule leads to them.
+"""How programs name the parameters of SSD. Caffe's names (conv4_3, fc7, conv6_2_mbox_loc) are the common language: all rules lead there.
 
 `levels` is the number of maps that a head looks at: 6 in SSD300, 7 in SSD512.
 """

@@ -1,4 +1,4 @@
-"""State dicts of SSD and VGG-16 from other programs <-> ours: torchvision's ssd300_vgg16, amdegroot's ssd.pytorch, and VGG-16 as a backbone.
+"""State dicts of SSD and VGG-16 of other programs <-> ours: torchvision's ssd300_vgg16, ssd.pytorch (amdegroot), VGG-16 as a backbone.
 
 All of them run the heads anchor by anchor and hold the boxes of a cell in Caffe's order, as we do: parameters are renamed, never permuted.
 What differs: names (names.py), the pixels that the weights expect, the clipping of default boxes, and COCO's classes in torchvision.
@@ -77,8 +77,12 @@ class Found:
         """Columns of the class logits, background included; 0 in a backbone."""
         if not self.levels:
             return 0
-        logits, offsets = (len(self.tensors[f"fc7_mbox_{kind}.weight"]) for kind in ("conf", "loc"))
+        logits, offsets = (self.channels(f"fc7_mbox_{kind}.weight") for kind in ("conf", "loc"))
         return logits * 4 // max(offsets, 1)
+
+    def channels(self, name: str) -> int:
+        """Outputs of a layer, given Caffe's name of its weight or bias."""
+        return self.tensors[name].shape[:1].numel()
 
 
 def state_dict_of(content: Any, where: str) -> dict[str, Tensor]:
@@ -109,8 +113,8 @@ def read(tensors: Mapping[str, Tensor], kind: str, where: str) -> Found:
     rule = port.names(7) if tensors.keys() & (port.names(7).keys() - port.names(6).keys()) else port.names(6)
     if absent := [name for name in rule if name not in tensors]:
         raise ValueError(
-            f"{where}: {absent[0]} ({rule[absent[0]]}) is missing, and {len(absent) - 1} others; {len(rule) - len(absent)} of the {len(rule)} "
-            f"parameters of {port.title} are there: the file is of another network, or incomplete"
+            f"{where}: {absent[0]} ({rule[absent[0]]}) is missing; {len(rule) - len(absent)} of the {len(rule)} parameters of {port.title} "
+            "are there: the file is of another network, or incomplete"
         )
     found = Found(kind, {c: tensors[n] for n, c in rule.items()}, {c: n for n, c in rule.items()}, port.settings())
     found.unused = {name: f"{port.title} has no such parameter" for name in tensors if name not in rule}
@@ -124,9 +128,9 @@ def read(tensors: Mapping[str, Tensor], kind: str, where: str) -> Found:
 def _check_heads(found: Found, where: str) -> None:
     """ValueError unless each level's heads have the same number of outputs for each default box."""
     for caffe in (name for name in found.tensors if "_mbox_loc." in name):
-        offsets, logits = (found.tensors[caffe.replace("_loc.", f"_{kind}.")].shape[:1].numel() for kind in ("loc", "conf"))
+        offsets, logits = found.channels(caffe), found.channels(caffe.replace("_loc.", "_conf."))
         if not offsets or offsets % 4 or logits * 4 != offsets * found.outputs:
-            raise ValueError(f"{where}: {found.origins[caffe]} has {offsets} channels and its class logits {logits}: no whole number of boxes")
+            raise ValueError(f"{where}: {found.origins[caffe]} has {offsets} channels, its class logits {logits}: no whole number of boxes")
 
 
 def _reduce_fc(found: Found, where: str) -> None:

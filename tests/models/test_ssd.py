@@ -1,34 +1,20 @@
-"""SSD: the counts of Caffe's models, equality with torchvision's SSD300 given equal weights, and recorded outputs of both sizes."""
+"""SSD: the counts of Caffe's models and recorded outputs of both sizes. Equality with torchvision: tests/weights/test_ssd.py."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
-from torchvision.models.detection import ssd300_vgg16
 
 from detectors.models.detector import Detector
 from detectors.models.ssd import MultiBoxHead, ssd160, ssd160_levels, ssd300, ssd512
 from detectors.structures import HeadOutputs
-
-
-def caffe_names(detector: Detector) -> dict[str, str]:
-    """Caffe's name -> our name, of each parameter."""
-    sources = ["conv4_3_norm", "fc7", *(f"conv{number}_2" for number in range(6, 11))]
-    names = {}
-    for ours in detector.state_dict():
-        if head := re.fullmatch(r"head\.(offsets|class_logits)\.(\d)\.(weight|bias)", ours):
-            kind, level, part = head.groups()
-            names[f"{sources[int(level)]}_mbox_{'loc' if kind == 'offsets' else 'conf'}.{part}"] = ours
-        else:
-            names[re.search(r"(\w+)(?:\.conv)?\.(\w+)$", ours).expand(r"\1.\2")] = ours
-    return names
+from detectors.weights import names
 
 
 def raw_outputs(detector: Detector, x: torch.Tensor) -> HeadOutputs:
@@ -56,31 +42,6 @@ def test_flops(build, classes, side, gflops):
         assert_close(build(num_classes=classes).flops((side, side)) / 1e9, gflops, rtol=1e-3, atol=0)
 
 
-@pytest.mark.parametrize("outputs", [21, 91])
-def test_equal_weights_give_torchvisions_outputs(outputs, fixtures):
-    """Raw head outputs within 1e-4 of torchvision's, which has the same layers and the same order of channels and boxes."""
-    generator = torch.Generator().manual_seed(outputs)
-    with torch.device("meta"):  # every parameter is set below
-        theirs = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=outputs)
-    theirs = theirs.to_empty(device="cpu").eval()
-    for parameter in theirs.parameters():
-        limit = (6 / parameter[0].numel()) ** 0.5 if parameter.ndim == 4 else 0.05
-        parameter.data.uniform_(-limit, limit, generator=generator)
-    theirs.backbone.features[0].weight.data /= 128  # for pixels of 0..255; the outputs are then a few units large
-    theirs.backbone.scale_weight.data.uniform_(15, 25, generator=generator)
-    ours = ssd300(num_classes=outputs - 1).eval()
-    names, to_caffe = caffe_names(ours), json.loads((fixtures / "ssd/name_maps.json").read_text())["torchvision"]
-    ours.load_state_dict({names[to_caffe[name]]: value for name, value in theirs.state_dict().items()})
-
-    images = 255 * torch.rand(1, 3, 300, 300, generator=generator)
-    with torch.no_grad():
-        found = ours(images)
-        expected = theirs.head(list(theirs.backbone(images - ours.pixel_mean).values()))
-    assert expected["cls_logits"].std() > 1  # the comparison would mean little on outputs near 0
-    assert_close(found.offsets, expected["bbox_regression"], atol=1e-4, rtol=0)
-    assert_close(found.class_logits, expected["cls_logits"], atol=1e-4, rtol=0)
-
-
 @pytest.mark.data
 @pytest.mark.parametrize(("build", "name", "side"), [(ssd300, "net_ssd300_tv_c21", 300), (ssd512, "net_ssd512_c21", 512)])
 def test_outputs_equal_the_recorded_ones(build, name, side, shared):
@@ -104,7 +65,8 @@ def stream(seed: int, count: int) -> np.ndarray:
 
 def fill(detector: Detector, recorded: np.lib.npyio.NpzFile) -> None:
     """Parameters in the recording's order, checked against its hashes."""
-    state, names = detector.state_dict(), caffe_names(detector)
+    state = detector.state_dict()
+    ours = {names.ours(name): name for name in state}
     shapes = [json.loads(shape.replace("(", "[").replace(",)", "]").replace(")", "]")) for shape in recorded["shapes"].tolist()]
     values = stream(int(recorded["seed"]), sum(int(np.prod(shape)) for shape in shapes))
     for key, shape, digest in zip(recorded["caffe_keys"].tolist(), shapes, recorded["wsha"].tolist(), strict=True):
@@ -115,7 +77,7 @@ def fill(detector: Detector, recorded: np.lib.npyio.NpzFile) -> None:
             part = (2 * part - 1) * ((6 / np.prod(shape[1:])) ** 0.5 if len(shape) == 4 else 0.05)
         part = part.astype(np.float32)
         assert hashlib.sha256(part.tobytes()).hexdigest()[:16] == digest, f"the stream went wrong at {key}"
-        state[names[key]].copy_(torch.from_numpy(part).view(shape))
+        state[ours[key]].copy_(torch.from_numpy(part).view(shape))
 
 
 def test_channels_of_the_head_are_anchor_by_anchor():
