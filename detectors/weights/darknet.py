@@ -208,7 +208,7 @@ def _misfit(path: Path, numbers: np.ndarray, layers: list[Convolution], ended: s
     if normed and len(numbers) == count - sum(3 * layer.conv.out_channels for layer in normed):
         return f"{text}. It fits this network without batch norm: the first layer that does not fit is {normed[0]}; set batch_normalize=0"
     broken = _impossible(numbers, layers)
-    return text if broken is None else f"{text}. The first layer that does not fit is {broken}: its variances would be negative"
+    return text if broken is None else f"{text}. The first layer that cannot fit is {broken}: its variances would be negative"
 
 
 def _check_variances(path: Path, numbers: np.ndarray, layers: list[Convolution]) -> None:

@@ -46,9 +46,12 @@ class _Plan(NamedTuple):
     operations: int = 0
 
 
-def read_cfg(path: Path | str) -> Config:
-    """Reads and checks a cfg file. ValueError names the file, the line and the section of what does not fit or is not of this family."""
-    first, *rest = read_sections(path)
+def read_cfg(path: Path | str, text: str | None = None) -> Config:
+    """Reads and checks a cfg file, or its text if that is given: then `path` only names it in messages.
+
+    ValueError names the file, the line and the section of what does not fit or is not of this family.
+    """
+    first, *rest = read_sections(path, text)
     if ALIASES.get(first.kind, first.kind) != "net":
         raise first.error("a Darknet cfg begins with [net]")
     net = _net(first)

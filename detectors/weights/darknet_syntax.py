@@ -101,11 +101,8 @@ class Section:
         return value
 
 
-def read_sections(path: Path | str) -> list[Section]:
-    """The sections of a cfg file in order. Spaces count for nothing, lines that begin with # or ; are comments, as in Darknet.
-
-    FileNotFoundError without the file; ValueError for what is no cfg file, with the line.
-    """
+def read_text(path: Path | str) -> str:
+    """FileNotFoundError without the file; ValueError for one that is too large to be a cfg."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such cfg file")
@@ -113,8 +110,18 @@ def read_sections(path: Path | str) -> list[Section]:
         data = file.read(LARGEST_FILE + 1)
     if len(data) > LARGEST_FILE:
         raise ValueError(f"{path}: larger than {LARGEST_FILE} bytes, so it is no Darknet cfg; is it the .weights file?")
+    return data.decode("utf-8-sig", errors="replace")
+
+
+def read_sections(path: Path | str, text: str | None = None) -> list[Section]:
+    """The sections of a cfg file in order. Spaces count for nothing, lines that begin with # or ; are comments, as in Darknet.
+
+    text: the file's content where it lies elsewhere, as in a checkpoint; `path` then only names it in messages.
+    FileNotFoundError without the file; ValueError for what is no cfg file, with the line.
+    """
+    path, text = Path(path), read_text(path) if text is None else text
     sections: list[Section] = []
-    for number, line in enumerate(data.decode("utf-8-sig", errors="replace").split("\n"), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         _read_line("".join(line.split()), number, path, sections)
     if not sections:
         raise ValueError(f"{path}: no [section] in this file; a Darknet cfg begins with [net]")

@@ -67,7 +67,7 @@ def test_spaces_comments_and_line_ends(tmp_path):
         "activation = leaky",
     ]
     config = read_cfg(cfgs.write(tmp_path, "\r\n".join(lines)))
-    assert config.layers[0].output == (1, 32, 32)
+    assert config.layers[0].output == (2, 32, 32)
 
 
 def test_padding_and_pad(tmp_path):
