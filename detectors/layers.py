@@ -78,6 +78,20 @@ def darknet_reorg(x: Tensor, stride: int = 2) -> Tensor:
     return x.permute(0, 3, 5, 1, 2, 4).reshape(batch, channels * square, height // stride, width // stride)
 
 
+def darknet_reorg_reverse(x: Tensor, stride: int = 2) -> Tensor:
+    """(B, C, H, W) -> (B, C / stride^2, stride * H, stride * W): Darknet's [reorg] with reverse=1, an ordinary depth-to-space whose channels
+    run (row, column, channel). It does not undo darknet_reorg. ValueError unless stride^2 divides C.
+    """
+    batch, channels, height, width = x.shape
+    square = stride * stride
+    if channels % square:
+        raise ValueError(
+            f"darknet_reorg_reverse: input {tuple(x.shape)} (B, C, H, W) with stride {stride}; C must be a multiple of {square}"
+        )
+    x = x.reshape(batch, stride, stride, channels // square, height, width)  # (B, dy, dx, c, j, i)
+    return x.permute(0, 3, 4, 1, 5, 2).reshape(batch, channels // square, height * stride, width * stride)
+
+
 class DarknetReorg(nn.Module):
     """darknet_reorg as a module."""
 

@@ -1,0 +1,1 @@
+"""Recordings of other programs' numbers, read from their files and held against what this code computes."""

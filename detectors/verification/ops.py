@@ -1,0 +1,94 @@
+"""Darknet's single operations (ops.json): reorg, max pool, resizing, augmentation, labels. Images are (C, H, W) in 0..1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detectors import layers
+from detectors.verification.comparison import EXACT, Comparison, Fixture, Tolerance, compare
+from detectors.verification.files import Arrays, Folder, Settings
+from detectors.weights import darknet_augment, darknet_images
+
+IMAGE = Tolerance(absolute=2e-6)
+SUMS = Tolerance(relative=5e-7)  # where windows overlap, gradients are added, and the order of a float32 sum shows in its last bit
+
+
+def fixtures(folder: Folder, name: Path) -> Iterator[Fixture]:
+    """ops.json"""
+    cases, arrays = folder.json(name), folder.arrays(name.with_suffix(".npz"))
+    for case, settings in cases.items():
+        yield Fixture(f"{name.stem}/{case}", partial(_run, settings, arrays.under(case)))
+
+
+def _run(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
+    if case["op"] not in OPERATIONS:
+        raise ValueError(f"op {case['op']!r} is not known here; there are {', '.join(OPERATIONS)}")
+    return OPERATIONS[case["op"]](case, arrays)
+
+
+def _reorg(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
+    """Forward on 0, 1, 2, ...; backward from the same numbers in reverse order."""
+    for key, recipe in (("input", "arange"), ("delta", "reversed arange, output-shaped")):
+        if case[key] != recipe:
+            raise ValueError(f"{key} {case[key]!r}: only {recipe!r} is known here")
+    # float64 holds every whole number that float32 would round
+    x = torch.arange(np.prod(case["shape"]), dtype=torch.float64).reshape(case["shape"]).requires_grad_()
+    operation = layers.darknet_reorg_reverse if case["reverse"] else layers.darknet_reorg
+    delta = torch.arange(x.numel() - 1, -1, -1, dtype=torch.float64)
+    yield from _both_ways(operation(x, case["stride"]), x, delta, arrays, EXACT)
+
+
+def _maxpool(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
+    x = torch.from_numpy(arrays["input"]).requires_grad_()
+    pool = layers.DarknetMaxPool(case["stride"], size=case["size"], padding=case.get("padding"))
+    yield from _both_ways(pool(x), x, torch.from_numpy(arrays["delta"]), arrays, SUMS)
+
+
+def _both_ways(y: Tensor, x: Tensor, delta: Tensor, arrays: Arrays, backward: Tolerance) -> Iterator[Comparison]:
+    yield compare("output", y, arrays["output"], EXACT)
+    y.backward(delta.reshape(y.shape))
+    yield compare("delta_in", x.grad, arrays["delta_in"], backward)
+
+
+def _letterbox(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
+    yield compare("output", darknet_images.letterbox(arrays["input"], (case["h"], case["w"])), arrays["output"], IMAGE)
+
+
+def _resize(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
+    yield compare("output", darknet_images.resize(arrays["input"], (case["h"], case["w"])), arrays["output"], IMAGE)
+
+
+def _place(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
+    sizes = (case["h"], case["w"]), (case["nh"], case["nw"]), (case["dy"], case["dx"])
+    yield compare("output", darknet_augment.place(arrays["input"], *sizes), arrays["output"], IMAGE)
+
+
+def _distort(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
+    found = darknet_augment.distort(arrays["input"], hue=case["hue"], saturation=case["sat"], exposure=case["exp"])
+    yield compare("output", found, arrays["output"], IMAGE)
+
+
+def _boxes(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
+    """As load_data_detection calls it: shift -dx / w, scale nw / w. Columns class, x, y, w, h."""
+    labels, recorded = arrays["labels"], arrays["output"]
+    shift, scale = (-case["dx"] / case["w"], -case["dy"] / case["h"]), (case["nw"] / case["w"], case["nh"] / case["h"])
+    found = darknet_augment.correct_boxes(labels[:, 1:], shift=shift, scale=scale, flip=bool(case["flip"]))
+    yield compare("classes", labels[:, 0], recorded[:, 0], EXACT)
+    yield compare("boxes", found, recorded[:, 1:], IMAGE)
+
+
+OPERATIONS: dict[str, Callable[[Settings, Arrays], Iterator[Comparison]]] = {
+    "reorg": _reorg,
+    "maxpool": _maxpool,
+    "letterbox": _letterbox,
+    "resize": _resize,
+    "place": _place,
+    "distort": _distort,
+    "correct_boxes": _boxes,
+}

@@ -1,0 +1,222 @@
+"""Darknet's region layer: region_train (its gradient, cost and statistics) and region_decode (boxes, scores, suppression).
+
+Facts about the recordings' layout: input and output are (B, n * (5 + C), H, W) with channel = anchor * (5 + C) + entry; truths are
+(B, 30, 5) x, y, w, h, class relative to the input, an image's list ending at the first x of 0; boxes are numbered (anchor, row, column).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detectors.anchors import YoloAnchors
+from detectors.boxes import xyxy_to_cxcywh
+from detectors.coders import YoloBoxCoder
+from detectors.postprocess import PostProcess, to_original
+from detectors.structures import AnchorGrid, Detections, HeadOutputs, Targets
+from detectors.targets import TargetEncoder
+from detectors.verification.comparison import Comparison, Fixture, Tolerance, agree, compare
+from detectors.verification.files import Arrays, Folder, Settings
+from detectors.weights.darknet_images import frame
+from detectors.weights.darknet_layers import Region
+from detectors.weights.darknet_region import activate, darknet_index, detect, head_outputs, region_loss, region_matcher
+
+VALUES = Tolerance(absolute=1e-5)
+DELTAS = Tolerance(absolute=3e-5, relative=1e-5)
+COST = Tolerance(relative=2e-5)
+STATISTICS = Tolerance(absolute=2e-6)
+PRINTED = ("truth_iou", "class_probability", "objectness", "no_objectness", "recall", "truths")  # in the order of `stats`
+
+
+def training(folder: Folder, name: Path) -> Iterator[Fixture]:
+    """region_train.json"""
+    cases, arrays = folder.json(name), folder.arrays(name.with_suffix(".npz"))
+    for case, settings in cases.items():
+        yield Fixture(f"{name.stem}/{case}", partial(_training, settings, arrays.under(case)))
+
+
+def decoding(folder: Folder, name: Path) -> Iterator[Fixture]:
+    """region_decode.json"""
+    cases, arrays = folder.json(name), folder.arrays(name.with_suffix(".npz"))
+    for case, settings in cases.items():
+        yield Fixture(f"{name.stem}/{case}", partial(_decoding, settings, arrays.under(case)))
+
+
+def region_settings(case: Settings, anchors: np.ndarray) -> Region:
+    """A case's settings as the section of a cfg; what matters to training only may be absent."""
+    training = ("thresh", "coord_scale", "object_scale", "noobject_scale", "class_scale")
+    numbers = {key: float(case.get(key, 1.0)) for key in training}
+    flags = {key: bool(case.get(key, 1)) for key in ("rescore", "bias_match")}
+    pairs = tuple((float(w), float(h)) for w, h in np.asarray(anchors, np.float64).reshape(-1, 2))
+    return Region(pairs, case["classes"], bool(case["softmax"]), **flags, **numbers, jitter=0.0, random=False)
+
+
+def region_targets(truth: np.ndarray, size: tuple[int, int]) -> Targets:
+    """(B, 30, 5) -> Targets in pixels of an input of `size` (height, width), or in cells where that is the grid's size."""
+    truth = torch.from_numpy(truth)
+    valid = (truth[..., 0] != 0).cumprod(1).bool()
+    scale = torch.tensor([size[1], size[0]])
+    centre, half = truth[..., :2] * scale, truth[..., 2:4] * scale / 2
+    boxes = torch.where(valid[..., None], torch.cat([centre - half, centre + half], -1), 0)
+    return Targets(boxes, torch.where(valid, truth[..., 4], 0).long(), valid)
+
+
+def darknet_layout(offsets: Tensor, objectness: Tensor, classes: Tensor, cells: tuple[int, int]) -> Tensor:
+    """(B, A, 4), (B, A), (B, A, C) -> (B, n * (5 + C), H, W); cells: (H, W)."""
+    entries = torch.cat([offsets, objectness[..., None], classes], -1)
+    return entries.unflatten(1, (*cells, -1)).permute(0, 3, 4, 1, 2).flatten(1, 2)
+
+
+def _training(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
+    for key in ("thresh", "coord_scale", "object_scale", "noobject_scale", "class_scale", "rescore", "bias_match"):
+        case[key]  # an error if it is absent
+    settings, cells, batch = region_settings(case, arrays["anchors"]), (case["H"], case["W"]), case["batch"]
+    raw = torch.from_numpy(arrays["input"]).requires_grad_()
+    yield compare("output", activate(raw, settings), arrays["output"], VALUES)
+
+    delta, _ = region_delta(raw, settings, arrays["truth"], seen=case["seen"])
+    yield compare("delta", delta, arrays["delta"], DELTAS)
+    yield compare("cost", delta.square().sum(), arrays["cost"].reshape(()), COST)
+
+    outputs, targets, grid = head_outputs(raw, settings), region_targets(arrays["truth"], cells), _grid(settings, cells)
+    loss = _loss(settings, seen=case["seen"], batch=batch)
+    encoded = TargetEncoder(region_matcher(settings), YoloBoxCoder())(targets, grid, outputs)
+    (batch * sum(loss(outputs, encoded, grid).values())).backward()
+    yield compare("delta_in", -raw.grad, arrays["delta_in"], DELTAS)
+    statistics = loss.statistics(outputs, encoded, grid)
+    yield compare("statistics", torch.stack([statistics[key] for key in PRINTED]), arrays["stats"], STATISTICS)
+
+
+def _grid(settings: Region, cells: tuple[int, int]) -> AnchorGrid:
+    """One pixel per cell: Darknet computes in cells, too."""
+    return YoloAnchors(settings.anchors, stride=1)(cells)
+
+
+def _loss(settings: Region, *, seen: int, batch: int):
+    """seen: as the layer compares it, after the batch was counted."""
+    loss = region_loss(settings)
+    loss.images_seen += seen - batch
+    return loss
+
+
+def region_delta(raw: Tensor, settings: Region, truth: np.ndarray, *, seen: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Darknet's `delta`: the negative gradient of the batch's sum by activated x, y, objectness and raw w, h, classes, as
+    (B, n * (5 + C), H, W) float64. In float64 since the sigmoid's derivative is divided out again. Also the loss's terms."""
+    cells, batch = tuple(raw.shape[-2:]), len(raw)
+    found = head_outputs(raw.detach().double(), settings)
+    outputs = HeadOutputs(*(tensor.detach().requires_grad_() for tensor in (found.offsets, found.class_logits, found.objectness)))
+    narrow = _grid(settings, cells)
+    grid = replace(narrow, boxes_cxcywh=narrow.boxes_cxcywh.double(), stride=narrow.stride.double(), cell=narrow.cell.double())
+    targets = region_targets(truth.astype(np.float64), cells)
+    encoded = TargetEncoder(region_matcher(settings), YoloBoxCoder())(targets, grid, outputs)
+    terms = _loss(settings, seen=seen, batch=batch)(outputs, encoded, grid)
+    (batch * sum(terms.values())).backward()
+    slope = outputs.objectness.detach().sigmoid() * (-outputs.objectness.detach()).sigmoid()
+    return -darknet_layout(outputs.offsets.grad, outputs.objectness.grad / slope, outputs.class_logits.grad, cells), terms
+
+
+def _decoding(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
+    settings, raw = region_settings(case, arrays["anchors"]), torch.from_numpy(arrays["input"])
+    yield compare("output", activate(raw, settings), arrays["output"], VALUES)
+    for k, det in enumerate(case["dets"]):
+        yield from detections(raw, settings, (case["neth"], case["netw"]), det, arrays.under(f"det{k}"), f"det{k}")
+
+
+def detections(raw: Tensor, settings: Region, size: tuple[int, int], det: Settings, arrays: Arrays, label: str) -> Iterator[Comparison]:
+    """raw: (1, n * (5 + C), H, W); size: (height, width) of the network; det: image size, thresholds, kind of suppression."""
+    boxes = framed_boxes(raw, settings, size, det)
+    yield compare(f"{label} boxes", boxes, arrays["box"], box_tolerance(det))
+    objectness = torch.zeros(len(boxes))
+    anchors = torch.arange(len(boxes))
+    objectness[_darknet_numbers(anchors, raw, settings)] = head_outputs(raw, settings).objectness[0].sigmoid()
+    above = torch.where(objectness > det["thresh"], objectness, 0)
+    yield from compare_scores(f"{label} objectness", _nonzero(above), _nonzero(torch.from_numpy(arrays["obj"])))
+
+    before = scores(raw, settings, size, det["thresh"], nms_iou=1.0)
+    yield from compare_scores(f"{label} before NMS", before, _pairs(arrays, "prob"))
+    if det.get("nms_kind", "sort") == "sort":
+        arrays.skip("obj_nms")  # holds for do_nms_obj only
+        after = scores(raw, settings, size, det["thresh"], nms_iou=det["nms"])
+    else:
+        kept = _objectness_kept(raw, settings, det)
+        yield from compare_scores(f"{label} objectness after NMS", kept, _nonzero(torch.from_numpy(arrays["obj_nms"])))
+        after = {pair: score for pair, score in before.items() if pair[0] in {number for number, _ in kept}}
+    yield from compare_scores(f"{label} after NMS", after, _pairs(arrays, "prob_nms"))
+
+
+def box_tolerance(det: Settings) -> Tolerance:
+    """Boxes are in pixels of the image, or in shares of it where `relative`."""
+    return Tolerance(absolute=1e-5 * (1 if det["relative"] else max(det["image_w"], det["image_h"])), relative=1e-5)
+
+
+def framed_boxes(raw: Tensor, settings: Region, size: tuple[int, int], det: Settings) -> Tensor:
+    """(A, 4) centre and size of every predicted box after correct_region_boxes, in Darknet's order."""
+    boxes = _boxes(raw, settings, size)
+    zeros = torch.zeros(len(boxes), dtype=torch.int64)
+    image_size = (det["image_h"], det["image_w"])
+    original = to_original(Detections(zeros, boxes, zeros.float(), zeros), [frame(image_size, size, "letterbox")], clip=False)
+    found = xyxy_to_cxcywh(original.boxes)
+    if det["relative"]:
+        found = found / torch.tensor([image_size[1], image_size[0]] * 2)
+    ordered = torch.empty_like(found)
+    ordered[_darknet_numbers(torch.arange(len(found)), raw, settings)] = found
+    return ordered
+
+
+def scores(raw: Tensor, settings: Region, size: tuple[int, int], threshold: float, *, nms_iou: float) -> dict[tuple[int, int], float]:
+    """(Darknet's box number, class) -> score of what our detect() finds. nms_iou=1 suppresses nothing."""
+    found = detect(raw, settings, size=size, score_threshold=threshold, nms_iou=nms_iou)
+    anchors = anchor_numbers(found, _boxes(raw, settings, size))
+    numbers = _darknet_numbers(anchors, raw, settings).tolist()
+    return dict(zip(zip(numbers, found.labels.tolist(), strict=True), found.scores.tolist(), strict=True))
+
+
+def anchor_numbers(found: Detections, boxes: Tensor) -> Tensor:
+    """(T,) which of all decoded boxes (A, 4) each detection is: the one with the same numbers to the last bit."""
+    same = (found.boxes[:, None] == boxes.to(found.boxes.dtype)).all(-1)  # (T, A)
+    return same.int().argmax(1)
+
+
+def compare_scores(what: str, ours: dict, recorded: dict) -> Iterator[Comparison]:
+    """Which boxes (and classes), exactly; and the scores of those that both have."""
+    yield agree(f"{what}: which", set(ours), set(recorded))
+    common = [key for key in recorded if key in ours]
+    yield compare(f"{what}: scores", [ours[key] for key in common], [recorded[key] for key in common], VALUES)
+
+
+def _boxes(raw: Tensor, settings: Region, size: tuple[int, int]) -> Tensor:
+    """(A, 4) xyxy pixels of the network's input, computed as detect() does."""
+    rows, columns = raw.shape[-2:]
+    boxes = YoloBoxCoder().decode(head_outputs(raw, settings).offsets, _grid(settings, (rows, columns)))[0]
+    return boxes * boxes.new_tensor([size[1] / columns, size[0] / rows] * 2)
+
+
+def _darknet_numbers(anchors: Tensor, raw: Tensor, settings: Region) -> Tensor:
+    return darknet_index(anchors, tuple(raw.shape[-2:]), len(settings.anchors))
+
+
+def _nonzero(values: Tensor) -> dict[tuple[int, int], float]:
+    """(box number, 0) -> value"""
+    return {(n, 0): value for n, value in enumerate(values.tolist()) if value != 0}
+
+
+def _pairs(arrays: Arrays, name: str) -> dict[tuple[int, int], float]:
+    index, values = arrays[f"{name}_idx"].reshape(-1, 2).tolist(), arrays[f"{name}_val"].tolist()
+    return {(box, label): value for (box, label), value in zip(index, values, strict=True)}
+
+
+def _objectness_kept(raw: Tensor, settings: Region, det: Settings) -> dict[tuple[int, int], float]:
+    """do_nms_obj: suppression by objectness, all classes together."""
+    outputs, grid = head_outputs(raw, settings), _grid(settings, tuple(raw.shape[-2:]))
+    rule = lambda given: given.objectness.sigmoid()[..., None]  # noqa: E731
+    post = PostProcess(coder=YoloBoxCoder(), score_rule=rule, score_threshold=det["thresh"], nms_iou=det["nms"])
+    found = post(outputs, grid)
+    anchors = anchor_numbers(found, YoloBoxCoder().decode(outputs.offsets, grid)[0])
+    numbers = _darknet_numbers(anchors, raw, settings).tolist()
+    return {(number, 0): score for number, score in zip(numbers, found.scores.tolist(), strict=True)}

@@ -1,0 +1,167 @@
+"""Holds this code against numbers that the original programs computed: python -m detectors.verify FOLDER [FOLDER ...] [--failed].
+
+A folder is laid out like the recordings of Darknet (region_train.json, net.json, ...), of SSD (priors.npz, loss_*.npz, ...) or of
+evaluation programs (voc/*.json, keras_yolo2_loss/*.npz, ...). Everything about a case is read from its files. Exit status 1 if a fixture fails or
+cannot be run, if a file is of no known kind, or if arrays are left that no fixture asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from detectors.entry import verb
+from detectors.verification import nets, ops, region
+from detectors.verification.comparison import Comparison, Fixture
+from detectors.verification.files import Folder, read_json
+
+Reader = Callable[[Folder, Path], Iterator[Fixture]]
+
+# Pattern, matched from the right, -> who reads such a file. The first that matches counts.
+READERS: dict[str, Reader] = {
+    "region_train.json": region.training,
+    "region_decode.json": region.decoding,
+    "ops.json": ops.fixtures,
+    "net.json": nets.small,
+    "full.json": nets.full,
+    "weights.json": nets.weights,
+}
+DOCUMENTS = ("README*", "LICENSE*", "*.md", "*.py", "*.pyc", "MANIFEST.json", ".*")  # for people; nothing to compare
+PARTS = ("*.cfg",)  # what fixtures refer to; one that none refers to is only mentioned
+
+PASS, FAIL, KNOWN, NOT_RUN = "pass", "FAIL", "known", "NOT RUN"
+
+
+class Row(NamedTuple):
+    """A line of the table."""
+
+    fixture: str
+    what: str
+    absolute: float | None
+    relative: float | None
+    tolerance: str
+    verdict: str
+    note: str
+
+    @property
+    def bad(self) -> bool:
+        return self.verdict in (FAIL, NOT_RUN)
+
+
+@verb
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m detectors.verify", description="Compares every fixture of a folder with this code.")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="recordings: the layouts are described in their README.md")
+    parser.add_argument("--failed", action="store_true", help="print only the lines that do not pass")
+    asked = parser.parse_args(arguments)
+    bad = False
+    for root in asked.folders:
+        folder = Folder(root)
+        print(f"{root}\n{HEAD}")
+        rows = []
+        for row in verify(folder):
+            rows.append(row)
+            if not asked.failed or row.verdict != PASS:
+                print(line(row), flush=True)
+        print("\n".join(summary(folder, rows)))
+        bad |= not rows or any(row.bad for row in rows)
+    if bad:
+        raise SystemExit(1)
+
+
+def verify(folder: Folder) -> Iterator[Row]:
+    """Every fixture of a folder, row by row as they are computed; last what no fixture took up."""
+    for name in folder.files:
+        reader = next((reader for pattern, reader in READERS.items() if name.match(pattern)), None)
+        if reader is not None:
+            yield from _read(reader, folder, name)
+    for name in unknown_files(folder):
+        yield Row(str(name), "file", None, None, "-", NOT_RUN, "no fixture refers to this file, and no reader knows its kind")
+
+
+def _read(reader: Reader, folder: Folder, name: Path) -> Iterator[Row]:
+    """All fixtures of one file. Whatever goes wrong in one is told, and the others are run all the same."""
+    complete, before = True, set(folder.arrays_of)
+    try:
+        folder.path(name)
+        fixtures = list(reader(folder, name))
+    except Exception as error:  # a damaged file must not end the run: it is named, and the run fails
+        yield _not_run(str(name), error)
+        return
+    if not fixtures:
+        yield Row(str(name), "file", None, None, "-", NOT_RUN, "there is no case in this file")
+    for fixture in fixtures:
+        try:
+            for comparison in fixture.run():
+                yield _row(fixture.name, comparison)
+        except Exception as error:  # as above
+            complete = False
+            yield _not_run(fixture.name, error)
+    for path in folder.arrays_of.keys() - before if complete else ():
+        if unread := folder.arrays_of[path].unread:
+            note = f"{len(unread)} arrays that no fixture asks for: {', '.join(unread[:5])}{' ...' if len(unread) > 5 else ''}"
+            yield Row(str(path), "arrays", None, None, "-", NOT_RUN, note)
+
+
+def _row(fixture: str, found: Comparison) -> Row:
+    verdict = FAIL if not found.passed else KNOWN if found.known else PASS
+    return Row(fixture, found.what, found.absolute, found.relative, found.tolerance, verdict, found.note or found.known)
+
+
+def _not_run(fixture: str, error: Exception) -> Row:
+    told = f"{error}" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
+    return Row(fixture, "-", None, None, "-", NOT_RUN, " ".join(told.split()))
+
+
+def unknown_files(folder: Folder) -> list[Path]:
+    """Files that nothing opened, apart from documents and cfgs."""
+    return [name for name in folder.files if name not in folder.opened and not any(name.match(pattern) for pattern in (*DOCUMENTS, *PARTS))]
+
+
+def summary(folder: Folder, rows: list[Row]) -> Iterator[str]:
+    """The counts, the lines that went wrong once more, and what deserves a word although it fails nothing."""
+    counts = Counter(row.verdict for row in rows)
+    told = ", ".join(f"{counts[verdict]} {words}" for verdict, words in WORDS.items())
+    yield f"\n{folder.root}: {len({row.fixture for row in rows})} fixtures, {len(rows)} comparisons: {told}"
+    if not rows:
+        yield "nothing in this folder is a fixture that is known here"
+    bad = [row for row in rows if row.bad]
+    if len(bad) < len(rows):
+        yield from (line(row) for row in bad)
+    yield from remarks(folder)
+
+
+def remarks(folder: Folder) -> Iterator[str]:
+    """cfgs that no fixture uses, and files that are not those of the manifest."""
+    for name in folder.files:
+        if name not in folder.opened and any(name.match(pattern) for pattern in PARTS):
+            yield f"remark: {name} is used by no fixture"
+    for name in folder.files:
+        if name.name == "MANIFEST.json":
+            listed = read_json(folder.root / name).get("files", {})
+            for file, about in listed.items():
+                path = folder.root / name.parent / file
+                if not path.is_file():
+                    yield f"remark: {name} lists {file}, which is not there"
+                elif hashlib.sha256(path.read_bytes()).hexdigest() != about.get("sha256"):
+                    yield f"remark: {file} is not the file that {name} lists (sha256)"
+
+
+WORDS = {PASS: "pass", KNOWN: "are known differences", FAIL: "FAIL", NOT_RUN: "could NOT be RUN"}
+COLUMNS = "{:<44} {:<44} {:>9} {:>9}  {:<30} {}"
+HEAD = COLUMNS.format("fixture", "what was compared", "worst", "relative", "tolerance", "verdict")
+
+
+def line(row: Row) -> str:
+    """`worst` is the largest absolute error, `relative` the same over the largest recorded number of its array."""
+    numbers = ("-" if n is None else f"{n:.1e}" if n else "0" for n in (row.absolute, row.relative))
+    verdict = f"{row.verdict}: {row.note}" if row.note else row.verdict
+    return COLUMNS.format(row.fixture, row.what, *numbers, row.tolerance, verdict)
+
+
+if __name__ == "__main__":
+    main()
