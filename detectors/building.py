@@ -6,6 +6,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
@@ -100,6 +101,8 @@ def describe(hint: Any) -> str:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(describe(argument) for argument in arguments)
+    if is_dataclass(hint):
+        return "a group of settings"
     if origin in (list, tuple, Sequence):
         return f"a list whose items are each {describe(arguments[0])}"
     return words.get(hint, str(getattr(hint, "__name__", hint)))

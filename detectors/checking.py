@@ -151,10 +151,17 @@ def _coco_split(config: Config, split: str) -> Iterator[Problem]:
 
 def _scales_form_a_row(config: Config) -> Iterator[Problem]:
     scales = config.input.multi_scale
-    if scales is not None and (scales.max < scales.min or (scales.max - scales.min) % scales.step):
-        what = f"input.multi_scale: from min={scales.min} no whole number of steps of {scales.step} leads up to max={scales.max}"
-        fits = scales.min + max(0, scales.max - scales.min) // scales.step * scales.step
-        yield "input.multi_scale", f"{what}; set input.multi_scale.max={fits}, or another step"
+    if scales is None or scales.min == scales.max == 0:
+        return
+    place = "input.multi_scale"
+    if not 0 < scales.min <= scales.max:
+        yield (
+            place,
+            f"{place}: min={scales.min}, max={scales.max}: set both, such as min=320 and max=608, or both to 0 to train on one size",
+        )
+    elif (scales.max - scales.min) % scales.step:
+        what = f"{place}: from min={scales.min} no whole number of steps of {scales.step} leads to max={scales.max}"
+        yield place, f"{what}; set {place}.max={scales.sides()[-1]}, or another step"
 
 
 def _parts_can_be_built(config: Config) -> Iterator[Problem]:
@@ -181,7 +188,7 @@ def _parts_can_be_built(config: Config) -> Iterator[Problem]:
 def _scales_can_be_taken(config: Config, model: nn.Module, builder: str) -> Iterator[Problem]:
     """The first side that the anchors refuse: none of SSD's but its own, and for YOLOv2 multiples of the stride."""
     scales = config.input.multi_scale
-    for side in range(scales.min, scales.max + 1, scales.step) if scales is not None else ():
+    for side in scales.sides() if scales else ():
         try:
             model.anchors((side, side))
         except ValueError as error:

@@ -31,20 +31,24 @@ def _empty(kind: type = list) -> Any:
 
 @dataclass
 class MultiScaleConfig:
-    """Training on squares of changing size, as Darknet's random=1 does; the defaults are its numbers. Evaluation keeps input.size."""
+    """Training on squares of changing size, as Darknet's random=1 does with sides of 320 to 608. Evaluation keeps input.size."""
 
-    min: int = _at_least(1, 320)  # smallest and ...
-    max: int = _at_least(1, 608)  # ... largest side, pixels
+    min: int = _at_least(0, 0)  # smallest and ...
+    max: int = _at_least(0, 0)  # ... largest side, pixels; 0 and 0 train on input.size alone
     step: int = _at_least(1, 32)  # pixels between neighbouring sides
     every: int = _at_least(1, 10)  # optimiser steps after which a side is drawn anew
     final_steps: int = _at_least(0, 200)  # so many optimiser steps at the end have the largest side
+
+    def sides(self) -> range:
+        """Pixels, rising; empty if switched off."""
+        return range(self.min, self.max + 1, self.step) if self.max else range(0)
 
 
 @dataclass
 class InputConfig:
     size: list[int] = field(default_factory=lambda: [416, 416])  # (height, width) of the model input, pixels
     resize: str = _choice("letterbox", "stretch")  # letterbox keeps the aspect ratio and pads; stretch warps
-    multi_scale: MultiScaleConfig | None = None  # null trains on `size` alone; {} takes the numbers of MultiScaleConfig
+    multi_scale: MultiScaleConfig | None = _empty(MultiScaleConfig)  # null is off, too
 
 
 @dataclass
@@ -172,10 +176,10 @@ ConfigStore.instance().store(name="train_schema", node=Config)
 ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
 
 
-def composed(overrides: Sequence[str]) -> DictConfig:
-    """What train.py is given with these overrides, for commands that are not Hydra's own."""
+def composed(overrides: Sequence[str]) -> dict[str, Any]:
+    """What train.py is given with these overrides, for commands that are not Hydra's own; not yet checked."""
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
-        return compose("train", list(overrides))
+        return OmegaConf.to_container(compose("train", list(overrides)), resolve=True)
 
 
 def merged(stored: Mapping[str, Any], changes: Sequence[str]) -> DictConfig:

@@ -67,10 +67,9 @@ def train_loader(config: Config, annotations: Annotations, *, start_step: int) -
 def multi_scale(config: Config) -> MultiScale | None:
     """Optimiser step -> input size; None where all steps have input.size."""
     scales = config.input.multi_scale
-    if scales is None:
+    if scales is None or not scales.sides():
         return None
-    sides = range(scales.min, scales.max + 1, scales.step)
-    return MultiScale(sides, every=scales.every, final_steps=scales.final_steps, steps=config.trainer.steps, seed=config.seed)
+    return MultiScale(scales.sides(), every=scales.every, final_steps=scales.final_steps, steps=config.trainer.steps, seed=config.seed)
 
 
 def eval_loader(config: Config, annotations: Annotations, *, batch_size: int) -> BatchLoader:

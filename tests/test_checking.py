@@ -104,6 +104,18 @@ def test_missing_keyword(plain):
         (["data=voc07", "data.val=[]"], "data.val=[]: name the image sets of the val split"),
         (["data=coco2017", "data.train=[a,b]"], "data.train=['a', 'b']: COCO's format takes one annotation file for each split"),
         (["data=coco2017", "data.image_folders.val=null"], "data.image_folders.val is missing: set data.image_folders.val=..."),
+        (["input.multi_scale={min: 96}"], "input.multi_scale: min=96, max=0: set both, such as min=320 and max=608, or both to 0"),
+        (["input.multi_scale={min: 96, max: 64}"], "input.multi_scale: min=96, max=64: set both"),
+        (
+            ["input.multi_scale={min: 96, max: 170}"],
+            "from min=96 no whole number of steps of 32 leads to max=170; set input.multi_scale.max=160",
+        ),
+        (
+            ["input.multi_scale={min: 88, max: 152}"],
+            "yolov2_tiny cannot take every side from 88 to 152: input size (88, 88) (height, width)",
+        ),
+        (["model=ssd160", "input.multi_scale={min: 96, max: 160}"], "ssd160 cannot take every side from 96 to 160: input size (96, 96)"),
+        (["input.multi_scale={min: 96, max: 160, every: 0}"], "input.multi_scale.every=0: must be 1 or more"),
         (["+trainer.foo=1"], "trainer.foo=1: there is no such setting; there are: steps,"),
         (["++extra.foo=1"], "extra={'foo': 1}: there is no such setting"),
     ],
@@ -114,6 +126,20 @@ def test_combinations(overrides, text):
         check(composed(*overrides))
     (found,) = error.value.problems
     assert text in found
+
+
+def test_multi_scale_is_off_until_its_sides_are_set(plain):
+    """null as well as 0 and 0; a checkpoint from before there was the setting counts as off."""
+    assert list(check(plain).input.multi_scale.sides()) == []
+    assert check(changed(plain, "input.multi_scale", None)).input.multi_scale is None
+    assert to_plain(check(changed(plain, "input.multi_scale", None)))["input"]["multi_scale"] is None
+    del (old := copy.deepcopy(plain))["input"]["multi_scale"]
+    assert check(old) == check(plain)
+    assert list(check(composed("input.multi_scale={min: 96, max: 160}")).input.multi_scale.sides()) == [96, 128, 160]
+    (found,) = problems(plain, input__multi_scale__mni=3)
+    assert "did you mean input.multi_scale.min?" in found
+    (found,) = problems(plain, input__multi_scale=5)
+    assert found == "input.multi_scale=5: must be a group of settings"
 
 
 def test_all_problems_in_one_error(plain):

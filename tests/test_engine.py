@@ -56,18 +56,21 @@ def make_run(folder, cache, *overrides: str, stored: ckpt.Checkpoint | None = No
     return script.build_run(check(cfg), folder, stored)
 
 
-@pytest.mark.parametrize("model", ["yolov2_160", "ssd160"])
-def test_a_resumed_run_equals_an_uninterrupted_one(model, cache, tmp_path):
+MULTI_SCALE = ("input.multi_scale={min: 64, max: 128, every: 2, final_steps: 1}", "trainer.accumulate=2", "trainer.batch_size=2")
+
+
+@pytest.mark.parametrize(("model", "overrides"), [("yolov2_160", ()), ("ssd160", ()), ("yolov2_160", MULTI_SCALE)])
+def test_a_resumed_run_equals_an_uninterrupted_one(model, overrides, cache, tmp_path):
     """Bit for bit: weights, BatchNorm's statistics, images_seen, optimiser state; stopped within an epoch (3 x 4 of 10 images)."""
-    whole = make_run(tmp_path / "whole", cache, model=model)
+    whole = make_run(tmp_path / "whole", cache, *overrides, model=model)
     engine.train(whole)
 
-    first = make_run(tmp_path / "parts", cache, model=model)
-    interrupt_after(first, 3)
+    first = make_run(tmp_path / "parts", cache, *overrides, model=model)
+    interrupt_after(first, 3 * first.config.trainer.accumulate)
     with pytest.raises(KeyboardInterrupt, match="stopped after step 3"):
         engine.train(first)
     stored = ckpt.load(tmp_path / "parts" / ckpt.LAST)
-    second = make_run(tmp_path / "parts", cache, stored=stored, model=model)
+    second = make_run(tmp_path / "parts", cache, *overrides, stored=stored, model=model)
     engine.train(second)
 
     assert_close(second.detector.state_dict(), whole.detector.state_dict(), rtol=0, atol=0)
@@ -76,17 +79,49 @@ def test_a_resumed_run_equals_an_uninterrupted_one(model, cache, tmp_path):
     assert second.progress.best == whole.progress.best
 
 
-def interrupt_after(run: engine.Run, step: int) -> None:
-    """Sends this process a Ctrl-C while batch `step` is being fetched."""
+def interrupt_after(run: engine.Run, batch: int) -> None:
+    """Sends this process a Ctrl-C while batch number `batch` is being fetched."""
     original = run.train_loader
 
     def batches():
-        for number, batch in enumerate(original, 1):
-            if number == step:
+        for number, found in enumerate(original, 1):
+            if number == batch:
                 os.kill(os.getpid(), signal.SIGINT)
-            yield batch
+            yield found
 
     run.train_loader = batches()
+
+
+def test_all_batches_of_a_step_have_its_size(cache, tmp_path, monkeypatch):
+    """Multi-scale training counts optimiser steps, not batches; the network sees every size, and evaluation its own."""
+    sizes = []
+    original = engine.forward
+    monkeypatch.setattr(engine, "forward", lambda run, batch: sizes.append(tuple(batch.images.shape[2:])) or original(run, batch))
+    run = make_run(tmp_path, cache, *MULTI_SCALE)
+    engine.train(run)
+    scales = parts.multi_scale(run.config)
+    assert sizes == [scales(step) for step in range(6) for _ in range(2)]
+    assert len(set(sizes)) > 1 and sizes[-1] == (128, 128)
+    assert {key[:2] for key in run.detector._grids} == {*sizes, (96, 96)}
+
+
+def test_a_new_run_starts_from_other_weights(cache, tmp_path, capsys):
+    """Its own step, optimiser and images_seen begin at nothing; a resume of it goes on with its own checkpoint."""
+    engine.train(make_run(tmp_path / "before", cache))
+    run = make_run(tmp_path / "after", cache, f"trainer.init_from={tmp_path / 'before'}", "seed=1", "trainer.steps=2")
+    stored = ckpt.load(ckpt.find(tmp_path / "before"))
+    assert f"weights of {stored.path}: " in capsys.readouterr().out
+    state = run.detector.state_dict()
+    assert all(state[name].equal(tensor) for name, tensor in stored.model.items() if name != "loss.images_seen")
+    assert (run.progress.step, int(state["loss.images_seen"]), run.optimizer.state_dict()["state"]) == (0, 0, {})
+    engine.train(run)
+    own = ckpt.load(tmp_path / "after" / ckpt.LAST)
+    for file in (tmp_path / "before").glob("*.pt"):
+        file.unlink()
+    resumed = script.build_run(script.resumed_config(own, ["trainer.steps=3"]), tmp_path / "after", own)
+    assert_close(resumed.detector.state_dict(), own.model, rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"trainer\.init_from=x: a resumed run goes on with the weights of .*last\.pt"):
+        script.resumed_config(own, ["trainer.init_from=x"])
 
 
 def test_what_a_run_leaves_behind(cache, tmp_path):
