@@ -1,8 +1,9 @@
 """Holds this code against numbers that the original programs computed: python -m detectors.verify FOLDER [FOLDER ...] [--failed].
 
 A folder is laid out like the recordings of Darknet (region_train.json, net.json, ...), of SSD (priors.npz, loss_*.npz, ...) or of
-evaluation programs (voc/*.json, keras_yolo2_loss/*.npz, ...). Everything about a case is read from its files. Exit status 1 if a fixture fails or
-cannot be run, if a file is of no known kind, or if arrays are left that no fixture asked for.
+evaluation programs (voc/*.json, keras_yolo2_loss/*.npz, ...). Everything about a case is read from its files.
+
+Exit status 1 if a fixture fails or cannot be run, if a file is of no known kind, or if arrays are left that no fixture asked for.
 """
 
 from __future__ import annotations

@@ -36,9 +36,11 @@ FLOORS = {
     "conversion": 5,
     "engine": 5,
     "parts": 5,
+    "verification": 5,
     "compare": 6,
     "convert": 6,
     "predict": 6,
+    "verify": 6,
     "train": 7,
     "evaluate": 7,
 }

@@ -83,16 +83,13 @@ def agree(what: str, ours: Any, recorded: Any) -> Comparison:
         if not count and ours != recorded:  # the same members in another order or number
             count, examples = 1, ["another order or number"]
         else:
-            examples = [
-                f"{name} {sorted(s, key=repr)[:3]}" for name, s in (("only ours", only_ours), ("only recorded", only_recorded)) if s
-            ]
+            sides = (("only ours", only_ours), ("only recorded", only_recorded))
+            examples = [f"{side} {sorted(members, key=repr)[:3]}" for side, members in sides if members]
     return Comparison(what, count, count / size, str(EXACT), count == 0, f"{count} differ: {'; '.join(examples)}" if count else "")
 
 
 def merge(what: str, comparisons: Sequence[Comparison]) -> Comparison:
-    """Many comparisons under one name: the worst errors, and the note of the first that failed."""
-    if not comparisons:
-        return Comparison(what, np.inf, np.inf, "-", False, "the recording holds nothing of it")
+    """At least one comparison, under one name: the worst errors, and the note of the first that failed."""
     failed = [c for c in comparisons if not c.passed]
     tolerances = dict.fromkeys(c.tolerance for c in comparisons)
     note = f"{failed[0].what}: {failed[0].note}" + (f" (and {len(failed) - 1} more)" if len(failed) > 1 else "") if failed else ""

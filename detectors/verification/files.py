@@ -85,11 +85,9 @@ class Folder:
     """A folder of recordings, and which of its files were opened."""
 
     def __init__(self, root: Path):
-        """NotADirectoryError if it is none."""
+        """FileNotFoundError if it is none."""
         if not root.is_dir():
-            raise NotADirectoryError(
-                f"{root}: no such folder; give one that is laid out like oracles/darknet, oracles/ssd or oracles/evaluation"
-            )
+            raise FileNotFoundError(f"{root}: no such folder; give one that holds recordings, such as oracles/darknet")
         self.root = root
         self.files = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
         self.opened: set[Path] = set()

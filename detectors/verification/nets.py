@@ -114,7 +114,8 @@ def _layers(build: str, outputs: list[Tensor], recorded: Arrays) -> Iterator[Com
     yield compare(f"{build} all {len(outputs)} layers: statistics", _statistics(outputs), recorded["layer_mean_std_min_max"], LAYERS)
     stored = {key: int(found[1]) for key in recorded if (found := re.fullmatch(r"layer(\d+)", key))}
     compared = [compare(key, _like(outputs[n], recorded[key]), recorded[key], LAYERS) for key, n in stored.items()]
-    yield merge(f"{build} values of {len(compared)} layers", compared)
+    if compared:
+        yield merge(f"{build} values of {len(compared)} layers", compared)
 
 
 def _statistics(outputs: list[Tensor]) -> np.ndarray:
