@@ -19,6 +19,7 @@ from tests.presets import preset
 
 FIXTURES = Path(__file__).parent / "fixtures"
 COURSE = recorded.course_cases(FIXTURES)
+NOTEBOOK = [name for name, case in COURSE.items() if case["about"]["source"] == "notebook"]  # frontend.py recorded less
 SIGMOID = (0, 1, 4)  # x, y and objectness, which the network gives before the sigmoid
 
 
@@ -113,7 +114,7 @@ def parts_of(loss: RegionLoss, outputs: HeadOutputs, encoded, grid) -> dict[str,
     return parts
 
 
-@pytest.mark.parametrize("name", [name for name, case in COURSE.items() if "step1_grad_stopgrad_iou" in case])
+@pytest.mark.parametrize("name", NOTEBOOK)
 def test_iou_gradient_is_an_option_of_its_own(name):
     case = COURSE[name]
     raw, outputs, encoded, grid = course_setup(case)
@@ -136,13 +137,10 @@ def test_ignored_predictions_equal_the_courses(name):
 
 
 @pytest.mark.parametrize("seen", [0, 20000])
-@pytest.mark.parametrize("name", COURSE)
+@pytest.mark.parametrize("name", NOTEBOOK)
 def test_region_equals_darknet_on_the_courses_cases(name, seen):
     """The same predictions and truths through Darknet's layer, recorded beside the course's numbers."""
     case = COURSE[name]
-    if f"darknet_delta_seen{seen}" not in case:
-        assert case["about"]["source"] == "frontend" or case["about"]["warm_up_batches"], "Darknet was left out of another case"
-        return
     raw, outputs, encoded, grid = course_setup(case)
     names = ("object_scale", "noobject_scale", "class_scale", "coord_scale")
     loss = preset("region", **dict(zip(names, case["scales"].tolist(), strict=True)))
