@@ -131,20 +131,26 @@ def load_weights(module: nn.Module, path: Path | str, *, partial: bool = False) 
     partial: the file may end before the network does, between two layers, such as darknet19_448.conv.23; the rest stays as it is.
     ValueError names the first layer that does not fit and the counts.
     """
+    report = check_weights(module, path, partial=partial)
+    numbers = _numbers(report.path, report.header)
+    with torch.no_grad():
+        place = 0
+        for tensor in (tensor for layer in report.loaded for tensor in layer.tensors()):
+            part = np.array(numbers[place : place + tensor.numel()], np.float32)
+            tensor.copy_(torch.from_numpy(part).view(tensor.shape))
+            place += tensor.numel()
+        for buffer in _counters(module):
+            buffer.fill_(report.header.seen)
+    return report
+
+
+def check_weights(module: nn.Module, path: Path | str, *, partial: bool = False) -> Report:
+    """What load_weights would do, with all its errors, and nothing done. The module may lie on the "meta" device and hold no memory."""
     path, layers = Path(path), convolutions(module)
     header = read_header(path)
     numbers = _numbers(path, header)
     loaded = _fitting(path, numbers, layers, partial)
     _check_variances(path, numbers, loaded)
-    with torch.no_grad():
-        place = 0
-        for layer in loaded:
-            for tensor in layer.tensors():
-                part = np.array(numbers[place : place + tensor.numel()], np.float32)
-                tensor.copy_(torch.from_numpy(part).view(tensor.shape))
-                place += tensor.numel()
-        for buffer in _counters(module):
-            buffer.fill_(header.seen)
     return Report(path, header, tuple(loaded), tuple(layers[len(loaded) :]))
 
 

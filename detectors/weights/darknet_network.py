@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from detectors.layers import DarknetMaxPool, DarknetReorg, init_darknet
 from detectors.structures import Detections, HeadOutputs
+from detectors.weights.darknet import Report, check_weights, load_weights
 from detectors.weights.darknet_cfg import read_cfg
 from detectors.weights.darknet_layers import (
     AvgPool,
@@ -159,6 +160,16 @@ class DarknetNetwork(nn.Module):
                 found[n - 1] = None
             found.append(x)
         return found
+
+
+def read_network(cfg: Path | str, weights: Path | str, *, batch_norm: str = "gpu") -> tuple[DarknetNetwork, Report]:
+    """A network with its weights, in evaluation mode, and what was loaded. The two files are held against each other before memory is
+    asked for. FileNotFoundError, ValueError: as read_cfg and load_weights."""
+    config = read_cfg(cfg)
+    with torch.device("meta"):
+        check_weights(DarknetNetwork(config), weights)
+    network = DarknetNetwork(config, batch_norm=batch_norm)
+    return network.eval(), load_weights(network, weights)
 
 
 def _region(config: Config) -> Region:
