@@ -1,6 +1,7 @@
 """Converts weights: python -m detectors.convert SOURCE TARGET [--report] [key=value ...].
 
-In: torchvision's ssd300_vgg16, ssd.pytorch, VGG-16 as a backbone, and checkpoints of ours. Out: checkpoints, torchvision, ssd.pytorch.
+In: Darknet's .weights (with --cfg or --model), torchvision's ssd300_vgg16, ssd.pytorch, VGG-16 as a backbone, checkpoints of ours.
+Out: checkpoints, .weights, torchvision, ssd.pytorch.
 """
 
 from __future__ import annotations
@@ -11,16 +12,18 @@ from pathlib import Path
 import torch
 
 from detectors import checkpoint as ckpt
-from detectors.conversion import Converted, Wish, from_checkpoint, from_ssd, to_ssd
+from detectors.conversion.checkpoints import Converted, Wish, from_checkpoint
+from detectors.conversion.darknet import PARTIAL_FILE, from_darknet, to_darknet
+from detectors.conversion.ssd import from_ssd, to_ssd
 from detectors.entry import verb
 from detectors.weights import ssd
 
-TARGETS = {"checkpoint": ".pt", "torchvision": ".pth", "ssd.pytorch": None}  # kind -> the suffix that stands for it
+TARGETS = {"checkpoint": ".pt", "darknet": ".weights", "torchvision": ".pth", "ssd.pytorch": None}  # kind -> the suffix that stands for it
 
 
 @verb
 def main(arguments: list[str] | None = None) -> None:
-    asked = parser().parse_args(arguments)
+    asked = parser().parse_intermixed_args(arguments)
     target_kind = asked.target_kind or kind_of_target(asked.target)
     if asked.source.resolve() == asked.target.resolve():
         raise ValueError(f"{asked.target}: source and target are the same file; give the target another name")
@@ -37,11 +40,12 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m detectors.convert", description="Converts weights between programs.")
     add = made.add_argument
     add("source", type=Path, help="the file, or a run folder of ours")
-    add("target", type=Path, help="the file to write: .pt is a checkpoint of ours, .pth torchvision's")
-    add("--from", dest="source_kind", choices=("checkpoint", *ssd.PORTS), help="kind of SOURCE (by its content)")
+    add("target", type=Path, help="the file to write: .pt is a checkpoint of ours, .weights Darknet's, .pth torchvision's")
+    add("--from", dest="source_kind", choices=("checkpoint", "darknet", *ssd.PORTS), help="kind of SOURCE (by its content)")
     add("--to", dest="target_kind", choices=TARGETS, help="kind of TARGET (by its suffix)")
     add("--model", help="a yaml of conf/model (by the content: ssd300, ssd300_coco, ssd512, ...)")
     add("--names", help="class names: voc, coco or a file with one a line; another number than the file's starts new heads")
+    add("--cfg", type=Path, help="the cfg of Darknet's weights; without --model the checkpoint holds it and has its layers")
     add("--keep-91", action="store_true", help="keep all of torchvision's 91 outputs: then the way back is bit for bit")
     add("--partial", action="store_true", help="load what fits and start the rest anew, instead of refusing")
     add("--report", action="store_true", help="one line for each parameter")
@@ -59,6 +63,8 @@ def kind_of_target(target: Path) -> str:
 def read(wish: Wish, kind: str | None) -> Converted:
     """SOURCE as a checkpoint of ours. kind: None follows from the content."""
     path = ckpt.find(wish.source)
+    if kind == "darknet" or (kind is None and (path.suffix == ".weights" or PARTIAL_FILE.search(path.name))):
+        return from_darknet(wish)
     content = ckpt.read_tensors(path)
     if kind == "checkpoint" or (kind is None and isinstance(content, dict) and "format" in content):
         return from_checkpoint(ckpt.from_content(path, content), wish)
@@ -75,6 +81,8 @@ def write(checkpoint: ckpt.Checkpoint, kind: str) -> list[str]:
     if kind == "checkpoint":
         ckpt.save(checkpoint)
         return []
+    if kind == "darknet":
+        return to_darknet(checkpoint)
     tensors, notes = to_ssd(checkpoint, kind)
     with ckpt.whole_file(checkpoint.path) as file:
         torch.save(tensors, file)

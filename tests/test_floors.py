@@ -28,6 +28,7 @@ FLOORS = {
     "building": 4,
     "config": 4,
     "checking": 4,
+    "darknet_detector": 4,
     "entry": 4,
     "optim": 4,
     "checkpoint": 4,

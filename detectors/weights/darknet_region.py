@@ -40,15 +40,20 @@ def darknet_index(anchor: Tensor, grid: tuple[int, int], num_anchors: int) -> Te
 
 
 def region_loss(settings: Region) -> RegionLoss:
-    return RegionLoss(
-        coord_scale=settings.coord_scale,
-        object_scale=settings.object_scale,
-        noobject_scale=settings.noobject_scale,
-        class_scale=settings.class_scale,
-        ignore_iou=settings.thresh,
-        objectness_target="iou" if settings.rescore else "one",
-        class_activation="softmax" if settings.softmax else "logistic",
-    )
+    return RegionLoss(**region_loss_settings(settings))
+
+
+def region_loss_settings(settings: Region) -> dict[str, float | str]:
+    """Keywords of RegionLoss that the section sets."""
+    return {
+        "coord_scale": settings.coord_scale,
+        "object_scale": settings.object_scale,
+        "noobject_scale": settings.noobject_scale,
+        "class_scale": settings.class_scale,
+        "ignore_iou": settings.thresh,
+        "objectness_target": "iou" if settings.rescore else "one",
+        "class_activation": "softmax" if settings.softmax else "logistic",
+    }
 
 
 def region_matcher(settings: Region) -> ResponsibleCellMatcher:

@@ -1,4 +1,4 @@
-"""From files of other programs to a checkpoint of ours, which evaluate.py and predict take, and back."""
+"""What all conversions share: class names, configuration, a detector filled with what was found; and checkpoints as a source."""
 
 from __future__ import annotations
 
@@ -12,18 +12,16 @@ from torch import Tensor
 
 from detectors import checkpoint as ckpt
 from detectors import parts
-from detectors.anchors import ssd300_levels, ssd512_levels
 from detectors.checking import check
 from detectors.config import Config, composed, merged, to_plain
 from detectors.data.coco import COCO_CLASSES
 from detectors.data.voc import VOC_CLASSES
-from detectors.models.ssd import PIXEL_MEAN
-from detectors.weights import names as parameter_names
 from detectors.weights import ssd
 from detectors.weights.transfer import ABSENT, Transfer, fit
 
 CLASS_LISTS = {"voc": VOC_CLASSES, "coco": COCO_CLASSES}
 DATA = {"voc": "voc07", "coco": "coco2017"}  # what evaluate.py then takes if nothing else is said
+VERSION = ("darknet_major", "darknet_minor", "darknet_revision")  # in a checkpoint's progress: the header of the .weights file it was
 PIXELS = ("pixel_mean", "pixel_std", "channel_order", "clip_default_boxes")  # what a model inherits from the weights
 
 
@@ -35,6 +33,7 @@ class Wish:
     target: Path
     model: str | None = None  # yaml of conf/model; None follows from the file
     names: str | None = None  # key of CLASS_LISTS or a file with one name a line; None follows from the number of classes
+    cfg: Path | None = None  # Darknet's description of the network
     keep_91: bool = False  # all of torchvision's outputs for COCO
     partial: bool = False  # load what fits
     overrides: Sequence[str] = ()  # as for train.py
@@ -61,30 +60,6 @@ class Source:
     unused: Mapping[str, str] = field(default_factory=dict)  # name in the file -> why nothing takes it
 
 
-def from_ssd(found: ssd.Found, wish: Wish) -> Converted:
-    """Weights of another program's SSD, or of VGG-16 as the backbone of an SSD that is not trained yet."""
-    notes, port = [], ssd.PORTS[found.kind]
-    if found.kind == "torchvision" and found.outputs == ssd.COCO_OUTPUTS and not wish.keep_91:
-        found = ssd.select_outputs(found, ssd.used_coco_columns())
-        notes = ["of 91 outputs 81 are kept, background and COCO's 80 classes, and the softmax runs over these; --keep-91 keeps all"]
-    classes = found.outputs - 1 if port.whole else None
-    names = class_names(wish, classes)
-    model = wish.model or _ssd_model(found)
-    config = configuration(wish, model, names, found.settings)
-    what = f"{found.levels} maps, {found.outputs} outputs" if port.whole else "a backbone, so that neck and heads are initialised"
-    sizes, mean = (config.model.get(key) for key in ("sizes", "pixel_mean"))
-    notes = [f"{port.title}: {what} -> {model}, default boxes of {sizes}, pixels RGB - {mean}", *notes]
-    source = Source(port.title, classes, found.tensors, found.origins, parameter_names.ours, found.unused)
-    transfer = fill(config, names, source, wish)
-    return Converted(weights_only(wish.target, config, names, transfer.state), transfer, notes)
-
-
-def _ssd_model(found: ssd.Found) -> str:
-    """The yaml whose network and default boxes a file has. torchvision always takes COCO's boxes, ssd.pytorch VOC's for 21 outputs only."""
-    voc = not ssd.PORTS[found.kind].whole or (found.kind == "ssd.pytorch" and found.outputs == 21)
-    return ("ssd512" if found.levels == 7 else "ssd300") + ("" if voc else "_coco")
-
-
 def from_checkpoint(stored: ckpt.Checkpoint, wish: Wish) -> Converted:
     """Our own checkpoint, for other classes or another model; without a wish, the same without the optimiser's state."""
     names = stored.class_names if wish.names is None else class_names(wish, len(stored.class_names))
@@ -98,8 +73,9 @@ def from_checkpoint(stored: ckpt.Checkpoint, wish: Wish) -> Converted:
     source = Source("the checkpoint", len(stored.class_names), stored.model, {name: name for name in stored.model}, key=str)
     transfer = fill(config, names, source, wish)
     notes = [f"checkpoint of {stored.config['name']}, step {stored.step}, {len(stored.class_names)} classes -> {config.name}"]
+    version = {key: stored.progress[key] for key in VERSION if key in stored.progress}
     step = 0 if transfer.left else stored.step
-    return Converted(weights_only(wish.target, config, names, transfer.state, step=step), transfer, notes)
+    return Converted(weights_only(wish, config, names, transfer, step=step, **version), transfer, notes)
 
 
 def class_names(wish: Wish, classes: int | None) -> tuple[str, ...]:
@@ -130,13 +106,16 @@ def read_names(path: Path) -> tuple[str, ...]:
 
 def configuration(wish: Wish, model: str, names: tuple[str, ...], settings: Mapping[str, Any]) -> Config:
     """What train.py would be given for this model, with the settings that come with the weights; the person's overrides win over both."""
-    chosen = [f"model={model}"]
-    data = next((DATA[key] for key, known in CLASS_LISTS.items() if known == names), None)
-    if data and not any(override.startswith("data=") for override in wish.overrides):
-        chosen.append(f"data={data}")
-    known = composed([*chosen, *wish.overrides]).model
-    chosen += [f"model.{key}={'null' if value is None else value}" for key, value in settings.items() if key in known]
-    return check(composed([*chosen, *wish.overrides]))
+    known = composed(choices(wish, model, names))["model"]
+    given = [f"model.{key}={'null' if value is None else value}" for key, value in settings.items() if key in known]
+    return check(composed(choices(wish, model, names, given)))
+
+
+def choices(wish: Wish, model: str, names: tuple[str, ...], given: Sequence[str] = ()) -> list[str]:
+    """Overrides in the order in which the later wins; data of VOC or COCO where the class names are theirs."""
+    data = [f"data={DATA[key]}" for key, known in CLASS_LISTS.items() if known == names]
+    chosen = any(override.startswith("data=") for override in wish.overrides)
+    return [f"model={model}", *([] if chosen else data), *given, *wish.overrides]
 
 
 def fill(config: Config, names: tuple[str, ...], source: Source, wish: Wish) -> Transfer:
@@ -159,25 +138,6 @@ def fill(config: Config, names: tuple[str, ...], source: Source, wish: Wish) -> 
     return transfer
 
 
-def weights_only(path: Path, config: Config, names: tuple[str, ...], state: dict[str, Tensor], *, step: int = 0) -> ckpt.Checkpoint:
-    """A checkpoint without optimiser and random state: evaluate.py and predict take it, a resume does not."""
-    return ckpt.Checkpoint(path, step, to_plain(config), names, state, progress={}, optimizer={}, random={})
-
-
-def to_ssd(checkpoint: ckpt.Checkpoint, kind: str) -> tuple[dict[str, Tensor], list[str]]:
-    """The state dict of torchvision or ssd.pytorch, and what must be set there. ValueError if they have no such network."""
-    model = checkpoint.config["model"]
-    tensors = ssd.write(checkpoint.model, kind, channel_order=model.get("channel_order", "rgb"))
-    mean, std = model.get("pixel_mean", PIXEL_MEAN), model.get("pixel_std", (1.0, 1.0, 1.0))
-    levels, side = (ssd512_levels, 512) if len(tensors) > 71 else (ssd300_levels, 300)
-    sizes = [level.min_size for level in levels(model["sizes"])] + [levels(model["sizes"])[-1].max_size]
-    notes = [f"it is for RGB pixels of 0..255, minus {list(mean)}, divided by {list(std)}, and default boxes of {sizes} pixels"]
-    if kind == "torchvision" and side == 300:
-        keywords = f"num_classes={len(checkpoint.class_names) + 1}"
-        if max(abs(a - b) for a, b in zip(mean, ssd.PORTS[kind].pixel_mean, strict=True)) > 0.01 or set(std) != {1.0}:
-            keywords += f", image_mean={[round(v / 255, 6) for v in mean]}, image_std={[round(v / 255, 8) for v in std]}"
-        notes.append(f"ssd300_vgg16(weights=None, weights_backbone=None, {keywords}) takes it")
-        if model["sizes"] != "coco":
-            scales = [round(size / side, 4) for size in sizes]
-            notes.append(f"its default boxes are COCO's: set model.anchor_generator, a DefaultBoxGenerator with scales={scales}")
-    return tensors, notes
+def weights_only(wish: Wish, config: Config, names: tuple[str, ...], transfer: Transfer, *, step: int = 0, **progress) -> ckpt.Checkpoint:
+    """A checkpoint without optimiser and random state: evaluate.py, predict and trainer.init_from take it, trainer.resume does not."""
+    return ckpt.Checkpoint(wish.target, step, to_plain(config), names, transfer.state, progress, optimizer={}, random={})

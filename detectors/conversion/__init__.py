@@ -1,0 +1,1 @@
+"""Files of other programs into checkpoints of ours, which evaluate.py and predict take, and back."""
