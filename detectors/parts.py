@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -19,6 +19,8 @@ from detectors.data.voc import read_voc
 from detectors.models.detector import Detector
 from detectors.structures import Annotations
 from detectors.weights.transfer import Transfer, fit
+
+PIXELS = ("pixel_mean", "pixel_std", "channel_order")  # what a network's first layer was trained with, as far as its builder has a choice
 
 
 def read_annotations(data: DataConfig, split: str, class_names: list[str] | None = None) -> Annotations:
@@ -99,7 +101,7 @@ def initial_weights(place: str) -> Checkpoint:
         return load(find(place))
     except (FileNotFoundError, ValueError) as error:
         fix = "python -m detectors.convert makes checkpoints of other programs' weights; trainer.init_from=null starts from random ones"
-        raise type(error)(f"trainer.init_from={place}: {error}; {fix}") from error
+        raise type(error)(f"trainer.init_from: {error}; {fix}") from error
 
 
 def start_from(detector: Detector, checkpoint: Checkpoint, config: Config, class_names: Sequence[str]) -> list[str]:
@@ -119,15 +121,19 @@ def start_from(detector: Detector, checkpoint: Checkpoint, config: Config, class
         what = f"none of its {len(checkpoint.model)} tensors fits {config.name}"
         raise ValueError(f"{checkpoint.path}: {what}; set trainer.init_from to weights of this network, or fewer trainer.init_without")
     detector.load_state_dict(transfer.state, strict=False)
-    lines = [f"weights of {checkpoint.path}: {next(summary := transfer.summary())}", *summary]
-    return lines + _meaning_of_the_head(transfer, checkpoint.class_names, tuple(class_names))
+    first, *rest = transfer.summary()
+    return [f"weights of {checkpoint.path}: {first}", *rest, *_other_meaning(transfer, checkpoint, config, class_names)]
 
 
-def _meaning_of_the_head(transfer: Transfer, before: tuple[str, ...], now: tuple[str, ...]) -> list[str]:
-    """A head fits as soon as the number of classes does."""
-    if before == now or not any(name.startswith("head.") for name in transfer.loaded):
-        return []
-    return ["its classes have other names or another order: loaded class outputs begin with the wrong meaning; trainer.init_without=[head]"]
+def _other_meaning(transfer: Transfer, checkpoint: Checkpoint, config: Config, class_names: Sequence[str]) -> Iterator[str]:
+    """What fits by size and yet was trained for something else: pixels of another scale, classes of other names."""
+    before = checkpoint.config["model"]
+    for name in PIXELS:
+        if name in before and name in config.model and list(before[name]) != list(config.model[name]):
+            yield f"trained with {name}={before[name]}, but model.{name}={config.model[name]} here; make them equal"
+    same_size = len(class_names) == len(checkpoint.class_names) and any(name.startswith("head.") for name in transfer.loaded)
+    if same_size and tuple(class_names) != checkpoint.class_names:
+        yield "its classes have other names or another order, and its head fits by size alone; trainer.init_without=[head] starts it anew"
 
 
 def load_weights(detector: Detector, checkpoint: Checkpoint) -> None:

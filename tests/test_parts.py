@@ -100,15 +100,24 @@ def test_a_head_of_other_classes_is_told(tmp_path):
     checkpoint = stored(configured(), tmp_path / "a.pt")
     assert "another order" in started(configured(), checkpoint, ("c", "b", "a"))[2]
     assert "another order" not in started(configured("trainer.init_without=[head]"), checkpoint, ("c", "b", "a"))[2]
+    assert "another order" not in started(configured(), checkpoint, ("c", "b"))[2]  # told by the sizes
+
+
+def test_pixels_of_another_scale_are_told(tmp_path):
+    """A VGG-16 of torchvision wants mean and standard deviation, one of Caffe BGR."""
+    checkpoint = stored(configured("model.pixel_std=[58,57,57]", "model.channel_order=bgr"), tmp_path / "a.pt")
+    text = started(configured(), checkpoint)[2]
+    assert "trained with pixel_std=[58, 57, 57], but model.pixel_std=[1, 1, 1] here; make them equal" in text
+    assert "trained with channel_order=bgr, but model.channel_order=rgb here" in text
+    assert "pixel_mean" not in text
+    assert "trained with" not in started(configured("model.pixel_std=[58.0,57,57]", "model.channel_order=bgr"), checkpoint)[2]
 
 
 @pytest.mark.parametrize("content", [None, b"no checkpoint"])
 def test_a_wrong_file_is_named_with_the_way_out(content, tmp_path):
     if content:
         (tmp_path / "a.pt").write_bytes(content)
-    with pytest.raises(
-        (FileNotFoundError, ValueError), match=r"trainer\.init_from=.*a\.pt: .*a\.pt: .*; python -m detectors\.convert makes"
-    ):
+    with pytest.raises((FileNotFoundError, ValueError), match=r"^trainer\.init_from: \S*a\.pt: .*; python -m detectors\.convert makes"):
         parts.initial_weights(str(tmp_path / "a.pt"))
 
 
