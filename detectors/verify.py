@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from detectors.entry import verb
-from detectors.verification import nets, ops, region
+from detectors.verification import nets, ops, region, ssd, ssd_detections, ssd_losses, ssd_nets
 from detectors.verification.comparison import Comparison, Fixture
 from detectors.verification.files import Folder, read_json
 
@@ -30,6 +30,12 @@ READERS: dict[str, Reader] = {
     "net.json": nets.small,
     "full.json": nets.full,
     "weights.json": nets.weights,
+    "priors.npz": ssd.priors,
+    "loss_*.npz": ssd_losses.fixtures,
+    "det_*.npz": ssd_detections.fixtures,
+    "l2norm.npz": ssd_detections.l2norm,
+    "net_ssd*.npz": ssd_nets.nets,
+    "name_maps.json": ssd_nets.name_maps,
 }
 DOCUMENTS = ("README*", "LICENSE*", "*.md", "*.py", "*.pyc", "MANIFEST.json", ".*")  # for people; nothing to compare
 PARTS = ("*.cfg",)  # what fixtures refer to; one that none refers to is only mentioned

@@ -1,0 +1,30 @@
+"""The losses and matchers of conf/loss, built as train.py builds them."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from torch import nn
+
+from detectors.building import build
+from detectors.checking import check
+from detectors.config import Config, composed
+from detectors.matching import MultiBoxMatcher
+
+
+@cache
+def _config(name: str) -> Config:
+    """train.py's configuration with loss=NAME and a model that takes it."""
+    model = "ssd300" if name.startswith("multibox") else "yolov2"
+    return check(composed([f"model={model}", f"loss={name}"]))
+
+
+def preset_loss(name: str, **changes: Any) -> nn.Module:
+    """The loss of `loss=NAME`, with some settings changed."""
+    return build({**_config(name).loss, **changes})
+
+
+def preset_matcher(name: str) -> MultiBoxMatcher:
+    """The matcher of `loss=NAME`, for SSD."""
+    return MultiBoxMatcher(bipartite=_config(name).model.get("bipartite", "greedy"))
