@@ -42,8 +42,8 @@ SSD512_EXTRAS = (
     Extra(128, 256, kernel=4, padding=1),
 )
 SSD160_EXTRAS = (Extra(128, 256, stride=2, padding=1), Extra(128, 256, stride=2, padding=1))
-# A fifteenth of VGG-16's multiplications per pixel: one convolution per stage and half the channels.
-SSD160_BACKBONE = {"convs": (1, 1, 1, 1, 1), "channels": (32, 64, 128, 256, 256), "fc_channels": 512, "fc_dilation": 3}
+# One convolution per stage and at most half of VGG-16's channels; the first stages, which cost most per channel, have a quarter.
+SSD160_BACKBONE = {"convs": (1, 1, 1, 1, 1), "channels": (32, 32, 64, 256, 256), "fc_channels": 512, "fc_dilation": 3}
 
 
 class SSDExtras(nn.Module):
