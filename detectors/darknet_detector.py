@@ -64,8 +64,13 @@ def darknet_detector(
 
 
 def with_classes(config: Config, num_classes: int) -> Config:
-    """The same network for another number of classes. ValueError if its last layers are not a convolution and a region layer."""
+    """The same network for another number of classes.
+
+    ValueError if its last layers are not a convolution and a region layer, or its images are no RGB ones.
+    """
     region = config.region
+    if config.net.channels != 3:
+        raise ValueError(f"{config.path}: channels={config.net.channels} in [net]; images have 3")
     if region is None or len(config.layers) < 2 or not isinstance(config.layers[-2].settings, Convolutional):
         kinds = ", ".join(f"[{layer.kind}]" for layer in config.layers[-2:])
         raise ValueError(f"{config.path}: a detector's last layers are [convolutional] and [region]; this network ends in {kinds}")
