@@ -67,8 +67,10 @@ def from_content(path: Path, content: Any) -> Checkpoint:
     """What read_tensors found -> Checkpoint. ValueError if something else lies in the file."""
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path}: a file of tensors, but no checkpoint that train.py wrote (format {FORMAT})")
-    fields = {k: v for k, v in content.items() if k != "format"} | {"class_names": tuple(content["class_names"])}
-    return Checkpoint(path=path, **fields)
+    names = [name for name in Checkpoint.__dataclass_fields__ if name != "path"]
+    if absent := [name for name in names if name not in content]:
+        raise ValueError(f"{path}: a checkpoint without {', '.join(absent)}; it was damaged, or another version wrote it")
+    return Checkpoint(path, **{name: content[name] for name in names} | {"class_names": tuple(content["class_names"])})
 
 
 def read_tensors(path: Path) -> Any:

@@ -186,7 +186,15 @@ def save(run: Run, name: str) -> None:
 
 
 def restore(run: Run, checkpoint: ckpt.Checkpoint) -> None:
-    """Optimiser, progress and random state of a checkpoint into a run whose detector already has its weights."""
+    """Optimiser, progress and random state of a checkpoint into a run whose detector already has its weights.
+
+    ValueError for a checkpoint of weights alone.
+    """
+    if not checkpoint.optimizer:
+        raise ValueError(
+            f"{checkpoint.path}: holds weights alone, as convert writes them, so that no run can go on from it; "
+            "start a new one with trainer.init_from instead of trainer.resume"
+        )
     run.optimizer.load_state_dict(checkpoint.optimizer)
     run.progress = Progress(**checkpoint.progress)
     ckpt.set_random_state(checkpoint.random)

@@ -168,6 +168,8 @@ def test_our_own_checkpoint_for_other_classes(tmp_path, narrow, capsys):
     capsys.readouterr()
     run(tmp_path / "coco.pt", tmp_path / "two.pt", "--names", tmp_path / "two.names")
     assert "59 of 71 tensors loaded" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"two.pt: holds weights alone.*trainer.init_from"):
+        engine.restore(None, ckpt.load(tmp_path / "two.pt"))
     before, after = ckpt.load(tmp_path / "coco.pt"), ckpt.load(tmp_path / "two.pt")
     assert after.class_names == ("cat", "dog")
     assert after.config["data"]["class_names"] == ["cat", "dog"]
