@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from detectors.entry import verb
-from detectors.verification import nets, ops, region, ssd, ssd_detections, ssd_losses, ssd_nets
+from detectors.verification import evaluation, nets, ops, region, ssd, ssd_detections, ssd_losses, ssd_nets
 from detectors.verification.comparison import Comparison, Fixture
 from detectors.verification.files import Folder, read_json
 
@@ -36,6 +36,13 @@ READERS: dict[str, Reader] = {
     "l2norm.npz": ssd_detections.l2norm,
     "net_ssd*.npz": ssd_nets.nets,
     "name_maps.json": ssd_nets.name_maps,
+    "voc/*.json": evaluation.voc,
+    "voc/*.json.gz": evaluation.voc,
+    "coco/*.json": evaluation.coco,
+    "coco/*.json.gz": evaluation.coco,
+    "known/*.json": evaluation.known,
+    "known/*.json.gz": evaluation.known,
+    "published/*/pycocotools_stats.json": evaluation.published,
 }
 DOCUMENTS = ("README*", "LICENSE*", "*.md", "*.py", "*.pyc", "MANIFEST.json", ".*")  # for people; nothing to compare
 PARTS = ("*.cfg",)  # what fixtures refer to; one that none refers to is only mentioned

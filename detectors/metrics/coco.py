@@ -32,6 +32,8 @@ class CocoResult:
     ap: np.ndarray  # (C,) float64
     ap50: np.ndarray  # (C,)
     ap75: np.ndarray  # (C,)
+    ap_table: np.ndarray  # (10, C, 4) by IoU, class, and size: all, small, medium, large; 100 detections
+    ar_table: np.ndarray  # (C, 4, 3) by class, size, and detections per image and class: 1, 10, 100
 
 
 def evaluate_coco(annotations: Annotations, detections: Detections) -> CocoResult:
@@ -95,7 +97,8 @@ def _evaluate(ground_truth: dict, results: list[dict], class_names: tuple[str, .
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    precision = evaluation.eval["precision"][..., ALL_AREAS, MOST_DETECTIONS]  # (10 IoUs, 101 recalls, C by category id)
+    tables = evaluation.eval["precision"][..., MOST_DETECTIONS], evaluation.eval["recall"]
+    precision = tables[0][..., ALL_AREAS]  # (10 IoUs, 101 recalls, C by category id)
     at = {round(float(iou), 2): i for i, iou in enumerate(evaluation.params.iouThrs)}
     column = [list(evaluation.params.catIds).index(category) for category in category_ids]
     per_class = [precision[..., k] for k in column]
@@ -105,6 +108,9 @@ def _evaluate(ground_truth: dict, results: list[dict], class_names: tuple[str, .
         ap=np.array([_mean_of_defined(p) for p in per_class]),
         ap50=np.array([_mean_of_defined(p[at[0.5]]) for p in per_class]),
         ap75=np.array([_mean_of_defined(p[at[0.75]]) for p in per_class]),
+        # What is undefined is -1 all along the axis, so that a plain mean keeps it.
+        ap_table=tables[0].mean(1)[:, column],
+        ar_table=tables[1].mean(0)[column],
     )
 
 

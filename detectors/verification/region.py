@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from detectors.anchors import YoloAnchors
 from detectors.boxes import xyxy_to_cxcywh
 from detectors.coders import YoloBoxCoder
 from detectors.postprocess import PostProcess, to_original
-from detectors.structures import AnchorGrid, Detections, HeadOutputs, Targets
+from detectors.structures import AnchorGrid, Detections, HeadOutputs, Matcher, Targets
 from detectors.targets import TargetEncoder
 from detectors.verification.comparison import Comparison, Fixture, Tolerance, agree, compare
 from detectors.verification.files import Arrays, Folder, Settings
@@ -67,12 +67,6 @@ def region_targets(truth: np.ndarray, size: tuple[int, int]) -> Targets:
     return Targets(boxes, torch.where(valid, truth[..., 4], 0).long(), valid)
 
 
-def darknet_layout(offsets: Tensor, objectness: Tensor, classes: Tensor, cells: tuple[int, int]) -> Tensor:
-    """(B, A, 4), (B, A), (B, A, C) -> (B, n * (5 + C), H, W); cells: (H, W)."""
-    entries = torch.cat([offsets, objectness[..., None], classes], -1)
-    return entries.unflatten(1, (*cells, -1)).permute(0, 3, 4, 1, 2).flatten(1, 2)
-
-
 def _training(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
     for key in ("thresh", "coord_scale", "object_scale", "noobject_scale", "class_scale", "rescore", "bias_match"):
         case[key]  # an error if it is absent
@@ -80,7 +74,7 @@ def _training(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
     raw = torch.from_numpy(arrays["input"]).requires_grad_()
     yield compare("output", activate(raw, settings), arrays["output"], VALUES)
 
-    delta, _ = region_delta(raw, settings, arrays["truth"], seen=case["seen"])
+    delta = region_delta(raw, settings, arrays["truth"], seen=case["seen"])
     yield compare("delta", delta, arrays["delta"], DELTAS)
     yield compare("cost", delta.square().sum(), arrays["cost"].reshape(()), COST)
 
@@ -98,27 +92,33 @@ def _grid(settings: Region, cells: tuple[int, int]) -> AnchorGrid:
     return YoloAnchors(settings.anchors, stride=1)(cells)
 
 
-def _loss(settings: Region, *, seen: int, batch: int):
+def _loss(settings: Region, *, seen: int, batch: int) -> nn.Module:
     """seen: as the layer compares it, after the batch was counted."""
     loss = region_loss(settings)
     loss.images_seen += seen - batch
     return loss
 
 
-def region_delta(raw: Tensor, settings: Region, truth: np.ndarray, *, seen: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """Darknet's `delta`: the negative gradient of the batch's sum by activated x, y, objectness and raw w, h, classes, as
-    (B, n * (5 + C), H, W) float64. In float64 since the sigmoid's derivative is divided out again. Also the loss's terms."""
-    cells, batch = tuple(raw.shape[-2:]), len(raw)
-    found = head_outputs(raw.detach().double(), settings)
-    outputs = HeadOutputs(*(tensor.detach().requires_grad_() for tensor in (found.offsets, found.class_logits, found.objectness)))
+def region_delta(raw: Tensor, settings: Region, truth: np.ndarray, *, seen: int) -> Tensor:
+    """Darknet's `delta`, see delta_of, as (B, n * (5 + C), H, W) float64."""
+    cells = tuple(raw.shape[-2:])
     narrow = _grid(settings, cells)
     grid = replace(narrow, boxes_cxcywh=narrow.boxes_cxcywh.double(), stride=narrow.stride.double(), cell=narrow.cell.double())
-    targets = region_targets(truth.astype(np.float64), cells)
-    encoded = TargetEncoder(region_matcher(settings), YoloBoxCoder())(targets, grid, outputs)
-    terms = _loss(settings, seen=seen, batch=batch)(outputs, encoded, grid)
-    (batch * sum(terms.values())).backward()
+    targets, found = region_targets(truth.astype(np.float64), cells), head_outputs(raw.detach().double(), settings)
+    delta = delta_of(found, targets, grid, _loss(settings, seen=seen, batch=len(raw)), region_matcher(settings))
+    return delta.unflatten(1, (*cells, -1)).permute(0, 3, 4, 1, 2).flatten(1, 2)
+
+
+def delta_of(found: HeadOutputs, targets: Targets, grid: AnchorGrid, loss: nn.Module, matcher: Matcher) -> Tensor:
+    """(B, A, 5 + C): the negative gradient of the batch's sum by the activated x, y, objectness and by the raw w, h and classes.
+
+    In float64 since the derivative of objectness's sigmoid is divided out again.
+    """
+    outputs = HeadOutputs(*(tensor.detach().requires_grad_() for tensor in (found.offsets, found.class_logits, found.objectness)))
+    encoded = TargetEncoder(matcher, YoloBoxCoder())(targets, grid, outputs)
+    (len(outputs.offsets) * sum(loss(outputs, encoded, grid).values())).backward()
     slope = outputs.objectness.detach().sigmoid() * (-outputs.objectness.detach()).sigmoid()
-    return -darknet_layout(outputs.offsets.grad, outputs.objectness.grad / slope, outputs.class_logits.grad, cells), terms
+    return -torch.cat([outputs.offsets.grad, (outputs.objectness.grad / slope)[..., None], outputs.class_logits.grad], -1)
 
 
 def _decoding(case: Settings, arrays: Arrays) -> Iterator[Comparison]:

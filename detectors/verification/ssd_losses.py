@@ -18,7 +18,6 @@ from torch import Tensor
 
 from detectors.boxes import pairwise_iou
 from detectors.coders import SSDBoxCoder
-from detectors.matching import MultiBoxMatcher
 from detectors.structures import BACKGROUND, AnchorGrid, EncodedTargets, HeadOutputs, Matches, Targets
 from detectors.targets import TargetEncoder
 from detectors.verification import ssd
@@ -106,9 +105,8 @@ def _loss(arrays: Arrays, folder: Path, program: Program) -> Iterator[Comparison
         return
     matched, comparison = _positives(ours, recorded, arrays, pairwise_iou(found.boxes, grid.boxes))
     yield comparison
-    wide = TargetEncoder(RecordedMatcher(matched), SSDBoxCoder())(
-        ssd.targets(arrays, torch.float64), ssd.grid(arrays, folder, torch.float64)
-    )
+    exact = ssd.targets(arrays, torch.float64), ssd.grid(arrays, folder, torch.float64)
+    wide = TargetEncoder(RecordedMatcher(matched), SSDBoxCoder())(*exact)
     image, prior = recorded.pairs("pos").T
     yield compare("labels", wide.labels[image, prior] + 1, recorded["pos_label"], EXACT)
     yield compare("targets", wide.offsets[image, prior], recorded["pos_target"].reshape(-1, 4), TARGETS)
