@@ -63,6 +63,8 @@ class _Image:
             self.components.append(_Component(identifier, factors >> 4, factors & 15, quantizer))
         if not all(1 <= factor <= 4 for c in self.components for factor in (c.across, c.down)):
             raise UnsupportedJpeg("sampling factors outside 1 to 4")
+        if any(self.across % c.across or self.down % c.down for c in self.components):
+            raise UnsupportedJpeg("sampling factors that do not divide one another")
         for c in self.components:
             c.size = (-(-self.size[0] * c.down // self.down), -(-self.size[1] * c.across // self.across))
             c.blocks = (-(-self.size[0] // (8 * self.down)) * c.down, -(-self.size[1] // (8 * self.across)) * c.across)
@@ -176,12 +178,11 @@ def decode(data: bytes) -> np.ndarray:
     image = _Image()
     try:
         coloured = _read(image, data)
+        planes = image.planes()
     except (IndexError, KeyError, ValueError) as error:
         raise error if isinstance(error, UnsupportedJpeg) else UnsupportedJpeg("the file is damaged") from error
-    planes = [
-        enlarge(plane, image.size, (image.down // c.down, image.across // c.across))
-        for c, plane in zip(image.components, image.planes(), strict=True)
-    ]
+    factors = [(image.down // c.down, image.across // c.across) for c in image.components]
+    planes = [enlarge(plane, image.size, factor) for plane, factor in zip(planes, factors, strict=True)]
     if len(planes) == 1:
         return np.repeat(planes[0][..., None], 3, -1)
     return to_rgb(*planes) if coloured else np.stack(planes, -1)

@@ -1,0 +1,157 @@
+"""Predicting with Darknet's files: Darknet's own numbers from the JPEG on, its lines, and what mistakes say."""
+
+from __future__ import annotations
+
+import re
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.testing import assert_close
+
+from detectors.predict import DarknetPredictor, main, read_darknet_image
+from detectors.weights.darknet_network import read_network
+from tests.weights import cfgs, streams
+
+VOC = (
+    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant sheep sofa train tvmonitor"
+)
+NANO = [[8, 3, 3, 1], [21, 8, 1, 0]]
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A network of two convolutions, three anchors and two classes on 32 x 48 pixels, its weights and names, and an image."""
+    region = "[region]\nanchors=1,1,2,1,1,3\nnum=3\nclasses=2\nsoftmax=1\n"
+    text = "[net]\nwidth=48\nheight=32\nchannels=3\n" + cfgs.conv(8, 3) + cfgs.pool(8) + cfgs.linear(21) + region
+    paths = {
+        "cfg": cfgs.write(tmp_path, text),
+        "weights": streams.write(tmp_path / "net.weights", NANO, 3),
+        "names": tmp_path / "two.names",
+    }
+    paths["names"].write_text("cat\nbig dog\n\n")
+    paths["image"] = tmp_path / "image.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)).save(paths["image"])
+    return paths
+
+
+def options(files: dict, *names: str) -> list[str]:
+    return [word for name in names for word in (f"--{name}", str(files[name]))]
+
+
+def test_prints_darknets_lines_then_ours_and_draws(files, tmp_path, capsys):
+    main(
+        [
+            *options(files, "cfg", "weights", "names"),
+            str(files["image"]),
+            "--thresh",
+            "0.2",
+            "--output",
+            str(tmp_path / "drawn"),
+            "--report",
+        ]
+    )
+    out = capsys.readouterr().out.splitlines()
+    assert "version 0.2.0, header of 20 bytes" in out[0]
+    assert [line.split(":")[1] for line in out[1:3]] == [" layers.0", " layers.2"]
+    assert re.fullmatch(rf"{files['image']}: Predicted in \d+\.\d{{6}} seconds\.", out[3])
+    short = [line for line in out[4:-1] if re.fullmatch(r"(cat|big dog): \d+%", line)]
+    long = [re.fullmatch(rf"{files['image']}: (cat|big dog) (0\.\d+)((?: -?\d+\.\d){{4}})", line) for line in out[4 + len(short) : -1]]
+    assert len(short) == len(long) > 0
+    for line, match in zip(short, long, strict=True):
+        name, percent = line[:-1].split(": ")
+        assert name == match[1]
+        assert abs(int(percent) - 100 * float(match[2])) <= 0.6
+        box = [float(edge) for edge in match[3].split()]
+        assert 0 <= box[0] <= box[2] <= 80 and 0 <= box[1] <= box[3] <= 60
+    assert cv2.imread(str(tmp_path / "drawn/image.png")) is not None
+
+
+def test_the_options_change_what_is_found(files, tmp_path, capsys):
+    def found(*more: str) -> list[str]:
+        main([*options(files, "cfg", "weights"), str(files["image"]), "--output", str(tmp_path / "drawn"), "--thresh", "0.2", *more])
+        return [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"{files['image']}: ") and "Predicted" not in line]
+
+    usual = found()
+    assert {line.split()[1] for line in usual} <= {"0", "1"}
+    assert usual == found("--resize", "letterbox", "--nms", "0.45", "--batch-norm", "cpu")
+    assert usual != found("--resize", "stretch")
+    assert len(found("--nms", "1")) > len(usual)
+    assert len(found("--thresh", "0.4")) < len(usual)
+    assert found("--thresh", "1") == []
+
+
+def fails(capsys, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    assert ended.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_mistakes(files, tmp_path, capsys):
+    image, three = str(files["image"]), tmp_path / "three.names"
+    three.write_text("a\nb\nc\n")
+    both = options(files, "cfg", "weights")
+    assert "--names: only together with --cfg" in fails(capsys, *options(files, "names"), "run", image)
+    assert "a run or checkpoint alone; name the images" in fails(capsys, "run")
+    assert "--weights is missing" in fails(capsys, *options(files, "cfg"), image)
+    assert "3 names, and" in fails(capsys, *both, "--names", str(three), image)
+    assert "no such file of class names" in fails(capsys, *both, "--names", str(tmp_path / "absent"), image)
+    assert "no such image or folder" in fails(capsys, *both, str(tmp_path / "absent.jpg"))
+    assert "no such weights file" in fails(capsys, *options(files, "cfg"), "--weights", str(tmp_path / "absent"), image)
+    classifier = cfgs.write(tmp_path, cfgs.darknet19(0.0625, 4), "classifier.cfg")
+    weights = streams.write(tmp_path / "classifier.weights", darknet19_convs(), 0)
+    assert "its last layer is not [region]" in fails(capsys, "--cfg", str(classifier), "--weights", str(weights), image)
+
+
+def darknet19_convs() -> list[list[int]]:
+    from detectors.models.darknet import darknet19
+    from tests.weights.test_darknet import shapes
+
+    return shapes(darknet19(num_classes=4, width=0.0625))
+
+
+def test_options_without_effect_are_told(files, tmp_path, capsys):
+    files["cfg"].write_text(files["cfg"].read_text() + "mask=0,1\n")
+    main([*options(files, "cfg", "weights"), str(files["image"]), "--output", str(tmp_path / "drawn")])
+    assert "[region] mask=0,1 is not known and not used" in capsys.readouterr().err
+
+
+def test_a_jpeg_of_another_kind_is_read_and_told(tmp_path, capsys):
+    path = tmp_path / "progressive.jpg"
+    Image.fromarray(np.full((16, 24, 3), 90, np.uint8)).save(path, progressive=True)
+    assert read_darknet_image(path).shape == (16, 24, 3)
+    assert "decoded by libjpeg" in capsys.readouterr().err
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("mode", ["letterbox", "stretch"])
+@pytest.mark.parametrize(("net", "cfg", "weights"), [("voc_bn", "tiny-yolov2-trial3", ""), ("coco_nobn", "coco_trial6", "_653550")])
+@torch.no_grad()
+def test_a_photograph_gives_darknets_numbers(net, cfg, weights, mode, shared):
+    """From the bytes of dog.jpg to the region layer, as Darknet's CPU build computed it."""
+    folder = shared / "weights/yolo-lite"
+    network, _ = read_network(folder / f"cfg/{cfg}.cfg", folder / f"weights/{cfg}{weights}.weights", batch_norm="cpu")
+    predict = DarknetPredictor(network, torch.device("cpu"), score=0.5, nms_iou=0.45, resize=mode)
+    recorded, key = np.load(folder / "oracle/darknet_dog_224.npz"), {"stretch": "resize"}.get(mode, mode)
+    given = predict.input(read_darknet_image(folder / "oracle/dog.jpg"))
+    assert_close(given[0], torch.from_numpy(recorded[f"x__{key}"]), atol=0, rtol=0)
+    *_, raw, region = network.outputs(given)
+    assert_close(raw[0], torch.from_numpy(recorded[f"{net}__{key}__raw"]), atol=5e-5, rtol=0)
+    assert_close(region[0], torch.from_numpy(recorded[f"{net}__{key}__region"]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.data
+def test_the_dog_is_found(shared, tmp_path, capsys):
+    """On Darknet's own example image; the percentages come from the recorded region layer (test above), objectness * class."""
+    folder, names = shared / "weights/yolo-lite", tmp_path / "voc.names"
+    names.write_text("\n".join(VOC.split()))
+    network = ["--cfg", str(folder / "cfg/tiny-yolov2-trial3.cfg"), "--weights", str(folder / "weights/tiny-yolov2-trial3.weights")]
+    main([*network, "--names", str(names), str(folder / "oracle/dog.jpg"), "--thresh", "0.3", "--output", str(tmp_path)])
+    out = capsys.readouterr().out.splitlines()
+    assert out[1:5] == ["bicycle: 79%", "car: 65%", "car: 60%", "dog: 32%"]
+    recorded = np.load(folder / "oracle/darknet_dog_224.npz")["voc_bn__letterbox__region"].reshape(5, 25, 49)
+    best = (recorded[:, 4] * recorded[:, 5 + 1]).max()
+    assert out[5].split()[2] == f"{best:.3f}"

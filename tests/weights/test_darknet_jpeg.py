@@ -1,0 +1,145 @@
+"""Darknet's JPEG decoder: against the tensor that it made of a photograph, against loops over its formulae, and near libjpeg."""
+
+from __future__ import annotations
+
+import io
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+from PIL import Image
+
+from detectors.weights.darknet_images import resize, to_unit
+from detectors.weights.darknet_jpeg import ZIGZAG, UnsupportedJpeg, decode
+from detectors.weights.darknet_pixels import enlarge, inverse_transform, to_rgb
+
+
+def picture(height: int, width: int) -> np.ndarray:
+    """Slow waves in three colours, and some noise."""
+    y, x = np.mgrid[:height, :width]
+    waves = np.stack([np.sin(x / 9), np.cos(y / 7), np.sin((x + y) / 11)], -1)
+    noise = np.random.default_rng(0).normal(0, 6, (height, width, 3))
+    return np.clip(128 + 90 * waves + noise, 0, 255).astype(np.uint8)
+
+
+def encode(image: np.ndarray, **options) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "jpeg", **options)
+    return file.getvalue()
+
+
+@pytest.mark.data
+def test_a_photograph_is_decoded_as_darknet_does(shared):
+    """Every pixel that the plain resizing reads, to the last bit: nearly half of dog.jpg."""
+    folder = shared / "weights/yolo-lite/oracle"
+    image = decode((folder / "dog.jpg").read_bytes())
+    assert_array_equal(resize(to_unit(image), (224, 224)), np.load(folder / "darknet_dog_224.npz")["x__resize"])
+
+
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("size", [(48, 64), (37, 53), (8, 8), (5, 17), (1, 1), (17, 6)])
+@pytest.mark.parametrize("options", [{}, {"optimize": True}, {"restart_marker_blocks": 2}, {"quality": 98}], ids=str)
+def test_near_libjpeg(subsampling, size, options):
+    """Both round, so that three levels may lie between them. Without its slip in the last columns of 4:2:2 (test_enlarging)."""
+    data = encode(picture(*size), subsampling=subsampling, **options)
+    theirs = np.array(Image.open(io.BytesIO(data)).convert("RGB"))
+    ours = decode(data)
+    assert ours.shape == theirs.shape
+    sound = slice(0, -2 if subsampling == "4:2:2" and size[1] > 1 else None)
+    assert np.abs(ours.astype(int) - theirs)[:, sound].max() <= 3
+
+
+def test_grey_images_and_restarts_in_one_colour():
+    grey = picture(21, 30)[..., 0]
+    for options in ({}, {"restart_marker_blocks": 3}):
+        data = encode(grey, **options)
+        ours = decode(data)
+        assert np.abs(ours.astype(int) - np.array(Image.open(io.BytesIO(data)))[..., None]).max() <= 1
+        assert_array_equal(ours[..., 0], ours[..., 2])
+
+
+def test_zigzag():
+    expected = [0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5]
+    assert ZIGZAG[:16].tolist() == expected
+    assert (63 - ZIGZAG[::-1])[:16].tolist() == expected  # the same from the other end
+    assert sorted(ZIGZAG.tolist()) == list(range(64))
+
+
+def test_inverse_transform_is_the_cosine_transform():
+    coefficients = np.random.default_rng(1).integers(-120, 120, (50, 8, 8))
+    k, n = np.mgrid[:8, :8]
+    basis = np.cos((2 * n + 1) * k * np.pi / 16) * np.where(k == 0, np.sqrt(0.5), 1) / 2  # (frequency, place)
+    exact = np.clip(np.einsum("bij,iy,jx->byx", coefficients, basis, basis) + 128, 0, 255)
+    ours = inverse_transform(coefficients.astype(np.int32))
+    assert np.abs(ours - exact).max() < 0.6  # rounding, and fixed point on top of it
+
+
+def double_rows(row: list[int]) -> list[int]:
+    """stbi__resample_row_h_2"""
+    if len(row) == 1:
+        return row * 2
+    out = [row[0], (3 * row[0] + row[1] + 2) >> 2]
+    for i in range(1, len(row) - 1):
+        out += [(3 * row[i] + 2 + row[i - 1]) >> 2, (3 * row[i] + 2 + row[i + 1]) >> 2]
+    return [*out, (3 * row[-2] + row[-1] + 2) >> 2, row[-1]]
+
+
+def double_both(near: list[int], far: list[int]) -> list[int]:
+    """stbi__resample_row_hv_2"""
+    sums = [3 * a + b for a, b in zip(near, far, strict=True)]
+    out = [(sums[0] + 2) >> 2]
+    for before, this in pairwise(sums):
+        out += [(3 * before + this + 8) >> 4, (3 * this + before + 8) >> 4]
+    return [*out, (sums[-1] + 2) >> 2]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (4, 1), (3, 6), (7, 2)])
+def test_enlarging_equals_the_loops(shape):
+    plane = np.random.default_rng(2).integers(0, 256, shape).astype(np.uint8)
+    rows, last = plane.tolist(), shape[0] - 1
+    pairs = [(rows[r // 2], rows[min(max(r // 2 + (1 if r % 2 else -1), 0), last)]) for r in range(2 * len(rows))]  # nearest row, next
+    height, width = shape
+    assert_array_equal(enlarge(plane, (height, 2 * width), (1, 2)), [double_rows(row) for row in rows])
+    assert_array_equal(enlarge(plane, (2 * height, 2 * width), (2, 2)), [double_both(*pair) for pair in pairs])
+    mixed = [[(3 * a + b + 2) >> 2 for a, b in zip(*pair, strict=True)] for pair in pairs]
+    assert_array_equal(enlarge(plane, (2 * height, width), (2, 1)), mixed)
+    assert_array_equal(enlarge(plane, (3 * height, width), (3, 1)), plane.repeat(3, 0))
+    assert enlarge(plane, (2 * height - 1, 2 * width - 1), (2, 2)).shape == (2 * height - 1, 2 * width - 1)
+
+
+def test_colours():
+    """Black, grey, white, and the standard's full red, all exact."""
+    y, cb, cr = (np.array([row], np.uint8) for row in ([0, 128, 255, 76], [128, 128, 128, 85], [128, 128, 128, 255]))
+    assert to_rgb(y, cb, cr)[0].tolist() == [[0, 0, 0], [128, 128, 128], [255, 255, 255], [254, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"", "not a JPEG file"),
+        (b"\x89PNG", "not a JPEG file"),
+        (encode(picture(16, 16), progressive=True), "not sequential"),
+        (encode(picture(16, 16))[:300], "damaged"),
+        (encode(picture(64, 64))[:-400], "a code that no table has|damaged"),
+        (encode(picture(16, 16)).replace(b"\x11\x08\x00\x10\x00\x10", b"\x11\x08\xff\xff\xff\xff"), "65535 x 65535 pixels"),
+    ],
+    ids=["empty", "png", "progressive", "cut in a table", "cut in the picture", "huge"],
+)
+def test_other_files_are_left_to_other_decoders(data, why):
+    with pytest.raises(UnsupportedJpeg, match=why):
+        decode(data)
+
+
+def test_damaged_bytes_never_crash():
+    """Whatever the bytes are, there is an image or UnsupportedJpeg."""
+    data, draw, refused = encode(picture(24, 40), restart_marker_blocks=1), np.random.default_rng(3), 0
+    for _ in range(300):
+        broken = bytearray(data)
+        for place in draw.integers(2, len(data), draw.integers(1, 6)):
+            broken[place] = draw.integers(256)
+        try:
+            assert decode(bytes(broken[: draw.integers(len(data) // 2, len(data) + 1)])).dtype == np.uint8
+        except UnsupportedJpeg:
+            refused += 1
+    assert refused > 100
