@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from detectors.entry import verb
-from detectors.verification import evaluation, nets, ops, region, ssd, ssd_detections, ssd_losses, ssd_nets
+from detectors.verification import course, evaluation, nets, ops, region, ssd, ssd_detections, ssd_losses, ssd_nets
 from detectors.verification.comparison import Comparison, Fixture
 from detectors.verification.files import Folder, read_json
 
@@ -43,6 +43,8 @@ READERS: dict[str, Reader] = {
     "known/*.json": evaluation.known,
     "known/*.json.gz": evaluation.known,
     "published/*/pycocotools_stats.json": evaluation.published,
+    "keras_yolo2_loss/*.npz": course.fixtures,
+    "keras_yolo2_loss/manifest.json": course.manifest,
 }
 DOCUMENTS = ("README*", "LICENSE*", "*.md", "*.py", "*.pyc", "MANIFEST.json", ".*")  # for people; nothing to compare
 PARTS = ("*.cfg",)  # what fixtures refer to; one that none refers to is only mentioned
@@ -89,17 +91,25 @@ def main(arguments: list[str] | None = None) -> None:
 
 def verify(folder: Folder) -> Iterator[Row]:
     """Every fixture of a folder, row by row as they are computed; last what no fixture took up."""
+    broken: set[Path] = set()  # npz files of fixtures that could not be run to their end
     for name in folder.files:
         reader = next((reader for pattern, reader in READERS.items() if name.match(pattern)), None)
         if reader is not None:
-            yield from _read(reader, folder, name)
+            before = folder.arrays_of.keys() | set()
+            for row in _read(reader, folder, name):
+                yield row
+                if row.verdict == NOT_RUN:
+                    broken |= {name, *(folder.arrays_of.keys() - before)}
+    for name, arrays in folder.arrays_of.items():
+        if name not in broken and (unread := arrays.unread):
+            note = f"{len(unread)} arrays that no fixture asks for: {', '.join(unread[:5])}{' ...' if len(unread) > 5 else ''}"
+            yield Row(str(name), "arrays", None, None, "-", NOT_RUN, note)
     for name in unknown_files(folder):
         yield Row(str(name), "file", None, None, "-", NOT_RUN, "no fixture refers to this file, and no reader knows its kind")
 
 
 def _read(reader: Reader, folder: Folder, name: Path) -> Iterator[Row]:
     """All fixtures of one file. Whatever goes wrong in one is told, and the others are run all the same."""
-    complete, before = True, set(folder.arrays_of)
     try:
         folder.path(name)
         fixtures = list(reader(folder, name))
@@ -113,12 +123,7 @@ def _read(reader: Reader, folder: Folder, name: Path) -> Iterator[Row]:
             for comparison in fixture.run():
                 yield _row(fixture.name, comparison)
         except Exception as error:  # as above
-            complete = False
             yield _not_run(fixture.name, error)
-    for path in folder.arrays_of.keys() - before if complete else ():
-        if unread := folder.arrays_of[path].unread:
-            note = f"{len(unread)} arrays that no fixture asks for: {', '.join(unread[:5])}{' ...' if len(unread) > 5 else ''}"
-            yield Row(str(path), "arrays", None, None, "-", NOT_RUN, note)
 
 
 def _row(fixture: str, found: Comparison) -> Row:

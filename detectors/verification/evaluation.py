@@ -23,7 +23,9 @@ from detectors.verification.files import Folder, Settings
 SAME = Tolerance(absolute=1e-9)
 CURVE = Tolerance(absolute=1e-5)  # Caffe's own, in the test that the pair is from
 TORCHMETRICS = {"map": "AP", "map_50": "AP50", "map_75": "AP75", "mar_1": "AR1", "mar_10": "AR10", "mar_100": "AR100"}
-TORCHMETRICS |= {f"{kind}_{size}": f"{ours}_{size}" for kind, ours in (("map", "AP"), ("mar", "AR")) for size in ("small", "medium", "large")}
+TORCHMETRICS |= {
+    f"{kind}_{size}": f"{ours}_{size}" for kind, ours in (("map", "AP"), ("mar", "AR")) for size in ("small", "medium", "large")
+}
 FOUR_DIGITS = Tolerance(absolute=5e-5)  # what a docstring prints
 
 
