@@ -31,7 +31,7 @@ from detectors.weights.darknet_syntax import Section, read_sections
 
 ACTIVATIONS = ("leaky", "linear", "relu", "logistic")
 ALIASES = {"network": "net", "conv": "convolutional", "max": "maxpool", "avg": "avgpool", "soft": "softmax"}
-# What one image may cost. YOLOv2 at 608 pixels has 5e7 parameters, 7e7 outputs of all layers and 3e10 multiply-adds.
+# What one image may cost. YOLOv2 at 608 pixels has 5e7 parameters, 4e7 outputs of all layers and 3e10 multiply-adds.
 MOST_PARAMETERS = 2**28
 MOST_OUTPUTS = 2**28
 MOST_OPERATIONS = 2**43
