@@ -48,7 +48,7 @@ def test_the_table_and_the_file_hold_both_runs(tmp_path, capsys):
     content = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert [run["name"] for run in content["runs"]] == ["one", "two"]
     first = content["runs"][0]
-    assert (first["AP"], first["AP50"], first["AP50_voc07"], first["AP50_voc10"]) == (0.5, 0.8, 0.7, 0.75)  # the evaluation's, not training's
+    assert (first["AP"], first["AP50"], first["AP50_voc07"], first["AP50_voc10"]) == (0.5, 0.8, 0.7, 0.75)
     assert (first["model"], first["train_seconds"], first["input"]) == ("yolov2_tiny", 12.5, "320x160")
     printed = capsys.readouterr().out
     assert "1,234,567" in printed

@@ -112,7 +112,7 @@ def test_full_error_shows_the_traceback(capfd, monkeypatch, tmp_path):
         run(capfd, monkeypatch, check, "+trainer.foo=3", full_error="1")
 
 
-@pytest.mark.parametrize(("flag", "text"), [("--help", "model: ssd160, ssd300,"), ("--cfg=job", "trainer:\n  steps: 1200\n")])
+@pytest.mark.parametrize(("flag", "text"), [("--help", "model: ssd160, ssd300,"), ("--cfg=job", "trainer:\n  steps: 1000\n")])
 def test_what_can_be_set_is_shown(capfd, monkeypatch, flag, text):
     monkeypatch.setattr(sys, "argv", ["train.py", flag])
     with contextlib.suppress(SystemExit):  # --help leaves so

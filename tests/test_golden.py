@@ -1,6 +1,6 @@
 """Loss curves that a refactoring must not move: five steps of each demo model on fixed random batches.
 
-The numbers were printed by this test's own code at the commit that added it (torch 2.11.0, CPU); they prove nothing but that nothing changed.
+The numbers were printed by this test's own code at the commit that added it (torch 2.11.0, CPU); they prove only that nothing changed.
 """
 
 from __future__ import annotations

@@ -63,7 +63,8 @@ def test_two_detectors_from_training_to_comparison(place):
 def test_predict_prints_and_draws(place):
     folder = trained(place, "ssd160")
     images = next((place / "cache").rglob("JPEGImages"))
-    status, out, error = call(place, "-m", "detectors.predict", str(folder), str(images), "--score", "0.0001", "--output", str(place / "drawn"))
+    options = ["--score", "0.0001", "--output", str(place / "drawn")]
+    status, out, error = call(place, "-m", "detectors.predict", str(folder), str(images), *options)
     assert status == 0, error
     first = out.splitlines()[0].split(": ")
     assert Path(first[0]).is_file()

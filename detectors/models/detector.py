@@ -1,4 +1,4 @@
-"""The detector: what every family's parts are wired into. Forward, losses, detections; anchors cached per input size; pixel mean and std."""
+"""The detector: what every family's parts are wired into. Forward, losses, detections; anchors kept per input size; pixel mean, std."""
 
 from __future__ import annotations
 
