@@ -79,7 +79,7 @@ def darknet_reorg(x: Tensor, stride: int = 2) -> Tensor:
 
 
 def darknet_reorg_reverse(x: Tensor, stride: int = 2) -> Tensor:
-    """(B, C, H, W) -> (B, C / stride^2, stride * H, stride * W): Darknet's [reorg] with reverse=1, an ordinary depth-to-space whose channels
+    """(B, C, H, W) -> (B, C / stride^2, stride * H, stride * W): Darknet's [reorg] with reverse=1, depth-to-space whose channels
     run (row, column, channel). It does not undo darknet_reorg. ValueError unless stride^2 divides C.
     """
     batch, channels, height, width = x.shape
