@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from detectors.entry import verb
-from detectors.verification import course, evaluation, nets, ops, region, ssd, ssd_detections, ssd_losses, ssd_nets
+from detectors.verification import course, evaluation, nets, ops, region, ssd, ssd_detections, ssd_losses, ssd_nets, training
 from detectors.verification.comparison import Comparison, Fixture
 from detectors.verification.files import Folder, read_json
 
@@ -30,6 +30,8 @@ READERS: dict[str, Reader] = {
     "net.json": nets.small,
     "full.json": nets.full,
     "weights.json": nets.weights,
+    "train.json": training.steps,
+    "lr.json": training.rates,
     "priors.npz": ssd.priors,
     "loss_*.npz": ssd_losses.fixtures,
     "det_*.npz": ssd_detections.fixtures,

@@ -78,8 +78,8 @@ def _training(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
     yield compare("delta", delta, arrays["delta"], DELTAS)
     yield compare("cost", darknet_cost(delta), arrays["cost"].reshape(()), COST)
 
-    outputs, targets, grid = head_outputs(raw, settings), region_targets(arrays["truth"], cells), _grid(settings, cells)
-    loss = _loss(settings, seen=case["seen"], batch=batch)
+    outputs, targets, grid = head_outputs(raw, settings), region_targets(arrays["truth"], cells), cell_grid(settings, cells)
+    loss = seen_loss(settings, seen=case["seen"], batch=batch)
     encoded = TargetEncoder(region_matcher(settings), YoloBoxCoder())(targets, grid, outputs)
     (batch * sum(loss(outputs, encoded, grid).values())).backward()
     yield compare("delta_in", -raw.grad, arrays["delta_in"], DELTAS)
@@ -87,12 +87,12 @@ def _training(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
     yield compare("statistics", torch.stack([statistics[key] for key in PRINTED]), arrays["stats"], STATISTICS)
 
 
-def _grid(settings: Region, cells: tuple[int, int]) -> AnchorGrid:
+def cell_grid(settings: Region, cells: tuple[int, int]) -> AnchorGrid:
     """One pixel per cell: Darknet computes in cells, too."""
     return YoloAnchors(settings.anchors, stride=1)(cells)
 
 
-def _loss(settings: Region, *, seen: int, batch: int) -> nn.Module:
+def seen_loss(settings: Region, *, seen: int, batch: int) -> nn.Module:
     """seen: as the layer compares it, after the batch was counted."""
     loss = region_loss(settings)
     loss.images_seen += seen - batch
@@ -102,10 +102,10 @@ def _loss(settings: Region, *, seen: int, batch: int) -> nn.Module:
 def region_delta(raw: Tensor, settings: Region, truth: np.ndarray, *, seen: int) -> Tensor:
     """Darknet's `delta`, see delta_of, as (B, n * (5 + C), H, W) float64."""
     cells = tuple(raw.shape[-2:])
-    narrow = _grid(settings, cells)
+    narrow = cell_grid(settings, cells)
     grid = replace(narrow, boxes_cxcywh=narrow.boxes_cxcywh.double(), stride=narrow.stride.double(), cell=narrow.cell.double())
     targets, found = region_targets(truth.astype(np.float64), cells), head_outputs(raw.detach().double(), settings)
-    delta = delta_of(found, targets, grid, _loss(settings, seen=seen, batch=len(raw)), region_matcher(settings))
+    delta = delta_of(found, targets, grid, seen_loss(settings, seen=seen, batch=len(raw)), region_matcher(settings))
     return delta.unflatten(1, (*cells, -1)).permute(0, 3, 4, 1, 2).flatten(1, 2)
 
 
@@ -198,7 +198,7 @@ def compare_scores(what: str, ours: dict, recorded: dict) -> Iterator[Comparison
 def _boxes(raw: Tensor, settings: Region, size: tuple[int, int]) -> Tensor:
     """(A, 4) xyxy pixels of the network's input, computed as detect() does."""
     rows, columns = raw.shape[-2:]
-    boxes = YoloBoxCoder().decode(head_outputs(raw, settings).offsets, _grid(settings, (rows, columns)))[0]
+    boxes = YoloBoxCoder().decode(head_outputs(raw, settings).offsets, cell_grid(settings, (rows, columns)))[0]
     return boxes * boxes.new_tensor([size[1] / columns, size[0] / rows] * 2)
 
 
@@ -218,7 +218,7 @@ def _pairs(arrays: Arrays, name: str) -> dict[tuple[int, int], float]:
 
 def _objectness_kept(raw: Tensor, settings: Region, det: Settings) -> dict[tuple[int, int], float]:
     """do_nms_obj: suppression by objectness, all classes together."""
-    outputs, grid = head_outputs(raw, settings), _grid(settings, tuple(raw.shape[-2:]))
+    outputs, grid = head_outputs(raw, settings), cell_grid(settings, tuple(raw.shape[-2:]))
     rule = lambda given: given.objectness.sigmoid()[..., None]  # noqa: E731
     post = PostProcess(coder=YoloBoxCoder(), score_rule=rule, score_threshold=det["thresh"], nms_iou=det["nms"])
     found = post(outputs, grid)
