@@ -337,6 +337,26 @@ def test_real_weights_through_a_checkpoint(tmp_path, shared, weights, cfg, recor
     assert "dog.jpg: dog " in capsys.readouterr().out
 
 
+@pytest.mark.slow
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("cfg", "model", "classes"),
+    [
+        ("yolov2", "yolov2_coco", 80),
+        ("yolov2-voc", "yolov2", 20),
+        ("yolov2-tiny", "yolov2_tiny_coco", 80),
+        ("yolov2-tiny-voc", "yolov2_tiny", 20),
+    ],
+)
+def test_the_original_cfgs_are_our_models(tmp_path, shared, cfg, model, classes):
+    """In full size: convert itself compares the outputs, and the bytes come back."""
+    path = shared / f"oracles/darknet/cfg-full/{cfg}.cfg"
+    save_weights(darknet_detector(num_classes=classes, cfg=path.read_text()), tmp_path / "in.weights", header=Header(0, 1, 0, 5))
+    run(tmp_path / "in.weights", tmp_path / "ours.pt", "--cfg", path, "--model", model)
+    run(tmp_path / "ours.pt", tmp_path / "out.weights")
+    assert (tmp_path / "out.weights").read_bytes() == (tmp_path / "in.weights").read_bytes()
+
+
 class Harmful:
     def __reduce__(self):
         return print, ("run",)
