@@ -14,8 +14,9 @@ from detectors.losses import RegionLoss
 from detectors.matching import ResponsibleCellMatcher
 from detectors.structures import HeadOutputs
 from detectors.targets import TargetEncoder
+from detectors.verification import course
+from detectors.verification.presets import preset_loss as preset
 from tests import oracles, recorded
-from tests.presets import preset
 
 FIXTURES = Path(__file__).parent / "fixtures"
 COURSE = recorded.course_cases(FIXTURES)
@@ -39,8 +40,8 @@ def course_loss(case: dict, **changes) -> RegionLoss:
 def course_setup(case: dict):
     """Raw predictions that want a gradient, and what the loss takes; all in float64."""
     raw = torch.from_numpy(case["y_pred"]).double().requires_grad_()
-    outputs, grid = recorded.course_outputs(raw), recorded.course_grid(case)
-    encoded = TargetEncoder(ResponsibleCellMatcher(), YoloBoxCoder())(recorded.course_targets(case), grid)
+    outputs, grid = course.outputs_of(raw), course.grid_of(case)
+    encoded = TargetEncoder(ResponsibleCellMatcher(), YoloBoxCoder())(course.targets_of(case), grid)
     return raw, outputs, encoded, grid
 
 

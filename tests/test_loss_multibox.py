@@ -14,8 +14,9 @@ from detectors.losses import MultiBoxLoss
 from detectors.matching import MultiBoxMatcher
 from detectors.structures import EncodedTargets, HeadOutputs
 from detectors.targets import TargetEncoder
-from tests import oracles, recorded
-from tests.presets import preset
+from detectors.verification import ssd
+from detectors.verification.presets import preset_loss as preset
+from tests import oracles
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SSD_CASES = sorted(path.stem for path in (FIXTURES / "ssd").glob("loss_*.npz"))
@@ -51,9 +52,9 @@ def test_multibox_of_ports(prefix, name):
         return
     case = np.load(FIXTURES / f"ssd/{name}.npz")
     prefix, loss = "caffe" if case[f"{prefix}_equals_caffe"] else prefix, port_loss(prefix)
-    grid = recorded.ssd_grid(case, FIXTURES)
-    loc, conf = (x.requires_grad_() for x in recorded.ssd_predictions(case))
-    encoded = TargetEncoder(MultiBoxMatcher(bipartite="last"), SSDBoxCoder())(recorded.ssd_targets(case), grid)
+    grid = ssd.grid(case, FIXTURES / "ssd")
+    loc, conf = (x.requires_grad_() for x in ssd.predictions(case))
+    encoded = TargetEncoder(MultiBoxMatcher(bipartite="last"), SSDBoxCoder())(ssd.targets(case), grid)
     terms = loss(HeadOutputs(loc, conf), encoded, grid)
     sum(terms.values()).backward()
     if not same_but_for_ties(case, prefix, encoded.matched):
@@ -80,7 +81,7 @@ def test_multibox_of_ports(prefix, name):
 def test_a_box_without_area_does_not_take_an_anchor_as_in_ports():
     """torchvision's loss is infinite there (its detector refuses such boxes earlier); the other positives are the same."""
     case = np.load(FIXTURES / "ssd/loss_mini_degenerate.npz")
-    encoded = TargetEncoder(MultiBoxMatcher(bipartite="last"), SSDBoxCoder())(recorded.ssd_targets(case), recorded.ssd_grid(case, FIXTURES))
+    encoded = TargetEncoder(MultiBoxMatcher(bipartite="last"), SSDBoxCoder())(ssd.targets(case), ssd.grid(case, FIXTURES / "ssd"))
     assert np.isinf(case["tv_loss_loc"])
     usable = case["tv_pos"][np.isfinite(case["tv_pos_target"]).all(1)].astype(int)
     assert len(usable) == len(case["tv_pos"]) - 1

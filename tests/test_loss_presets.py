@@ -10,8 +10,8 @@ from detectors.coders import SSDBoxCoder, YoloBoxCoder
 from detectors.matching import MultiBoxMatcher, ResponsibleCellMatcher
 from detectors.structures import HeadOutputs, Targets
 from detectors.targets import TargetEncoder
+from detectors.verification.presets import preset_loss as preset
 from tests import oracles
-from tests.presets import preset
 from tests.test_losses import awkward_targets
 from tests.test_targets import SYNCHRONISING, Counting
 

@@ -15,8 +15,9 @@ from detectors.losses import RegionLoss
 from detectors.matching import ResponsibleCellMatcher
 from detectors.structures import HeadOutputs
 from detectors.targets import TargetEncoder
+from detectors.verification import region
+from detectors.verification.presets import preset_loss as preset
 from tests import oracles, recorded
-from tests.presets import preset
 
 FIXTURES = Path(__file__).parent / "fixtures"
 REGION = recorded.region_cases(FIXTURES)
@@ -27,8 +28,8 @@ def region_setup(name: str):
     size = (case["H"] * 32, case["W"] * 32)
     grid = YoloAnchors(np.asarray(case["anchors"]).reshape(-1, 2).tolist(), 32)(size)
     raw = torch.from_numpy(case["input"]).requires_grad_()
-    outputs = recorded.region_outputs(raw, case["classes"])
-    encoded = TargetEncoder(ResponsibleCellMatcher(), YoloBoxCoder())(recorded.region_targets(case["truth"], size), grid)
+    outputs = region.outputs_of(raw, case)
+    encoded = TargetEncoder(ResponsibleCellMatcher(), YoloBoxCoder())(region.region_targets(case["truth"], size), grid)
     return raw, outputs, encoded, grid
 
 

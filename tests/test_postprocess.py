@@ -15,7 +15,7 @@ from detectors.anchors import DefaultBoxes, YoloAnchors, ssd300_levels
 from detectors.coders import SSDBoxCoder, YoloBoxCoder
 from detectors.postprocess import PostProcess, ssd_scores, to_original, yolo_logistic_scores, yolo_scores
 from detectors.structures import Detections, HeadOutputs, ImageInfo
-from tests import recorded
+from detectors.verification import region, ssd
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SSD_CASES = sorted(path.stem for path in (FIXTURES / "ssd").glob("det_*.npz"))
@@ -32,8 +32,8 @@ def caffe() -> PostProcess:
 @pytest.mark.parametrize("name", SSD_CASES)
 def test_detections_equal_caffe(name):
     case = np.load(FIXTURES / f"ssd/{name}.npz")
-    loc, conf = recorded.ssd_predictions(case)
-    found = caffe()(HeadOutputs(loc.double(), conf.double()), recorded.ssd_grid(case, FIXTURES))
+    loc, conf = ssd.predictions(case)
+    found = caffe()(HeadOutputs(loc.double(), conf.double()), ssd.grid(case, FIXTURES / "ssd"))
     expected = torch.from_numpy(case["caffe_det"].reshape(-1, 7).astype(np.float64))  # prior, label, score, box
     order = lambda label, score: np.lexsort((-score.numpy(), label.numpy()))  # noqa: E731
     ours, theirs = order(found.labels, found.scores), order(expected[:, 1], expected[:, 2])
@@ -48,8 +48,8 @@ def test_detections_equal_darknet(name, k):
     case, det = DECODE[name], DECODE[name]["dets"][k]
     arrays = np.load(FIXTURES / "darknet/region_decode.npz")
     get = lambda key: torch.from_numpy(arrays[f"{name}/det{k}/{key}"])  # noqa: E731
-    outputs = recorded.region_outputs(torch.from_numpy(arrays[f"{name}/input"]), case["classes"])
     cells = arrays[f"{name}/anchors"].reshape(-1, 2)
+    outputs = region.outputs_of(torch.from_numpy(arrays[f"{name}/input"]), {**case, "anchors": cells})
     grid = YoloAnchors(cells.tolist(), 32)((case["neth"], case["netw"]))
     rule = yolo_scores if case["softmax"] else yolo_logistic_scores
     post = PostProcess(coder=YoloBoxCoder(), score_rule=rule, score_threshold=det["thresh"], nms_iou=det["nms"])

@@ -6,7 +6,7 @@ Facts about the recordings' layout: input and output are (B, n * (5 + C), H, W) 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -48,13 +48,18 @@ def decoding(folder: Folder, name: Path) -> Iterator[Fixture]:
         yield Fixture(f"{name.stem}/{case}", partial(_decoding, settings, arrays.under(case)))
 
 
-def region_settings(case: Settings, anchors: np.ndarray) -> Region:
+def region_settings(case: Mapping, anchors: np.ndarray) -> Region:
     """A case's settings as the section of a cfg; what matters to training only may be absent."""
     training = ("thresh", "coord_scale", "object_scale", "noobject_scale", "class_scale")
     numbers = {key: float(case.get(key, 1.0)) for key in training}
     flags = {key: bool(case.get(key, 1)) for key in ("rescore", "bias_match")}
     pairs = tuple((float(w), float(h)) for w, h in np.asarray(anchors, np.float64).reshape(-1, 2))
     return Region(pairs, case["classes"], bool(case["softmax"]), **flags, **numbers, jitter=0.0, random=False)
+
+
+def outputs_of(raw: Tensor, case: Mapping) -> HeadOutputs:
+    """A case's raw predictions (B, n * (5 + C), H, W) in our order. case: settings and `anchors`."""
+    return head_outputs(raw, region_settings(case, case["anchors"]))
 
 
 def region_targets(truth: np.ndarray, size: tuple[int, int]) -> Targets:

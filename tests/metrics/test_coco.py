@@ -10,6 +10,7 @@ import torch
 
 from detectors.metrics.coco import STATISTICS, evaluate_coco, evaluate_json, write_results_json
 from detectors.structures import Annotations, Detections
+from detectors.verification.evaluation import coco_records as records
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "evaluation"
 COCO_CASES = {
@@ -133,40 +134,6 @@ def test_impossible_detections_are_refused():
     annotations, detections = records(COCO_CASES["perfect"])
     with pytest.raises(ValueError, match=r"image outside 0\.\.0"):
         evaluate_coco(annotations, Detections(detections.image + 1, detections.boxes, detections.scores, detections.labels))
-
-
-def records(case):
-    """A stored case as Annotations and Detections, images in the order of their ids as pycocotools takes them."""
-    images = sorted(case["gt"]["images"], key=lambda image: image["id"])
-    categories = sorted(case["gt"]["categories"], key=lambda category: category["id"])
-    row = {image["id"]: n for n, image in enumerate(images)}
-    label = {category["id"]: k for k, category in enumerate(categories)}
-    truths = sorted(case["gt"]["annotations"], key=lambda truth: row[truth["image_id"]])
-    annotations = Annotations(
-        class_names=tuple(category["name"] for category in categories),
-        image_ids=tuple(row),
-        paths=tuple(f"{i}.jpg" for i in row),
-        sizes=np.array([[image["height"], image["width"]] for image in images]),
-        offsets=np.r_[0, np.cumsum(np.bincount([row[t["image_id"]] for t in truths], minlength=len(images)).astype(np.int64))],
-        boxes_original=corners(truths),
-        labels=np.array([label[t["category_id"]] for t in truths], dtype=np.int64),
-        difficult=np.zeros(len(truths), dtype=bool),
-        crowd=np.array([t["iscrowd"] for t in truths], dtype=bool),
-        areas=np.array([t["area"] for t in truths], dtype=np.float64),
-        category_ids=tuple(label),
-    )
-    detections = Detections(
-        torch.tensor([row[d["image_id"]] for d in case["dt"]], dtype=torch.int64),
-        torch.from_numpy(corners(case["dt"])),
-        torch.tensor([d["score"] for d in case["dt"]], dtype=torch.float64),
-        torch.tensor([label[d["category_id"]] for d in case["dt"]], dtype=torch.int64),
-    )
-    return annotations, detections
-
-
-def corners(rows):
-    xywh = np.array([row["bbox"] for row in rows], dtype=np.float64).reshape(-1, 4)
-    return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)
 
 
 def assert_equal(actual, expected):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from detectors.metrics.voc import ap_11_point, ap_area, evaluate_voc
 from detectors.structures import Annotations, Detections
+from detectors.verification.evaluation import voc_records as records
 from tests.oracles import voc_ap, voc_judge
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "evaluation"
@@ -116,34 +117,6 @@ def test_impossible_detections_are_refused(change, message):
     annotations, detections = records(VOC_CASES["edge_perfect_one"])
     with pytest.raises(ValueError, match=message):
         evaluate_voc(annotations, Detections(**{**vars(detections), **change}))
-
-
-def records(case):
-    """A stored case as Annotations and Detections: 1-based inclusive corners become continuous edges."""
-    gt, det, height_width = case["gt"], case["det"], case["size"][::-1]
-    order = np.argsort(gt["image"], kind="stable").astype(np.int64)  # Annotations are packed by image
-    boxes = np.array([edges(box) for box in gt["box"]], dtype=np.float64).reshape(-1, 4)[order]
-    images = case["n_images"]
-    annotations = Annotations(
-        class_names=tuple(f"c{i}" for i in range(case["n_classes"])),
-        image_ids=tuple(f"id{i}" for i in range(images)),
-        paths=tuple(f"{i}.jpg" for i in range(images)),
-        sizes=np.array([height_width] * images, dtype=np.int64),
-        offsets=np.r_[0, np.cumsum(np.bincount(np.array(gt["image"], dtype=np.int64), minlength=images))],
-        boxes_original=boxes,
-        labels=np.array(gt["cls"], dtype=np.int64)[order],
-        difficult=np.array(gt["difficult"], dtype=bool)[order],
-        crowd=np.zeros(len(boxes), dtype=bool),
-        areas=(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]),
-        category_ids=tuple(range(1, case["n_classes"] + 1)),
-    )
-    detections = Detections(
-        torch.tensor(det["image"], dtype=torch.int64),
-        torch.tensor([edges(box) for box in det["box"]], dtype=torch.float64).reshape(-1, 4),
-        torch.tensor(det["score"], dtype=torch.float64),
-        torch.tensor(det["cls"], dtype=torch.int64),
-    )
-    return annotations, detections
 
 
 def edges(box):
