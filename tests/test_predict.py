@@ -71,15 +71,17 @@ def test_prints_darknets_lines_then_ours_and_draws(files, tmp_path, capsys):
 
 def test_the_options_change_what_is_found(files, tmp_path, capsys):
     def found(*more: str) -> list[str]:
-        main([*options(files, "cfg", "weights"), str(files["image"]), "--output", str(tmp_path / "drawn"), "--thresh", "0.2", *more])
+        main([*options(files, "cfg", "weights"), str(files["image"]), "--output", str(tmp_path / "drawn"), *more])
         return [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"{files['image']}: ") and "Predicted" not in line]
 
-    usual = found()
+    assert found() == found("--thresh", "0.5")
+    low = ("--thresh", "0.2")
+    usual = found(*low)
     assert {line.split()[1] for line in usual} <= {"0", "1"}
-    assert usual == found("--resize", "letterbox", "--nms", "0.45", "--batch-norm", "cpu")
-    assert usual != found("--resize", "stretch")
-    assert len(found("--nms", "1")) > len(usual)
-    assert len(found("--thresh", "0.4")) < len(usual)
+    assert usual == found(*low, "--resize", "letterbox", "--nms", "0.45", "--batch-norm", "cpu")
+    assert usual != found(*low, "--resize", "stretch")
+    assert len(found(*low, "--nms", "1")) > len(usual)
+    assert len(found("--score", "0.3")) not in (0, len(usual), len(found()))
     assert found("--thresh", "1") == []
 
 

@@ -21,7 +21,8 @@ def to_unit(image: np.ndarray) -> np.ndarray:
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """resize_image: (C, H, W) -> (C, height, width), the aspect ratio ignored. size: (height, width).
 
-    The last row of Darknet's result takes only the upper neighbour's part, which is 0 unless rounding puts it just above the last row.
+    Darknet's last row takes its upper neighbour alone. That is the image's last row with all the weight, unless rounding puts the place
+    just above it (3 rows to 42): then the row comes out black.
     """
     low, high, part = _places(image.shape[2], size[1])
     wide = (1 - part) * image[:, :, low] + part * image[:, :, high]  # (C, H, width)

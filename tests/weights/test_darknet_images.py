@@ -17,9 +17,9 @@ def test_images_equal_darknets(case, fixtures):
     assert_allclose(ours, expected, atol=2e-6, rtol=0)
 
 
-@pytest.mark.parametrize(("source", "target"), [((7, 5), (3, 9)), ((4, 1), (2, 3)), ((1, 4), (3, 2)), ((5, 6), (1, 1)), ((9, 8), (9, 8))])
+@pytest.mark.parametrize(("source", "target"), [((7, 5), (3, 9)), ((4, 1), (2, 3)), ((1, 4), (3, 2)), ((5, 6), (1, 1)), ((3, 8), (42, 8))])
 def test_resize_equals_darknets_loops(source, target):
-    """src/image.c, resize_image, one pixel at a time."""
+    """src/image.c, resize_image, one pixel at a time. 3 rows to 42: rounding puts the last one above the image's last row."""
     image = np.random.default_rng(0).random((2, *source), dtype=np.float32)
     (height, width), (rows, columns), one = source, target, np.float32(1)
     wide, expected = np.empty((2, height, columns), np.float32), np.empty((2, *target), np.float32)

@@ -17,7 +17,7 @@ from detectors.postprocess import to_original
 from detectors.structures import Detections
 from detectors.weights.darknet import load_weights
 from detectors.weights.darknet_images import frame
-from detectors.weights.darknet_network import DarknetNetwork
+from detectors.weights.darknet_network import DarknetNetwork, read_network
 from detectors.weights.darknet_region import darknet_index, head_outputs, region_loss, region_matcher
 from tests.weights import cfgs, streams
 
@@ -153,6 +153,17 @@ def test_what_a_network_refuses(fixtures, tmp_path):
         DarknetNetwork(network.config, batch_norm="tpu")
     with pytest.raises(ValueError, match="Darknet's CPU build cannot train"):
         DarknetNetwork(network.config, batch_norm="cpu").train()(torch.zeros(2, 3, 64, 64))
+
+
+def test_files_that_do_not_fit_are_told_before_memory_is_asked_for(tmp_path, monkeypatch):
+    """A cfg of 10^8 parameters beside a file of few."""
+    cfg = cfgs.write(tmp_path, cfgs.net() + cfgs.conv(2000, 3) + cfgs.conv(5000, 3))
+    weights = streams.write(tmp_path / "x.weights", [[4, 3, 3, 1]], 0)
+    devices = []
+    monkeypatch.setattr("detectors.weights.darknet_network.init_darknet", lambda conv: devices.append(conv.weight.device.type))
+    with pytest.raises(ValueError, match="the file has 124 numbers, the network 90082000"):
+        read_network(cfg, weights)
+    assert devices == ["meta", "meta"]
 
 
 def test_an_input_whose_routes_do_not_meet(tmp_path):
