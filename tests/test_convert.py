@@ -5,58 +5,27 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
-from torch.testing import assert_close
 from torchvision.models.detection import ssd300_vgg16
 
 from detectors import checkpoint as ckpt
-from detectors import convert, engine, parts, predict
-from detectors.checking import check
-from detectors.config import merged
+from detectors import engine, parts, predict
 from detectors.conversion.checkpoints import read_names
-from detectors.darknet_detector import darknet_detector
 from detectors.data.coco import COCO_CLASSES
 from detectors.data.voc import VOC_CLASSES
 from detectors.metrics.report import report
 from detectors.models.ssd import ssd300, ssd512
-from detectors.models.yolov2 import yolov2
 from detectors.weights import names, ssd
-from detectors.weights.darknet import Header, convolutions, load_weights, save_weights
-from tests.weights import cfgs
-
-NARROW = 0.125
-
-
-def run(*arguments: str | Path) -> None:
-    convert.main([str(argument) for argument in arguments])
-
-
-def refused(capsys, *arguments: str | Path) -> str:
-    """The one message of a conversion that must fail."""
-    with pytest.raises(SystemExit) as ended:
-        run(*arguments)
-    assert ended.value.code == 2
-    return capsys.readouterr().err
+from tests.conversion.commands import NARROW, refused, run
 
 
 def renamed(detector: nn.Module, rule) -> dict[str, Tensor]:
     """Our weights under another program's names, in any width."""
     caffe = {names.ours(name): tensor for name, tensor in detector.state_dict().items()}
     return {name: caffe[layer] for name, layer in rule(len(detector.head.offsets)).items()}
-
-
-def shaken(detector: nn.Module, seed: int = 0) -> nn.Module:
-    """Every parameter and running statistic random."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for tensor in detector.state_dict().values():
-            if tensor.is_floating_point():
-                tensor.add_(torch.rand(tensor.shape, generator=generator) * 0.2 - 0.1)
-    return detector
 
 
 @pytest.fixture
@@ -187,7 +156,7 @@ def test_a_smaller_ssd_starts_a_larger_one(tmp_path, narrow, capsys):
     assert ckpt.load(tmp_path / "x.pt").config["model"]["pixel_mean"] == [122.99925, 116.9991, 103.9992]
 
 
-def classifier(path: Path, *, width: int = 64) -> None:
+def classifier(path: Path) -> None:
     """VGG-16's state dict with little memory: fc6 and fc7 are views of one row."""
     with torch.device("meta"):
         shapes = {name: tensor.shape for name, tensor in torchvision.models.vgg16(weights=None).state_dict().items()}
@@ -212,149 +181,6 @@ def test_pixels_can_be_set_by_hand(tmp_path, narrow):
     run(narrow, tmp_path / "x.pt", f"model.width={NARROW}", "model.channel_order=bgr", "model.pixel_mean=[104,117,123]")
     model = ckpt.load(tmp_path / "x.pt").config["model"]
     assert (model["channel_order"], model["pixel_mean"]) == ("bgr", [104, 117, 123])
-
-
-def version(path: Path) -> bytes:
-    return path.read_bytes()[:12]
-
-
-@pytest.mark.parametrize("header", [Header(0, 1, 0, 77), Header(0, 2, 5, 2**33 + 1)])
-@pytest.mark.parametrize("named", [False, True])
-def test_darknets_weights_come_back_byte_for_byte(tmp_path, header, named):
-    """16 and 20 bytes of header; as the cfg's network, and as the builder of the same layers."""
-    cfg = cfgs.write(tmp_path, cfgs.yolov2(NARROW, 20))
-    save_weights(shaken(yolov2(num_classes=20, width=NARROW)), tmp_path / "in.weights", header=header)
-    chosen = ["--model", "yolov2", f"model.width={NARROW}"] if named else []
-    run(tmp_path / "in.weights", tmp_path / "ours.pt", "--cfg", cfg, *chosen)
-    run(tmp_path / "ours.pt", tmp_path / "out.weights")
-    assert (tmp_path / "out.weights").read_bytes() == (tmp_path / "in.weights").read_bytes()
-    stored = ckpt.load(tmp_path / "ours.pt")
-    assert stored.class_names == VOC_CLASSES
-    assert stored.config["input"]["size"] == [64, 64]
-    assert stored.config["model"]["_target_"].endswith("yolov2.yolov2" if named else "darknet_detector.darknet_detector")
-
-
-def test_a_cfgs_detector_and_the_builders_agree(tmp_path):
-    """Outputs, grid and detections of one .weights file, through the cfg and through yolov2()."""
-    ours = shaken(yolov2(num_classes=20, width=NARROW)).eval()
-    save_weights(ours, tmp_path / "x.weights")
-    theirs = darknet_detector(num_classes=20, cfg=cfgs.yolov2(NARROW, 20)).eval()
-    load_weights(theirs, tmp_path / "x.weights")
-    images = torch.rand(2, 3, 96, 64, generator=torch.Generator().manual_seed(0)) * 255
-    with torch.no_grad():
-        found, expected = theirs(images), ours(images)
-    for name in ("offsets", "class_logits", "objectness"):
-        assert_close(getattr(found, name), getattr(expected, name), atol=1e-4, rtol=1e-4)
-    assert_close(theirs.grid((96, 64)).boxes_cxcywh, ours.grid((96, 64)).boxes_cxcywh)
-    assert_close(theirs.loss.state_dict(), ours.loss.state_dict())
-
-
-def test_settings_of_the_cfg_are_taken_over(tmp_path):
-    text = (
-        cfgs.tiny(NARROW, 3).replace("object_scale=5", "object_scale=7").replace("thresh=.6", "thresh=.3").replace("softmax=1", "softmax=0")
-    )
-    text = text.replace("width=64", "width=96")
-    save_weights(darknet_detector(num_classes=3, cfg=text), tmp_path / "x.weights")
-    (tmp_path / "abc.names").write_text("a\n b \n\nc\n")
-    run(
-        tmp_path / "x.weights",
-        tmp_path / "x.pt",
-        "--cfg",
-        cfgs.write(tmp_path, text),
-        "--names",
-        tmp_path / "abc.names",
-        "model.nms_iou=0.6",
-    )
-    config = ckpt.load(tmp_path / "x.pt").config
-    assert config["input"]["size"] == [64, 96]
-    assert (config["loss"]["object_scale"], config["loss"]["ignore_iou"], config["loss"]["class_activation"]) == (7, 0.3, "logistic")
-    assert config["model"]["nms_iou"] == 0.6
-    detector, _ = parts.load_detector(ckpt.load(tmp_path / "x.pt"), torch.device("cpu"))
-    assert detector.postprocess.score_rule.__name__ == "yolo_logistic_scores"
-    assert detector.postprocess.nms_iou == 0.6
-
-
-def test_other_classes_for_darknets_weights(tmp_path, capsys):
-    cfg = cfgs.write(tmp_path, cfgs.tiny(NARROW, 20))
-    save_weights(shaken(darknet_detector(num_classes=20, cfg=cfg.read_text())), tmp_path / "x.weights")
-    (tmp_path / "two.names").write_text("cat\ndog\n")
-    run(tmp_path / "x.weights", tmp_path / "x.pt", "--cfg", cfg, "--names", tmp_path / "two.names")
-    assert "its size depends on the number of classes" in capsys.readouterr().out
-    detector, _ = parts.load_detector(ckpt.load(tmp_path / "x.pt"), torch.device("cpu"))
-    assert detector(torch.zeros(1, 3, 64, 64)).class_logits.shape == (1, 2 * 2 * 5, 2)
-    # The configuration of another data set leaves the class names open while it is checked.
-    check(merged(ckpt.load(tmp_path / "x.pt").config, ["data.class_names=null"]))
-
-
-def test_a_partial_file_is_a_backbone(tmp_path, capsys):
-    whole = shaken(yolov2(num_classes=20, width=NARROW))
-    save_weights(whole, tmp_path / "x.weights")
-    count = sum(layer.count for layer in convolutions(whole.backbone))
-    (tmp_path / "darknet19_448.conv.23").write_bytes((tmp_path / "x.weights").read_bytes()[: 20 + 4 * count])
-    run(tmp_path / "darknet19_448.conv.23", tmp_path / "x.pt", "--model", "yolov2", "--names", "voc", f"model.width={NARROW}")
-    told = capsys.readouterr().out
-    assert "18 convolutions loaded, 5 left as they were" in told
-    assert "initialised anew: neck.deep.0.conv.weight" in told
-    state = ckpt.load(tmp_path / "x.pt").model
-    for name, tensor in whole.state_dict().items():
-        if tensor.is_floating_point():
-            assert torch.equal(state[name], tensor) == name.startswith("backbone."), name
-    (tmp_path / "cut.weights").write_bytes((tmp_path / "darknet19_448.conv.23").read_bytes())
-    message = refused(capsys, tmp_path / "cut.weights", tmp_path / "y.pt", "--model", "yolov2", "--names", "voc", f"model.width={NARROW}")
-    assert "too few" in message and not (tmp_path / "y.pt").exists()
-
-
-def test_a_model_that_is_not_the_cfgs_network_is_refused(tmp_path, capsys):
-    """All sizes agree, but the cfg has another activation, which the numbers cannot show."""
-    text = cfgs.tiny(NARROW, 20).replace("activation=leaky", "activation=relu", 1)
-    save_weights(shaken(darknet_detector(num_classes=20, cfg=text)), tmp_path / "x.weights")
-    chosen = ["--cfg", cfgs.write(tmp_path, text), f"model.width={NARROW}"]
-    message = refused(capsys, tmp_path / "x.weights", tmp_path / "x.pt", "--model", "yolov2_tiny", *chosen)
-    assert "yolov2_tiny is not the network of" in message
-
-
-@pytest.mark.data
-@pytest.mark.parametrize(
-    ("weights", "cfg", "record"),
-    [("tiny-yolov2-trial3", "tiny-yolov2-trial3", "voc_bn"), ("coco_trial6_653550", "coco_trial6", "coco_nobn")],
-)
-def test_real_weights_through_a_checkpoint(tmp_path, shared, weights, cfg, record, capsys):
-    """YOLO-LITE: the bytes come back, and the checkpoint's detector gives what Darknet recorded for dog.jpg, within 2e-3 (its CPU build
-    computes batch norm in another way)."""
-    folder = shared / "weights/yolo-lite"
-    run(folder / f"weights/{weights}.weights", tmp_path / "x.pt", "--cfg", folder / f"cfg/{cfg}.cfg")
-    run(tmp_path / "x.pt", tmp_path / "x.weights")
-    assert (tmp_path / "x.weights").read_bytes() == (folder / f"weights/{weights}.weights").read_bytes()
-    detector, _ = parts.load_detector(ckpt.load(tmp_path / "x.pt"), torch.device("cpu"))
-    recorded = np.load(folder / "oracle/darknet_dog_224.npz")
-    raw = torch.from_numpy(recorded[f"{record}__letterbox__raw"]).view(1, 5, -1, 7, 7).permute(0, 3, 4, 1, 2).flatten(1, 3)  # (1, A, 5 + C)
-    with torch.no_grad():
-        found = detector(torch.from_numpy(recorded["x__letterbox"])[None] * 255)
-    tolerance = {"atol": 2e-3 if record == "voc_bn" else 5e-5, "rtol": 0}
-    assert_close(found.class_logits, raw[..., 5:], **tolerance)
-    assert_close(found.objectness, raw[..., 4], **tolerance)
-    predict.main([str(tmp_path / "x.pt"), str(folder / "oracle/dog.jpg"), "--output", str(tmp_path / "drawn"), "--device", "cpu"])
-    assert "dog.jpg: dog " in capsys.readouterr().out
-
-
-@pytest.mark.slow
-@pytest.mark.data
-@pytest.mark.parametrize(
-    ("cfg", "model", "classes"),
-    [
-        ("yolov2", "yolov2_coco", 80),
-        ("yolov2-voc", "yolov2", 20),
-        ("yolov2-tiny", "yolov2_tiny_coco", 80),
-        ("yolov2-tiny-voc", "yolov2_tiny", 20),
-    ],
-)
-def test_the_original_cfgs_are_our_models(tmp_path, shared, cfg, model, classes):
-    """In full size: convert itself compares the outputs, and the bytes come back."""
-    path = shared / f"oracles/darknet/cfg-full/{cfg}.cfg"
-    save_weights(darknet_detector(num_classes=classes, cfg=path.read_text()), tmp_path / "in.weights", header=Header(0, 1, 0, 5))
-    run(tmp_path / "in.weights", tmp_path / "ours.pt", "--cfg", path, "--model", model)
-    run(tmp_path / "ours.pt", tmp_path / "out.weights")
-    assert (tmp_path / "out.weights").read_bytes() == (tmp_path / "in.weights").read_bytes()
 
 
 class Harmful:

@@ -1,0 +1,35 @@
+"""python -m detectors.convert in tests, and detectors with random numbers in all their parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from detectors import convert
+
+NARROW = 0.125
+
+
+def run(*arguments: str | Path) -> None:
+    convert.main([str(argument) for argument in arguments])
+
+
+def refused(capsys, *arguments: str | Path) -> str:
+    """The one message of a conversion that must fail."""
+    with pytest.raises(SystemExit) as ended:
+        run(*arguments)
+    assert ended.value.code == 2
+    return capsys.readouterr().err
+
+
+def shaken(detector: nn.Module, seed: int = 0) -> nn.Module:
+    """Every parameter and running statistic random."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for tensor in detector.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.add_(torch.rand(tensor.shape, generator=generator) * 0.2 - 0.1)
+    return detector
