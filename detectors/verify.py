@@ -173,7 +173,7 @@ def remarks(folder: Folder) -> Iterator[str]:
 
 
 WORDS = {PASS: "pass", KNOWN: "are known differences", FAIL: "FAIL", NOT_RUN: "could NOT be RUN"}
-COLUMNS = "{:<44} {:<44} {:>9} {:>9}  {:<30} {}"
+COLUMNS = "{:<48} {:<46} {:>9} {:>9}  {:<28} {}"
 HEAD = COLUMNS.format("fixture", "what was compared", "worst", "relative", "tolerance", "verdict")
 
 

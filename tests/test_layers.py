@@ -15,6 +15,7 @@ from detectors.layers import (
     DarknetReorg,
     L2Norm,
     darknet_reorg,
+    darknet_reorg_reverse,
     init_caffe_xavier,
     scale_channels,
 )
@@ -47,12 +48,12 @@ def max_pool(x: np.ndarray, stride: int) -> np.ndarray:
 @pytest.fixture(scope="module")
 def recorded(fixtures) -> dict[str, np.ndarray]:
     """From Darknet f6afaab. reorgN: input arange, delta (the gradient from above) arange reversed. maxpoolN: negative inputs."""
-    return dict(np.load(fixtures / "darknet/layers.npz"))
+    return dict(np.load(fixtures / "darknet/ops.npz"))
 
 
 @pytest.mark.parametrize(("case", "stride"), [("reorg0", 2), ("reorg2", 3), ("reorg3", 2)])
 def test_reorg_equals_darknet(case, stride, recorded):
-    output, delta_in = (torch.from_numpy(recorded[f"{case}_{name}"]).float() for name in ("output", "delta_in"))
+    output, delta_in = (torch.from_numpy(recorded[f"{case}/{name}"]).float() for name in ("output", "delta_in"))
     x = torch.arange(output.numel(), dtype=torch.float32).reshape(delta_in.shape).requires_grad_()
     ours = DarknetReorg(stride)(x)
     assert_close(ours, output, atol=0, rtol=0)
@@ -74,6 +75,19 @@ def test_reorg_is_not_an_ordinary_one():
     assert_close(equal, [0.0078125, 0.5], atol=1e-9, rtol=0)
 
 
+@pytest.mark.parametrize("stride", [2, 3])
+def test_reverse_reorg_equals_a_loop(stride):
+    x = torch.arange(2 * 18 * 4 * 3 * 2).reshape(2, 36, 4, 3)
+    narrow = 36 // stride**2
+    found = darknet_reorg_reverse(x, stride)
+    assert found.shape == (2, narrow, 4 * stride, 3 * stride)
+    for k in range(36):
+        offset, c = divmod(k, narrow)
+        assert_close(found[:, c, offset // stride :: stride, offset % stride :: stride], x[:, k])
+    with pytest.raises(ValueError, match=r"darknet_reorg_reverse: input \(1, 6, 2, 2\).*multiple of 4"):
+        darknet_reorg_reverse(torch.zeros(1, 6, 2, 2))
+
+
 @pytest.mark.parametrize("shape", [(1, 6, 4, 4), (1, 8, 5, 4), (1, 8, 4, 5)])
 def test_reorg_names_the_shape_that_does_not_divide(shape):
     with pytest.raises(ValueError, match=r"darknet_reorg: input \(1, .*multiple of 4"):
@@ -82,7 +96,7 @@ def test_reorg_names_the_shape_that_does_not_divide(shape):
 
 @pytest.mark.parametrize(("case", "stride"), [("maxpool0", 1), ("maxpool1", 2), ("maxpool2", 2)])
 def test_max_pool_equals_darknet(case, stride, recorded):
-    x, output, delta, delta_in = (torch.from_numpy(recorded[f"{case}_{name}"]) for name in ("input", "output", "delta", "delta_in"))
+    x, output, delta, delta_in = (torch.from_numpy(recorded[f"{case}/{name}"]) for name in ("input", "output", "delta", "delta_in"))
     x.requires_grad_()
     ours = DarknetMaxPool(stride)(x)
     assert_close(ours, output, atol=0, rtol=0)
@@ -99,7 +113,7 @@ def test_max_pool_equals_a_loop(stride, size):
 
 @pytest.mark.parametrize(("case", "stride"), [("maxpool3", 2), ("maxpool4", 1)])
 def test_max_pool_of_size_3_equals_darknet(case, stride, fixtures):
-    recorded = np.load(fixtures / "darknet/images.npz")
+    recorded = np.load(fixtures / "darknet/ops.npz")
     x, output, delta, delta_in = (torch.from_numpy(recorded[f"{case}/{name}"]) for name in ("input", "output", "delta", "delta_in"))
     x.requires_grad_()
     ours = DarknetMaxPool(stride, size=3)(x)

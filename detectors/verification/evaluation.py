@@ -44,9 +44,7 @@ def coco(folder: Folder, name: Path) -> Iterator[Fixture]:
 def known(folder: Folder, name: Path) -> Iterator[Fixture]:
     """known/*.json, and the text files of published/ that a pair in it has the numbers of"""
     for case, content in folder.json(name).items():
-        if content["kind"] not in PAIRS:
-            raise ValueError(f"{case}: kind {content['kind']!r} is not known here; there are {', '.join(PAIRS)}")
-        yield Fixture(f"{_stem(name)}/{case}", partial(PAIRS[content["kind"]], content))
+        yield Fixture(f"{_stem(name)}/{case}", partial(_known, content))
         for place in _text_folders(folder, name, content.get("image_names", ())):
             yield Fixture(f"{place}", partial(_texts, folder, place, content))
 
@@ -54,6 +52,12 @@ def known(folder: Folder, name: Path) -> Iterator[Fixture]:
 def published(folder: Folder, name: Path) -> Iterator[Fixture]:
     """published/*/pycocotools_stats.json, which names the other two files"""
     yield Fixture(f"{name.parent}", partial(_published, folder, name))
+
+
+def _known(case: Settings) -> Iterator[Comparison]:
+    if case["kind"] not in PAIRS:
+        raise ValueError(f"kind {case['kind']!r} is not known here; there are {', '.join(PAIRS)}")
+    return PAIRS[case["kind"]](case)
 
 
 def _stem(name: Path) -> str:

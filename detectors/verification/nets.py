@@ -149,7 +149,7 @@ def _full(folder: Folder, name: Path, case: Settings, arrays: Arrays) -> Iterato
             index = arrays[key.replace("_value", "_index")].astype(np.int64)
             values = outputs[int(key[len("layer") :].removesuffix("_value"))].flatten()[torch.from_numpy(index)]
             yield compare(f"{build} {key.removesuffix('_value')}: {len(index)} values", values, recorded[key], LAYERS)
-        if build == "gpu" and "dets" in case:
+        if build == "gpu" and case.get("dets"):
             yield from _best(_raw(net, images), config, case["dets"], arrays)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from detectors.anchors import DefaultBoxes, ssd300_levels, ssd512_levels
 from detectors.structures import AnchorGrid, Level, Targets
-from detectors.verification.comparison import Comparison, Fixture, Tolerance, agree, compare
+from detectors.verification.comparison import EXACT, Comparison, Fixture, Tolerance, agree, compare
 from detectors.verification.files import Arrays, Folder
 from detectors.verification.streams import pcg_normal
 
@@ -36,26 +36,25 @@ def priors(folder: Folder, name: Path) -> Iterator[Fixture]:
 
 
 def _priors(arrays: Arrays, key: str) -> Iterator[Comparison]:
-    if plain := re.fullmatch(r"ssd(\d+)_(\w+?)", key.removesuffix("_boxes").partition("_clip_")[0]):
-        side, sizes = int(plain[1]), plain[2]
-        if side not in LEVELS:
-            raise ValueError(f"{key}: default boxes are known for {' and '.join(map(str, LEVELS))} pixels")
-        make = partial(_relative, LEVELS[side](sizes), side)
-    if key.endswith(("_clip_centre_boxes", "_clip_wh_boxes")):
-        index = arrays[key.replace("_boxes", "_idx")].astype(np.int64)
-        clipped, whole = make(clip="cxcywh" if "_clip_centre" in key else "wh"), make()
-        changed = ((clipped - whole).abs() > PRIORS.absolute).any(1).nonzero()[:, 0].tolist()
-        yield agree("which are clipped", changed, index.tolist())
-        yield compare("clipped boxes", clipped[index], arrays[key], PRIORS)
-    elif plain:
-        yield compare("default boxes", make(), arrays[key], PRIORS)
-    elif key == "nvidia_order_to_caffe_order":
+    if key == "nvidia_order_to_caffe_order":
         levels = next((levels() for levels in LEVELS.values() if _count(levels()) == len(arrays[key])), None)
         if levels is None:
             raise ValueError(f"{key}: no network here has {len(arrays[key])} default boxes")
-        yield compare("order", _nvidia_order(levels), arrays[key], Tolerance())
-    else:
-        raise ValueError(f"{key}: this kind of array is not known here")
+        yield compare("order", _nvidia_order(levels), arrays[key], EXACT)
+        return
+    found = re.fullmatch(r"ssd(\d+)_([a-z]+)(?:_clip_(centre|wh)_boxes)?", key)
+    if found is None or int(found[1]) not in LEVELS:
+        raise ValueError(f"{key}: known are ssd<side>_<sizes> of {' and '.join(map(str, LEVELS))} pixels and what ports clip of them")
+    side, clip = int(found[1]), {"centre": "cxcywh", "wh": "wh"}.get(found[3])
+    whole = _relative(LEVELS[side](found[2]), side)
+    if clip is None:
+        yield compare("default boxes", whole, arrays[key], PRIORS)
+        return
+    index = arrays[key.replace("_boxes", "_idx")].astype(np.int64)
+    clipped = _relative(LEVELS[side](found[2]), side, clip)
+    changed = ((clipped - whole).abs() > PRIORS.absolute).any(1).nonzero()[:, 0].tolist()
+    yield agree("which are clipped", changed, index.tolist())
+    yield compare("clipped boxes", clipped[index], arrays[key], PRIORS)
 
 
 def _relative(levels: list, side: int, clip: str | None = None) -> Tensor:

@@ -103,7 +103,7 @@ def _loss(arrays: Arrays, folder: Path, program: Program) -> Iterator[Comparison
         comparison = agree("positives of truths with area", _places(ours >= 0), {tuple(place) for place in usable.tolist()})
         yield known(comparison, f"{program.title}'s loss is {reason}; here such a truth is left out")
         return
-    matched, comparison = _positives(ours, recorded, arrays, pairwise_iou(found.boxes, grid.boxes))
+    matched, comparison = _positives(ours, recorded, arrays, pairwise_iou(found.boxes, grid.boxes), greedy=program.prefix == "caffe")
     yield comparison
     exact = ssd.targets(arrays, torch.float64), ssd.grid(arrays, folder, torch.float64)
     wide = TargetEncoder(RecordedMatcher(matched), SSDBoxCoder())(*exact)
@@ -129,8 +129,11 @@ def _unfit(recorded: Recorded, found: Targets) -> str | None:
     return None
 
 
-def _positives(ours: Tensor, recorded: Recorded, arrays: Arrays, iou: Tensor) -> tuple[Tensor, Comparison]:
-    """(B, A) what is matched, with the recorded choice where rounding decides; and the comparison. iou: (B, M, A)."""
+def _positives(ours: Tensor, recorded: Recorded, arrays: Arrays, iou: Tensor, *, greedy: bool) -> tuple[Tensor, Comparison]:
+    """(B, A) what is matched, with the recorded choice where rounding decides; and the comparison. iou: (B, M, A).
+
+    greedy: every truth has a box, so that a tie that is decided otherwise changes no number of positives.
+    """
     ties: dict[tuple[int, int], int] = {}
     for image, truth, prior in arrays["tie_sets"].reshape(-1, 3).astype(int).tolist():
         ties.setdefault((image, prior), truth)
@@ -139,7 +142,7 @@ def _positives(ours: Tensor, recorded: Recorded, arrays: Arrays, iou: Tensor) ->
     half = _places(((iou.amax(1) if iou.shape[1] else iou.sum(1)) - POSITIVE_IOU).abs() < ROUNDING)
     tied = {place for place in different - half if place in ties}
     balance = sum(int(theirs[place] >= 0) - int(ours[place] >= 0) for place in tied)  # a truth without a box would be missing
-    wrong = different - half if balance else different - half - tied
+    wrong = different - half if balance and greedy else different - half - tied
     sides = ({(*place, int(side[place])) for place in wrong if side[place] >= 0} for side in (ours, theirs))
     free = f" ({len(different)} places decided by rounding)" if different and not wrong else ""
     return theirs, agree(f"positives{free}", *sides)

@@ -11,7 +11,7 @@ from detectors.weights.darknet_images import frame, letterbox, letterbox_size, r
 
 @pytest.mark.parametrize("case", ["letterbox0", "letterbox1", "letterbox2", "resize0", "resize1"])
 def test_images_equal_darknets(case, fixtures):
-    recorded = np.load(fixtures / "darknet/images.npz")
+    recorded = np.load(fixtures / "darknet/ops.npz")
     given, expected = recorded[f"{case}/input"], recorded[f"{case}/output"]
     ours = (letterbox if case.startswith("letterbox") else resize)(given, expected.shape[1:])
     assert_allclose(ours, expected, atol=2e-6, rtol=0)
