@@ -21,6 +21,7 @@ from torch import Tensor
 
 from detectors import checkpoint as ckpt
 from detectors import parts
+from detectors.conversion.checkpoints import read_names
 from detectors.data.loading import read_image
 from detectors.data.transforms import build_transform
 from detectors.drawing import draw_detections
@@ -41,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     asked = _arguments(arguments)
     if asked.cfg:
         predict, places = _darknet(asked), asked.places
-        class_names = read_names(asked.names, predict.network.config)
+        class_names = names_of(asked.names, predict.network.config)
     else:
         checkpoint = ckpt.load(ckpt.find(asked.places[0]))
         predict, class_names, places = Predictor(checkpoint, parts.choose_device(asked.device)), checkpoint.class_names, asked.places[1:]
@@ -151,17 +152,15 @@ def _darknet(asked: argparse.Namespace) -> DarknetPredictor:
     return DarknetPredictor(network, parts.choose_device(asked.device), score=asked.score, nms_iou=nms_iou, resize=resize)
 
 
-def read_names(path: Path | None, config: Config) -> tuple[str, ...]:
+def names_of(path: Path | None, config: Config) -> tuple[str, ...]:
     """The class names of a Darknet .names file, one per line; "0", "1", ... without a file. ValueError unless the cfg has as many."""
     classes = config.region.classes
     if path is None:
         return tuple(str(n) for n in range(classes))
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file of class names")
-    names = tuple(path.read_text(encoding="utf-8", errors="replace").rstrip().splitlines())
+    names = read_names(path)
     if len(names) != classes:
         raise ValueError(f"{path}: {len(names)} names, and {config.path} has classes={classes}; is it the list of another data set?")
-    return tuple(name.strip() for name in names)
+    return names
 
 
 def read_darknet_image(path: Path) -> np.ndarray:
