@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detectors.anchors import DefaultBoxes, ssd300_levels, ssd512_levels
+from detectors.models.detector import Detector
+from detectors.models.ssd import ssd300, ssd512
 from detectors.structures import AnchorGrid, Level, Targets
 from detectors.verification.comparison import EXACT, Comparison, Fixture, Tolerance, agree, compare
 from detectors.verification.files import Arrays, Folder
 from detectors.verification.streams import pcg_normal
 
-LEVELS = {300: ssd300_levels, 512: ssd512_levels}  # input side -> what makes the levels
+BUILDERS: dict[int, Callable[..., Detector]] = {300: ssd300, 512: ssd512}  # by the input's side
 PRIORS = Tolerance(absolute=1e-6)
 SIDE = 300  # pixels of the input that relative boxes are turned into; any other would do
 
@@ -37,36 +38,33 @@ def priors(folder: Folder, name: Path) -> Iterator[Fixture]:
 
 def _priors(arrays: Arrays, key: str) -> Iterator[Comparison]:
     if key == "nvidia_order_to_caffe_order":
-        levels = next((levels() for levels in LEVELS.values() if _count(levels()) == len(arrays[key])), None)
+        grids = (build(num_classes=1, width=0.01).grid((side, side)) for side, build in BUILDERS.items())
+        levels = next((grid.levels for grid in grids if grid.num_anchors == len(arrays[key])), None)
         if levels is None:
             raise ValueError(f"{key}: no network here has {len(arrays[key])} default boxes")
         yield compare("order", _nvidia_order(levels), arrays[key], EXACT)
         return
     found = re.fullmatch(r"ssd(\d+)_([a-z]+)(?:_clip_(centre|wh)_boxes)?", key)
-    if found is None or int(found[1]) not in LEVELS:
-        raise ValueError(f"{key}: known are ssd<side>_<sizes> of {' and '.join(map(str, LEVELS))} pixels and what ports clip of them")
-    side, clip = int(found[1]), {"centre": "cxcywh", "wh": "wh"}.get(found[3])
-    whole = _relative(LEVELS[side](found[2]), side)
-    if clip is None:
+    if found is None or int(found[1]) not in BUILDERS:
+        raise ValueError(f"{key}: known are ssd<side>_<sizes> of {' and '.join(map(str, BUILDERS))} pixels and what ports clip of them")
+    side, sizes = int(found[1]), found[2]
+    whole = _relative(side, sizes)
+    if found[3] is None:
         yield compare("default boxes", whole, arrays[key], PRIORS)
         return
     index = arrays[key.replace("_boxes", "_idx")].astype(np.int64)
-    clipped = _relative(LEVELS[side](found[2]), side, clip)
+    clipped = _relative(side, sizes, clip_default_boxes={"centre": "cxcywh", "wh": "wh"}[found[3]])
     changed = ((clipped - whole).abs() > PRIORS.absolute).any(1).nonzero()[:, 0].tolist()
     yield agree("which are clipped", changed, index.tolist())
     yield compare("clipped boxes", clipped[index], arrays[key], PRIORS)
 
 
-def _relative(levels: list, side: int, clip: str | None = None) -> Tensor:
-    """(A, 4) corners / side"""
-    return DefaultBoxes(levels, (side, side), clip=clip)((side, side)).boxes.double() / side
+def _relative(side: int, sizes: str, **clip: str) -> Tensor:
+    """(A, 4) corners / side, of the builder's own default boxes; the network around them is as narrow as can be."""
+    return BUILDERS[side](num_classes=1, width=0.01, sizes=sizes, **clip).grid((side, side)).boxes.double() / side
 
 
-def _count(levels: list) -> int:
-    return sum(level.rows * level.columns * level.per_location for level in levels)
-
-
-def _nvidia_order(levels: list) -> np.ndarray:
+def _nvidia_order(levels: Sequence[Level]) -> np.ndarray:
     """(A,) for each of our default boxes its place in NVIDIA's list, whose order is level, shape, row, column."""
     found, start = [], 0
     for level in levels:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -18,15 +18,14 @@ import torch
 from torch import Tensor
 
 from detectors.models.detector import Detector
-from detectors.models.ssd import ssd300, ssd512
 from detectors.structures import HeadOutputs
 from detectors.verification.comparison import EXACT, Comparison, Fixture, Tolerance, absent, agree, compare, merge
 from detectors.verification.files import Arrays, Folder
+from detectors.verification.ssd import BUILDERS
 from detectors.verification.streams import pcg
 from detectors.weights import names
 from detectors.weights.ssd import COCO_OUTPUTS, COCO_UNUSED
 
-BUILDERS: dict[int, Callable[..., Detector]] = {300: ssd300, 512: ssd512}  # input side -> builder
 MEAN = (0.48235, 0.45882, 0.40784)
 RELATIVE = 1e-4  # of a level's spread
 RULES = {"torchvision": names.torchvision, "ssd_pytorch": names.ssd_pytorch}

@@ -74,9 +74,7 @@ def _rates(folder: Folder, name: Path, case: str, settings: Settings) -> Iterato
     stuck = ScheduleConfig("step", net.burn_in, net.power, list(net.steps[:at]), list(net.scales[:at]))
     theirs = {batch: net.learning_rate * rate_factor(stuck, batch, net.max_batches) for batch in recorded}
     meant = ", ".join(f"{batch}: {ours[batch]:g}" for batch in recorded if not np.isclose(ours[batch], recorded[batch], rtol=1e-6))
-    found = compare(
-        f"rates at {len(recorded)} batch numbers, as Darknet's slip has them", list(theirs.values()), list(recorded.values()), RATES
-    )
+    found = compare(f"rates at {len(recorded)} batch numbers, with the slip", list(theirs.values()), list(recorded.values()), RATES)
     yield known(found, f"{UNSIGNED} ({meant})")
 
 

@@ -1,0 +1,219 @@
+"""The verify command: recordings pass, and planted mistakes do not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch.nn.functional as F
+
+from detectors import anchors, layers, losses, matching, optim, verify
+from detectors.metrics import voc
+from detectors.verification.files import Folder
+from tests.recorded import FIXTURES, copy, write_cases
+from tests.weights import streams
+
+EVALUATION = {"voc_*": "voc", "coco_*": "coco", "known_*": "known"}  # tests/fixtures/evaluation is flat
+BURN_IN = "burn_in=1000\nmax_batches=80200\npolicy=steps\nsteps=40000,60000\nscales=.1,.1"
+CFGS = {  # the part of the original cfgs that a rate depends on
+    "yolov2-voc": f"batch=1\nsubdivisions=1\nlearning_rate=0.001\n{BURN_IN}",
+    "yolov2-tiny-voc": (
+        "batch=1\nsubdivisions=1\nlearning_rate=0.001\nmax_batches=40200\npolicy=steps\nsteps=-1,100,20000,30000\nscales=.1,10,.1,.1"
+    ),
+    "darknet19": "batch=1\nsubdivisions=1\nlearning_rate=0.1\nburn_in=1000\nmax_batches=800000\npolicy=poly\npower=4",
+    "darknet19_448": "batch=128\nsubdivisions=4\nlearning_rate=0.001\nmax_batches=100000\npolicy=poly\npower=4",
+}
+
+
+def with_weights(target: Path) -> Path:
+    """The two files of weights.json, drawn again; the recording's sha256 says whether they are Darknet's."""
+    (target / "weights").mkdir()
+    for name, about in json.loads((target / "weights.json").read_text()).items():
+        streams.write(target / "weights" / name, about["convs"], about["weight_seed"], version=about["header"], seen=about["seen"])
+    return target
+
+
+def with_rates(target: Path) -> Path:
+    recorded = json.loads((FIXTURES / "darknet/lr.json").read_text())
+    (target / "lr.json").write_text(json.dumps({name: recorded[name] for name in CFGS}))
+    (target / "cfg-full").mkdir()
+    for name, text in CFGS.items():
+        net = f"[net]\n{text}\nwidth=32\nheight=32\nchannels=3\n"
+        (target / f"cfg-full/{name}.cfg").write_text(f"{net}[convolutional]\nfilters=1\nactivation=linear\n")
+    return target
+
+
+def with_evaluation(target: Path) -> Path:
+    for pattern, place in EVALUATION.items():
+        (target / place).mkdir(parents=True)
+        for path in (FIXTURES / "evaluation").glob(pattern):
+            (target / place / path.name).symlink_to(path)
+    return copy(target, "keras_yolo2_loss/*", source="evaluation")
+
+
+def rows(folder: Path) -> list[verify.Row]:
+    return list(verify.verify(Folder(folder)))
+
+
+def bad(folder: Path) -> list[verify.Row]:
+    return [row for row in rows(folder) if row.bad]
+
+
+def run(folder: Path, capsys) -> tuple[int, str]:
+    """Exit status and output of the command."""
+    status = 0
+    try:
+        verify.main([str(folder)])
+    except SystemExit as end:
+        status = end.code
+    return status, capsys.readouterr().out
+
+
+# What passes
+
+
+def test_darknet_passes(tmp_path, capsys):
+    copy(tmp_path, "ops.*", "region_*", "net*", "train*", "weights.json", "cfg/*")
+    status, output = run(with_rates(with_weights(tmp_path)), capsys)
+    assert status == 0, output
+    for fixture in ("ops/reorg4", "ops/place1", "ops/distort0", "ops/boxes1", "region_train/warmup_seen12800", "region_decode/voc13"):
+        assert f"\n{fixture} " in output
+    for fixture in ("net/mini-tiny-odd-100x76", "train/nano-train-burnin.gpubn", "train/nano-classifier.gpubn", "lr/darknet19_448"):
+        assert f"\n{fixture} " in output
+    assert output.count("known: ") == 1
+    assert "never comes past it" in next(line for line in output.splitlines() if line.startswith("lr/yolov2-tiny-voc") and "known" in line)
+
+
+def test_ssd_passes(tmp_path, capsys):
+    status, output = run(copy(tmp_path, "*", source="ssd"), capsys)
+    assert status == 0, output
+    for program in ("Caffe", "torchvision", "ssd.pytorch"):
+        assert output.count(f"\nloss_mini_shared_prior ({program}) ") >= 10
+    assert "places decided by rounding" in output
+    reasons = [line.partition("known: ")[2] for line in output.splitlines() if "known: " in line]
+    assert [sum(word in reason for reason in reasons) for word in ("without area", "NaN", "exp()", "inexact")] == [2, 1, 1, 1]
+
+
+def test_evaluation_passes(tmp_path, capsys):
+    status, output = run(with_evaluation(tmp_path), capsys)
+    assert status == 0, output
+    for fixture in ("voc_large/large", "coco_edge/crowd_absorbs_many", "known_pairs/torchmetrics_docstring", "keras_yolo2_loss/g7_batch3"):
+        assert f"\n{fixture} " in output
+
+
+@pytest.mark.data
+@pytest.mark.slow
+@pytest.mark.parametrize(("folder", "fixtures"), [("darknet", 70), ("ssd", 60), ("evaluation", 110)])
+def test_the_whole_recordings_pass(folder, fixtures, shared):
+    found = rows(shared / "oracles" / folder)
+    assert [row for row in found if row.bad] == []
+    assert len({row.fixture for row in found}) >= fixtures
+
+
+def test_nothing_depends_on_the_names_of_cases(tmp_path):
+    """Other names, other order, other places."""
+    write_cases(tmp_path, "region_train", {"batch4_mixed": "b", "warmup_seen12800": "a", "no_softmax": "one"})
+    for old, new in (("loss_mini_shared_prior", "loss_x"), ("det_mini_random", "det_y")):
+        shutil.copy(FIXTURES / f"ssd/{old}.npz", tmp_path / f"{new}.npz")
+    net = json.loads((FIXTURES / "darknet/net.json").read_text())["mini-tiny-96x64"]
+    (tmp_path / "net.json").write_text(json.dumps({"third": {**net, "cfg": "other/of mine.cfg"}}))
+    shutil.copy(FIXTURES / "darknet/net_mini-tiny-96x64.npz", tmp_path / "net_third.npz")
+    (tmp_path / "other").mkdir()
+    shutil.copy(FIXTURES / "darknet/cfg/mini-tiny-96x64.cfg", tmp_path / "other/of mine.cfg")
+    found = rows(tmp_path)
+    assert [row for row in found if row.bad] == []
+    names = {row.fixture for row in found}
+    assert names >= {"region_train/a", "region_train/b", "region_train/one", "loss_x (Caffe)", "det_y", "net/third"}
+
+
+def test_two_folders_in_one_call(tmp_path, capsys):
+    """The second one's failure counts, too; folders may hold several families at once, each in a folder of its own."""
+    copy(tmp_path / "good/inner", "l2norm.npz", source="ssd")
+    write_cases(tmp_path / "good/other", "region_train", {"one": "one"})
+    verify.main([str(tmp_path / "good"), str(tmp_path / "good/inner")])
+    assert capsys.readouterr().out.count("l2norm ") == 2 * 4
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit, match="1"):
+        verify.main([str(tmp_path / "good"), str(tmp_path / "empty")])
+    assert "nothing in this folder is a fixture" in capsys.readouterr().out
+
+
+# Planted mistakes
+
+
+def patch_default(monkeypatch, function, name: str, value) -> None:
+    monkeypatch.setitem(function.__kwdefaults__, name, value)
+
+
+def wrong_reorg(monkeypatch):
+    monkeypatch.setattr(layers, "darknet_reorg", lambda x, stride=2: F.pixel_unshuffle(x, stride))
+
+
+def prior_term_one_batch_too_long(monkeypatch):
+    patch_default(monkeypatch, losses.RegionLoss.__init__, "prior_images", 12801)  # seen <= 12800
+
+
+def no_small_box_factor(monkeypatch):
+    patch_default(monkeypatch, losses.RegionLoss.__init__, "weigh_small_boxes", False)
+
+
+def gradient_through_the_iou(monkeypatch):
+    patch_default(monkeypatch, losses.RegionLoss.__init__, "iou_gradient", True)
+
+
+def last_truth_overwrites(monkeypatch):
+    monkeypatch.setattr(matching, "greedy_bipartite", matching.best_anchors)
+
+
+def clipped_default_boxes(monkeypatch):
+    plain = anchors.DefaultBoxes.__init__
+    monkeypatch.setattr(anchors.DefaultBoxes, "__init__", lambda self, levels, size, clip=None: plain(self, levels, size, clip or "cxcywh"))
+
+
+def eps_outside_the_root(monkeypatch):
+    def forward(self, x):
+        return x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10) * self.scale[:, None, None]
+
+    monkeypatch.setattr(layers.L2Norm, "forward", forward)
+
+
+def decay_on_biases(monkeypatch):
+    plain = optim.parameter_groups
+    monkeypatch.setattr(optim, "parameter_groups", lambda *a, **k: [{**group, "weight_decay": 5e-4} for group in plain(*a, **k)])
+
+
+def match_above_the_threshold_only(monkeypatch):
+    plain = voc.evaluate_voc
+    monkeypatch.setattr("detectors.verification.evaluation.evaluate_voc", lambda *a, inclusive, **k: plain(*a, **k))
+
+
+MISTAKES = {
+    wrong_reorg: ("darknet", ["ops.*", "net.json", "net_mini-*", "cfg/mini-*"], ("ops/reorg0", "net/mini-yolov2-64")),
+    prior_term_one_batch_too_long: ("darknet", ["region_train.*"], ("region_train/warmup_seen12800",)),
+    no_small_box_factor: ("darknet", ["region_train.*"], ("region_train/one",)),
+    gradient_through_the_iou: ("darknet", ["region_train.*"], ("region_train/one",)),
+    last_truth_overwrites: ("ssd", ["loss_mini_*.npz"], ("loss_mini_shared_prior (Caffe)", "loss_mini_ties (Caffe)")),
+    clipped_default_boxes: ("ssd", ["priors.npz"], ("priors/ssd300_voc", "priors/ssd512_voc")),
+    eps_outside_the_root: ("ssd", ["l2norm.npz"], ("l2norm",)),
+    decay_on_biases: ("darknet", ["train*", "cfg/nano-*"], ("train/nano-train.gpubn", "train/nano-classifier.gpubn")),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.__name__)
+def test_planted_mistakes_are_caught(mistake, tmp_path, monkeypatch, capsys):
+    source, patterns, fixtures = MISTAKES[mistake]
+    copy(tmp_path, *patterns, source=source)
+    mistake(monkeypatch)
+    status, output = run(tmp_path, capsys)
+    assert status == 1
+    failed = [line for line in output.splitlines() if "FAIL: " in line]
+    for fixture in fixtures:
+        assert any(line.startswith(f"{fixture} ") for line in failed), output
+
+
+def test_voc_threshold_mistake_is_caught(tmp_path, monkeypatch):
+    copy(tmp_path / "voc", "voc_edge.json", source="evaluation")
+    match_above_the_threshold_only(monkeypatch)
+    assert {row.verdict for row in bad(tmp_path)} == {verify.FAIL}
