@@ -103,12 +103,13 @@ def _outputs(detector: Detector, outputs: HeadOutputs, maps: list[Tensor], array
         found = compare(key, tensor[0, chosen].double().numpy() / spread, arrays[key] / spread, Tolerance(absolute=RELATIVE))
         yield _told(found, "1e-04 x std of the level")
     expected = arrays["feat_stats"]  # (levels, 4): mean, the sample's std, largest |x|, share of zeros
-    features = [[x.mean(), x.std(), x.abs().max(), (x == 0).double().mean()] for x in (m.double() for m in maps)]
+    wide = [x.double() for x in maps]
+    features = np.array([[x.mean().item(), x.std().item(), x.abs().max().item(), (x == 0).double().mean().item()] for x in wide])
     for n, name in enumerate(("mean", "std", "largest")):
-        ours = torch.tensor(features)[:, n] / expected[:, 1]
+        ours = features[:, n] / expected[:, 1]
         yield _told(compare(f"maps: {name}", ours, expected[:, n] / expected[:, 1], Tolerance(absolute=RELATIVE)), "1e-04 x std of the map")
     zeros = Tolerance(absolute=2e-4)  # a number near 0 may be rounded to either side of the ReLU
-    yield compare("maps: share of zeros", torch.tensor(features)[:, 3], expected[:, 3], zeros)
+    yield compare("maps: share of zeros", features[:, 3], expected[:, 3], zeros)
 
 
 def _statistics(level: Tensor) -> list[float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from detectors.layers import ConvBNLeaky, darknet_reorg
 from detectors.losses import RegionLoss
 from detectors.models.detector import Detector
 from detectors.models.yolov2 import PassthroughNeck, RegionHead, yolov2, yolov2_tiny
+from detectors.verification.streams import darknet_images, darknet_parameters
 
 TINY_COCO = {"num_classes": 80, "anchors": "coco", "last_channels": 512}
 
@@ -139,15 +139,12 @@ def test_a_size_that_the_stride_does_not_divide_is_refused(build, size):
         pytest.param(yolov2, {"num_classes": 20}, "yolov2-voc", 30, marks=pytest.mark.slow),
     ],
 )
-def test_raw_outputs_equal_darknets(build, keywords, name, layer, shared, monkeypatch):
+def test_raw_outputs_equal_darknets(build, keywords, name, layer, shared):
     """The original cfgs at 416 px with the recording's random parameters, batch norm as on a GPU."""
-    monkeypatch.setattr(sys, "path", [*sys.path, str(shared / "oracles/darknet")])
-    from stream_generator import gen_stream, uniform
-
     recorded, about = np.load(shared / "oracles/darknet/full.npz"), json.loads((shared / "oracles/darknet/full.json").read_text())[name]
     detector = build(**keywords).eval()
-    fill(detector, torch.from_numpy(gen_stream(about["convs"], about["weight_seed"])))
-    image = torch.from_numpy(uniform(about["input_seed"], 0, 3 * 416 * 416, 0, 1).reshape(1, 3, 416, 416))
+    fill(detector, torch.from_numpy(darknet_parameters(about["convs"], about["weight_seed"])))
+    image = torch.from_numpy(darknet_images(about["input_seed"], 1, 3, 416, 416))
     with torch.no_grad():
         raw = detector.head.conv(detector.neck(detector.backbone(image))[0])
     index = torch.from_numpy(recorded[f"{name}/layer{layer}_index"]).long()
