@@ -86,9 +86,9 @@ def _cfg(folder: Folder, name: Path, case: str, settings: Settings) -> Path:
 
 def _rate_tolerance(net: Net, batch: int) -> Tolerance:
     """poly takes 1 - batch / max_batches in float32, which has few digits left near the end."""
-    if net.policy != "poly" or batch < net.burn_in or batch >= net.max_batches:
+    if net.policy != "poly" or batch < net.burn_in or batch == net.max_batches:
         return RATES
-    return Tolerance(relative=RATES.relative + net.power * ROUNDING / (1 - batch / net.max_batches))
+    return Tolerance(relative=RATES.relative + net.power * ROUNDING / abs(1 - batch / net.max_batches))
 
 
 def _steps(folder: Folder, name: Path, case: Settings, file: Path) -> Iterator[Comparison]:
