@@ -48,7 +48,7 @@ READERS: dict[str, Reader] = {
     "keras_yolo2_loss/*.npz": course.fixtures,
     "keras_yolo2_loss/manifest.json": course.manifest,
 }
-DOCUMENTS = ("README*", "LICENSE*", "*.md", "*.py", "*.pyc", "MANIFEST.json", ".*")  # for people; nothing to compare
+DOCUMENTS = ("README*", "LICEN[CS]E*", "NOTICE*", "*.md", "*.py", "*.pyc", "MANIFEST.json", "SHA256SUMS*")  # nothing to compare
 PARTS = ("*.cfg",)  # what fixtures refer to; one that none refers to is only mentioned
 
 PASS, FAIL, KNOWN, NOT_RUN = "pass", "FAIL", "known", "NOT RUN"
@@ -139,8 +139,9 @@ def _not_run(fixture: str, error: Exception) -> Row:
 
 
 def unknown_files(folder: Folder) -> list[Path]:
-    """Files that nothing opened, apart from documents and cfgs."""
-    return [name for name in folder.files if name not in folder.opened and not any(name.match(pattern) for pattern in (*DOCUMENTS, *PARTS))]
+    """Files that nothing opened, apart from documents, hidden files and cfgs."""
+    left = [name for name in folder.files if name not in folder.opened and not any(part.startswith(".") for part in name.parts)]
+    return [name for name in left if not any(name.match(pattern) for pattern in (*DOCUMENTS, *PARTS))]
 
 
 def summary(folder: Folder, rows: list[Row]) -> Iterator[str]:

@@ -70,7 +70,9 @@ def test_a_truncated_json_is_named(region, capsys):
 
 def test_an_unknown_file_is_named(region, capsys):
     (region / "surprise.bin").write_bytes(b"x")
-    (region / "README.md").write_text("known to be for people")
+    for document in ("README.md", "LICENSE", "recipe.py", ".hidden/x"):
+        (region / document).parent.mkdir(exist_ok=True)
+        (region / document).write_text("for people")
     status, output = run(region, capsys)
     assert status == 1
     assert [line.split()[0] for line in output.splitlines() if "NOT RUN" in line] == ["surprise.bin"] * 2  # in its place, and at the end
