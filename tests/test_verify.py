@@ -104,7 +104,6 @@ def test_evaluation_passes(tmp_path, capsys):
 
 
 @pytest.mark.data
-@pytest.mark.slow
 @pytest.mark.parametrize(("folder", "fixtures"), [("darknet", 70), ("ssd", 60), ("evaluation", 110)])
 def test_the_whole_recordings_pass(folder, fixtures, shared):
     found = rows(shared / "oracles" / folder)
