@@ -101,7 +101,8 @@ def describe(run: engine.Run, annotations) -> None:
         f"{config.data.name}: {len(annotations)} training images with {len(annotations.labels)} boxes of {len(annotations.class_names)} "
         f"classes, {len(run.val_annotations)} validation images\n"
         f"step {run.progress.step} to {trainer.steps}, {trainer.batch_size * trainer.accumulate} images a step, on {run.device}\n"
-        f"curves: tensorboard --logdir {run.folder}"
+        f"curves: tensorboard --logdir {run.folder}",
+        flush=True,  # into a pipe or a log, too, it must stand there before the training and not after it
     )
 
 

@@ -15,7 +15,7 @@ import pytest
 PROJECT = Path(__file__).resolve().parents[1]
 FAST = ["trainer.device=cpu", "trainer.threads=1", "trainer.progress=false", "data.shapes.train=12", "data.shapes.val=4"]
 
-LONG = ["trainer.log_every=1", "trainer.steps=100000", "trainer.eval_every=0", "schedule.warmup_steps=0"]
+LONG = ["trainer.log_every=1", "trainer.steps=3000", "trainer.eval_every=0", "schedule.warmup_steps=0"]
 
 
 @pytest.fixture(scope="module")
