@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -40,12 +41,18 @@ def main(cfg: DictConfig) -> float | None:
         "inference_images_per_second": len(annotations) / max(seconds, 1e-9),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
     }
-    folder, suffix = stored.path.parent, "" if asked.split == "val" else f"_{asked.split}"
+    folder, suffix = stored.path.parent, file_suffix(stored.path, asked.split)
     (folder / f"evaluation{suffix}.json").write_text(json.dumps(content, indent=1) + "\n")
     write_results_json(annotations, detections, folder / f"detections{suffix}.json")
     print(f"{stored.path}, step {stored.step}, on {config.data.name} {asked.split} ({len(annotations)} images)\n{result.table()}")
     print(f"written: {folder / f'evaluation{suffix}.json'}")
     return result.scalars[engine.METRIC]
+
+
+def file_suffix(checkpoint: Path, split: str) -> str:
+    """evaluation.json is best.pt's on `val`, which compare reads; another split or checkpoint of a run has a file of its own."""
+    other = checkpoint.name != ckpt.BEST and (checkpoint.parent / ckpt.BEST).exists()
+    return ("" if split == "val" else f"_{split}") + (f"_{checkpoint.stem}" if other else "")
 
 
 def with_data(config: Config, asked: EvaluateConfig) -> Config:

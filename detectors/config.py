@@ -81,7 +81,7 @@ class DataConfig:
     val: list[str] = _empty()
     test: list[str] = _empty()  # may stay empty
     image_folders: ImageFolders = _empty(ImageFolders)
-    class_names: list[str] | None = None  # null: all classes that the annotations name
+    class_names: list[str] | None = None  # null: all classes that the training annotations name
     on_degenerate: str = _choice("error", "drop")  # boxes without area: stop and name the file, or leave out and count
     train_difficult: bool = True  # VOC's `difficult` objects: trained on (Caffe) or not (Darknet); evaluation never counts them
     workers: int = _at_least(0, 0)  # loading processes; 0 loads in the training process
@@ -166,7 +166,7 @@ class EvaluateConfig:
 
 def run_folder(resume: str | None, fresh: str) -> str:
     """Where a run writes: a resumed one into the folder of its checkpoint, so that its curves go on; any other into a fresh one."""
-    if not resume:
+    if not resume or not Path(resume).exists():  # what is not there must not be made: train.py names it
         return fresh
     return str(Path(resume).parent if Path(resume).is_file() else Path(resume))
 

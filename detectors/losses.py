@@ -190,7 +190,8 @@ class RegionLoss(nn.Module):
         objectness = outputs.objectness.sigmoid()
         own = objectness.gather(1, assigned.clamp(min=0))  # (B, M)
         count, mine = given.sum(), owns(encoded)
-        seen = given if self.class_activation == "softmax" else given * ~meets(assigned).tril(-1).any(-1)
+        alone = self.class_activation == "softmax" or self.class_scale == 0  # without a class delta Darknet does not see who came first
+        seen = given if alone else given * ~meets(assigned).tril(-1).any(-1)
         return {
             "truth_iou": (iou * given).sum() / count,
             "class_probability": (classes.gather(-1, labels[..., None]).squeeze(-1) * seen).sum() / count,

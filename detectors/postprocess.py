@@ -55,8 +55,7 @@ class PostProcess(nn.Module):
         scores = torch.where(boxes.isfinite().all(-1, keepdim=True), scores, 0)
         image, anchor, label = self._candidates(scores)
         found = Detections(image, boxes[image, anchor], scores[image, anchor, label], label)
-        # float64: batched_nms may shift groups apart by adding large numbers, which costs float32 its last digits.
-        keep = batched_nms(found.boxes.double(), found.scores.double(), image * scores.shape[-1] + label, self.nms_iou)
+        keep = batched_nms(_from_zero(found.boxes.double()), found.scores.double(), image * scores.shape[-1] + label, self.nms_iou)
         keep = keep[image[keep].argsort(stable=True)]  # batched_nms returns by score; images together, best first in each
         keep = keep[_rank(image[keep], len(scores)) < (self.max_detections or len(keep) + 1)]
         return Detections(image[keep], found.boxes[keep], found.scores[keep], label[keep])
@@ -69,6 +68,15 @@ class PostProcess(nn.Module):
         best, anchor = scores.topk(limit, 1)  # (B, k, C)
         image, rank, label = (best > self.score_threshold).nonzero(as_tuple=True)
         return image, anchor[image, rank, label], label
+
+
+def _from_zero(boxes: Tensor) -> Tensor:
+    """(T, 4) float64 boxes moved so that no coordinate is below 0.
+
+    batched_nms may keep its groups apart by adding multiples of the largest coordinate: that takes float64, or the last digits go, and it
+    takes coordinates from 0 on, or a box left of the image reaches into the group before.
+    """
+    return boxes - boxes.min() if len(boxes) else boxes
 
 
 def _rank(image: Tensor, batch: int) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor
 from detectors import checkpoint as ckpt
 from detectors import parts
 from detectors.conversion.checkpoints import read_names
-from detectors.data.loading import read_image
+from detectors.data.loading import ImageError, read_image
 from detectors.data.transforms import build_transform
 from detectors.drawing import draw_detections
 from detectors.entry import verb
@@ -47,8 +47,14 @@ def main(arguments: list[str] | None = None) -> None:
         checkpoint = ckpt.load(ckpt.find(asked.places[0]))
         predict, class_names, places = Predictor(checkpoint, parts.choose_device(asked.device)), checkpoint.class_names, asked.places[1:]
     asked.output.mkdir(parents=True, exist_ok=True)
+    broken = 0
     for path in find_images(places):
-        image = read_darknet_image(path) if asked.cfg else read_image(str(path))
+        try:
+            image = read_darknet_image(path) if asked.cfg else read_image(str(path))
+        except ImageError as error:
+            broken += 1
+            sys.stderr.write(f"error: {error}\n")
+            continue
         started = time.perf_counter()
         found = predict(image).above(asked.score)
         if asked.cfg:
@@ -60,6 +66,8 @@ def main(arguments: list[str] | None = None) -> None:
         if not cv2.imwrite(str(target), picture[..., ::-1]):
             raise ValueError(f"{target}: the picture could not be written")
     print(f"pictures: {asked.output}")
+    if broken:
+        raise ValueError(f"images that could not be read and were left out, see above: {broken}")
 
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:

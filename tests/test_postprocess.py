@@ -128,3 +128,16 @@ def test_an_untrained_network_is_quick():
     found = caffe()(outputs, grid)
     assert (torch.bincount(found.image) == 200).all()
     print(f"8 untrained SSD300 images: {perf_counter() - start:.2f} s")
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_a_box_outside_of_the_image_suppresses_no_other_class(swap):
+    """Suppression is per class wherever boxes lie: torchvision shifts classes apart, which counts on coordinates from 0 on."""
+    grid = YoloAnchors([(1.0, 1.0)], 10)((300, 300))
+    offsets = YoloBoxCoder().encode(torch.tensor([[290.0, 290, 300, 300], [-11, -11, -1, -1]]).repeat(450, 1), grid)[None]
+    logits = torch.full((1, 900, 2), -30.0)
+    logits[0, 0, int(swap)] = logits[0, 1, 1 - int(swap)] = 30.0
+    objectness = torch.full((1, 900), -30.0)
+    objectness[0, :2] = torch.tensor([3.0, 2.0])
+    post = PostProcess(coder=YoloBoxCoder(), score_rule=yolo_scores, score_threshold=0.5, nms_iou=0.45)
+    assert len(post(HeadOutputs(offsets, logits, objectness), grid).scores) == 2

@@ -64,8 +64,12 @@ def test_predict_prints_and_draws(place):
     folder = trained(place, "ssd160")
     images = next((place / "cache").rglob("JPEGImages"))
     options = ["--score", "0.0001", "--output", str(place / "drawn")]
-    status, out, error = call(place, "-m", "detectors.predict", str(folder), str(images), *options)
-    assert status == 0, error
+    broken = place / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8 not much of an image")
+    status, out, error = call(place, "-m", "detectors.predict", str(folder), str(broken), str(images), *options)
+    assert status == 2
+    assert f"{broken}: the image cannot be decoded" in error
+    assert "left out, see above: 1" in error
     first = out.splitlines()[0].split(": ")
     assert Path(first[0]).is_file()
     name, score, *edges = first[1].split()

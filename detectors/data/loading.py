@@ -93,7 +93,7 @@ def read_image(path: str) -> np.ndarray:
         raise ImageError(f"{path}: the image cannot be read ({error.strerror})") from error
     except RuntimeError as error:
         reason = str(error).splitlines()[0] if len(data) else "the file is empty"
-        raise ImageError(f"{path}: the image cannot be decoded ({reason}); restore the file, or take it out of the split") from error
+        raise ImageError(f"{path}: the image cannot be decoded ({reason}); restore the file, or leave it out") from error
     pixels = image.permute(1, 2, 0).numpy()
     return (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels  # 16-bit PNG
 

@@ -94,7 +94,7 @@ def _small(folder: Folder, name: Path, case: Settings, file: Path) -> Iterator[C
         recorded = arrays.under(build)
         yield from _layers(build, outputs, recorded)
         if build == "gpu":
-            raw = _raw(net, images) if config.region else None
+            raw = _raw(net, images)[:1] if config.region else None  # Darknet's boxes are those of the first image
             for k, det in enumerate(case.get("dets", ())):
                 yield from region.detections(raw, config.region, tuple(images.shape[-2:]), det, recorded.under(f"det{k}"), f"det{k}")
 

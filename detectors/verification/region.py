@@ -7,6 +7,7 @@ Facts about the recordings' layout: input and output are (B, n * (5 + C), H, W) 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -63,11 +64,16 @@ def outputs_of(raw: Tensor, case: Mapping) -> HeadOutputs:
 
 
 def region_targets(truth: np.ndarray, size: tuple[int, int]) -> Targets:
-    """(B, 30, 5) -> Targets in pixels of an input of `size` (height, width), or in cells where that is the grid's size."""
+    """(B, 30, 5) -> Targets in pixels of an input of `size` (height, width), or in cells where that is the grid's size.
+
+    float64 truths keep Darknet's float32 cell: a product that rounds up to a whole number there is put just above it here.
+    """
     truth = torch.from_numpy(truth)
     valid = (truth[..., 0] != 0).cumprod(1).bool()
     scale = torch.tensor([size[1], size[0]])
     centre, half = truth[..., :2] * scale, truth[..., 2:4] * scale / 2
+    if truth.dtype == torch.float64:
+        centre = torch.maximum(centre, (truth[..., :2].float() * scale).floor().double() + 1e-9)
     boxes = torch.where(valid[..., None], torch.cat([centre - half, centre + half], -1), 0)
     return Targets(boxes, torch.where(valid, truth[..., 4], 0).long(), valid)
 
@@ -76,14 +82,16 @@ def _training(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
     for key in ("thresh", "coord_scale", "object_scale", "noobject_scale", "class_scale", "rescore", "bias_match"):
         case[key]  # an error if it is absent
     settings, cells, batch = region_settings(case, arrays["anchors"]), (case["H"], case["W"]), case["batch"]
-    raw = torch.from_numpy(arrays["input"]).requires_grad_()
+    raw = torch.from_numpy(arrays["input"])
     yield compare("output", activate(raw, settings), arrays["output"], VALUES)
 
     delta = region_delta(raw, settings, arrays["truth"], seen=case["seen"])
     yield compare("delta", delta, arrays["delta"], DELTAS)
     yield compare("cost", darknet_cost(delta), arrays["cost"].reshape(()), COST)
 
-    outputs, targets, grid = head_outputs(raw, settings), region_targets(arrays["truth"], cells), cell_grid(settings, cells)
+    raw = raw.double().requires_grad_()
+    outputs, grid = head_outputs(raw, settings), exact_grid(settings, cells)
+    targets = region_targets(arrays["truth"].astype(np.float64), cells)
     loss = seen_loss(settings, seen=case["seen"], batch=batch)
     encoded = TargetEncoder(region_matcher(settings), YoloBoxCoder())(targets, grid, outputs)
     (batch * sum(loss(outputs, encoded, grid).values())).backward()
@@ -97,6 +105,12 @@ def cell_grid(settings: Region, cells: tuple[int, int]) -> AnchorGrid:
     return YoloAnchors(settings.anchors, stride=1)(cells)
 
 
+def exact_grid(settings: Region, cells: tuple[int, int]) -> AnchorGrid:
+    """cell_grid in float64."""
+    grid = cell_grid(settings, cells)
+    return replace(grid, boxes_cxcywh=grid.boxes_cxcywh.double(), stride=grid.stride.double(), cell=grid.cell.double())
+
+
 def seen_loss(settings: Region, *, seen: int, batch: int) -> nn.Module:
     """seen: as the layer compares it, after the batch was counted."""
     loss = region_loss(settings)
@@ -107,23 +121,32 @@ def seen_loss(settings: Region, *, seen: int, batch: int) -> nn.Module:
 def region_delta(raw: Tensor, settings: Region, truth: np.ndarray, *, seen: int) -> Tensor:
     """Darknet's `delta`, see delta_of, as (B, n * (5 + C), H, W) float64."""
     cells = tuple(raw.shape[-2:])
-    narrow = cell_grid(settings, cells)
-    grid = replace(narrow, boxes_cxcywh=narrow.boxes_cxcywh.double(), stride=narrow.stride.double(), cell=narrow.cell.double())
     targets, found = region_targets(truth.astype(np.float64), cells), head_outputs(raw.detach().double(), settings)
-    delta = delta_of(found, targets, grid, seen_loss(settings, seen=seen, batch=len(raw)), region_matcher(settings))
+    delta = delta_of(found, targets, exact_grid(settings, cells), seen_loss(settings, seen=seen, batch=len(raw)), region_matcher(settings))
     return delta.unflatten(1, (*cells, -1)).permute(0, 3, 4, 1, 2).flatten(1, 2)
 
 
 def delta_of(found: HeadOutputs, targets: Targets, grid: AnchorGrid, loss: nn.Module, matcher: Matcher) -> Tensor:
     """(B, A, 5 + C): the negative gradient of the batch's sum by the activated x, y, objectness and by the raw w, h and classes.
 
-    In float64 since the derivative of objectness's sigmoid is divided out again.
+    By the activated objectness it is a straight line, weight * (target - o), because neither depends on o. Two points give the line:
+    dividing the sigmoid's derivative out at o itself would lose it near 0 and 1.
     """
+    flat = found.objectness.detach()
+    at = [replace(found, objectness=torch.full_like(flat, logit)) for logit in (-1.0, 1.0)]
+    low, high = (_gradient(outputs, targets, grid, loss, matcher) for outputs in at)
+    ends = torch.tensor([-1.0, 1.0], dtype=torch.float64).sigmoid()
+    first, last = (side.objectness / (o * (1 - o)) for side, o in zip((low, high), ends, strict=True))
+    objectness = first + (flat.sigmoid() - ends[0]) * (last - first) / (ends[1] - ends[0])
+    return -torch.cat([low.offsets, objectness[..., None], low.class_logits], -1)
+
+
+def _gradient(found: HeadOutputs, targets: Targets, grid: AnchorGrid, loss: nn.Module, matcher: Matcher) -> HeadOutputs:
+    """The gradient of the batch's sum by each of the head's outputs. The loss's count of images stays as it was."""
     outputs = HeadOutputs(*(tensor.detach().requires_grad_() for tensor in (found.offsets, found.class_logits, found.objectness)))
     encoded = TargetEncoder(matcher, YoloBoxCoder())(targets, grid, outputs)
-    (len(outputs.offsets) * sum(loss(outputs, encoded, grid).values())).backward()
-    slope = outputs.objectness.detach().sigmoid() * (-outputs.objectness.detach()).sigmoid()
-    return -torch.cat([outputs.offsets.grad, (outputs.objectness.grad / slope)[..., None], outputs.class_logits.grad], -1)
+    (len(outputs.offsets) * sum(deepcopy(loss)(outputs, encoded, grid).values())).backward()
+    return HeadOutputs(outputs.offsets.grad, outputs.class_logits.grad, outputs.objectness.grad)
 
 
 def darknet_cost(delta: Tensor) -> float:
@@ -189,8 +212,8 @@ def scores(raw: Tensor, settings: Region, size: tuple[int, int], threshold: floa
 
 def anchor_numbers(found: Detections, boxes: Tensor) -> Tensor:
     """(T,) which of all decoded boxes (A, 4) each detection is: the one with the same numbers to the last bit."""
-    same = (found.boxes[:, None] == boxes.to(found.boxes.dtype)).all(-1)  # (T, A)
-    return same.int().argmax(1)
+    place = {tuple(row): number for number, row in reversed(list(enumerate(boxes.to(found.boxes.dtype).tolist())))}
+    return torch.tensor([place[tuple(row)] for row in found.boxes.tolist()], dtype=torch.int64)
 
 
 def compare_scores(what: str, ours: dict, recorded: dict) -> Iterator[Comparison]:
