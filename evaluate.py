@@ -39,7 +39,7 @@ def main(cfg: DictConfig) -> float | None:
         "split": asked.split,
         **result.as_dict(),
         "inference_images_per_second": len(annotations) / max(seconds, 1e-9),
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
+        "device": engine.device_name(device),
     }
     folder, suffix = stored.path.parent, file_suffix(stored.path, asked.split)
     (folder / f"evaluation{suffix}.json").write_text(json.dumps(content, indent=1) + "\n")

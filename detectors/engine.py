@@ -50,7 +50,7 @@ def train(run: Run) -> Report:
     Raises KeyboardInterrupt when it was asked to stop, and FloatingPointError for a loss that is not finite, naming step, terms and images.
     """
     trainer, progress, detector = run.config.trainer, run.progress, run.detector
-    batches, recent, clock = iter(run.train_loader), Recent(run.device), Clock(progress)
+    batches, recent, clock = iter(run.train_loader), Recent(), Clock(progress)
     detector.train()
     with stop_requests() as stop, tqdm(total=trainer.steps, initial=progress.step, disable=not trainer.progress, unit="step") as bar:
         last = None
@@ -155,6 +155,11 @@ def detect(detector: Detector, loader: BatchLoader, device: torch.device, *, pro
     return Detections.concatenate(found), seconds
 
 
+def device_name(device: torch.device) -> str:
+    """What timings were taken on."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+
+
 def probe(run: Run, detections: Detections) -> None:
     """The first images of the validation split with truths and detections, for the eye."""
     truths = run.val_annotations
@@ -215,7 +220,7 @@ def write_summary(run: Run, result: Report) -> None:
         "images_seen": progress.images_seen,
         "train_seconds": progress.train_seconds,
         "train_images_per_second": progress.images_seen / max(progress.train_seconds, 1e-9),
-        "device": torch.cuda.get_device_name() if run.device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
+        "device": device_name(run.device),
         "validation": result.as_dict(),
     }
     (run.folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")

@@ -27,8 +27,7 @@ class Progress:
 class Recent:
     """Loss terms of the steps since the last log line, kept on the device; reading them is the loop's only synchronisation."""
 
-    def __init__(self, device: torch.device):
-        self.device = device
+    def __init__(self):
         self.clear()
 
     def clear(self) -> None:

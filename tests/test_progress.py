@@ -21,7 +21,7 @@ def terms(box: float, class_: float) -> dict[str, torch.Tensor]:
 
 
 def test_means_are_over_the_steps_since_the_last_call():
-    recent = Recent(torch.device("cpu"))
+    recent = Recent()
     recent.add(terms(1.0, 2.0), 1, batch_of("a"))
     recent.add(terms(3.0, 6.0), 2, batch_of("b"))
     assert recent.means() == {"total": 6.0, "box": 2.0, "class": 4.0}
@@ -30,7 +30,7 @@ def test_means_are_over_the_steps_since_the_last_call():
 
 
 def test_the_first_step_that_went_wrong_is_named():
-    recent = Recent(torch.device("cpu"))
+    recent = Recent()
     recent.check()
     recent.add(terms(1.0, 2.0), 7, batch_of("good.jpg"))
     recent.add(terms(float("inf"), 2.0), 8, batch_of("bad.jpg"))
