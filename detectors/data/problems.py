@@ -1,0 +1,72 @@
+"""What can be wrong with a data set: one record for every finding, whoever finds it: a reader, the loader, or `python -m detectors.lint`.
+
+An *error* makes a box or an image useless; data.on_error says whether it stops the training or is left out. A *warning* is only told.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+LISTED = 20  # findings of one kind that a message spells out; the rest is counted
+
+logger = logging.getLogger(__name__)
+
+
+class Kind(NamedTuple):
+    """A kind of finding."""
+
+    error: bool  # False: a warning
+    title: str  # a plural, for counts and headings
+    fix: str
+
+
+class Problem(NamedTuple):
+    """One finding."""
+
+    kind: str  # a key of KINDS
+    file: str  # what must be mended
+    what: str  # where in the file and what is wrong: "object 3 RBC [540, 200, 540, 210]", "" where the kind says it all
+    image: str = ""  # path of the image it is about, if there is one
+    box: tuple[float, float, float, float] | None = None  # xyxy, original frame, continuous edges: the box it is about
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.what}" if self.what else self.file
+
+
+KINDS: dict[str, Kind] = {
+    "missing-image": Kind(True, "images that are not there", "restore them, or take their names out of the list of images"),
+    "broken-image": Kind(True, "images that cannot be decoded", "restore the files, or leave them out"),
+    "size-differs": Kind(True, "images of another size than their annotation says", "annotate the image as it is stored"),
+    "missing-annotation": Kind(True, "annotations that are not there", "restore them, or take their names out of the list of images"),
+    "broken-annotation": Kind(True, "annotations that cannot be read", "restore the files"),
+    "broken-object": Kind(True, "objects whose name or coordinates are missing or no numbers", "correct the objects in the files"),
+    "no-area": Kind(True, "boxes without area", "correct the coordinates, or remove the objects"),
+    "unknown-class": Kind(True, "objects of unknown classes", "correct the names, or set data.class_names to all classes"),
+}
+
+
+def settle(problems: Sequence[Problem], on_error: str) -> None:
+    """What happens to findings that are errors: ValueError that lists them ("stop"), or one logged warning per kind ("skip").
+
+    Whoever calls it with "skip" has left the faulty boxes and images out; nothing else may be lost.
+    """
+    if on_error not in ("stop", "skip"):
+        raise ValueError(f"data.on_error={on_error!r}: choose stop or skip")
+    errors = [problem for problem in problems if KINDS[problem.kind].error]
+    kinds = Counter(problem.kind for problem in errors)
+    texts = [told(kind, [problem for problem in errors if problem.kind == kind]) for kind in KINDS if kinds[kind]]
+    if errors and on_error == "stop":
+        fix = "data.on_error=skip leaves out what is faulty, and nothing else; python -m detectors.lint shows all findings"
+        raise ValueError("\n".join([*texts, fix]))
+    for text in texts:
+        logger.warning("left out: %s", text)
+
+
+def told(kind: str, problems: Sequence[Problem]) -> str:
+    """The findings of one kind in words: count, the first LISTED, and the fix."""
+    lines = [f"  {problem}" for problem in problems[:LISTED]]
+    more = [f"  ... and {len(problems) - LISTED} more"] * (len(problems) > LISTED)
+    return "\n".join([f"{len(problems)} {KINDS[kind].title}:", *lines, *more, f"  fix: {KINDS[kind].fix}"])
