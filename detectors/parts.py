@@ -50,14 +50,18 @@ def build_detector(config: Config, num_classes: int) -> Detector:
     return build(config.model, num_classes=num_classes, loss=build(config.loss))
 
 
+def train_dataset(config: Config, annotations: Annotations) -> DetectionDataset:
+    """What training sees: dataset[Key(epoch, index, size)] is one augmented Sample."""
+    size = tuple(config.input.size)
+    transform = build_transform(augment=config.augment.name, size=size, resize=config.input.resize, train=True)
+    return DetectionDataset(annotations, transform, seed=config.seed, use_difficult=config.data.train_difficult)
+
+
 def train_loader(config: Config, annotations: Annotations, *, start_step: int) -> BatchLoader:
     """Batches from optimiser step `start_step` to the end; each step takes `accumulate` of them."""
-    size, trainer = tuple(config.input.size), config.trainer
-    transform = build_transform(augment=config.augment.name, size=size, resize=config.input.resize, train=True)
-    dataset = DetectionDataset(annotations, transform, seed=config.seed, use_difficult=config.data.train_difficult)
-    parts, scales = trainer.accumulate, multi_scale(config)
+    trainer, parts, scales = config.trainer, config.trainer.accumulate, multi_scale(config)
     return build_train_loader(
-        dataset,
+        train_dataset(config, annotations),
         batch_size=trainer.batch_size,
         workers=config.data.workers,
         start_step=start_step * parts,
