@@ -40,11 +40,14 @@ def main(cfg: DictConfig) -> float | None:
         **result.as_dict(),
         "inference_images_per_second": len(annotations) / max(seconds, 1e-9),
         "device": engine.device_name(device),
+        **({"broken_images": len(loader.problems)} if loader.problems else {}),
     }
     folder, suffix = stored.path.parent, file_suffix(stored.path, asked.split)
     (folder / f"evaluation{suffix}.json").write_text(json.dumps(content, indent=1) + "\n")
     write_results_json(annotations, detections, folder / f"detections{suffix}.json")
     print(f"{stored.path}, step {stored.step}, on {config.data.name} {asked.split} ({len(annotations)} images)\n{result.table()}")
+    if loader.problems:
+        print(f"images that could not be used, named above, their truths count as missed: {loader.summary()}")
     print(f"written: {folder / f'evaluation{suffix}.json'}")
     return result.scalars[engine.METRIC]
 

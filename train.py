@@ -35,6 +35,9 @@ def main(cfg: DictConfig) -> float | None:
         raise SystemExit(130) from stop
     finally:
         run.tracker.close()
+    for split, loader in (("training", run.train_loader), ("validation", run.val_loader)):
+        if loader.problems:
+            print(f"{split} images that could not be used, named above: {loader.summary()}")
     print(f"{result.table()}\nrun folder: {run.folder}")
     return result.scalars[engine.METRIC]
 
@@ -68,7 +71,9 @@ def build_run(config: Config, folder: Path, stored: ckpt.Checkpoint | None) -> e
         detector=detector,
         optimizer=build(config.optimizer, detector),
         train_loader=parts.train_loader(config, annotations, start_step=stored.step if stored else 0),
-        val_loader=parts.eval_loader(config, val_annotations, batch_size=config.trainer.eval_batch_size),
+        val_loader=parts.eval_loader(
+            config, val_annotations, batch_size=config.trainer.eval_batch_size, repeated=config.trainer.eval_every > 0
+        ),
         val_annotations=val_annotations,
         tracker=Tracker(folder, purge_step=stored.step + 1 if stored else None),
         device=device,

@@ -95,6 +95,8 @@ def _wrong(value: Any, hint: Any, rules: Mapping[str, Any]) -> str | None:
         return f"must be one of {', '.join(rules['choices'])}{closest(value, rules['choices']) if isinstance(value, str) else ''}"
     if "low" in rules and value is not None and value < rules["low"]:
         return f"must be {rules['low']} or more"
+    if "high" in rules and value is not None and value > rules["high"]:
+        return f"must be {rules['high']} or less"
     return None
 
 
@@ -139,6 +141,12 @@ def _data_complete(config: Config) -> Iterator[Problem]:
         yield "data", f"data.class_names={data.class_names}: must name each class once; null takes all classes of data.train"
     for split in ("train", "val", "test") if data.format == "coco" else ():
         yield from _coco_split(config, split)
+
+
+def _one_way_to_decode(config: Config) -> Iterator[Problem]:
+    if config.data.reduced_decode and config.data.image_cache != "none":
+        what = f"data.reduced_decode=true and data.image_cache={config.data.image_cache}: the cache holds whole images"
+        yield "data", f"{what}; set data.reduced_decode=false, or data.image_cache=none"
 
 
 def _coco_split(config: Config, split: str) -> Iterator[Problem]:
@@ -212,5 +220,6 @@ RULES: dict[types.FunctionType, tuple[str, ...]] = {
     _warmup_fits: ("schedule", "trainer"),
     _milestones_fit: ("schedule",),
     _data_complete: ("data",),
+    _one_way_to_decode: ("data",),
     _parts_can_be_built: ("model", "loss", "optimizer", "input", "data"),
 }

@@ -25,6 +25,10 @@ def _at_least(low: float, default: float | None) -> Any:
     return field(default=default, metadata={"low": low})
 
 
+def _probability(default: float) -> Any:
+    return field(default=default, metadata={"low": 0, "high": 1})
+
+
 def _empty(kind: type = list) -> Any:
     return field(default_factory=kind)
 
@@ -83,14 +87,26 @@ class DataConfig:
     image_folders: ImageFolders = _empty(ImageFolders)
     class_names: list[str] | None = None  # null: all classes that the training annotations name
     on_degenerate: str = _choice("error", "drop")  # boxes without area: stop and name the file, or leave out and count
+    on_error: str = _choice("stop", "skip")  # faulty files: stop and name them, or leave them out, name and count them
     train_difficult: bool = True  # VOC's `difficult` objects: trained on (Caffe) or not (Darknet); evaluation never counts them
     workers: int = _at_least(0, 0)  # loading processes; 0 loads in the training process
+    prefetch: int = _at_least(1, 2)  # batches that each of them has ready
+    image_cache: str = _choice("none", "ram", "disk")  # where decoded images are kept: height * width * 3 bytes each; disk: in paths.cache
+    reduced_decode: bool = False  # decode large JPEGs at 1/2, 1/4 or 1/8 where that leaves all the pixels that the input needs
     shapes: ShapesConfig = _empty(ShapesConfig)
 
 
 @dataclass
 class AugmentConfig:
     name: str = _choice("light", "none")
+
+
+@dataclass
+class MixingConfig:
+    """Several training images in one, after the augmentation."""
+
+    mosaic: float = _probability(0.0)  # of four images around a point
+    mixup: float = _probability(0.0)  # of two images laid over each other
 
 
 @dataclass
@@ -141,6 +157,7 @@ class Config:
     input: InputConfig = _empty(InputConfig)
     data: DataConfig = _empty(DataConfig)
     augment: AugmentConfig = _empty(AugmentConfig)
+    mixing: MixingConfig = _empty(MixingConfig)
     model: dict[str, Any] = _empty(dict)
     loss: dict[str, Any] = _empty(dict)
     optimizer: dict[str, Any] = _empty(dict)

@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from detectors import checkpoint as ckpt
 from detectors.config import Config, to_plain, to_yaml
-from detectors.data.loading import BatchLoader, read_image
+from detectors.data.images import read_image
+from detectors.data.loading import BatchLoader
 from detectors.drawing import draw_detections
 from detectors.metrics.report import Report, report
 from detectors.models.detector import Detector
@@ -113,6 +114,8 @@ def log(run: Run, recent: Recent, clock: Clock, bar: tqdm, numbers: dict[str, fl
     numbers = {name: float(value) for name, value in numbers.items()}
     scalars = {f"train/loss/{name}": value for name, value in losses.items()}
     scalars |= {f"train/{name}": value for name, value in (numbers | rates | {"images_seen": run.progress.images_seen}).items()}
+    if broken := len(run.train_loader.problems):
+        scalars["train/broken_images"] = broken
     run.tracker.scalars(scalars, run.progress.step)
     bar.set_postfix(loss=f"{losses['total']:.3f}", images_per_s=f"{rates['images_per_second']:.1f}")
 
@@ -125,6 +128,8 @@ def evaluate_and_save(run: Run) -> Report:
     scalars = {f"val/{name}": value for name, value in result.scalars.items() if name.startswith("AP")}
     scalars |= {f"val_class/{name}/AP50": row["AP50"] for name, row in result.per_class.items()}
     scalars["time/evaluation"] = perf_counter() - started
+    if broken := len(run.val_loader.problems):
+        scalars["val/broken_images"] = broken
     run.tracker.scalars({tag: value for tag, value in scalars.items() if value is not None}, run.progress.step)
     probe(run, detections)
     score = result.scalars[METRIC]
@@ -165,6 +170,8 @@ def probe(run: Run, detections: Detections) -> None:
     truths = run.val_annotations
     pictures = []
     for index in range(min(run.config.trainer.probe_images, len(truths))):
+        if truths.paths[index] in run.val_loader.problems:
+            continue
         rows = truths.rows(index)
         image = read_image(truths.paths[index])
         mine = detections.of_image(index).above(PROBE_SCORE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,7 +13,11 @@ from detectors.checking import check
 from detectors.checkpoint import Checkpoint, find, load
 from detectors.config import Config, DataConfig
 from detectors.data.coco import read_coco
-from detectors.data.loading import BatchLoader, DetectionDataset, MultiScale, build_eval_loader, build_train_loader
+from detectors.data.image_cache import open_cache
+from detectors.data.images import ImageReader
+from detectors.data.loading import BatchLoader, DetectionDataset, build_eval_loader, build_train_loader
+from detectors.data.mixing import Mixing
+from detectors.data.sampling import MultiScale
 from detectors.data.shapes import write_shapes
 from detectors.data.transforms import build_transform
 from detectors.data.voc import read_voc
@@ -52,9 +57,24 @@ def build_detector(config: Config, num_classes: int) -> Detector:
 
 def train_dataset(config: Config, annotations: Annotations) -> DetectionDataset:
     """What training sees: dataset[Key(epoch, index, size)] is one augmented Sample."""
+    mixing = Mixing(config.mixing.mosaic, config.mixing.mixup)
+    on_error = {"stop": "stop", "skip": "replace"}[config.data.on_error]
     size = tuple(config.input.size)
     transform = build_transform(augment=config.augment.name, size=size, resize=config.input.resize, train=True)
-    return DetectionDataset(annotations, transform, seed=config.seed, use_difficult=config.data.train_difficult)
+    return DetectionDataset(
+        annotations,
+        transform,
+        seed=config.seed,
+        use_difficult=config.data.train_difficult,
+        on_error=on_error,
+        mixing=mixing,
+        reader=image_reader(config, annotations),
+    )
+
+
+def image_reader(config: Config, annotations: Annotations) -> ImageReader:
+    cache = open_cache(config.data.image_cache, annotations, Path(config.paths.cache) / "images")
+    return ImageReader(annotations, cache=cache, reduced=config.data.reduced_decode)
 
 
 def train_loader(config: Config, annotations: Annotations, *, start_step: int) -> BatchLoader:
@@ -64,6 +84,7 @@ def train_loader(config: Config, annotations: Annotations, *, start_step: int) -
         train_dataset(config, annotations),
         batch_size=trainer.batch_size,
         workers=config.data.workers,
+        prefetch=config.data.prefetch,
         start_step=start_step * parts,
         steps=trainer.steps * parts,
         size_of=scales and (lambda batch: scales(batch // parts)),
@@ -78,10 +99,14 @@ def multi_scale(config: Config) -> MultiScale | None:
     return MultiScale(scales.sides(), every=scales.every, final_steps=scales.final_steps, steps=config.trainer.steps, seed=config.seed)
 
 
-def eval_loader(config: Config, annotations: Annotations, *, batch_size: int) -> BatchLoader:
+def eval_loader(config: Config, annotations: Annotations, *, batch_size: int, repeated: bool = False) -> BatchLoader:
+    """Every image once, in order. repeated: it will be gone through more than once, so that keeping images in memory pays."""
     transform = build_transform(augment="none", size=tuple(config.input.size), resize=config.input.resize, train=False)
-    dataset = DetectionDataset(annotations, transform, seed=config.seed)
-    return build_eval_loader(dataset, batch_size=batch_size, workers=config.data.workers)
+    data = config.data if repeated or config.data.image_cache != "ram" else replace(config.data, image_cache="none")
+    reader = image_reader(replace(config, data=data), annotations)
+    on_error = {"stop": "stop", "skip": "leave_out"}[data.on_error]
+    dataset = DetectionDataset(annotations, transform, seed=config.seed, on_error=on_error, reader=reader)
+    return build_eval_loader(dataset, batch_size=batch_size, workers=data.workers, prefetch=data.prefetch)
 
 
 def choose_device(name: str) -> torch.device:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+from typing import ClassVar
 
 import pytest
 import torch
@@ -83,13 +84,16 @@ def interrupt_after(run: engine.Run, batch: int) -> None:
     """Sends this process a Ctrl-C while batch number `batch` is being fetched."""
     original = run.train_loader
 
-    def batches():
-        for number, found in enumerate(original, 1):
-            if number == batch:
-                os.kill(os.getpid(), signal.SIGINT)
-            yield found
+    class Interrupted:
+        problems: ClassVar = {}
 
-    run.train_loader = batches()
+        def __iter__(self):
+            for number, found in enumerate(original, 1):
+                if number == batch:
+                    os.kill(os.getpid(), signal.SIGINT)
+                yield found
+
+    run.train_loader = Interrupted()
 
 
 def test_all_batches_of_a_step_have_its_size(cache, tmp_path, monkeypatch):
