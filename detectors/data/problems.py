@@ -45,6 +45,23 @@ KINDS: dict[str, Kind] = {
     "broken-object": Kind(True, "objects whose name or coordinates are missing or no numbers", "correct the objects in the files"),
     "no-area": Kind(True, "boxes without area", "correct the coordinates, or remove the objects"),
     "unknown-class": Kind(True, "objects of unknown classes", "correct the names, or set data.class_names to all classes"),
+    # what only detectors/linting looks for
+    "outside-image": Kind(True, "boxes wholly outside of their image", "correct them: training drops them, evaluation never finds them"),
+    "in-two-splits": Kind(False, "images in two splits", "take them out of one: an evaluation on training images measures nothing"),
+    "duplicate-image": Kind(False, "images twice in one split", "take one out"),
+    "partly-outside": Kind(False, "boxes that reach out of their image", "none needed: training cuts them; VOC's coordinates begin at 1"),
+    "duplicate-box": Kind(False, "boxes that repeat another of the same class", "remove one: the other counts as never found"),
+    "two-classes": Kind(False, "boxes that repeat another of a different class", "decide for one class"),
+    "tiny-box": Kind(False, "boxes below one pixel at the model's input", "a larger input.size, or remove them"),
+    "alike-classes": Kind(False, "class names that may mean the same", "give the class one name"),
+    "absent-class": Kind(False, "classes without a box in a split", "split the images otherwise, or leave the class out"),
+    "rare-class": Kind(False, "classes with few boxes to learn from", "more images, or leave the class out"),
+    "trailing-bytes": Kind(False, "files that go on after the end of their image", "none needed: save them anew, if the rest was lost"),
+    "grayscale": Kind(False, "gray images", "none needed"),
+    "cmyk": Kind(False, "images in printing inks (CMYK)", "save them as RGB, if the colours look wrong"),
+    "16-bit": Kind(False, "images with 16 bits per channel", "save them with 8 bits, spread over the range they use"),
+    "transparent": Kind(False, "images with transparency", "save them without, on the ground that they shall have"),
+    "rotated": Kind(False, "images with a camera's orientation tag", "see that the boxes fit the stored pixels, and remove the tag"),
 }
 
 

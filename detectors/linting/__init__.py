@@ -1,0 +1,1 @@
+"""What `python -m detectors.lint` looks at and how it tells it."""

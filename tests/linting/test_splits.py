@@ -1,0 +1,84 @@
+import cv2
+import pytest
+
+from detectors.data.coco import COCO_CLASSES
+from detectors.data.voc import VOC_CLASSES
+from detectors.linting import splits
+from detectors.linting.images import inspect_all
+from tests.data.files import write_image
+from tests.linting.sets import split_of
+
+
+def same_images(train: list[str], val: list[str]) -> list[tuple[str, str]]:
+    made = [split_of([[]] * len(paths), paths=paths, name=name) for name, paths in (("train", train), ("val", val))]
+    return [(finding.problem.kind, str(finding)) for finding in splits.same_images(made, inspect_all([*train, *val], 0))]
+
+
+def test_pictures_that_are_the_same(tmp_path):
+    """By file, by pixels under another name, by pixels in the same split, and by name where it was saved anew."""
+    for seed, name in enumerate(("one", "two", "three")):
+        write_image(tmp_path / f"train/{name}.png", (60, 80), seed=seed)
+    write_image(tmp_path / "val/other.png", (60, 80), seed=0)  # train's one
+    write_image(tmp_path / "val/three.png", (60, 80), seed=7)  # only its name is known
+    cv2.imwrite(str(tmp_path / "val/two.png"), cv2.imread(str(tmp_path / "train/two.png")) ^ 1)  # seen by no eye
+    train = [str(tmp_path / f"train/{name}.png") for name in ("one", "two", "three")]
+    val = [train[2], *(str(tmp_path / f"val/{name}.png") for name in ("other", "three", "two"))]
+    assert same_images(train, val) == [
+        ("in-two-splits", f"val: {train[2]}: the same file is in train"),
+        ("in-two-splits", f"val: {val[1]}: the same pixels as train's {train[0]}"),
+        ("in-two-splits", f"val: {val[3]}: the same name and nearly the same pixels as train's {train[1]}"),
+    ]
+    write_image(tmp_path / "train/four.png", (60, 80), seed=1)
+    train.append(str(tmp_path / "train/four.png"))
+    assert same_images(train, []) == [("duplicate-image", f"train: {train[3]}: the same pixels as {train[1]}")]
+
+
+def test_links_are_the_same_file(tmp_path):
+    write_image(tmp_path / "a.png", (60, 80))
+    (tmp_path / "b.png").symlink_to(tmp_path / "a.png")
+    assert same_images([str(tmp_path / "a.png")], [str(tmp_path / "b.png")]) == [
+        ("in-two-splits", f"val: {tmp_path}/b.png: the same file is in train")
+    ]
+
+
+def test_broken_images_are_not_the_same(tmp_path):
+    assert same_images([str(tmp_path / "a.png")], [str(tmp_path / "b.png"), str(tmp_path / "c.png")]) == []
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ({"dog": 50, "Dog": 40}, [("Dog", "dog")]),
+        ({"dogs": 50, "dog": 40}, [("dog", "dogs")]),
+        ({"traffic light": 50, "traffic_light": 4}, [("traffic_light", "traffic light")]),
+        ({"raccoon": 50, "racoon": 2}, [("racoon", "raccoon")]),
+        ({"raccoon": 50, "racoon": 30}, []),  # two breeds, for all we know
+        ({"cat": 50, "car": 1}, []),
+        ({"bus": 50, "bu": 1}, []),
+    ],
+)
+def test_names_that_are_alike(counts, expected):
+    assert splits.alike(counts) == expected
+
+
+@pytest.mark.parametrize("names", [VOC_CLASSES, COCO_CLASSES])
+def test_the_benchmarks_names_are_not_alike(names):
+    """However rare one of them is."""
+    for rare in names:
+        assert splits.alike({name: 1 if name == rare else 1000 for name in names}) == []
+
+
+def test_classes():
+    box = [1, 1, 9, 9]
+    names = ("Dog", "cat", "dog")
+    train = split_of([[box] * 24], [[1] * 12 + [2] * 9 + [0] * 3], class_names=names)
+    val = split_of([[box] * 2], [[1, 1]], class_names=names, name="val")
+    unlabelled = split_of([[]], class_names=names, name="test")
+    found = [(finding.split, finding.problem.kind, str(finding.problem)) for finding in splits.class_findings([train, val, unlabelled])]
+    assert found == [
+        ("", "alike-classes", "class Dog: boxes: 3, beside 9 of dog"),
+        ("train", "rare-class", "class Dog: boxes in train: 3"),
+        ("train", "rare-class", "class dog: boxes in train: 9"),
+        ("val", "absent-class", "class Dog: no box in val"),
+        ("val", "absent-class", "class dog: no box in val"),
+    ]

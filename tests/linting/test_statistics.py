@@ -1,0 +1,58 @@
+"""Against counts made by hand and by loops."""
+
+import numpy as np
+
+from detectors.linting import statistics
+from tests.linting.sets import split_of
+
+BOXES = [[[0, 0, 10, 10], [0, 0, 32, 32], [0, 0, 64, 20]], [], [[0, 0, 96, 96], [0, 0, 200, 40]]]
+
+
+def test_a_set_by_hand():
+    """Images of 100 x 200; the input is half as large."""
+    split = split_of(BOXES, [[0, 0, 1], [], [1, 1]], size=(100, 200))
+    found = statistics.statistics([split, split_of([[]], name="val")], size=(100, 100), resize="letterbox")
+    assert found["splits"]["train"] == {
+        "images": 3,
+        "boxes": 5,
+        "images without boxes": 1,
+        "difficult": 0,
+        "crowd": 0,
+        "faults left out": 0,
+    }
+    assert found["classes"] == {"cat": {"train": 2, "val": 0}, "dog": {"train": 3, "val": 0}}
+    per_image, original, at_input, sides, ratios, sizes = (
+        {bucket: count for bucket, count in table["train"].items() if count} for table in found["tables"].values()
+    )
+    assert per_image == {"0": 1, "2": 1, "3 to 4": 1}
+    assert original == {"small": 1, "medium": 3, "large": 1}  # 100, 1024, 1280, 9216, 8000
+    assert at_input == {"small": 3, "medium": 2}  # 25, 256, 320, 2304, 2000
+    assert sides == {"5% to 10%": 1, "10% to 20%": 2, "20% to 50%": 2}  # .05, .16, .179, .48, .447
+    assert ratios == {"3/4 to 4/3": 3, "2 to 4": 1, "4 or more": 1}
+    assert sizes == {"200 x 100": 3}
+    assert found["tables"]["boxes per image"]["val"]["0"] == 1
+
+
+def test_every_box_and_image_is_in_one_bucket():
+    rng = np.random.default_rng(0)
+    made = []
+    for _ in range(200):
+        corners = rng.uniform(0, 300, (rng.integers(0, 90), 2))
+        made.append(np.concatenate([corners, corners + rng.exponential(60, corners.shape) + 0.01], 1).tolist())
+    split = split_of(made, size=(300, 300))
+    tables = statistics.statistics([split], size=(416, 416), resize="stretch")["tables"]
+    totals = {title: sum(table["train"].values()) for title, table in tables.items()}
+    boxes = sum(map(len, made))
+    assert list(totals.values()) == [200, boxes, boxes, boxes, boxes, 200]
+    width, height = np.diff(split.annotations.boxes_original.reshape(-1, 2, 2), axis=1)[:, 0].T
+    assert tables["aspect ratio (width / height)"]["train"]["below 1/4"] == sum(w < h / 4 for w, h in zip(width, height, strict=True))
+
+
+def test_many_image_sizes_are_summed_up():
+    parts = [split_of([[]] * (20 - n), size=(100, 100 + n)).annotations.sizes for n in range(14)]
+    annotations = split_of([[]] * sum(map(len, parts))).annotations
+    annotations.sizes[:] = np.concatenate(parts)
+    found = statistics.image_sizes(annotations)
+    assert next(iter(found.items())) == ("100 x 100", 20)
+    assert list(found.items())[-1] == ("4 other sizes", 10 + 9 + 8 + 7)
+    assert len(found) == 11
