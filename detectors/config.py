@@ -85,9 +85,9 @@ class DataConfig:
     val: list[str] = _empty()
     test: list[str] = _empty()  # may stay empty
     image_folders: ImageFolders = _empty(ImageFolders)
-    class_names: list[str] | None = None  # null: all classes that the training annotations name
-    on_degenerate: str = _choice("error", "drop")  # boxes without area: stop and name the file, or leave out and count
+    class_names: list[str] | None = None  # null: all classes that the annotations of train, val and test name
     on_error: str = _choice("stop", "skip")  # faulty files: stop and name them, or leave them out, name and count them
+    cache: str | None = None  # folder in which parsed annotations are kept; null parses them anew each time
     train_difficult: bool = True  # VOC's `difficult` objects: trained on (Caffe) or not (Darknet); evaluation never counts them
     workers: int = _at_least(0, 0)  # loading processes; 0 loads in the training process
     prefetch: int = _at_least(1, 2)  # batches that each of them has ready
@@ -142,8 +142,8 @@ class TrainerConfig:
 @dataclass
 class PathsConfig:
     root: str = str(PROJECT)
-    shared: str = MISSING  # folder of data/ that is not in the repository
-    data: str = MISSING
+    shared: str | None = None  # folder of data/bccd where others look after it; null: it is in `data`, too
+    data: str = MISSING  # what detectors/download.py writes
     cache: str = MISSING
     output: str = MISSING
 
@@ -188,7 +188,13 @@ def run_folder(resume: str | None, fresh: str) -> str:
     return str(Path(resume).parent if Path(resume).is_file() else Path(resume))
 
 
+def shared_or(shared: str | None, folder: str, otherwise: str) -> str:
+    """Where a data set lies that can be in paths.shared: below it, if one is given."""
+    return f"{shared}/{folder}" if shared else otherwise
+
+
 OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
+OmegaConf.register_new_resolver("shared_or", shared_or, replace=True)
 ConfigStore.instance().store(name="train_schema", node=Config)
 ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
 

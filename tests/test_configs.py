@@ -147,10 +147,14 @@ def test_where_a_run_writes():
     assert node.job.chdir is False
 
 
-def test_shared_folder_comes_from_the_environment(monkeypatch):
+def test_where_bccd_lies_comes_from_the_environment(monkeypatch):
+    """In a folder that others look after, or else beside the other data sets, where detectors/download.py puts it."""
     monkeypatch.setenv("DETECTORS_SHARED", "/elsewhere")
     assert checked("data=bccd").data.root == "/elsewhere/data/bccd"
     monkeypatch.delenv("DETECTORS_SHARED")
+    monkeypatch.setenv("DETECTORS_DATA", "/disk")
+    assert checked("data=bccd").data.root == "/disk/bccd"
+    monkeypatch.delenv("DETECTORS_DATA")
     assert checked("data=bccd").data.root == str(CONF.parent / "data/bccd")
 
 
