@@ -18,6 +18,8 @@ from detectors.config import PROJECT, Config, to_plain, to_yaml
 from detectors.entry import entry_point
 from detectors.tracking import Tracker
 
+HARMLESS = ("root", "cache", "workers", "prefetch", "image_cache")  # settings of `data` that change nothing about what is learned
+
 
 @entry_point("train")
 def main(cfg: DictConfig) -> float | None:
@@ -48,9 +50,10 @@ def resumed_config(stored: ckpt.Checkpoint, overrides: list[str]) -> Config:
     for change in changes:
         if change.lstrip("+").startswith("trainer.init_from="):
             raise ValueError(f"{change}: a resumed run goes on with the weights of {stored.path}; trainer.init_from is for a new run")
-        if not change.lstrip("+").startswith(("trainer.", "data.root=", "data.workers=", "paths.")):
+        if not change.lstrip("+").startswith(("trainer.", "paths.", *(f"data.{name}=" for name in HARMLESS))):
             raise ValueError(
-                f"{change}: a resumed run keeps the configuration of {stored.path}; only trainer.*, data.root and data.workers may change"
+                f"{change}: a resumed run keeps the configuration of {stored.path}; "
+                f"only trainer.* and data.{{{','.join(HARMLESS)}}} may change"
             )
     return check(OmegaConf.merge(stored.config, OmegaConf.from_dotlist([change.lstrip("+") for change in changes])))
 
@@ -58,7 +61,7 @@ def resumed_config(stored: ckpt.Checkpoint, overrides: list[str]) -> Config:
 def build_run(config: Config, folder: Path, stored: ckpt.Checkpoint | None) -> engine.Run:
     device = parts.choose_device(config.trainer.device)
     origin = parts.initial_weights(config.trainer.init_from) if config.trainer.init_from and stored is None else None
-    annotations = parts.read_annotations(config.data, "train")
+    annotations = parts.read_annotations(config.data, "train", stored and stored.class_names)
     val_annotations = parts.read_annotations(config.data, "val", annotations.class_names)
     detector = parts.build_detector(config, len(annotations.class_names)).to(device)
     if stored is not None:

@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from itertools import permutations
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from numpy.testing import assert_array_equal
 from torch.testing import assert_close
 
+from detectors.data import transforms
 from detectors.data.coco import read_coco
-from detectors.data.loading import (
-    DetectionDataset,
-    ImageError,
-    Key,
-    MultiScale,
-    ResumableSampler,
-    build_eval_loader,
-    build_train_loader,
-    collate,
-    read_image,
-)
-from detectors.data.transforms import build_transform
+from detectors.data.images import ImageError, ImageReader
+from detectors.data.loading import DetectionDataset, Key, build_eval_loader, build_train_loader, collate
+from detectors.data.mixing import Mixing
+from detectors.data.sampling import ResumableSampler
+from detectors.data.transforms import Transform
 from detectors.data.voc import read_voc
 from tests.data.files import box_xml, write_coco, write_image, write_voc
 
 CLASSES = ["cat", "dog"]
+
+
+@pytest.fixture
+def voc_large(tmp_path):
+    return write_voc(tmp_path / "large", {"a": box_xml("cat", 100, 50, 400, 300), "b": box_xml("dog", 1, 1, 700, 500)}, size=(500, 700))
 
 
 @pytest.fixture
@@ -45,9 +44,14 @@ def voc(tmp_path):
     return write_voc(tmp_path / "voc", objects)
 
 
+def transform_of(augment: str, **settings) -> Transform:
+    augmentation = getattr(transforms, augment)() if hasattr(transforms, "Augmentation") else augment
+    return transforms.build_transform(augment=augmentation, **settings)
+
+
 def dataset(root, *, train: bool = True, augment: str = "light", seed: int = 7, **settings) -> DetectionDataset:
     annotations = read_voc(root=root, image_sets=["train"], class_names=CLASSES)
-    transform = build_transform(augment=augment, size=(48, 64), resize="letterbox", train=train)
+    transform = transform_of(augment, size=(48, 64), resize="letterbox", train=train)
     return DetectionDataset(annotations, transform, seed=seed, **settings)
 
 
@@ -55,39 +59,6 @@ def digest(batch) -> str:
     parts = (batch.images.contiguous(), batch.targets.boxes, batch.targets.labels, batch.targets.valid)
     data = b"".join(part.numpy().tobytes() for part in parts) + repr(batch.infos).encode()
     return hashlib.sha256(data).hexdigest()
-
-
-def test_any_number_of_workers_and_any_resume_give_the_same_bytes(voc):
-    """Pain 15 and 16: sample k of epoch e is a pure function of (seed, e, k). Step 3 is in the middle of the second epoch."""
-    whole = [digest(batch) for batch in build_train_loader(dataset(voc), batch_size=2, workers=0, steps=7)]
-    assert len(set(whole)) == 7
-    for workers, start in ((0, 3), (1, 3), (2, 0)):
-        loader = build_train_loader(dataset(voc), batch_size=2, workers=workers, start_step=start, steps=7)
-        assert len(loader) == 7 - start
-        assert [digest(batch) for batch in loader] == whole[start:]
-    other = [digest(batch) for batch in build_train_loader(dataset(voc, seed=8), batch_size=2, workers=0, steps=7)]
-    assert not set(other) & set(whole)
-
-
-def test_multi_scale_changes_nothing_about_workers_and_resumes(voc):
-    """Two batches make an optimiser step, two steps a block of one size; batch 3 is the second half of a step."""
-    scales = MultiScale(range(32, 97, 32), every=2, final_steps=2, steps=8, seed=3)
-
-    def loader(workers: int, start: int = 0):
-        size_of = {"size_of": lambda batch: scales(batch // 2)}
-        return build_train_loader(dataset(voc), batch_size=2, workers=workers, start_step=start, steps=16, **size_of)
-
-    batches = list(loader(0))
-    sizes = [tuple(batch.images.shape[2:]) for batch in batches]
-    assert sizes == [scales(batch // 2) for batch in range(16)]
-    assert sizes[0::2] == sizes[1::2]
-    assert len(set(sizes)) > 1 and set(sizes[12:]) == {(96, 96)}
-    for batch in batches:
-        limit = torch.tensor([batch.images.shape[3], batch.images.shape[2]] * 2)
-        assert (batch.targets.boxes <= limit).all()
-    whole = [digest(batch) for batch in batches]
-    for workers, start in ((0, 3), (1, 7), (2, 0)):
-        assert [digest(batch) for batch in loader(workers, start)] == whole[start:]
 
 
 def test_a_size_changes_the_scale_of_a_sample_and_nothing_else(voc):
@@ -100,48 +71,12 @@ def test_a_size_changes_the_scale_of_a_sample_and_nothing_else(voc):
     assert_close(half.labels, own.labels)
 
 
-def test_multi_scale_is_darknets_rule():
-    """yolov2-voc.cfg, random=1: rand() % 10 + 10 times 32 every 10 iterations, 608 in the last 200."""
-    scales = MultiScale(range(320, 609, 32), every=10, final_steps=200, steps=80200, seed=0)
-    sides = np.array([scales(step)[0] for step in range(0, 80000, 10)])
-    names, counts = np.unique(sides, return_counts=True)
-    assert names.tolist() == [320, 352, 384, 416, 448, 480, 512, 544, 576, 608]
-    assert ((counts - 800) ** 2 / 800).sum() < 27.9  # chi-square of 9 degrees of freedom, p = .001
-    assert abs(np.corrcoef(sides[:-1], sides[1:])[0, 1]) < 0.04  # no memory from block to block
-    assert all(scales(step) == scales(step // 10 * 10) for step in range(500))
-    assert {scales(step) for step in range(80000, 80200)} == {(608, 608)}
-    assert scales(79999) == scales(79990) != (608, 608)
-    assert [scales(10 * k)[0] for k in range(6)] == [576, 512, 512, 576, 352, 320]  # so that old runs can be repeated
-    other = MultiScale(range(320, 609, 32), every=10, final_steps=200, steps=80200, seed=1)
-    assert [other(10 * k) for k in range(20)] != [scales(10 * k) for k in range(20)]
-
-
 def test_loaders_leave_the_global_random_state_alone(voc):
     torch.manual_seed(0)
     before = torch.get_rng_state()
     list(build_train_loader(dataset(voc), batch_size=2, workers=0, steps=2))
     list(build_eval_loader(dataset(voc), batch_size=2, workers=0))
     assert_close(torch.get_rng_state(), before, rtol=0, atol=0)
-
-
-def test_an_epoch_holds_each_image_once():
-    sampler = ResumableSampler(images=10, batch_size=4, seed=1, steps=10)
-    keys = [key for batch in sampler for key in batch]
-    assert [key.epoch for key in keys] == [0] * 10 + [1] * 10 + [2] * 10 + [3] * 10
-    orders = [tuple(key.index for key in keys if key.epoch == wanted) for wanted in range(4)]
-    assert all(sorted(order) == list(range(10)) for order in orders)
-    assert len(set(orders)) == 4
-
-
-def test_the_sampler_is_endless_and_resumable():
-    endless = iter(ResumableSampler(images=3, batch_size=8, seed=1))  # fewer images than a batch holds
-    batches = [next(endless) for _ in range(50)]
-    assert all(len(batch) == 8 for batch in batches)
-    for start in (1, 17, 49):
-        assert next(iter(ResumableSampler(images=3, batch_size=8, seed=1, start_step=start))) == batches[start]
-    assert list(ResumableSampler(images=3, batch_size=8, seed=1, start_step=5, steps=5)) == []
-    with pytest.raises(ValueError, match="0 images in batches of 8"):
-        ResumableSampler(images=0, batch_size=8, seed=1)
 
 
 def test_evaluation_sees_each_image_once_in_order(voc):
@@ -186,7 +121,7 @@ def test_difficult_truths_are_a_choice_and_crowds_are_never_trained_on(voc, tmp_
     content = {"images": [{"id": 1, "file_name": "a.jpg"}], "categories": [{"id": 1, "name": "cat"}], "annotations": truths}
     annotations = read_coco(**write_coco(tmp_path / "coco", content))
     assert len(annotations.labels) == 3
-    data = DetectionDataset(annotations, build_transform(augment="none", size=(60, 80), resize="stretch", train=True), seed=0)
+    data = DetectionDataset(annotations, transform_of("none", size=(60, 80), resize="stretch", train=True), seed=0)
     assert len(data[0, 0].labels) == 1
 
 
@@ -207,14 +142,113 @@ def test_a_broken_image_is_one_error_that_names_it(voc, workers, keep, reason):
     assert "Traceback" not in message and "worker" not in message
 
 
-def test_a_missing_or_foreign_file_is_named(voc, tmp_path):
-    data = dataset(voc)
-    (voc / "JPEGImages/b.jpg").unlink()
-    with pytest.raises(ImageError, match=r"b\.jpg: the image cannot be read \(No such file"):
-        data[0, 1]
-    (tmp_path / "text.jpg").write_text("not an image")
-    with pytest.raises(ImageError, match=r"text\.jpg: the image cannot be decoded \(Unsupported image file"):
-        read_image(str(tmp_path / "text.jpg"))
+def cut_short(root, *stems: str) -> list[str]:
+    """Makes images undecodable; their paths."""
+    paths = [root / f"JPEGImages/{stem}.jpg" for stem in stems]
+    for path in paths:
+        truncate(path, 0.6)
+    return [str(path) for path in paths]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_other_images_take_the_place_of_broken_ones(voc, caplog, workers):
+    """Every batch is full, its other samples are what they were, each file is named once, and the count is kept."""
+    keys = list(ResumableSampler(images=5, batch_size=2, seed=7, steps=10))
+    before = [digest(collate([dataset(voc)[key]])) for batch in keys for key in batch]
+    data = dataset(voc, on_error="replace")
+    paths = cut_short(voc, "c")
+    (voc / "JPEGImages/a.jpg").unlink()
+    paths.append(str(voc / "JPEGImages/a.jpg"))
+    loader = build_train_loader(data, batch_size=2, workers=workers, steps=10)
+    batches = list(loader)
+    assert [len(batch.infos) for batch in batches] == [2] * 10
+    infos = [info for batch in batches for info in batch.infos]
+    for key, info, old in zip((key for batch in keys for key in batch), infos, before, strict=True):
+        assert info.path not in paths
+        same = digest(collate([data[key]]))
+        assert data[key].info == info
+        assert (same == old) == (key.index not in (0, 2))
+    replaced = [info.index for key, info in zip((key for batch in keys for key in batch), infos, strict=True) if key.index in (0, 2)]
+    assert len(replaced) == 8 and set(replaced) <= {1, 3, 4} and len(set(replaced)) > 1  # not always the same one
+    assert loader.problems.keys() == set(paths)
+    assert {problem.kind for problem in loader.problems.values()} == {"broken-image", "missing-image"}
+    messages = [record.getMessage() for record in caplog.records]
+    assert [sum(path in message for message in messages) for path in paths] == [1, 1]
+    assert all(message.endswith("; other images take its place") for message in messages)
+    assert loader.summary() in (f"1 {a}, 1 {b}" for a, b in permutations(("images that cannot be decoded", "images that are not there")))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_evaluation_leaves_broken_images_out_of_the_batch(voc, caplog, workers):
+    """One of the second batch; the whole of the third. A second evaluation does not name them again."""
+    paths = cut_short(voc, "c", "e")
+    loader = build_eval_loader(dataset(voc, train=False, on_error="leave_out"), batch_size=2, workers=workers)
+    for _ in range(2):
+        assert [[info.index for info in batch.infos] for batch in loader] == [[0, 1], [3]]
+    assert loader.problems.keys() == set(paths)
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2
+    assert all(
+        "cannot be decoded" in message and message.endswith("; it is left out, and its truths count as missed") for message in messages
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_when_nothing_can_be_read_training_ends_with_one_message(voc, workers):
+    cut_short(voc, *"abcde")
+    with pytest.raises(ImageError, match=r"\.jpg: the image cannot be decoded .*None of 50 images tried can be used; this is the last"):
+        list(build_train_loader(dataset(voc, on_error="replace"), batch_size=2, workers=workers, steps=2))
+    assert list(build_eval_loader(dataset(voc, on_error="leave_out"), batch_size=2, workers=workers)) == []
+    with pytest.raises(ValueError, match="on_error='ignore': choose one of stop, replace, leave_out"):
+        dataset(voc, on_error="ignore")
+
+
+def test_images_of_a_mosaic_are_replaced_too(voc):
+    """Whatever is drawn into a sample: no pixel comes from a broken file, and the sample is the same each time."""
+    (path,) = cut_short(voc, "b")
+    problems = set()
+    for epoch in range(6):
+        for index in (0, 2, 3, 4):
+            settings = {"mixing": Mixing(mosaic=1.0, mixup=1.0), "on_error": "replace"}
+            fetched = dataset(voc, **settings).__getitems__([Key(epoch, index)])
+            problems |= {problem.file for problem in fetched.problems}
+            assert fetched.error is None and fetched.samples[0].info.index == index
+            assert fetched.samples[0].image.equal(dataset(voc, **settings)[epoch, index].image)
+    assert problems == {path}
+
+
+def test_mixed_samples_hold_the_truths_of_all(voc):
+    """Mixup alone: the sample itself, then the other image's truths; at another size the same images, the same cut."""
+    plain, mixed = dataset(voc, augment="none"), dataset(voc, augment="none", mixing=Mixing(mixup=1.0))
+    for index in range(5):
+        own, both = plain[0, index], mixed[0, index]
+        assert both.boxes[: len(own.boxes)].equal(own.boxes) and both.labels[: len(own.labels)].equal(own.labels)
+        assert both.info == own.info
+    assert not mixed[0, 0].image.equal(plain[0, 0].image)
+    assert {len(mixed[epoch, 0].labels) for epoch in range(20)} == {0, 1, 2, 3}  # any image may be the other one
+    mosaic = dataset(voc, augment="none", mixing=Mixing(mosaic=1.0))
+    for index in range(5):
+        whole, half = mosaic[1, index], mosaic[Key(1, index, (24, 32))]
+        assert abs(len(whole.boxes) - len(half.boxes)) <= 1
+        small = cv2.resize(whole.image.numpy(), (32, 24), interpolation=cv2.INTER_AREA).astype(int)
+        assert np.abs(small - half.image.numpy()).mean() < 12
+
+
+def test_reduced_decoding_moves_nothing(voc_large):
+    """Images of 500 x 700 for an input of 96 x 128: half the size is decoded, boxes and frame stay, and pixels nearly so."""
+    transform = transform_of("none", size=(96, 128), resize="letterbox", train=False)
+    transform.max_zoom = 2.0
+    annotations = read_voc(root=voc_large, image_sets=["train"], class_names=CLASSES)
+    whole = DetectionDataset(annotations, transform, seed=0)
+    reduced = DetectionDataset(annotations, transform, seed=0, reader=ImageReader(annotations, reduced=True))
+    for index in range(2):
+        assert reduced.reader.read(index, (192, 256)).divisor == 2
+        a, b = whole[0, index], reduced[0, index]
+        assert (a.info.size_original, a.info.scale_xy, a.info.shift_xy) == (b.info.size_original, b.info.scale_xy, b.info.shift_xy)
+        assert_close(b.boxes, a.boxes)
+        assert np.abs(a.image.numpy().astype(int) - b.image.numpy()).mean() < 2
+    del transform.max_zoom
+    assert reduced[0, 0].image.equal(whole[0, 0].image)  # a transform that does not say how much it enlarges gets everything
 
 
 def test_a_size_that_disagrees_is_an_error(voc):
@@ -229,52 +263,13 @@ def test_a_size_that_disagrees_is_an_error(voc):
         data[0, 0]
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".png"])
-def test_grey_images_get_three_channels(tmp_path, suffix):
-    grey = cv2.resize(np.random.default_rng(0).integers(0, 256, (4, 4), dtype=np.uint8), (30, 20))
-    cv2.imwrite(str(tmp_path / f"grey{suffix}"), grey)
-    image = read_image(str(tmp_path / f"grey{suffix}"))
-    assert image.shape == (20, 30, 3) and image.dtype == np.uint8
-    assert_array_equal(image[..., 0], image[..., 2])
-    assert np.abs(image[..., 1].astype(int) - grey).max() <= 8
-
-
-def test_png_kinds(tmp_path):
-    """Transparent and 16-bit PNG arrive as 8-bit RGB."""
-    values = np.random.default_rng(0).integers(0, 256, (9, 11, 4), dtype=np.uint8)
-    values[..., 3] = 255
-    cv2.imwrite(str(tmp_path / "alpha.png"), values)
-    assert_array_equal(read_image(str(tmp_path / "alpha.png")), values[..., 2::-1])
-    cv2.imwrite(str(tmp_path / "deep.png"), values[..., :3].astype(np.uint16) * 256 + 7)
-    assert_array_equal(read_image(str(tmp_path / "deep.png")), values[..., 2::-1])
-
-
-def test_the_orientation_tag_is_ignored(tmp_path):
-    """Boxes refer to the pixels as stored: <size> of such files does."""
-    write_image(tmp_path / "plain.jpg", (20, 30))
-    data = (tmp_path / "plain.jpg").read_bytes()
-    tag = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"  # orientation 6: turn by 90 degrees
-    (tmp_path / "turned.jpg").write_bytes(data[:2] + b"\xff\xe1" + (len(tag) + 2).to_bytes(2, "big") + tag + data[2:])
-    assert_array_equal(read_image(str(tmp_path / "turned.jpg")), read_image(str(tmp_path / "plain.jpg")))
-
-
 @pytest.mark.data
-def test_real_broken_and_awkward_files(shared, tmp_path):
-    """Truncated JPEG refused; zero padding after the end, grey images and one without boxes accepted."""
-    images = shared / "bad-input/images"
-    with pytest.raises(ImageError, match=r"kangaroo_00090_truncated\.jpg: .*truncated"):
-        read_image(str(images / "kangaroo_00090_truncated.jpg"))
-    assert read_image(str(images / "kangaroo_00053_zero_padded_524288.jpg")).shape == (655, 1000, 3)
-    for name in ("raccoon-150", "raccoon-152", "raccoon-161", "coco_000000000086_grayscale"):
-        image = read_image(str(images / f"{name}.jpg"))
-        assert image.shape[2] == 3 and (image[..., 0] == image[..., 1]).all()
-    assert read_image(str(images / "coco_000000226111_no_annotations.jpg")).shape == (640, 480, 3)
+def test_a_real_zero_padded_image_is_a_sample(shared, tmp_path):
     root = write_voc(tmp_path, {"kangaroo_00053": ""})
     shutil.copyfile(shared / "bad-input/xml/kangaroo_00053.xml", root / "Annotations/kangaroo_00053.xml")
-    shutil.copyfile(images / "kangaroo_00053_zero_padded_524288.jpg", root / "JPEGImages/kangaroo_00053.jpg")
-    data = DetectionDataset(
-        read_voc(root=root, image_sets=["train"]), build_transform(augment="light", size=(64, 64), resize="stretch", train=True), seed=0
-    )
+    shutil.copyfile(shared / "bad-input/images/kangaroo_00053_zero_padded_524288.jpg", root / "JPEGImages/kangaroo_00053.jpg")
+    annotations = read_voc(root=root, image_sets=["train"])
+    data = DetectionDataset(annotations, transform_of("light", size=(64, 64), resize="stretch", train=True), seed=0)
     assert data[0, 0].boxes.shape[1] == 4
 
 
@@ -285,7 +280,7 @@ def test_real_images_batch_up(shared):
     animals = read_voc(root=shared / "data/voc2012-animals/VOCdevkit", image_sets=["VOC2012/trainval"])
     coco = read_coco(annotation_file=folder / "annotations/instances_train2017_official.json", image_folder=folder / "train2017")
     for truths, every in ((animals, 100), (coco, 10)):
-        data = DetectionDataset(truths, build_transform(augment="light", size=(96, 128), resize="letterbox", train=True), seed=0)
+        data = DetectionDataset(truths, transform_of("light", size=(96, 128), resize="letterbox", train=True), seed=0)
         batch = collate([data[0, index] for index in range(0, len(data), every)])
         boxes = batch.targets.boxes[batch.targets.valid]
         assert len(boxes) and (boxes[:, 2:] > boxes[:, :2]).all()

@@ -1,0 +1,205 @@
+"""Images: what each kind of file becomes, and that a file that cannot be used is one error that names it and says why."""
+
+from __future__ import annotations
+
+import io
+import pickle
+
+import cv2
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
+
+from detectors.data.images import ImageError, ImageReader, check_size, divisor_for, read_image, read_reduced
+from detectors.data.voc import read_voc
+from tests.data.files import box_xml, write_image, write_voc
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_grey_images_get_three_channels(tmp_path, suffix):
+    grey = cv2.resize(np.random.default_rng(0).integers(0, 256, (4, 4), dtype=np.uint8), (30, 20))
+    cv2.imwrite(str(tmp_path / f"grey{suffix}"), grey)
+    image = read_image(str(tmp_path / f"grey{suffix}"))
+    assert image.shape == (20, 30, 3) and image.dtype == np.uint8
+    assert_array_equal(image[..., 0], image[..., 2])
+    assert np.abs(image[..., 1].astype(int) - grey).max() <= 8
+
+
+def test_png_kinds(tmp_path):
+    """Transparent and 16-bit PNG arrive as 8-bit RGB."""
+    values = np.random.default_rng(0).integers(0, 256, (9, 11, 4), dtype=np.uint8)
+    values[..., 3] = 255
+    cv2.imwrite(str(tmp_path / "alpha.png"), values)
+    assert_array_equal(read_image(str(tmp_path / "alpha.png")), values[..., 2::-1])
+    cv2.imwrite(str(tmp_path / "deep.png"), values[..., :3].astype(np.uint16) * 256 + 7)
+    assert_array_equal(read_image(str(tmp_path / "deep.png")), values[..., 2::-1])
+
+
+def test_the_orientation_tag_is_ignored(tmp_path):
+    """Boxes refer to the pixels as stored: <size> of such files does."""
+    write_image(tmp_path / "plain.jpg", (20, 30))
+    data = (tmp_path / "plain.jpg").read_bytes()
+    tag = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"  # orientation 6: turn by 90 degrees
+    (tmp_path / "turned.jpg").write_bytes(data[:2] + b"\xff\xe1" + (len(tag) + 2).to_bytes(2, "big") + tag + data[2:])
+    assert_array_equal(read_image(str(tmp_path / "turned.jpg")), read_image(str(tmp_path / "plain.jpg")))
+
+
+def encoded(image: Image.Image, kind: str, **options) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def smooth(mode: str = "RGB", size: tuple[int, int] = (40, 60)) -> Image.Image:
+    """(height, width) of slowly changing colour."""
+    small = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    return Image.fromarray(cv2.resize(small, size[::-1])).convert(mode)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "difference"),
+    [
+        ("JPEG", "RGB", 3),
+        ("JPEG", "L", 3),
+        ("JPEG", "CMYK", 4),
+        ("PNG", "P", 0),
+        ("PNG", "RGBA", 0),
+        ("PNG", "LA", 0),
+        ("PNG", "1", 0),
+        ("GIF", "P", 0),
+    ],
+)
+def test_every_kind_of_file_reads_as_pillow_reads_it(tmp_path, kind, mode, difference):
+    """CMYK as Adobe's programs write it, palettes, one bit a pixel, transparency (opaque here)."""
+    data = encoded(smooth(mode), kind)
+    (tmp_path / "file").write_bytes(data)
+    image = read_image(str(tmp_path / "file"))
+    assert image.shape == (40, 60, 3) and image.dtype == np.uint8
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+    assert np.abs(image - expected).max() <= difference
+
+
+def test_an_animation_is_its_first_picture(tmp_path):
+    first, second = smooth("P"), smooth("P").transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    first.save(tmp_path / "a.gif", save_all=True, append_images=[second])
+    assert_array_equal(read_image(str(tmp_path / "a.gif")), np.asarray(Image.open(tmp_path / "a.gif").convert("RGB")))
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "what"),
+    [
+        (None, "missing-image", "the image cannot be read (No such file or directory)"),
+        ("folder", "broken-image", "the image cannot be read (Is a directory)"),
+        (b"", "broken-image", "the image cannot be decoded (the file is empty)"),
+        (b"not an image", "broken-image", "the image cannot be decoded (Unsupported image file"),
+        (b"\xff\xd8\xff", "broken-image", "the image cannot be decoded ("),
+        (b"\x89PNG\r\n\x1a\n", "broken-image", "the image cannot be decoded ("),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path, content, kind, what):
+    path = tmp_path / "a.jpg"
+    if content == "folder":
+        path.mkdir()
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ImageError) as caught:
+        read_image(str(path))
+    assert str(caught.value).startswith(f"{path}: {what}")
+    crossed = pickle.loads(pickle.dumps(caught.value))  # as it does from a worker
+    assert str(crossed) == str(caught.value)
+    assert (crossed.problem.kind, crossed.problem.file, str(crossed.problem)) == (kind, str(path), str(caught.value))
+
+
+@pytest.mark.parametrize(("kind", "keep"), [("JPEG", 0.6), ("JPEG", 0.99), ("PNG", 0.6), ("PNG", 0.97)])
+def test_a_file_that_ends_too_soon_is_refused(tmp_path, kind, keep):
+    data = encoded(smooth(size=(200, 300)), kind)
+    (tmp_path / "file").write_bytes(data[: int(len(data) * keep)])
+    with pytest.raises(ImageError, match="cannot be decoded"):
+        read_image(str(tmp_path / "file"))
+    if kind == "JPEG":
+        with pytest.raises(ImageError, match="cannot be decoded"):
+            read_reduced(str(tmp_path / "file"), 2)
+
+
+def test_a_size_that_differs_says_how():
+    check_size((61, 79), (60, 80), "a.jpg")  # rounding
+    with pytest.raises(ImageError, match=r"a\.jpg: the image is 90 x 60 \(width x height\), its annotation says 80 x 60$") as caught:
+        check_size((60, 90), (60, 80), "a.jpg")
+    assert caught.value.problem.kind == "size-differs"
+    with pytest.raises(ImageError, match="swapped"):
+        check_size((80, 60), (60, 80), "a.jpg")
+
+
+def test_divisors():
+    """Each time the largest that leaves enough, in height and in width."""
+    assert [divisor_for((1200, 1600), wanted) for wanted in ((1200, 1), (601, 1), (600, 800), (600, 801), (300, 300), (151, 1))] == [
+        1,
+        1,
+        2,
+        1,
+        4,
+        4,
+    ]
+    assert divisor_for((1200, 1600), (150, 200)) == 8
+    assert divisor_for((9000, 9000), (1, 1)) == 8
+    assert divisor_for((1200, 1600), (float("inf"), float("inf"))) == 1
+
+
+@pytest.mark.parametrize("divisor", [2, 4, 8])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_reduced_image_is_the_mean_of_its_squares(tmp_path, divisor, mode):
+    """Against the whole image, averaged by a plain loop; a pixel at (i, j) stands for the square that begins at (i, j) * divisor."""
+    (tmp_path / "a.jpg").write_bytes(encoded(smooth(mode, (203, 301)), "JPEG", quality=95))
+    whole = read_image(str(tmp_path / "a.jpg")).astype(float)
+    decoded = read_reduced(str(tmp_path / "a.jpg"), divisor)
+    assert (decoded.divisor, decoded.size_original) == (divisor, (203, 301))
+    rows, columns = -(-203 // divisor), -(-301 // divisor)
+    assert decoded.image.shape == (rows, columns, 3)
+    squares = [
+        [whole[i * divisor : (i + 1) * divisor, j * divisor : (j + 1) * divisor].mean((0, 1)) for j in range(columns)] for i in range(rows)
+    ]
+    assert_allclose(decoded.image[:-1, :-1], np.array(squares)[:-1, :-1], atol=4)  # the last ones reach over the edge
+    shifted = np.roll(squares, 1, axis=1)
+    assert (
+        np.abs(decoded.image[:-1, 1:-1] - np.array(squares)[:-1, 1:-1]).mean()
+        < 0.5 * np.abs(decoded.image[:-1, 1:-1] - shifted[:-1, 1:-1]).mean()
+    )
+
+
+def test_what_cannot_be_reduced_is_left_to_read_image(tmp_path):
+    for kind, mode in (("PNG", "RGB"), ("JPEG", "CMYK"), ("GIF", "P")):
+        (tmp_path / "file").write_bytes(encoded(smooth(mode), kind))
+        assert read_reduced(str(tmp_path / "file"), 2) is None
+
+
+def test_the_reader_reduces_only_as_far_as_asked(tmp_path):
+    root = write_voc(tmp_path, {"a": box_xml("cat", 1, 1, 50, 50)}, size=(120, 200))
+    truths = read_voc(root=root, image_sets=["train"])
+    whole, reduced = ImageReader(truths), ImageReader(truths, reduced=True)
+    for wanted, divisor in ((None, 1), ((61, 10), 1), ((60, 100), 2), ((30, 50), 4), ((1, 1), 8)):
+        decoded = reduced.read(0, wanted)
+        assert (decoded.divisor, decoded.size_original) == (divisor, (120, 200))
+        assert decoded.image.shape[:2] == (120 // divisor, 200 // divisor)
+        assert whole.read(0, wanted).divisor == 1
+    write_image(root / "JPEGImages/a.jpg", (120, 230))
+    for reader in (whole, reduced):
+        with pytest.raises(ImageError, match="the image is 230 x 120"):
+            reader.read(0, (10, 10))
+
+
+@pytest.mark.data
+def test_real_broken_and_awkward_files(shared):
+    """Truncated JPEG refused; zero padding after the end, grey images and one without boxes accepted."""
+    images = shared / "bad-input/images"
+    for read in (read_image, lambda path: read_reduced(path, 2)):
+        with pytest.raises(ImageError, match=r"kangaroo_00090_truncated\.jpg: .*truncated"):
+            read(str(images / "kangaroo_00090_truncated.jpg"))
+    assert read_image(str(images / "kangaroo_00053_zero_padded_524288.jpg")).shape == (655, 1000, 3)
+    assert read_reduced(str(images / "kangaroo_00053_zero_padded_524288.jpg"), 2).image.shape == (328, 500, 3)
+    for name in ("raccoon-150", "raccoon-152", "raccoon-161", "coco_000000000086_grayscale"):
+        for image in (read_image(str(images / f"{name}.jpg")), read_reduced(str(images / f"{name}.jpg"), 4).image):
+            assert image.shape[2] == 3 and (image[..., 0] == image[..., 1]).all()
+    assert read_image(str(images / "coco_000000226111_no_annotations.jpg")).shape == (640, 480, 3)
+    for name in ("BloodImage_00338", "BloodImage_00343"):
+        assert read_image(str(images / f"{name}.jpg")).shape == (480, 640, 3)
