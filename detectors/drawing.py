@@ -1,4 +1,4 @@
-"""Boxes drawn on images: pure functions on uint8 RGB arrays, for TensorBoard's probe images and for `predict`.
+"""Boxes drawn on images: pure functions on uint8 RGB arrays, for TensorBoard's probe images, for `predict` and for `browse`.
 
 Predictions are solid and coloured by class, truths are dashed and white. Small images are enlarged first, so that the names can be read.
 """
@@ -15,6 +15,9 @@ from detectors.structures import Detections
 
 READABLE = 480  # pixels of the longer side below which an image is enlarged
 DASH = 6  # pixels drawn, then as many left out, on an image of READABLE pixels
+SCALE = 0.45  # of the letters, on an image of up to 1000 pixels
+CAPTION = 20  # pixels, height of a line above an image
+FAINT = 0.4  # share of the image in an outline
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 
 
@@ -38,8 +41,9 @@ def draw(
     colours: np.ndarray | None = None,
     gt_boxes: np.ndarray | None = None,
     gt_texts: Sequence[str] = (),
+    enlarge: bool = True,
 ) -> np.ndarray:
-    """A new image, magnification(size) times as large, with boxes on it; the first row of `boxes` ends up on top.
+    """A new image, magnification(size) times as large (enlarge=False: as large), with boxes on it; the first row of `boxes` ends up on top.
 
     image: (H, W, 3) uint8 RGB, left as it is. boxes, gt_boxes: (n, 4) xyxy pixels of that image; what lies outside is cut.
     texts: one per box, "" for none. colours: (n, 3) RGB, for instance class_colours(C)[labels]. gt_texts: none, or one per gt_box.
@@ -52,7 +56,7 @@ def draw(
     if not len(boxes) == len(texts) == len(colours) or len(gt_texts) not in (0, len(gt_boxes)):
         counts = f"{len(boxes)} boxes, {len(texts)} texts, {len(colours)} colours; {len(gt_boxes)} gt_boxes, {len(gt_texts)} gt_texts"
         raise ValueError(f"draw() needs one text and one colour per box, got {counts}")
-    factor = magnification(image.shape[:2])
+    factor = magnification(image.shape[:2]) if enlarge else 1
     canvas = np.ascontiguousarray(image.repeat(factor, 0).repeat(factor, 1))
     truths, found = _pixels(gt_boxes, factor, canvas), _pixels(boxes, factor, canvas)
     paint = [tuple(int(channel) for channel in colour) for colour in colours]
@@ -81,6 +85,32 @@ def draw_detections(
     colours = class_colours(len(class_names))[labels]
     gt_texts = [] if gt_labels is None else [class_names[label] for label in gt_labels.tolist()]
     return draw(image, found.boxes.numpy(), texts, colours=colours, gt_boxes=gt_boxes, gt_texts=gt_texts)
+
+
+def fit(image: np.ndarray, side: int) -> tuple[np.ndarray, float]:
+    """(image resized so that its longer side is `side` pixels, the factor that its boxes are to be multiplied by)."""
+    factor = side / max(image.shape[:2])
+    wh = [max(1, round(pixels * factor)) for pixels in image.shape[1::-1]]
+    return cv2.resize(image, wh, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR), factor
+
+
+def outline(image: np.ndarray, boxes: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """A new image with the edges of many boxes on it, thin and faint, the first box on top. boxes: (n, 4) xyxy; colours: (n, 3) RGB."""
+    canvas = np.ascontiguousarray(image).copy()
+    paint = np.reshape(colours, (-1, 3)).tolist()
+    for corners, colour in reversed(list(zip(_pixels(np.reshape(boxes, (-1, 4)), 1, canvas), paint, strict=True))):
+        cv2.rectangle(canvas, corners[:2], corners[2:], colour, 1)
+    return cv2.addWeighted(canvas, 1 - FAINT, np.ascontiguousarray(image), FAINT, 0)
+
+
+def captioned(image: np.ndarray, text: str) -> np.ndarray:
+    """The image below a line of text, white on black; a text that is too long loses its beginning."""
+    canvas = np.concatenate([np.zeros((CAPTION, *image.shape[1:]), np.uint8), image])
+    shown = text
+    while len(shown) > 4 and cv2.getTextSize(shown, cv2.FONT_HERSHEY_SIMPLEX, SCALE, 1)[0][0] > image.shape[1] - 4:
+        shown = "..." + shown[4:]
+    cv2.putText(canvas, shown, (2, CAPTION - 6), cv2.FONT_HERSHEY_SIMPLEX, SCALE, WHITE, 1, cv2.LINE_AA)
+    return canvas
 
 
 def grid(images: Sequence[np.ndarray], columns: int, gap: int = 4) -> np.ndarray:
@@ -130,7 +160,7 @@ def _write(canvas: np.ndarray, text: str, at: tuple[int, int], colour: tuple[int
     """Text on a plate of `colour`, above or below the point `at`, moved so that it lies within the canvas."""
     if not text:
         return
-    scale = 0.45 * max(1.0, max(canvas.shape) / 1000)
+    scale = SCALE * max(1.0, max(canvas.shape) / 1000)
     (width, height), baseline = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
     tall, rows, columns = height + baseline + 2, *canvas.shape[:2]
     x = max(0, min(at[0], columns - width - 3))

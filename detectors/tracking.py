@@ -51,6 +51,8 @@ TAGS = {
     "val_class/<name>/AP50": "COCO: AP at IoU .50 of one class",
     "time/<part>": "seconds spent in one part of the run, such as `evaluation`",
     "probe/detections/<image>": "a fixed validation image: truths dashed and white, detections coloured by class",
+    "browse/<picture>/<page>": "browse: samples of training with their boxes; originals and epochs side by side; matched anchors",
+    "browse/about": "browse: what is shown, and matched anchors per truth, by size of truth",
     "run/config": "the resolved configuration",
     "run/commit": "the git commit that the run was started from, and whether files had been changed since",
 }

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from detectors.drawing import READABLE, class_colours, draw, draw_detections, grid, magnification
+from detectors.drawing import CAPTION, READABLE, captioned, class_colours, draw, draw_detections, fit, grid, magnification, outline
 from detectors.structures import Detections
 
 RED, GREEN, GREY = (255, 0, 0), (0, 255, 0), 128
@@ -125,3 +125,40 @@ def test_grid_lays_out_row_by_row():
 def test_grid_refuses_nothing():
     with pytest.raises(ValueError, match="0 images"):
         grid([], 2)
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "expected"), [((160, 160), 400, (400, 400)), ((300, 400), 200, (150, 200)), ((5, 1000), 100, (1, 100))]
+)
+def test_fit_makes_the_longer_side_as_long_as_asked(size, side, expected):
+    image = np.full((*size, 3), 90, np.uint8)
+    image[:, size[1] // 2 :] = 200
+    fitted, factor = fit(image, side)
+    assert fitted.shape == (*expected, 3)
+    assert factor == side / max(size)
+    half = round(size[1] // 2 * factor)
+    assert (fitted[:, : half - 3] == 90).all() and (fitted[:, half + 3 :] == 200).all()
+
+
+def test_outlines_are_thin_and_faint():
+    drawn = outline(LARGE, [[100.0, 200, 300, 400], [100, 200, 300, 400]], [RED, GREEN])
+    np.testing.assert_array_equal(drawn[200, 100:300], np.tile(np.round([0.6 * 255 + 0.4 * GREY, 0.4 * GREY, 0.4 * GREY]), (200, 1)))
+    assert (drawn[201:399, 101:299] == GREY).all() and (drawn[:200] == GREY).all()
+    assert (LARGE == GREY).all()
+    np.testing.assert_array_equal(outline(LARGE, np.zeros((0, 4)), np.zeros((0, 3))), LARGE)
+
+
+def test_draw_can_leave_the_size_as_it_is():
+    drawn = draw(np.full((100, 100, 3), GREY, np.uint8), [[20.0, 30, 60, 80]], [""], colours=[RED], enlarge=False)
+    assert drawn.shape == (100, 100, 3)
+    assert (drawn[30:80, 20] == RED).all()
+
+
+def test_a_caption_is_above_and_keeps_its_end():
+    image = np.full((50, 120, 3), GREY, np.uint8)
+    short, long, longer = (captioned(image, text) for text in ("epoch 3", 40 * "a" + "epoch 3", 90 * "a" + "epoch 3"))
+    assert short.shape == (50 + CAPTION, 120, 3)
+    np.testing.assert_array_equal(short[CAPTION:], image)
+    assert (short[:CAPTION] > 128).any() and not (short[:CAPTION, 80:] > 0).any()
+    np.testing.assert_array_equal(long, longer)
+    assert (long[:CAPTION, 80:] > 128).any()
