@@ -22,8 +22,6 @@ from detectors.linting.report import Report, as_json, text
 from detectors.linting.splits import class_findings, same_images
 from detectors.linting.statistics import statistics
 
-SPLITS = ("train", "val", "test")
-
 
 @verb
 def main(arguments: list[str] | None = None) -> None:
@@ -47,7 +45,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
         description="Decodes every image and checks every box of a data set; tells what is wrong and what the set is like.",
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train.py: data=voc07, data.root=..., input.size=...")
-    parser.add_argument("--splits", nargs="+", choices=SPLITS, help="which splits (all that the data set has)")
+    parser.add_argument("--splits", nargs="+", choices=parts.SPLITS, help="which splits (all that the data set has)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="all findings and statistics, for programs")
     parser.add_argument("--html", type=Path, metavar="FILE", help="the report as a page, with drawn examples")
     parser.add_argument("--examples", type=int, default=6, help="drawn examples of each kind of finding (6)")
@@ -60,27 +58,16 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def read_splits(data: DataConfig, names: list[str] | None) -> tuple[list[Split], dict[str, str]]:
-    """The splits that are asked for (None: all there are), and those that are lists of the same images: split -> its equal.
-
-    Classes are those of the training split, as in training, where the configuration leaves them to the files.
-    """
-    there = [name for name in SPLITS if getattr(data, name)]
-    class_names, splits, same = data.class_names, [], {}
-    lists: dict[tuple, str] = {}
-    for name in SPLITS:
-        wanted = name in (there if names is None else names)
-        if not wanted and (name != "train" or class_names is not None):
+    """The splits that are asked for (None: all there are), and those that are lists of the same images: split -> its equal."""
+    splits, same, lists = [], {}, {}
+    for name in (name for name in parts.SPLITS if (getattr(data, name) if names is None else name in names)):
+        listed = (*getattr(data, name), getattr(data.image_folders, name))
+        if listed in lists:
+            same[name] = lists[listed]
             continue
-        key = (*getattr(data, name), getattr(data.image_folders, name))
-        if wanted and key in lists:
-            same[name] = lists[key]
-            continue
-        annotations, problems = parts.scan_annotations(data, name, class_names)
-        class_names = list(annotations.class_names)
-        if wanted:
-            lists[key] = name
-            instances = str(Path(data.root) / getattr(data, name)[0]) if data.format == "coco" else None
-            splits.append(Split(name, annotations, problems, instances))
+        lists[listed] = name
+        instances = str(Path(data.root) / getattr(data, name)[0]) if data.format == "coco" and getattr(data, name) else None
+        splits.append(Split(name, *parts.scan_annotations(data, name), instances))
     return splits, same
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from pathlib import Path
 
 import cv2
 import numpy as np
 
 from detectors.data.problems import KINDS, LISTED
 from detectors.linting.findings import Finding, Split
-from detectors.linting.pictures import picture
+from detectors.linting.pictures import Places, picture, places_of
 from detectors.linting.report import Report, columns
 
 QUALITY = 85  # of the pictures' JPEG
@@ -33,7 +34,7 @@ figure img { max-width: 100%; max-height: 340px; border: 1px solid #ccc; display
 
 def page(report: Report, splits: Sequence[Split], examples: int) -> str:
     """splits: for the other boxes of a drawn image. examples: pictures for each kind of finding, at most."""
-    body = [*_head(report), *_findings(report, splits, examples), *_statistics(report.statistics)]
+    body = [*_head(report), *_findings(report, places_of(splits), examples), *_statistics(report.statistics)]
     title = escape(f"{report.name}: {report.errors} errors, {report.warnings} warnings")
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title><style>{STYLE}</style>'
     return "\n".join(["<!DOCTYPE html>", f'<html lang="en"><head>{head}</head><body>', *body, "</body></html>", ""])
@@ -48,7 +49,7 @@ def _head(report: Report) -> Iterator[str]:
         yield f"<p>{escape(split)} lists the same images as {escape(other)}.</p>"
 
 
-def _findings(report: Report, splits: Sequence[Split], examples: int) -> Iterator[str]:
+def _findings(report: Report, places: Places, examples: int) -> Iterator[str]:
     for error, title in ((True, "Errors"), (False, "Warnings")):
         kinds = {kind: found for kind, found in report.kinds.items() if KINDS[kind].error is error}
         yield f"<h2>{title}</h2>"
@@ -58,7 +59,7 @@ def _findings(report: Report, splits: Sequence[Split], examples: int) -> Iterato
             yield f'<p class="fix">Fix: {escape(KINDS[kind].fix)}.</p>'
             yield from _listed(found)
             if any(finding.problem.image for finding in found):
-                yield f'<div class="pictures">{"".join(_figure(finding, splits) for finding in found[:examples])}</div>'
+                yield f'<div class="pictures">{"".join(_figure(finding, places) for finding in found[:examples])}</div>'
             yield "</section>"
 
 
@@ -71,9 +72,9 @@ def _listed(found: Sequence[Finding]) -> Iterator[str]:
         yield f"<details><summary>{len(found) - LISTED:,} more</summary><ul>{''.join(items[LISTED:])}{rest}</ul></details>"
 
 
-def _figure(finding: Finding, splits: Sequence[Split]) -> str:
-    drawn = picture(finding, splits)
-    words = escape(str(finding))
+def _figure(finding: Finding, places: Places) -> str:
+    drawn, problem = picture(finding, places), finding.problem
+    words = escape(str(problem._replace(file=Path(problem.file).name)))
     shown = f'<img src="data:image/jpeg;base64,{_jpeg(drawn)}" alt="{words}">' if drawn is not None else _NO_PICTURE
     return f"<figure>{shown}<figcaption>{words}</figcaption></figure>"
 

@@ -11,6 +11,8 @@ from detectors.data.images import ImageError, read_image
 from detectors.drawing import draw
 from detectors.linting.findings import Finding, Split
 
+Places = dict[tuple[str, str], tuple[Split, int]]  # (split, path of an image) -> where its boxes are
+
 SIDE = 480  # pixels of the longer side of a picture
 MARGIN = 0.5  # of an image's side: at most so much is added around it to show where a box reaches
 BEYOND = (96, 96, 96)  # colour of what lies outside of the image
@@ -18,7 +20,11 @@ RED = (255, 40, 40)
 SEEN = 12  # pixels of a picture below which a box is drawn larger than it is
 
 
-def picture(finding: Finding, splits: Sequence[Split]) -> np.ndarray | None:
+def places_of(splits: Sequence[Split]) -> Places:
+    return {(split.name, path): (split, index) for split in splits for index, path in enumerate(split.annotations.paths)}
+
+
+def picture(finding: Finding, places: Places) -> np.ndarray | None:
     """(H, W, 3) uint8 RGB: the image, its boxes dashed, the box in question in red. None if it is about no image that can be decoded."""
     problem = finding.problem
     try:
@@ -29,7 +35,7 @@ def picture(finding: Finding, splits: Sequence[Split]) -> np.ndarray | None:
         return None
     if image is None:
         return None
-    boxes, texts = _truths(finding, splits)
+    boxes, texts = _truths(finding, places)
     faulty = np.array([problem.box] if problem.box else []).reshape(-1, 4)
     scale = SIDE / max(image.shape[:2])
     image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
@@ -39,16 +45,15 @@ def picture(finding: Finding, splits: Sequence[Split]) -> np.ndarray | None:
     return draw(canvas, place, names, colours=np.tile(RED, (len(faulty), 1)), gt_boxes=boxes * scale + shift, gt_texts=texts)
 
 
-def _truths(finding: Finding, splits: Sequence[Split]) -> tuple[np.ndarray, list[str]]:
+def _truths(finding: Finding, places: Places) -> tuple[np.ndarray, list[str]]:
     """The other boxes (n, 4) of the finding's image, and their classes."""
-    for split in splits:
-        if split.name == finding.split and finding.problem.image in split.annotations.paths:
-            truths = split.annotations
-            rows = truths.rows(truths.paths.index(finding.problem.image))
-            boxes, labels = truths.boxes_original[rows], truths.labels[rows]
-            others = (boxes != (finding.problem.box or (np.nan,) * 4)).any(1)
-            return boxes[others], [truths.class_names[label] for label in labels[others]]
-    return np.zeros((0, 4)), []
+    if (finding.split, finding.problem.image) not in places:
+        return np.zeros((0, 4)), []
+    split, index = places[finding.split, finding.problem.image]
+    truths = split.annotations
+    boxes, labels = truths.boxes_original[truths.rows(index)], truths.labels[truths.rows(index)]
+    others = (boxes != (finding.problem.box or (np.nan,) * 4)).any(1)
+    return boxes[others], [truths.class_names[label] for label in labels[others]]
 
 
 def _name(finding: Finding) -> str:

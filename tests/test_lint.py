@@ -1,0 +1,251 @@
+"""A data set with one of each fault, the broken files of real data sets, and a clean one; what is printed, written and returned."""
+
+import base64
+import json
+import re
+import shutil
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from detectors import lint
+from detectors.data.problems import KINDS
+from detectors.linting.images import ORIENTATION
+from tests.data.files import box_xml, write_coco, write_voc
+
+IN_VOC = sorted(set(KINDS) - {"broken-entry"})  # that is COCO's
+SIZE = (60, 80)  # (height, width)
+PLENTY = {name: box_xml(name, 5 + 7 * n, 5, 40 + 3 * n, 50) for n, name in enumerate(("bird", "cat", "dog"))}
+FAULTS = {  # stem -> objects; the rest of what is wrong with some is done by break_files()
+    "partly-outside": box_xml("cat", 60, 10, 95, 50),
+    "outside-image": box_xml("cat", 90, 10, 95, 50),
+    "duplicate-box": 2 * box_xml("cat", 10, 10, 50, 50),
+    "two-classes": box_xml("cat", 10, 10, 50, 50) + box_xml("dog", 10, 10, 50, 50),
+    "tiny-box": box_xml("cat", 10, 10, 10.5, 50),  # 1.5 pixels wide, .6 at the model's input
+    "no-area": box_xml("cat", 50, 10, 50, 30),
+    "broken-object": box_xml("cat", "ten", 10, 50, 30),
+    "alike-classes": box_xml("Dog", 10, 10, 50, 50),  # and the one box of a rare class
+    **dict.fromkeys(("missing-image", "broken-image", "missing-annotation", "broken-annotation", "size-differs"), PLENTY["cat"]),
+    **dict.fromkeys(("trailing-bytes", "grayscale", "cmyk", "16-bit", "transparent", "rotated", "in-two-splits"), PLENTY["cat"]),
+}
+
+
+def write_faulty(root: Path) -> Path:
+    """Every kind of finding once."""
+    write_voc(root, {"unknown-class": box_xml("cow", 10, 10, 50, 50), "val": "".join(PLENTY[name] for name in ("cat", "dog"))}, split="val")
+    (root / "Annotations" / "val.xml").write_text(
+        (root / "Annotations" / "val.xml").read_text().replace("</annotation>", box_xml("Dog", 1, 1, 9, 9) + "</annotation>")
+    )
+    write_voc(
+        root, {**FAULTS, **{f"plenty_{n}": "".join(PLENTY.values()) for n in range(12)}, "duplicate-image": PLENTY["cat"]}, split="train"
+    )
+    images = root / "JPEGImages"
+    for number, stem in enumerate(("unknown-class", "val")):  # write_voc begins anew with each call: those would be two of train's
+        picture = np.random.default_rng(100 + number).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+        cv2.imwrite(str(images / f"{stem}.jpg"), picture)
+    break_files(root, images)
+    return root
+
+
+def break_files(root: Path, images: Path) -> None:
+    (images / "missing-image.jpg").unlink()
+    data = (images / "broken-image.jpg").read_bytes()
+    (images / "broken-image.jpg").write_bytes(data[: len(data) // 2])
+    (root / "Annotations" / "missing-annotation.xml").unlink()
+    (root / "Annotations" / "broken-annotation.xml").write_text("<annotation><object>")
+    with (images / "trailing-bytes.jpg").open("ab") as file:
+        file.write(b"\0" * 100)
+    for stem, mode in (("grayscale", "L"), ("cmyk", "CMYK")):
+        Image.open(images / f"{stem}.jpg").convert(mode).save(images / f"{stem}.jpg")
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    Image.open(images / "rotated.jpg").save(images / "rotated.jpg", exif=exif)
+    Image.open(images / "size-differs.jpg").resize((40, 30)).save(images / "size-differs.jpg")
+    Image.open(images / "transparent.jpg").convert("P").save(images / "transparent.png", transparency=0)
+    deep = cv2.imread(str(images / "16-bit.jpg")).astype(np.uint16) * 257
+    cv2.imwrite(str(images / "16-bit.png"), deep)
+    for stem in ("transparent", "16-bit"):
+        (images / f"{stem}.jpg").unlink()
+    shutil.copy(images / "plenty_0.jpg", images / "duplicate-image.jpg")
+    leaked = root / "ImageSets" / "Main" / "val.txt"
+    leaked.write_text(leaked.read_text() + "in-two-splits\n")
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory) -> Path:
+    return write_faulty(tmp_path_factory.mktemp("faulty"))
+
+
+def data_of(faulty: Path) -> list[str]:
+    return ["data=voc", f"data.root={faulty}", "data.class_names=[bird,cat,dog,Dog]", "input.size=[32,32]"]
+
+
+def run(capsys, *arguments: object) -> tuple[int, str]:
+    """Exit status and what was printed."""
+    try:
+        lint.main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        return stop.code, capsys.readouterr().out
+    return 0, capsys.readouterr().out
+
+
+class Page(HTMLParser):
+    """Checks that what is opened is closed, and collects pictures and text."""
+
+    VOID = ("meta", "img")
+
+    def __init__(self, text: str):
+        super().__init__(convert_charrefs=True)
+        self.open, self.tags, self.pictures, self.text = [], Counter(), [], ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags[tag] += 1
+        self.pictures += [value for name, value in attributes if name == "src"]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def decoded(picture: str) -> np.ndarray:
+    data = base64.b64decode(picture.removeprefix("data:image/jpeg;base64,"), validate=True)
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+
+
+def test_one_of_every_fault(faulty, tmp_path, capsys):
+    """Each kind once, in print, in JSON and on the page; the same with 0, 1 and 2 processes."""
+    status, printed = run(capsys, *data_of(faulty), "--workers", 0, "--json", tmp_path / "0.json", "--html", tmp_path / "0.html")
+    assert status == 1
+    found = json.loads((tmp_path / "0.json").read_text())
+    assert Counter(finding["kind"] for finding in found["findings"]) == Counter(IN_VOC)
+    for finding in found["findings"]:
+        words = f"{finding['file']}: {finding['what']}" if finding["what"] else finding["file"]
+        assert len(re.findall(re.escape(words) + "\n", printed)) == 1, words
+        named = finding["kind"] in finding["file"] or finding["kind"] in ("alike-classes", "rare-class", "absent-class")
+        assert named, finding
+    errors = sum(KINDS[kind].error for kind in IN_VOC)
+    assert (found["errors"], found["warnings"]) == (errors, len(IN_VOC) - errors)
+    assert f"\n{errors} errors, {len(IN_VOC) - errors} warnings\n" in printed
+    for workers in (1, 2):
+        again = tmp_path / f"{workers}.json"
+        assert run(capsys, *data_of(faulty), "--workers", workers, "--json", again) == (1, printed)
+        assert again.read_bytes() == (tmp_path / "0.json").read_bytes()
+    page = Page((tmp_path / "0.html").read_text())
+    for finding in found["findings"]:
+        assert finding["file"] in page.text
+    assert page.tags["script"] == page.tags["link"] == 0
+    without_picture = page.text.count("this image cannot be shown")
+    assert len(page.pictures) + without_picture == sum(bool(finding["image"]) for finding in found["findings"])
+    assert without_picture == 2  # the missing and the broken one
+    assert all(max(decoded(picture).shape) >= 480 for picture in page.pictures)
+
+
+def test_a_clean_set_has_no_errors(tmp_path, capsys):
+    shapes = [f"paths.cache={tmp_path}", "data.shapes.train=60", "data.shapes.val=20"]
+    status, printed = run(capsys, "data=shapes", *shapes, "--workers", 0, "--html", tmp_path / "page.html")
+    assert status == 0
+    assert "\n0 errors, " in printed
+    assert Page((tmp_path / "page.html").read_text()).tags["img"] == 0
+
+
+def test_coco(tmp_path, capsys):
+    """Faults are named in the annotation file, with the image; splits with the same list are looked at once."""
+    content = {
+        "categories": [{"id": 3, "name": "cat"}],
+        "images": [{"id": n, "file_name": f"{n}.jpg", "height": 60, "width": 80} for n in range(2)],
+        "annotations": [
+            {"id": n, "image_id": n % 2, "category_id": 3, "bbox": [5 * n, 10, 30, 20], "area": 600, "iscrowd": 0} for n in range(12)
+        ],
+    }
+    write_coco(tmp_path, content)
+    lists = ["data=coco", f"data.root={tmp_path}", *(f"data.{split}=[instances.json]" for split in ("train", "val"))]
+    folders = [f"data.image_folders.{split}=images" for split in ("train", "val")]
+    status, printed = run(capsys, *lists, *folders, "--workers", 0)
+    assert status == 0
+    assert f"train: {tmp_path}/instances.json: 1.jpg: cat [55, 10, 30, 20], by 5 px out of 80 x 60" in printed
+    assert "  val    the same list as train" in printed
+    assert f"train: {tmp_path}/images/1.jpg: the same pixels as {tmp_path}/images/0.jpg" in printed
+    assert "0 errors, 2 warnings\n" in printed
+
+
+def test_splits_can_be_chosen(faulty, tmp_path, capsys):
+    status, _ = run(capsys, *data_of(faulty), "--splits", "val", "--workers", 0, "--json", tmp_path / "a.json")
+    assert status == 1
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert list(found["statistics"]["splits"]) == ["val"]
+    assert [finding["kind"] for finding in found["findings"] if finding["error"]] == ["unknown-class"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["data=nothing"], "data=nothing"),
+        (["data=voc", "data.root=/nowhere"], "/nowhere"),
+        (["data=shapes", "--workers", "-1"], "--workers -1: must be 0 or more"),
+        (["data=voc07", "data.test=[]", "--splits", "test"], "data.test is empty"),
+    ],
+)
+def test_mistakes_have_status_2(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        lint.main(arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_report_that_cannot_be_written(faulty, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert run(capsys, "data=voc", f"data.root={faulty}", "--workers", 0, "--json", tmp_path / "file" / "a.json")[0] == 2
+
+
+def write_bad_input(root: Path, shared: Path) -> Path:
+    """The broken files of real data sets in VOC's layout, their classes as they are."""
+    source = shared / "bad-input"
+    for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (root / folder).mkdir(parents=True)
+    for path in sorted((source / "images").iterdir()):
+        shutil.copy(path, root / "JPEGImages")
+        xml = source / "xml" / f"{re.sub('_(truncated|zero_padded).*', '', path.stem)}.xml"
+        text = xml.read_text() if xml.is_file() else "<annotation></annotation>"  # COCO's two have none
+        (root / "Annotations" / f"{path.stem}.xml").write_text(text)
+    for xml in sorted((source / "xml").glob("voc2012*")):  # images of the size that the XML says
+        width, height = (int(re.search(f"<{side}>(\\d+)<", xml.read_text())[1]) for side in ("width", "height"))
+        noise = np.random.default_rng(len(xml.stem)).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        cv2.imwrite(str(root / "JPEGImages" / f"{xml.stem}.jpg"), noise)
+        shutil.copy(xml, root / "Annotations")
+    stems = sorted(path.stem for path in (root / "JPEGImages").iterdir())
+    (root / "ImageSets" / "Main" / "all.txt").write_text("\n".join(stems))
+    return root
+
+
+@pytest.mark.data
+def test_all_broken_files_of_real_sets(tmp_path, shared, capsys):
+    """Float coordinates and another order of a box's children are no faults: those images are in no finding."""
+    root = write_bad_input(tmp_path / "set", shared)
+    data = ["data=voc", f"data.root={root}", "data.train=[all]", "data.val=[all]"]
+    status, _ = run(capsys, *data, "--workers", 2, "--json", tmp_path / "a.json", "--html", tmp_path / "a.html")
+    assert status == 1
+    found = json.loads((tmp_path / "a.json").read_text())
+    of_files = {(finding["kind"], Path(finding["file"]).stem) for finding in found["findings"] if finding["image"]}
+    assert of_files == {
+        ("broken-image", "kangaroo_00090_truncated"),
+        ("trailing-bytes", "kangaroo_00053_zero_padded_524288"),
+        ("no-area", "BloodImage_00338"),
+        ("no-area", "BloodImage_00343"),
+        *(("grayscale", f"raccoon-{number}") for number in (150, 152, 161)),
+        ("grayscale", "coco_000000000086_grayscale"),
+    }
+    assert found["same_lists"] == {"val": "train"}
+    assert found["statistics"]["splits"]["train"]["images without boxes"] == 2
+    page = Page((tmp_path / "a.html").read_text())
+    assert len(page.pictures) == 7
