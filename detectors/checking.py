@@ -138,7 +138,7 @@ def _data_complete(config: Config) -> Iterator[Problem]:
             what = "annotation file" if data.format == "coco" else "image sets"
             yield "data", f"data.{split}=[]: name the {what} of the {split} split, such as data.{split}=[{split}]"
     if data.class_names is not None and (not data.class_names or len(set(data.class_names)) < len(data.class_names)):
-        yield "data", f"data.class_names={data.class_names}: must name each class once; null takes all classes of data.train"
+        yield "data", f"data.class_names={data.class_names}: must name each class once; null takes all that the annotations name"
     for split in ("train", "val", "test") if data.format == "coco" else ():
         yield from _coco_split(config, split)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,9 @@ from detectors.building import build
 from detectors.checking import check
 from detectors.checkpoint import Checkpoint, find, load
 from detectors.config import Config, DataConfig
-from detectors.data.coco import read_coco
+from detectors.data.annotation_cache import Scanned, cached
+from detectors.data.checks import did_you_mean, settled
+from detectors.data.coco import coco_sources, scan_coco
 from detectors.data.image_cache import open_cache
 from detectors.data.images import ImageReader
 from detectors.data.loading import BatchLoader, DetectionDataset, build_eval_loader, build_train_loader
@@ -20,18 +23,53 @@ from detectors.data.mixing import Mixing
 from detectors.data.sampling import MultiScale
 from detectors.data.shapes import write_shapes
 from detectors.data.transforms import build_transform
-from detectors.data.voc import read_voc
+from detectors.data.voc import scan_voc, voc_sources
 from detectors.models.detector import Detector
 from detectors.structures import Annotations
 from detectors.weights.transfer import Transfer, fit
 
 PIXELS = ("pixel_mean", "pixel_std", "channel_order")  # what a network's first layer was trained with, as far as its builder has a choice
+SPLITS = ("train", "val", "test")
+
+logger = logging.getLogger(__name__)
 
 
-def read_annotations(data: DataConfig, split: str, class_names: list[str] | None = None) -> Annotations:
-    """split: train, val or test. class_names: those of the training split, where the configuration leaves them to the files."""
-    image_sets = getattr(data, split)
-    names = list(class_names) if class_names is not None else data.class_names
+def read_annotations(data: DataConfig, split: str, class_names: Sequence[str] | None = None) -> Annotations:
+    """What scan_annotations finds; data.on_error says whether a fault in the files stops here or is told and left out."""
+    return settled(scan_annotations(data, split, class_names), data.on_error)
+
+
+def scan_annotations(data: DataConfig, split: str, class_names: Sequence[str] | None = None) -> Scanned:
+    """A split's truths, and everything faulty that is not among them. Through the cache in data.cache.
+
+    split: train, val or test. class_names: of a trained detector, in place of data.class_names. Without either, the classes are all those
+    that the annotations of any split name. FileNotFoundError or ValueError where a folder, a split list or a file as a whole is wrong.
+    """
+    names = data.class_names if class_names is None else list(class_names)
+    if data.class_names is not None:
+        return _scan(data, split, names)
+    found = _scan(data, split, None)
+    names = infer_class_names(data) if names is None else names
+    return found if tuple(names) == found[0].class_names else _scan(data, split, names)
+
+
+def infer_class_names(data: DataConfig) -> list[str]:
+    """The classes of all splits together, since some may occur in one of them only: VOC's sorted, COCO's by their categories' ids."""
+    ids: dict[str, int] = {}  # COCO's; a name keeps the first
+    learned: set[str] = set()
+    for split in filter(lambda split: getattr(data, split), SPLITS):
+        truths, _ = _scan(data, split, None)
+        ids = dict(zip(truths.class_names, truths.category_ids, strict=True)) | ids
+        learned = learned or set(truths.class_names)
+    names = sorted(ids, key=(lambda name: ids[name]) if data.format == "coco" else None)
+    strange = [f"{name}{did_you_mean(name, sorted(learned))}" for name in names if name not in learned]
+    if strange:
+        logger.warning("classes that data.train does not have, so that they cannot be learned: %s", "; ".join(strange))
+    return names
+
+
+def _scan(data: DataConfig, split: str, class_names: list[str] | None) -> Scanned:
+    image_sets, common = getattr(data, split), {"folder": data.cache, "class_names": class_names}
     if not image_sets:
         raise ValueError(f"data.{split} is empty: {data.name} has no such split; set data.{split}=[...]")
     if data.format == "coco":
@@ -40,13 +78,11 @@ def read_annotations(data: DataConfig, split: str, class_names: list[str] | None
         root, folder = Path(data.root), getattr(data.image_folders, split)
         if folder is None:
             raise ValueError(f"data.image_folders.{split} is missing: name the folder of the images of {image_sets[0]}, relative to {root}")
-        return read_coco(
-            annotation_file=root / image_sets[0], image_folder=root / folder, class_names=names, on_degenerate=data.on_degenerate
-        )
-    root = data.root
+        return cached(scan_coco, coco_sources, **common, annotation_file=root / image_sets[0], image_folder=root / folder)
+    root = Path(data.root)
     if data.format == "shapes":
         root = write_shapes(folder=root, seed=data.shapes.seed, train=data.shapes.train, val=data.shapes.val, size=data.shapes.size)
-    return read_voc(root=root, image_sets=image_sets, class_names=names, on_degenerate=data.on_degenerate)
+    return cached(scan_voc, voc_sources, **common, root=root, image_sets=list(image_sets))
 
 
 def build_detector(config: Config, num_classes: int) -> Detector:

@@ -1,21 +1,19 @@
-"""What every reader does about faulty files: an unknown class or a box without area is one error that says where, never a silent NaN."""
+"""What both readers do about faulty files: a box that cannot be used is named and left out, never a silent NaN."""
 
 from __future__ import annotations
 
 import difflib
-import logging
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from detectors.data.problems import Problem, settle
 from detectors.structures import Annotations
 
 LISTED = 20  # lines of a long list that an error spells out; the rest is counted
-
-logger = logging.getLogger(__name__)
+LARGEST = 2.0**20  # pixels: no image is so large, and nothing that is computed from such a box overflows in float32
 
 
 def check_class_names(class_names: Sequence[str]) -> tuple[str, ...]:
@@ -24,54 +22,36 @@ def check_class_names(class_names: Sequence[str]) -> tuple[str, ...]:
     if twice:
         raise ValueError(f"data.class_names holds {', '.join(map(repr, twice))} more than once")
     if not class_names:
-        raise ValueError("no class at all: data.class_names is empty, or the files hold no box to take a class from")
+        raise ValueError("data.class_names is empty: name the classes, or set it to null to take those of the files")
     return tuple(class_names)
 
 
-def to_labels(names: Sequence[str], class_names: Sequence[str], where: Callable[[int], str]) -> np.ndarray:
-    """Class names of T boxes -> (T,) int64 labels 0..C-1. `where(row)` says in which file a box stands.
+def settled(scanned: tuple[Annotations, list[Problem]], on_error: str) -> Annotations:
+    """What a scan leaves, once its findings are told. ValueError that lists them ("stop"), or if there is nothing left to work with."""
+    annotations, problems = scanned
+    settle(problems, on_error)
+    if not len(annotations):
+        raise ValueError("no image is left: see the warnings about what was left out")
+    if not annotations.class_names:
+        raise ValueError("no class at all: data.class_names is null, and the files hold no box to take a class from")
+    return annotations
 
-    Raises ValueError that lists every class that `class_names` lacks, with its first file and the closest known name.
+
+def box_faults(boxes_original: np.ndarray) -> np.ndarray:
+    """(T, 4) xyxy -> (T,) the kind of problem that makes a box useless, "" for a good one.
+
+    Law: a good box is finite and has an area, in float32 too.
     """
-    known = {name: label for label, name in enumerate(class_names)}
-    unknown: dict[str, list[int]] = {}
-    for row, name in enumerate(names):
-        if name not in known:
-            unknown.setdefault(name, []).append(row)
-    if unknown:
-        lines = [
-            f"{where(rows[0])}: unknown class {name!r}, {len(rows)} in all{did_you_mean(name, class_names)}"
-            for name, rows in unknown.items()
-        ]
-        fix = "correct the files, or set data.class_names to all the classes that they hold"
-        raise ValueError("\n".join([*shortened(lines), f"known classes: {', '.join(class_names)}", fix]))
-    return np.array([known[name] for name in names], dtype=np.int64)
+    boxes = boxes_original.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        usable = (np.abs(boxes) <= LARGEST).all(1)  # False for NaN
+        flat = np.where(usable[:, None], boxes, 0).astype(np.float32)
+    return np.select([~usable, ~(flat[:, 2:] > flat[:, :2]).all(1)], ["broken-object", "no-area"], default="")
 
 
-def settle_degenerate(annotations: Annotations, degenerate: np.ndarray, where: Callable[[int], str], on_degenerate: str) -> Annotations:
-    """Boxes without area or with a coordinate that is no number: all in one ValueError ("error"), or left out with a warning ("drop").
-
-    degenerate: (T,) bool. `where(row)` spells a box out: file, number, class, coordinates as written. An image that loses all its boxes
-    stays.
-    """
-    if on_degenerate not in ("error", "drop"):
-        raise ValueError(f"data.on_degenerate={on_degenerate!r}: choose error or drop")
-    rows = np.flatnonzero(degenerate)
-    if not len(rows):
-        return annotations
-    lines = [f"  {where(int(row))}" for row in rows]
-    count = f"{len(rows)} box{'es' * (len(rows) > 1)} without area"
-    if on_degenerate == "error":
-        raise ValueError("\n".join([f"{count}:", *lines, "correct the files, or leave such boxes out with data.on_degenerate=drop"]))
-    logger.warning("left out %s:\n%s", count, "\n".join(lines))
-    return select_rows(annotations, ~degenerate)
-
-
-def select_rows(annotations: Annotations, keep: np.ndarray) -> Annotations:
-    """The boxes where `keep` (T,) is true; every image stays."""
-    counts = np.bincount(annotations.image[keep], minlength=len(annotations))
-    flat = {name: getattr(annotations, name)[keep] for name in ("boxes_original", "labels", "difficult", "crowd", "areas")}
-    return replace(annotations, offsets=to_offsets(counts), **flat)
+def as_box(corners: np.ndarray) -> tuple[float, float, float, float] | None:
+    """(4,) -> the box of a Problem; None for one that cannot be drawn."""
+    return tuple(map(float, corners)) if (np.abs(corners) <= LARGEST).all() else None
 
 
 def to_offsets(counts: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -79,13 +59,19 @@ def to_offsets(counts: Sequence[int] | np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(np.asarray(counts, dtype=np.int64))]).astype(np.int64)
 
 
-def header_size(path: Path) -> tuple[int, int]:
+def as_size(height: object, width: object) -> tuple[int, int] | None:
+    """(height, width) of numbers that an image can have; None for anything else."""
+    sides = [side for side in (height, width) if isinstance(side, int | float) and 1 <= side <= LARGEST]  # False for NaN
+    return (int(sides[0]), int(sides[1])) if len(sides) == 2 else None
+
+
+def header_size(path: str | Path) -> tuple[int, int]:
     """(height, width) from an image file's header, without decoding it; the camera's orientation tag is ignored, as loading.py does."""
     try:
         with Image.open(path) as image:
             return image.height, image.width
-    except OSError as error:
-        raise ValueError(f"{path}: its size is written nowhere, and the image cannot be opened ({error})") from error
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"its size is written nowhere, and the image cannot be opened ({error})") from error
 
 
 def did_you_mean(name: str, choices: Sequence[str]) -> str:

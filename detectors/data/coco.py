@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import math
 import os
+import reprlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from detectors.data.checks import check_class_names, did_you_mean, header_size, settle_degenerate, shortened, to_offsets
+from detectors.data.checks import (
+    as_box,
+    as_size,
+    box_faults,
+    check_class_names,
+    did_you_mean,
+    header_size,
+    settled,
+    shortened,
+    to_offsets,
+)
+from detectors.data.problems import Problem
 from detectors.structures import Annotations
 
 COCO_CLASSES = (  # the 80 names of COCO's categories, in the order of their ids
@@ -20,120 +37,236 @@ COCO_CLASSES = (  # the 80 names of COCO's categories, in the order of their ids
     *("dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink"),
     *("refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush"),
 )
-REQUIRED = {"categories": ("id", "name"), "images": ("id", "file_name"), "annotations": ("image_id", "category_id", "bbox")}
+PARTS = ("categories", "images", "annotations")
+NUMBERS = {int, float}  # what JSON's numbers are read as; bool is neither of them
+
+
+@dataclass
+class _Instances:
+    """A file's content, and what of it can be used."""
+
+    file: Path
+    content: dict[str, list]
+    problems: list[Problem] = field(default_factory=list)
+    categories: dict[int, str] = field(default_factory=dict)  # id -> name, by rising id
+    place: dict[str | int, int | None] = field(default_factory=dict)  # image id -> row; None: left out, and told
+    image_ids: list[str | int] = field(default_factory=list)  # (N)
+    paths: list[str] = field(default_factory=list)  # (N)
+    sizes: list[tuple[int, int]] = field(default_factory=list)  # (N) (height, width)
+    entry: list[int] = field(default_factory=list)  # (T) place in the file's annotations
+    row: list[int] = field(default_factory=list)  # (T) the image
+    label: list[int] = field(default_factory=list)  # (T)
+    xywh: list[tuple[float, ...]] = field(default_factory=list)  # (T)
+
+    def note(self, kind: str, what: str, image: str = "", box: tuple[float, ...] | None = None) -> None:
+        self.problems.append(Problem(kind, str(self.file), what, image, box))
+
+    def entries(self, part: str, keys: tuple[str, ...], kind: str) -> Iterator[tuple[int, dict]]:
+        """The numbered entries of a list that have all the keys; the others are noted."""
+        for number, entry in enumerate(self.content[part]):
+            absent = [key for key in keys if key not in entry] if isinstance(entry, dict) else None
+            if absent == []:
+                yield number, entry
+            else:
+                what = f"lacks {', '.join(map(repr, absent))}" if absent else f"is {reprlib.repr(entry)}, not an object with {keys[0]!r}"
+                self.note(kind, f"{part}[{number}] {what}")
 
 
 def read_coco(
-    *,
-    annotation_file: str | os.PathLike,
-    image_folder: str | os.PathLike,
-    class_names: list[str] | None = None,
-    on_degenerate: str = "error",
+    *, annotation_file: str | os.PathLike, image_folder: str | os.PathLike, class_names: list[str] | None = None, on_error: str = "stop"
 ) -> Annotations:
-    """Read an instances file.
+    """scan_coco, and then what `on_error` says: "stop" raises one ValueError that lists all findings, "skip" logs them."""
+    return settled(scan_coco(annotation_file=annotation_file, image_folder=image_folder, class_names=class_names), on_error)
+
+
+def scan_coco(
+    *, annotation_file: str | os.PathLike, image_folder: str | os.PathLike, class_names: list[str] | None = None
+) -> tuple[Annotations, list[Problem]]:
+    """Read an instances file; and everything in it that had to be left out.
 
     Labels are 0..C-1 in the order of the category ids, which have gaps in COCO; `category_ids` keeps them. class_names selects and orders
-    the classes instead: boxes of the others are left out. Images stay in the file's order, those without boxes too. Crowd boxes are kept
-    and flagged. `areas` is the file's (of the segmentation), width * height where it has none.
-    on_degenerate: a box whose width or height is not above 0, or not finite, is an error, or is dropped with a warning.
-    Raises FileNotFoundError and ValueError that name the file and the entry.
+    the classes instead: boxes of the others are left out, and a class that the file does not have (another split may) gets an id of its
+    own. Images stay in the file's order, those without boxes too. Crowd boxes are kept and flagged. `areas` is the file's (of the
+    segmentation), width * height where it has none.
+    Raises FileNotFoundError and ValueError where the file as a whole, the folder or class_names is wrong.
     """
-    file = Path(annotation_file)
-    content = _load(file)
-    category_ids, names = _classes(content["categories"], class_names, file)
-    paths = _paths(content["images"], Path(image_folder), file)
-    truths = _truths(content, category_ids, file)
-    xywh = np.array([_bbox(truth, file) for truth in truths], dtype=np.float64).reshape(-1, 4)
-    place = {image["id"]: row for row, image in enumerate(content["images"])}
-    label = {category: row for row, category in enumerate(category_ids)}
-    annotations = Annotations(
+    with _without_collector():
+        found = _Instances(Path(annotation_file), _load(Path(annotation_file)))
+        _read_categories(found)
+        category_ids, names = _classes(found, class_names)
+        _read_images(found, Path(image_folder))
+        _read_boxes(found, names)
+        return _to_annotations(found, category_ids, names), found.problems
+
+
+def coco_sources(*, annotation_file: str | os.PathLike, image_folder: str | os.PathLike) -> Iterator[Path]:
+    """The file that scan_coco reads, and the folder whose contents it lists."""
+    yield from (Path(annotation_file), Path(image_folder))
+
+
+def _to_annotations(found: _Instances, category_ids: tuple[int, ...], names: tuple[str, ...]) -> Annotations:
+    """The only place where COCO's boxes become xyxy. Boxes are put in the order of the images, and in the file's within an image."""
+    xywh = np.array(found.xywh, dtype=np.float64).reshape(-1, 4)
+    boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+    labels, row = np.array(found.label, dtype=np.int64), np.array(found.row, dtype=np.int64)
+    kinds = box_faults(boxes)
+    for bad in np.flatnonzero(kinds != ""):
+        entry, image = found.entry[bad], found.paths[row[bad]]
+        truth = found.content["annotations"][entry]
+        what = f"{_where(entry, truth)} of {Path(image).name}: {names[labels[bad]]} {reprlib.repr(truth['bbox'])}"
+        found.note(str(kinds[bad]), what, image, as_box(boxes[bad]))
+    keep = np.flatnonzero(kinds == "")
+    keep = keep[np.argsort(row[keep], kind="stable")]
+    truths = [found.content["annotations"][found.entry[place]] for place in keep.tolist()]
+    return Annotations(
         class_names=names,
-        image_ids=tuple(image["id"] for image in content["images"]),
-        paths=tuple(map(str, paths)),
-        sizes=np.array([_size(image, path) for image, path in zip(content["images"], paths, strict=True)], dtype=np.int64).reshape(-1, 2),
-        offsets=to_offsets(np.bincount([place[truth["image_id"]] for truth in truths], minlength=len(paths))),
-        boxes_original=np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1),
-        labels=np.array([label[truth["category_id"]] for truth in truths], dtype=np.int64),
-        difficult=np.zeros(len(truths), dtype=bool),
-        crowd=np.array([bool(truth.get("iscrowd", 0)) for truth in truths], dtype=bool),
-        areas=np.array(
-            [truth.get("area", width * height) for truth, (_, _, width, height) in zip(truths, xywh, strict=True)], dtype=np.float64
-        ),
+        image_ids=found.image_ids,
+        paths=found.paths,
+        sizes=np.array(found.sizes, dtype=np.int64).reshape(-1, 2),
+        offsets=to_offsets(np.bincount(row[keep], minlength=len(found.paths))),
+        boxes_original=boxes[keep],
+        labels=labels[keep],
+        difficult=np.zeros(len(keep), dtype=bool),
+        crowd=np.array([truth.get("iscrowd") in (1, "1") for truth in truths], dtype=bool),
+        areas=_areas(truths, xywh[keep]),
         category_ids=category_ids,
     )
 
-    def where(row: int) -> str:
-        image, truth = content["images"][place[truths[row]["image_id"]]], truths[row]
-        return f"{file} annotation {truth.get('id', row)} of {image['file_name']}: {names[annotations.labels[row]]} {truth['bbox']}"
 
-    degenerate = ~(np.isfinite(xywh).all(1) & (xywh[:, 2:] > 0).all(1))
-    return settle_degenerate(annotations, degenerate, where, on_degenerate)
+def _areas(truths: list[dict], xywh: np.ndarray) -> np.ndarray:
+    """(T,) the file's, where it is a number that an area can be."""
+    given = [truth.get("area") for truth in truths]
+    given = [area if type(area) in NUMBERS and 0 <= area < 1e18 else -1.0 for area in given]
+    areas = np.array(given, dtype=np.float64)
+    return np.where(areas >= 0, areas, xywh[:, 2] * xywh[:, 3])
 
 
-def _load(file: Path) -> dict[str, list[dict]]:
-    """The file's three lists, each entry with the keys that are needed."""
+def _load(file: Path) -> dict[str, list]:
+    """The file's content, with the three lists that are needed."""
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such annotation file (data.annotation_file)")
     try:
         content = json.loads(file.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file}: not valid JSON ({error})") from error
-    for part, keys in REQUIRED.items():
+    for part in PARTS:
         if not isinstance(content, dict) or not isinstance(content.get(part), list):
             raise ValueError(f"{file}: no list of {part!r}; an instances file holds images, annotations and categories")
-        for number, entry in enumerate(content[part]):
-            absent = [key for key in keys if key not in entry]
-            if absent:
-                raise ValueError(f"{file} {part}[{number}]: lacks {', '.join(map(repr, absent))}")
     if not content["images"]:
         raise ValueError(f"{file}: lists no image")
     return content
 
 
-def _classes(categories: list[dict], class_names: list[str] | None, file: Path) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """(C) category ids and (C) names, in the order of the labels."""
-    by_id = sorted(categories, key=lambda category: category["id"])
-    named = {category["name"]: category["id"] for category in by_id}
-    names = check_class_names([category["name"] for category in by_id] if class_names is None else class_names)
-    unknown = [f"{file}: no category {name!r}{did_you_mean(name, list(named))}" for name in names if name not in named]
-    if unknown:
-        raise ValueError("\n".join([*shortened(unknown), f"its categories: {', '.join(named)}", "correct data.class_names"]))
-    return tuple(named[name] for name in names), names
+def _read_categories(found: _Instances) -> None:
+    """Ids are whole numbers in COCO's evaluation too."""
+    for number, category in found.entries("categories", ("id", "name"), "broken-entry"):
+        identity, name = category["id"], category["name"]
+        if type(identity) is not int or abs(identity) >= 2**63 or not isinstance(name, str) or not name:
+            what = f"categories[{number}] has the id {reprlib.repr(identity)} and the name {reprlib.repr(name)}"
+            found.note("broken-entry", f"{what}, not a whole number and a text")
+        elif identity in found.categories or name in found.categories.values():
+            found.note("broken-entry", f"categories[{number}] repeats the id or the name of another: {identity}, {name}")
+        else:
+            found.categories[identity] = name
+    found.categories = dict(sorted(found.categories.items()))
 
 
-def _truths(content: dict[str, list[dict]], category_ids: tuple[int, ...], file: Path) -> list[dict]:
-    """Annotations of the selected classes, in the order of the images (and in the file's within an image)."""
-    place = {image["id"]: row for row, image in enumerate(content["images"])}
-    known = {category["id"] for category in content["categories"]}
-    if len(place) < len(content["images"]):
-        raise ValueError(f"{file}: {len(content['images']) - len(place)} images repeat the id of another")
-    for truth in content["annotations"]:
-        for key, ids in (("image_id", place), ("category_id", known)):
-            if truth[key] not in ids:
-                raise ValueError(f"{file} annotation {truth.get('id')}: {key} {truth[key]} is listed nowhere in the file")
-    selected = set(category_ids)
-    truths = [truth for truth in content["annotations"] if truth["category_id"] in selected]
-    return sorted(truths, key=lambda truth: place[truth["image_id"]])  # sorted() is stable
+def _classes(found: _Instances, class_names: list[str] | None) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """(C) category ids and (C) names, in the order of the labels.
+
+    ValueError for a name that the file does not have but nearly so, and if it has none of them: those are slips.
+    """
+    if class_names is None:
+        return tuple(found.categories), tuple(found.categories.values())
+    names = check_class_names(class_names)
+    named = {name: identity for identity, name in found.categories.items()}
+    absent, others = [name for name in names if name not in named], [name for name in named if name not in names]
+    hints = {name: did_you_mean(name, others) for name in absent}
+    wrong = absent if len(absent) == len(names) else [name for name in absent if hints[name]]
+    if wrong:
+        lines = shortened([f"{found.file}: no category {name!r}{hints[name]}" for name in wrong])
+        raise ValueError("\n".join([*lines, f"its categories: {', '.join(named)}", "correct data.class_names"]))
+    free = max([0, *named.values()])
+    own = {name: free + number for number, name in enumerate(absent, start=1)}
+    return tuple((named | own)[name] for name in names), names
 
 
-def _bbox(truth: dict, file: Path) -> list[float]:
-    box = truth["bbox"]
-    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(value, int | float) for value in box):
-        raise ValueError(f"{file} annotation {truth.get('id')}: bbox is {box!r}, not four numbers [x, y, width, height]")
-    return box
-
-
-def _paths(images: list[dict], folder: Path, file: Path) -> list[Path]:
+def _read_images(found: _Instances, folder: Path) -> None:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder (data.image_folder)")
     with os.scandir(folder) as entries:
         there = {entry.name for entry in entries}  # one listing instead of a look-up per image
-    names = [image["file_name"] for image in images]
-    missing = [f"{folder / name}: no such image" for name in names if name not in there and not (folder / name).is_file()]
-    if missing:
-        raise FileNotFoundError("\n".join([*shortened(missing), f"listed in {file}; is data.image_folder the right one?"]))
-    return [folder / name for name in names]
+    for number, image in found.entries("images", ("id", "file_name"), "broken-entry"):
+        identity, name = image["id"], image["file_name"]
+        if type(identity) not in (int, str) or not isinstance(name, str) or not name:
+            what = f"images[{number}] has the id {reprlib.repr(identity)} and the file_name {reprlib.repr(name)}"
+            found.note("broken-entry", f"{what}, not a number or text and a text")
+            if type(identity) in (int, str):
+                found.place.setdefault(identity, None)  # its boxes go with it
+        elif identity in found.place:
+            found.note("broken-entry", f"images[{number}] {name} repeats the id of another: {identity}", os.path.join(folder, name))
+        else:
+            found.place[identity] = _add_image(found, image, os.path.join(folder, name), known=name in there)
 
 
-def _size(image: dict, path: Path) -> tuple[int, int]:
-    return (image["height"], image["width"]) if image.get("height") and image.get("width") else header_size(path)
+def _add_image(found: _Instances, image: dict, path: str, *, known: bool) -> int | None:
+    """Its row; None for an image that is left out."""
+    if not (known or os.path.isfile(path)):  # one in a folder below is not among the known ones
+        found.problems.append(Problem("missing-image", path, f"listed in {found.file}", path))
+        return None
+    try:
+        size = as_size(image.get("height"), image.get("width")) or header_size(path)
+    except ValueError as error:
+        found.problems.append(Problem("broken-image", path, str(error), path))
+        return None
+    found.image_ids.append(image["id"])
+    found.paths.append(path)
+    found.sizes.append(size)
+    return len(found.paths) - 1
+
+
+def _read_boxes(found: _Instances, names: tuple[str, ...]) -> None:
+    """Annotations of images and classes that are there, with four numbers."""
+    label = {identity: names.index(name) if name in names else None for identity, name in found.categories.items()}
+    for number, truth in found.entries("annotations", ("image_id", "category_id", "bbox"), "broken-object"):
+        image, category, box = truth["image_id"], truth["category_id"], truth["bbox"]
+        try:
+            row, mine = found.place[image], label[category]
+        except (KeyError, TypeError):  # TypeError: a list or an object instead of an id
+            _note_stranger(found, number, truth)
+            continue
+        if not isinstance(box, list) or len(box) != 4 or not NUMBERS.issuperset(map(type, box)):
+            what = f"bbox is {reprlib.repr(box)}, not four numbers [x, y, width, height]"
+            found.note("broken-object", f"{_where(number, truth)}: {what}", "" if row is None else found.paths[row])
+        elif row is not None and mine is not None:
+            found.entry.append(number)
+            found.row.append(row)
+            found.label.append(mine)
+            found.xywh.append(tuple(value if abs(value) < 1e300 else math.inf for value in box))  # whole numbers have no bounds in JSON
+
+
+def _note_stranger(found: _Instances, number: int, truth: dict) -> None:
+    image = truth["image_id"]
+    if not isinstance(image, int | float | str) or image not in found.place:
+        what = f"{_where(number, truth)}: image_id {reprlib.repr(image)} is listed nowhere in the file"
+        found.note("broken-object", what)
+    else:
+        what = f"{_where(number, truth)}: category_id {reprlib.repr(truth['category_id'])} is listed nowhere in the file"
+        row = found.place[image]
+        found.note("unknown-class", what, "" if row is None else found.paths[row])
+
+
+def _where(number: int, truth: dict) -> str:
+    return f"annotation {truth['id']}" if type(truth.get("id")) is int else f"annotations[{number}]"
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Millions of new objects would make the collector of cycles walk through all of them again and again; there are no cycles."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

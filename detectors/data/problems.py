@@ -42,7 +42,8 @@ KINDS: dict[str, Kind] = {
     "size-differs": Kind(True, "images of another size than their annotation says", "annotate the image as it is stored"),
     "missing-annotation": Kind(True, "annotations that are not there", "restore them, or take their names out of the list of images"),
     "broken-annotation": Kind(True, "annotations that cannot be read", "restore the files"),
-    "broken-object": Kind(True, "objects whose name or coordinates are missing or no numbers", "correct the objects in the files"),
+    "broken-entry": Kind(True, "images and categories whose entry in the annotation file is useless", "correct the entries"),
+    "broken-object": Kind(True, "objects whose name or coordinates are missing or senseless", "correct the objects in the files"),
     "no-area": Kind(True, "boxes without area", "correct the coordinates, or remove the objects"),
     "unknown-class": Kind(True, "objects of unknown classes", "correct the names, or set data.class_names to all classes"),
     # what only detectors/linting looks for

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import os
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from detectors.data.checks import check_class_names, did_you_mean, header_size, settle_degenerate, shortened, to_labels, to_offsets
+from detectors.data.checks import as_box, as_size, box_faults, check_class_names, did_you_mean, header_size, settled, to_offsets
+from detectors.data.problems import Problem
 from detectors.structures import Annotations
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")  # tried in this order, in any case
+LAYOUT = "a VOC folder holds JPEGImages/NAME.jpg, Annotations/NAME.xml and ImageSets/Main/SPLIT.txt with one NAME a line"
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse"),
     *("motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
@@ -26,94 +30,132 @@ VOC_CLASSES = (
 
 @dataclass
 class _Listed:
-    """What the files say, one entry per image or per box, before classes are known."""
+    """What the files say, one entry per usable image or per object with a name and four numbers."""
 
+    problems: list[Problem] = field(default_factory=list)
     stems: list[str] = field(default_factory=list)  # (N)
     folders: list[Path] = field(default_factory=list)  # (N) the year's folder
-    images: list[Path] = field(default_factory=list)  # (N)
+    images: list[str] = field(default_factory=list)  # (N)
     sizes: list[tuple[int, int]] = field(default_factory=list)  # (N) (height, width)
-    counts: list[int] = field(default_factory=list)  # (N) boxes
+    row: list[int] = field(default_factory=list)  # (T) the image
+    number: list[int] = field(default_factory=list)  # (T) place in the XML, from 1
     names: list[str] = field(default_factory=list)  # (T)
-    corners: list[tuple[float, ...]] = field(default_factory=list)  # (T) as written
+    corners: list[list[float]] = field(default_factory=list)  # (T) as written
     difficult: list[bool] = field(default_factory=list)  # (T)
-
-    def xml(self, index: int) -> Path:
-        return _xml(self.folders[index], self.stems[index])
 
 
 def read_voc(
-    *, root: str | os.PathLike, image_sets: list[str], class_names: list[str] | None = None, on_degenerate: str = "error"
+    *, root: str | os.PathLike, image_sets: list[str], class_names: list[str] | None = None, on_error: str = "stop"
 ) -> Annotations:
-    """Read one or several image sets, joined in the order given.
+    """scan_voc, and then what `on_error` says: "stop" raises one ValueError that lists all findings, "skip" logs them."""
+    return settled(scan_voc(root=root, image_sets=image_sets, class_names=class_names), on_error)
+
+
+def scan_voc(*, root: str | os.PathLike, image_sets: list[str], class_names: list[str] | None = None) -> tuple[Annotations, list[Problem]]:
+    """Read one or several image sets, joined in the order given; and everything that had to be left out.
 
     root: a year's folder, with image_sets such as ["train"], or a devkit that holds several, with ["VOC2007/trainval", "VOC2012/trainval"].
     class_names: the label of a name is its place in this list. None takes all names that occur, sorted.
-    on_degenerate: a box with xmax <= xmin or ymax <= ymin in the XML, or with a coordinate that is not finite, is an error, or is dropped
-        with a warning. (Read to the letter, xmax = xmin would be one pixel wide; in practice it is a slip of the mouse.)
 
-    An image comes from the name in the split list: the <filename> of many data sets is wrong. Images without objects are kept. Boxes that
-    reach out of the image are kept as they are; transforms.py clips them. Raises FileNotFoundError and ValueError that name the file.
+    An image comes from the name in the split list: the <filename> of many data sets is wrong. Images without objects are kept, and those
+    that lost all of theirs. Boxes that reach out of the image are kept as they are; transforms.py clips them. A box with xmax <= xmin or
+    ymax <= ymin in the XML has no area: read to the letter, xmax = xmin would be one pixel wide; in practice it is a slip of the mouse.
+    Raises FileNotFoundError and ValueError where a folder or a split list is wrong.
     """
+    known = None if class_names is None else check_class_names(class_names)
+    if not image_sets:
+        raise ValueError("data.image_sets is empty: name at least one split list, such as train")
     listed = _Listed()
     for image_set in image_sets:
         _read_image_set(listed, Path(root), image_set)
-    _check_listed(listed, image_sets)
-    offsets = to_offsets(listed.counts)
-
-    def image_of(row: int) -> int:
-        return int(np.searchsorted(offsets, row, side="right")) - 1
-
-    def where(row: int) -> str:
-        number = row - offsets[image_of(row)] + 1
-        return (
-            f"{listed.xml(image_of(row))} object {number} {listed.names[row]} [{', '.join(f'{value:g}' for value in listed.corners[row])}]"
-        )
-
-    names = check_class_names(sorted(set(listed.names)) if class_names is None else class_names)
-    labels = to_labels(listed.names, names, lambda row: str(listed.xml(image_of(row))))
-    annotations = _to_annotations(listed, names, labels)
-    corners = np.array(listed.corners, dtype=np.float64).reshape(-1, 4)
-    degenerate = ~(np.isfinite(corners).all(1) & (corners[:, 2:] > corners[:, :2]).all(1))
-    return settle_degenerate(annotations, degenerate, where, on_degenerate)
+    _check_unique(listed.images, image_sets)
+    return _to_annotations(listed, known), listed.problems
 
 
-def _to_annotations(listed: _Listed, class_names: tuple[str, ...], labels: np.ndarray) -> Annotations:
+def voc_sources(*, root: str | os.PathLike, image_sets: list[str]) -> Iterator[os.PathLike]:
+    """Every file that scan_voc reads, and the folders whose contents it lists. OSError for one that is not there."""
+    for image_set in image_sets:
+        year, _, name = image_set.rpartition("/")
+        folder = Path(root) / year
+        yield from (folder / "JPEGImages", folder / "ImageSets" / "Main" / f"{name}.txt")
+        with os.scandir(folder / "Annotations") as entries:
+            yield from entries
+
+
+def _to_annotations(listed: _Listed, known: tuple[str, ...] | None) -> Annotations:
     """The only place where VOC's coordinates become continuous."""
-    boxes = np.array(listed.corners, dtype=np.float64).reshape(-1, 4) - [1, 1, 0, 0]
-    unique = len(set(listed.stems)) == len(listed.stems)  # two years may use one name: then the id says which year
-    ids = listed.stems if unique else [f"{folder.name}/{stem}" for folder, stem in zip(listed.folders, listed.stems, strict=True)]
+    corners = np.array(listed.corners, dtype=np.float64).reshape(-1, 4)
+    kinds = box_faults(corners)
+    if known is not None:
+        unknown = np.array([name not in known for name in listed.names], dtype=bool)
+        kinds = np.where((kinds == "") & unknown, "unknown-class", kinds)
+    _note_boxes(listed, corners, kinds, known)
+    keep = np.flatnonzero(kinds == "")
+    names = [listed.names[row] for row in keep.tolist()]
+    class_names = tuple(sorted(set(names))) if known is None else known
+    label = {name: place for place, name in enumerate(class_names)}
+    boxes = corners[keep] - [1, 1, 0, 0]
+    counts = np.bincount(np.array(listed.row, dtype=np.int64)[keep], minlength=len(listed.images))
     return Annotations(
         class_names=class_names,
-        image_ids=tuple(ids),
-        paths=tuple(map(str, listed.images)),
+        image_ids=_image_ids(listed),
+        paths=listed.images,
         sizes=np.array(listed.sizes, dtype=np.int64).reshape(-1, 2),
-        offsets=to_offsets(listed.counts),
+        offsets=to_offsets(counts),
         boxes_original=boxes,
-        labels=labels,
-        difficult=np.array(listed.difficult, dtype=bool),
-        crowd=np.zeros(len(labels), dtype=bool),
+        labels=np.array([label[name] for name in names], dtype=np.int64),
+        difficult=np.array(listed.difficult, dtype=bool)[keep],
+        crowd=np.zeros(len(keep), dtype=bool),
         areas=(boxes[:, 2:] - boxes[:, :2]).prod(1),
         category_ids=tuple(range(1, len(class_names) + 1)),
     )
 
 
+def _image_ids(listed: _Listed) -> list[str]:
+    """The stems; where two years use one name, the ids say which year."""
+    if len(set(listed.stems)) == len(listed.stems):
+        return listed.stems
+    return [f"{folder.name}/{stem}" for folder, stem in zip(listed.folders, listed.stems, strict=True)]
+
+
+def _note_boxes(listed: _Listed, corners: np.ndarray, kinds: np.ndarray, known: tuple[str, ...] | None) -> None:
+    """A problem for each box that is left out."""
+    hint = cache(lambda name: did_you_mean(name, known))  # one search for each misspelling, not for each object
+    for place in np.flatnonzero(kinds != ""):
+        name, row = listed.names[place], listed.row[place]
+        what = f"object {listed.number[place]} {name} [{', '.join(f'{value:g}' for value in corners[place])}]"
+        what += hint(name) if kinds[place] == "unknown-class" else ""
+        box = as_box(corners[place] - [1, 1, 0, 0])
+        xml = _xml(listed.folders[row], listed.stems[row])
+        listed.problems.append(Problem(str(kinds[place]), str(xml), what, listed.images[row], box))
+
+
 def _read_image_set(listed: _Listed, root: Path, image_set: str) -> None:
     folder, name = _locate(root, image_set)
     split = folder / "ImageSets" / "Main" / f"{name}.txt"
+    stems, images = _stems(split, image_set), _images(folder)
+    for stem in stems:
+        if stem not in images:
+            path = f"{folder / 'JPEGImages' / stem}{IMAGE_SUFFIXES[0]}"
+            listed.problems.append(Problem("missing-image", path, f"listed in {split}", path))
+        elif (root_element := _parse(listed, _xml(folder, stem), images[stem], split)) is not None:
+            _read_xml(listed, root_element, folder, stem, images[stem])
+
+
+def _stems(split: Path, image_set: str) -> list[str]:
     if not split.is_file():
         there = sorted(path.stem for path in split.parent.glob("*.txt"))
         raise FileNotFoundError(
-            f"{split}: no such split list{did_you_mean(name, there)} (data.image_sets={image_set}; there are: {', '.join(there) or 'none'})"
+            f"{split}: no such split list{did_you_mean(split.stem, there)} (data.image_sets={image_set}; "
+            f"there are: {', '.join(there) or 'none'})"
         )
-    stems = [line.strip() for line in split.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    try:
+        stems = [line.strip() for line in split.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{split}: the split list is no text in UTF-8 ({error.reason} at byte {error.start})") from error
     if not stems:
         raise ValueError(f"{split}: the split list is empty")
-    images = _images(folder)
-    missing = [f"{folder / 'JPEGImages' / stem}{IMAGE_SUFFIXES[0]}: no such image" for stem in stems if stem not in images]
-    if missing:
-        raise FileNotFoundError("\n".join([*shortened(missing), f"listed in {split}"]))
-    for stem in stems:
-        _read_xml(listed, folder, stem, images[stem], split)
+    return stems
 
 
 def _locate(root: Path, image_set: str) -> tuple[Path, str]:
@@ -122,24 +164,35 @@ def _locate(root: Path, image_set: str) -> tuple[Path, str]:
         raise FileNotFoundError(f"{root}: no such folder (data.root)")
     year, _, name = image_set.rpartition("/")
     folder = root / year
-    absent = [part for part in ("JPEGImages", "Annotations", "ImageSets") if not (folder / part).is_dir()]
+    absent = [part for part in ("JPEGImages", "Annotations", "ImageSets/Main") if not (folder / part).is_dir()]
     if absent:
         years = sorted(path.parent.name for path in root.glob("*/ImageSets"))
-        hint = f"; as a devkit it holds {', '.join(years)}: write data.image_sets=[{years[0]}/{name}]" if years else ""
-        raise FileNotFoundError(
-            f"{folder}: not a VOC folder, it lacks {', '.join(absent)} (data.root={root}, data.image_sets={image_set}){hint}"
-        )
+        hint = f"as a devkit it holds {', '.join(years)}: write data.image_sets=[{years[0]}/{name}]" if years else _layout_hint(folder)
+        where = f"(data.root={root}, data.image_sets={image_set})"
+        raise FileNotFoundError(f"{folder}: not a VOC folder, it lacks {', '.join(absent)} {where}; {hint}")
     return folder, name
 
 
-def _images(folder: Path) -> dict[str, Path]:
+def _layout_hint(folder: Path) -> str:
+    """What to do with a folder that is laid out in another way."""
+    suffixes = [path.suffix.lower() for path in folder.iterdir()] if folder.is_dir() else []
+    loose = {"Annotations": suffixes.count(".xml"), "JPEGImages": sum(map(suffixes.count, IMAGE_SUFFIXES))}
+    moves = [
+        f"move the {count} {what} in {folder} itself into {name}/"
+        for (name, count), what in zip(loose.items(), ("XML files", "images"), strict=True)
+        if count
+    ]
+    return "; ".join([LAYOUT, *moves])
+
+
+def _images(folder: Path) -> dict[str, str]:
     """Stem -> image file. One listing is quicker than a look-up per image, and finds .JPG and .png too."""
-    found: dict[str, Path] = {}
+    found: dict[str, str] = {}
     rank = {suffix: place for place, suffix in enumerate(IMAGE_SUFFIXES)}
     with os.scandir(folder / "JPEGImages") as entries:
-        paths = [Path(entry.path) for entry in entries]
-    for path in sorted((path for path in paths if path.suffix.lower() in rank), key=lambda path: (-rank[path.suffix.lower()], path.name)):
-        found[path.stem] = path
+        names = [(*os.path.splitext(entry.name), entry.path) for entry in entries]
+    for stem, _, path in sorted((n for n in names if n[1].lower() in rank), key=lambda name: (-rank[name[1].lower()], name[2])):
+        found[stem] = path
     return found
 
 
@@ -147,60 +200,75 @@ def _xml(folder: Path, stem: str) -> Path:
     return folder / "Annotations" / f"{stem}.xml"
 
 
-def _read_xml(listed: _Listed, folder: Path, stem: str, image: Path, split: Path) -> None:
-    path = _xml(folder, stem)
+def _parse(listed: _Listed, path: Path, image: str, split: Path) -> ElementTree.Element | None:
+    """The root element, or None and a problem noted."""
     try:
-        root = ElementTree.parse(path).getroot()
+        return ElementTree.fromstring(path.read_bytes())
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such annotation, but {split} lists {stem}") from None
-    except ElementTree.ParseError as error:
-        raise ValueError(f"{path}: not well-formed XML ({error})") from error
-    objects = root.findall("object")
-    for number, element in enumerate(objects, start=1):
-        _read_object(listed, element, f"{path} object {number}")
+        problem = Problem("missing-annotation", str(path), f"{split} lists {path.stem}", image)
+    except OSError as error:
+        problem = Problem("broken-annotation", str(path), f"cannot be read ({error.strerror})", image)
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the latter two: encodings that expat has not
+        problem = Problem("broken-annotation", str(path), f"not well-formed XML ({error})", image)
+    listed.problems.append(problem)
+    return None
+
+
+def _read_xml(listed: _Listed, root: ElementTree.Element, folder: Path, stem: str, image: str) -> None:
+    try:
+        size = _size(root) or header_size(image)
+    except ValueError as error:
+        listed.problems.append(Problem("broken-image", image, str(error), image))
+        return
+    for number, element in enumerate(root.findall("object"), start=1):
+        name = " ".join((element.findtext("name") or "").split())
+        try:
+            corners = _corners(element, name)
+        except ValueError as error:
+            what = f"object {number}{' ' * bool(name)}{name}: {error}"
+            listed.problems.append(Problem("broken-object", str(_xml(folder, stem)), what, image))
+            continue
+        listed.row.append(len(listed.images))
+        listed.number.append(number)
+        listed.names.append(name)
+        listed.corners.append(corners)
+        listed.difficult.append((element.findtext("difficult") or "").strip().lower() in ("1", "true"))
     listed.stems.append(stem)
     listed.folders.append(folder)
     listed.images.append(image)
-    listed.sizes.append(_size(root, path) or header_size(image))
-    listed.counts.append(len(objects))
+    listed.sizes.append(size)
 
 
-def _read_object(listed: _Listed, element: ElementTree.Element, where: str) -> None:
-    """One <object>. Only its direct children count: a VOC2007 person has <part>s, with boxes and names of their own."""
-    name = (element.findtext("name") or "").strip()
+def _corners(element: ElementTree.Element, name: str) -> list[float]:
+    """Of one <object>, as written. Only its direct children count: a VOC2007 person has <part>s, with boxes and names of their own."""
     if not name:
-        raise ValueError(f"{where}: no <name>")
+        raise ValueError("no <name>")
     box = element.find("bndbox")
     if box is None:
-        raise ValueError(f"{where} {name}: no <bndbox>")
-    listed.names.append(name)
-    listed.corners.append(tuple(_number(box, corner, f"{where} {name}") for corner in CORNERS))  # by name: VOC2012 writes xmax first
-    listed.difficult.append((element.findtext("difficult") or "").strip().lower() in ("1", "true"))
+        raise ValueError("no <bndbox>")
+    return [_number(box, corner) for corner in CORNERS]  # by name: VOC2012 writes xmax first
 
 
-def _number(parent: ElementTree.Element, tag: str, where: str) -> float:
+def _number(parent: ElementTree.Element, tag: str) -> float:
     text = parent.findtext(tag)
     try:
         return float(text or "")
     except ValueError:
-        fault = f"no <{tag}>" if text is None else f"<{tag}> is {text!r}, not a number"
-        raise ValueError(f"{where}: {fault}") from None
+        raise ValueError(f"no <{tag}>" if text is None else f"<{tag}> is {text[:40]!r}, not a number") from None
 
 
-def _size(root: ElementTree.Element, path: Path) -> tuple[int, int] | None:
-    """(height, width), or None where <size> is missing or zero, as some tools write it."""
+def _size(root: ElementTree.Element) -> tuple[int, int] | None:
+    """(height, width), or None where <size> is missing, zero or senseless, as some tools write it: then the image's header says it."""
     size = root.find("size")
-    if size is None:
+    try:
+        return None if size is None else as_size(_number(size, "height"), _number(size, "width"))
+    except ValueError:
         return None
-    height, width = (_number(size, tag, f"{path} <size>") if size.findtext(tag) else 0 for tag in ("height", "width"))
-    return (int(height), int(width)) if height >= 1 and width >= 1 else None
 
 
-def _check_listed(listed: _Listed, image_sets: list[str]) -> None:
+def _check_unique(images: list[str], image_sets: list[str]) -> None:
     """Two sets that overlap (train and trainval) would train and count an image twice."""
-    seen: set[Path] = set()
-    twice = [path for path in listed.images if path in seen or seen.add(path)]
+    seen: set[str] = set()
+    twice = [path for path in images if path in seen or seen.add(path)]
     if twice:
         raise ValueError(f"{twice[0]}: listed more than once in data.image_sets=[{', '.join(image_sets)}] ({len(twice)} such images)")
-    if not listed.images:
-        raise ValueError("data.image_sets is empty: name at least one split list, such as train")

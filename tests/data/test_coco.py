@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from detectors.data.coco import read_coco
+from detectors.data.coco import read_coco, scan_coco
 from tests.data.files import write_coco
 
 CONTENT = {
@@ -30,7 +31,7 @@ CONTENT = {
 def test_everything_is_read(tmp_path):
     truths = read_coco(**write_coco(tmp_path, CONTENT))
     assert truths.class_names == ("bicycle", "stop sign", "toothbrush") and truths.category_ids == (2, 13, 90)
-    assert truths.image_ids == (7, 3, 5)
+    assert tuple(truths.image_ids) == (7, 3, 5)
     assert_array_equal(truths.sizes, [[60, 80]] * 3)  # the second and third from the image files
     assert_array_equal(truths.offsets, [0, 1, 1, 3])  # image 3 is a negative
     assert_array_equal(truths.boxes_original, [[10.5, 20, 40.5, 30.25], [1, 2, 4, 6], [0, 0, 80, 60]])
@@ -56,33 +57,142 @@ def test_degenerate_boxes(tmp_path, caplog):
         {"id": 45, "image_id": 7, "category_id": 13, "bbox": [5, float("nan"), 1, 9]},
     ]
     files = write_coco(tmp_path, content)
-    with pytest.raises(ValueError, match="2 boxes without area") as caught:
+    with pytest.raises(ValueError, match="1 boxes without area") as caught:
         read_coco(**files)
-    for fault in ("annotation 44 of c.jpg: stop sign [5, 5, 0, 9]", "annotation 45 of g.jpg", "data.on_degenerate=drop"):
+    for fault in ("annotation 44 of c.jpg: stop sign [5, 5, 0, 9]", "annotation 45 of g.jpg", "data.on_error=skip"):
         assert fault in str(caught.value)
-    truths = read_coco(**files, on_degenerate="drop")
-    assert "annotation 44" in caplog.text
+    truths = read_coco(**files, on_error="skip")
+    assert "annotation 44" in caplog.text and "annotation 45" in caplog.text
     assert_array_equal(truths.offsets, [0, 1, 1, 3])
 
 
 FAULTS = {
+    # what breaks the content, the kind of the finding, its text, boxes that are left of three
+    "no bbox": (lambda content: content["annotations"][1].pop("bbox"), "broken-object", "annotations[1] lacks 'bbox'", 2),
+    "no object": (lambda content: content["annotations"].append(5), "broken-object", "annotations[3] is 5, not an object", 3),
+    "three numbers": (
+        lambda content: truth(content).update(bbox=[1, 2, 3]),
+        "broken-object",
+        "annotation 1: bbox is [1, 2, 3], not four",
+        2,
+    ),
+    "text": (lambda content: truth(content).update(bbox=["1", 2, 3, 4]), "broken-object", "bbox is ['1', 2, 3, 4], not four numbers", 2),
+    "truth value": (lambda content: truth(content).update(bbox=[True, 2, 3, 4]), "broken-object", "bbox is [True, 2, 3, 4], not four", 2),
+    "no list": (lambda content: truth(content).update(bbox={"x": 1}), "broken-object", "bbox is {'x': 1}, not four numbers", 2),
+    "infinite": (
+        lambda content: truth(content).update(bbox=[math.inf, 2, 3, 4]),
+        "broken-object",
+        "annotation 1 of e.jpg: toothbrush [inf, ",
+        2,
+    ),
+    "huge": (lambda content: truth(content).update(bbox=[1, 2, 1e308, 4]), "broken-object", "toothbrush [1, 2, 1e+308, 4]", 2),
+    "huge whole": (lambda content: truth(content).update(bbox=[10**400, 2, 3, 4]), "broken-object", "annotation 1 of e.jpg", 2),
+    "negative": (lambda content: truth(content).update(bbox=[1, 2, -3, 4]), "no-area", "toothbrush [1, 2, -3, 4]", 2),
+    "thin": (lambda content: truth(content).update(bbox=[100, 2, 1e-9, 4]), "no-area", "toothbrush [100, 2, 1e-09, 4]", 2),
+    "unknown image": (
+        lambda content: truth(content).update(image_id=99),
+        "broken-object",
+        "annotation 1: image_id 99 is listed nowhere",
+        2,
+    ),
+    "odd image id": (lambda content: truth(content).update(image_id=[5]), "broken-object", "image_id [5] is listed nowhere", 2),
+    "unknown category": (lambda content: truth(content).update(category_id=1), "unknown-class", "annotation 1: category_id 1 is listed", 2),
+    "odd category id": (lambda content: truth(content).update(category_id={}), "unknown-class", "category_id {} is listed nowhere", 2),
+    "same image twice": (
+        lambda content: content["images"].append(dict(content["images"][1])),
+        "broken-entry",
+        "images[3] c.jpg repeats",
+        3,
+    ),
+    "no file name": (
+        lambda content: content["images"][0].update(file_name=None),
+        "broken-entry",
+        "images[0] has the id 7 and the file_name",
+        2,
+    ),
+    "image id": (lambda content: content["images"][1].update(id=3.5), "broken-entry", "images[1] has the id 3.5", 3),
+    "no category name": (lambda content: content["categories"].append({"id": 4}), "broken-entry", "categories[3] lacks 'name'", 3),
+    "category id": (
+        lambda content: content["categories"].append({"id": "4", "name": "x"}),
+        "broken-entry",
+        "categories[3] has the id '4'",
+        3,
+    ),
+    "same category": (lambda content: content["categories"].append({"id": 2, "name": "x"}), "broken-entry", "categories[3] repeats", 3),
+    "same name": (lambda content: content["categories"].append({"id": 4, "name": "bicycle"}), "broken-entry", "categories[3] repeats", 3),
+}
+
+
+def truth(content: dict) -> dict:
+    return content["annotations"][0]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_fault_is_one_finding_and_nothing_else_is_lost(tmp_path, fault, caplog):
+    breaks, kind, text, left = FAULTS[fault]
+    content = copy.deepcopy(CONTENT)
+    files = write_coco(tmp_path, content)  # the images of the whole content
+    breaks(content)
+    files["annotation_file"].write_text(json.dumps(content))
+    truths, (problem,) = scan_coco(**files)
+    assert problem.kind == kind and text in problem.what and problem.file == str(files["annotation_file"])
+    assert len(truths.labels) == left and np.isfinite(truths.boxes_original).all() and np.isfinite(truths.areas).all()
+    with pytest.raises(ValueError, match="data.on_error=skip") as caught:
+        read_coco(**files)
+    assert text in str(caught.value)
+    assert len(read_coco(**files, on_error="skip").labels) == left and text in caplog.text
+
+
+@pytest.mark.parametrize("value", ["", None, 0, -5, 1e308, math.nan, math.inf, [480], 10**30])
+def test_senseless_sizes_areas_and_flags_have_stand_ins(tmp_path, value):
+    content = copy.deepcopy(CONTENT)
+    content["images"][0]["height"] = value
+    truth(content)["area"] = value
+    truth(content)["iscrowd"] = value
+    truths, problems = scan_coco(**write_coco(tmp_path, content))
+    assert not problems
+    assert_array_equal(truths.sizes, [[60, 80]] * 3)
+    assert_array_equal(truths.areas, [30 * 10.25, value if value == 0 and value is not None else 12, 4800])
+    assert_array_equal(truths.crowd, [True, False, False])
+
+
+STRUCTURE = {
     "no annotations": (lambda content: content.pop("annotations"), "instances.json: no list of 'annotations'"),
-    "no bbox": (lambda content: content["annotations"][1].pop("bbox"), r"instances.json annotations\[1\]: lacks 'bbox'"),
-    "bad bbox": (lambda content: content["annotations"][1].update(bbox=[1, 2, 3]), r"annotation 2: bbox is \[1, 2, 3\], not four numbers"),
-    "unknown image": (lambda content: content["annotations"][0].update(image_id=99), "annotation 1: image_id 99 is listed nowhere"),
-    "unknown category": (lambda content: content["annotations"][0].update(category_id=1), "annotation 1: category_id 1 is listed nowhere"),
-    "same id twice": (lambda content: content["images"][0].update(id=3), "1 images repeat the id of another"),
+    "an object": (lambda content: content.update(images={}), "instances.json: no list of 'images'"),
     "no image": (lambda content: content.update(images=[]), "instances.json: lists no image"),
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_each_fault_is_one_error_that_names_the_entry(tmp_path, fault):
-    breaks, message = FAULTS[fault]
+@pytest.mark.parametrize("fault", STRUCTURE)
+def test_a_file_without_its_lists_is_refused(tmp_path, fault):
+    breaks, message = STRUCTURE[fault]
     content = copy.deepcopy(CONTENT)
     breaks(content)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "instances.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=message):
-        read_coco(**write_coco(tmp_path, content))
+        scan_coco(annotation_file=tmp_path / "instances.json", image_folder=tmp_path / "images")
+
+
+def test_a_class_that_only_another_split_has(tmp_path):
+    """It gets an id that no other has, and boxes keep theirs; a name that is nearly there, and a list without any known name, are slips."""
+    files = write_coco(tmp_path, CONTENT)
+    truths = read_coco(**files, class_names=["zebra", "bicycle", "stop sign", "toothbrush"])
+    assert truths.category_ids == (91, 2, 13, 90)
+    assert_array_equal(truths.labels, [1, 3, 1])
+    with pytest.raises(ValueError, match="no category 'zebra'"):
+        read_coco(**files, class_names=["zebra"])
+
+
+def test_ids_that_are_texts(tmp_path):
+    content = copy.deepcopy(CONTENT)
+    for image in content["images"]:
+        image["id"] = f"no. {image['id']}"
+    for entry in content["annotations"]:
+        entry["image_id"] = f"no. {entry['image_id']}"
+    truths = read_coco(**write_coco(tmp_path, content))
+    assert truths.image_ids == ("no. 7", "no. 3", "no. 5") and json.dumps(list(truths.image_ids))
+    assert_array_equal(truths.offsets, [0, 1, 1, 3])
 
 
 def test_missing_files(tmp_path):
@@ -92,11 +202,21 @@ def test_missing_files(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no\.json: no such annotation file"):
         read_coco(annotation_file=tmp_path / "no.json", image_folder=files["image_folder"])
     (files["image_folder"] / "e.jpg").unlink()
-    with pytest.raises(FileNotFoundError, match=r"images/e\.jpg: no such image"):
-        read_coco(**files)
-    files["annotation_file"].write_text('{"images": [')
-    with pytest.raises(ValueError, match=r"instances\.json: not valid JSON"):
-        read_coco(**files)
+    (files["image_folder"] / "c.jpg").write_bytes(b"no image")  # its size is not in the file
+    truths, problems = scan_coco(**files)
+    assert [(problem.kind, problem.file[-5:]) for problem in problems] == [("broken-image", "c.jpg"), ("missing-image", "e.jpg")]
+    assert tuple(truths.image_ids) == (7,)
+    assert_array_equal(truths.boxes_original, [[10.5, 20, 40.5, 30.25]])
+    (files["image_folder"] / "g.jpg").unlink()
+    with pytest.raises(ValueError, match="no image is left"):
+        read_coco(**files, on_error="skip")
+
+
+@pytest.mark.parametrize("text", ['{"images": [', "", "[1, 2]", "null", "[" * 100000, '{"images": ' + "1" * 5000 + "}", "\udcff\udcfe"])
+def test_what_is_no_json_is_refused(tmp_path, text):
+    (tmp_path / "instances.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ValueError, match=r"instances\.json: (not valid JSON|no list of 'categories')"):
+        read_coco(annotation_file=tmp_path / "instances.json", image_folder=tmp_path)
 
 
 @pytest.mark.data
