@@ -47,7 +47,7 @@ def main(cfg: DictConfig) -> float | None:
     write_results_json(annotations, detections, folder / f"detections{suffix}.json")
     print(f"{stored.path}, step {stored.step}, on {config.data.name} {asked.split} ({len(annotations)} images)\n{result.table()}")
     if loader.problems:
-        print(f"images that could not be used, named above, their truths count as missed: {loader.summary()}")
+        print(f"images left out, named above, their truths count as missed: {loader.summary()}")
     print(f"written: {folder / f'evaluation{suffix}.json'}")
     return result.scalars[engine.METRIC]
 

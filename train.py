@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,7 +16,10 @@ from detectors import engine, parts
 from detectors.building import build
 from detectors.checking import check
 from detectors.config import PROJECT, Config, to_plain, to_yaml
+from detectors.data.checks import settled
 from detectors.entry import entry_point
+from detectors.linting.boxes import remark
+from detectors.structures import Annotations
 from detectors.tracking import Tracker
 
 HARMLESS = ("root", "cache", "workers", "prefetch", "image_cache")  # settings of `data` that change nothing about what is learned
@@ -37,10 +41,7 @@ def main(cfg: DictConfig) -> float | None:
         raise SystemExit(130) from stop
     finally:
         run.tracker.close()
-    for split, loader in (("training", run.train_loader), ("validation", run.val_loader)):
-        if loader.problems:
-            print(f"{split} images that could not be used, named above: {loader.summary()}")
-    print(f"{result.table()}\nrun folder: {run.folder}")
+    print(f"{left_out(run)}{result.table()}\nrun folder: {run.folder}")
     return result.scalars[engine.METRIC]
 
 
@@ -61,8 +62,7 @@ def resumed_config(stored: ckpt.Checkpoint, overrides: list[str]) -> Config:
 def build_run(config: Config, folder: Path, stored: ckpt.Checkpoint | None) -> engine.Run:
     device = parts.choose_device(config.trainer.device)
     origin = parts.initial_weights(config.trainer.init_from) if config.trainer.init_from and stored is None else None
-    annotations = parts.read_annotations(config.data, "train", stored and stored.class_names)
-    val_annotations = parts.read_annotations(config.data, "val", annotations.class_names)
+    annotations, val_annotations = read_data(config, stored and stored.class_names)
     detector = parts.build_detector(config, len(annotations.class_names)).to(device)
     if stored is not None:
         parts.load_weights(detector, stored)
@@ -87,6 +87,27 @@ def build_run(config: Config, folder: Path, stored: ckpt.Checkpoint | None) -> e
     run.tracker.text("run/commit", commit(), run.progress.step)
     describe(run, annotations)
     return run
+
+
+def left_out(run: engine.Run) -> str:
+    """A line for each split of which images could not be used."""
+    loaders = {"training": run.train_loader, "validation": run.val_loader}
+    return "".join(f"{split} images left out, named above: {it.summary()}\n" for split, it in loaders.items() if it.problems)
+
+
+def read_data(config: Config, class_names: Sequence[str] | None = None) -> list[Annotations]:
+    """The truths to train on and to evaluate on. One line says what was left out of them and which boxes are suspicious, if any are.
+
+    class_names: those of the run that is resumed.
+    """
+    scanned, found = {}, []
+    for split in ("train", "val"):
+        scanned[split] = parts.scan_annotations(config.data, split, class_names)
+        found.append(settled(scanned[split], config.data.on_error))
+        class_names = found[-1].class_names
+    if line := remark(scanned, size=tuple(config.input.size), resize=config.input.resize):
+        print(line, flush=True)
+    return found
 
 
 def commit() -> str:

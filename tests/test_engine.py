@@ -6,11 +6,13 @@ import json
 import os
 import signal
 import threading
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -19,6 +21,7 @@ from detectors import checkpoint as ckpt
 from detectors import engine, parts
 from detectors.checking import check
 from detectors.config import PROJECT
+from detectors.data.images import ImageError
 
 SMALL = [
     "trainer.steps=6",
@@ -141,6 +144,34 @@ def test_what_a_run_leaves_behind(cache, tmp_path):
     assert config == run.config
     assert not detector.training
     assert (tmp_path / "config.yaml").is_file()
+
+
+def test_broken_images_do_not_end_a_run_that_skips_them(tmp_path, caplog):
+    """Ten training images and four to validate on, of each one cut short: named, counted, replaced; all others are still there."""
+    run = make_run(tmp_path / "run", tmp_path / "cache", "data.on_error=skip", "trainer.probe_images=4")
+    broken = {split: loader.dataset.annotations.paths[1] for split, loader in (("train", run.train_loader), ("val", run.val_loader))}
+    for path in broken.values():
+        Path(path).write_bytes(Path(path).read_bytes()[:500])
+    result = engine.train(run)
+    run.tracker.close()
+    assert result.images == 4 and run.progress.images_seen == 24
+    assert [list(loader.problems) for loader in (run.train_loader, run.val_loader)] == [[broken["train"]], [broken["val"]]]
+    assert sum("cannot be decoded" in record.getMessage() for record in caplog.records) == 2
+    curves = EventAccumulator(str(tmp_path / "run"))
+    curves.Reload()
+    assert [[(e.step, e.value) for e in curves.Scalars(f"{split}/broken_images")] for split in broken] == [[(3, 1), (6, 1)]] * 2
+    assert len([tag for tag in curves.Tags()["images"] if tag.startswith("probe/")]) == 3
+    assert script.left_out(run) == "".join(
+        f"{split} images left out, named above: 1 images that cannot be decoded\n" for split in ("training", "validation")
+    )
+
+
+def test_a_broken_image_stops_a_run_that_does_not_skip_it(cache, tmp_path):
+    run = make_run(tmp_path / "run", tmp_path / "cache")
+    path = Path(run.train_loader.dataset.annotations.paths[1])
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(ImageError, match=f"^{path}: the image cannot be decoded"):
+        engine.train(run)
 
 
 class HostReads(TorchDispatchMode):

@@ -173,7 +173,8 @@ class BatchLoader(DataLoader):
         else:
             return
         del batches  # ends the workers; an error's traceback would keep them, and take ten seconds to let them go
-        raise ImageError(*fetched.error.args)
+        path, what, kind = fetched.error.args
+        raise ImageError(path, f"{what}; data.on_error=skip goes on without it" if self.dataset.on_error == "stop" else what, kind)
 
     def _tell(self, problems: list[Problem]) -> None:
         """Each file once."""

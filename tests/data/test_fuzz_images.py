@@ -1,0 +1,174 @@
+"""Bytes and boxes as nobody would write them: an image is read or refused by name; no augmentation yields a box that a loss cannot take."""
+
+from __future__ import annotations
+
+import io
+import math
+from functools import cache, lru_cache
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from detectors.building import build
+from detectors.config import PROJECT
+from detectors.data.images import ImageError, ImageReader, read_image, read_reduced
+from detectors.data.loading import DetectionDataset, Key
+from detectors.data.mixing import Mixing
+from detectors.data.transforms import Transform, build_transform
+from detectors.structures import Annotations
+from tests.test_configs import checked
+
+AUGMENTATIONS = sorted(path.stem for path in (PROJECT / "conf/augment").glob("*.yaml"))
+QUIET = {"deadline": 5000, "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow], "derandomize": True}
+HEIGHT, WIDTH = 37, 53
+
+
+@cache
+def originals() -> list[bytes]:
+    """Small JPEG and PNG files of several kinds."""
+    small = Image.fromarray(np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8))
+    image, kinds = small.resize((WIDTH, HEIGHT)), []
+    for mode, kind, options in (
+        ("RGB", "JPEG", {}),
+        ("RGB", "JPEG", {"progressive": True, "subsampling": 0}),
+        ("L", "JPEG", {}),
+        ("CMYK", "JPEG", {}),
+        ("RGB", "PNG", {}),
+        ("P", "PNG", {}),
+        ("RGBA", "PNG", {}),
+        ("I;16", "PNG", {}),
+        ("P", "GIF", {}),
+        ("RGB", "WEBP", {}),
+    ):
+        stream = io.BytesIO()
+        (image.convert("L").convert("I").convert(mode) if mode == "I;16" else image.convert(mode)).save(stream, kind, **options)
+        kinds.append(stream.getvalue())
+    return kinds
+
+
+@st.composite
+def files(draw) -> bytes:
+    """A file with some bytes changed, removed, put in or cut off; or nonsense after a beginning that looks right."""
+    data = bytearray(originals()[draw(st.integers(0, len(originals()) - 1))])
+    for _ in range(draw(st.integers(0, 6))):
+        place = draw(st.integers(0, max(len(data) - 1, 0)))
+        match draw(st.sampled_from(["change", "remove", "insert", "cut", "repeat"])):
+            case "change":
+                data[place : place + 1] = draw(st.binary(min_size=1, max_size=1))
+            case "remove":
+                del data[place : place + draw(st.integers(1, 40))]
+            case "insert":
+                data[place:place] = draw(st.binary(max_size=40))
+            case "cut":
+                del data[place:]
+            case "repeat":
+                data[place:place] = data[place : place + 60]
+    return bytes(data) if draw(st.integers(0, 9)) else bytes(data[:12]) + draw(st.binary(max_size=300))
+
+
+def annotations(path: str, boxes: np.ndarray) -> Annotations:
+    """One image, and boxes that nobody has looked at."""
+    count, none = len(boxes), np.zeros(len(boxes), dtype=bool)
+    flat = {"labels": np.arange(count) % 3, "difficult": none, "crowd": none, "areas": np.ones(count)}
+    return Annotations(
+        class_names=("a", "b", "c"),
+        image_ids=("one",),
+        paths=(path,),
+        sizes=np.array([[HEIGHT, WIDTH]]),
+        offsets=np.array([0, count]),
+        boxes_original=boxes,
+        category_ids=(1, 2, 3),
+        **flat,
+    )
+
+
+def attempt(read, path: str) -> tuple[np.ndarray | None, ImageError | None]:
+    try:
+        return read(path), None
+    except ImageError as error:
+        return None, error
+
+
+def check_files(data: bytes, path) -> None:
+    path.write_bytes(data)
+    for read in (read_image, lambda path: getattr(read_reduced(path, 2), "image", None)):
+        image, error = attempt(read, str(path))
+        assert error is None or str(error).startswith(f"{path}: the image cannot be ")
+        assert image is None or (image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8 and image.size)
+    for mode in ("stop", "replace", "leave_out"):
+        truths = annotations(str(path), np.array([[1.0, 1, 30, 30]]))
+        reader = ImageReader(truths, reduced=mode == "leave_out")
+        dataset = DetectionDataset(truths, transform("none", False), seed=0, on_error=mode, reader=reader)
+        fetched = dataset.__getitems__([Key(0, 0)])
+        assert len(fetched.samples) == (fetched.error is None and not fetched.problems)
+        assert {problem.file for problem in fetched.problems} <= {str(path)}
+
+
+@settings(max_examples=60, **QUIET)
+@given(data=files())
+def test_any_bytes_are_an_image_or_one_error(tmp_path, data):
+    check_files(data, tmp_path / "image.jpg")
+
+
+@pytest.mark.slow
+@settings(max_examples=1500, **QUIET)
+@given(data=files())
+def test_any_bytes_are_an_image_or_one_error_at_length(tmp_path, data):
+    check_files(data, tmp_path / "image.jpg")
+
+
+numbers = st.one_of(
+    st.floats(-20, 80),
+    st.sampled_from([0.0, -0.0, 1e-12, 0.5, 37.0, 53.0, 1e6, -1e6, 1e30, -1e30, 1e308, -1e308, math.inf, -math.inf, math.nan]),
+)
+boxes = st.lists(st.tuples(numbers, numbers, numbers, numbers), max_size=12)
+
+
+@lru_cache(maxsize=16)
+def transform(name: str, train: bool) -> Transform:
+    config = checked("model=yolov2_160", f"augment={name}", "input.size=[64,96]")
+    return build_transform(
+        augment=build(config.augment) if isinstance(config.augment, dict) else config.augment.name,
+        size=(64, 96),
+        resize=RESIZE.get(name, "letterbox"),
+        train=train,
+    )
+
+
+RESIZE = {"ssd": "stretch", "darknet_2016": "stretch"}
+
+
+def check_boxes(name: str, given_boxes: list, seed: int, tmp_path, mixing: Mixing | None = None) -> None:
+    path = tmp_path / "image.png"
+    if not path.exists():
+        path.write_bytes(originals()[4])
+    truths = annotations(str(path), np.array(given_boxes, dtype=np.float64).reshape(-1, 4))
+    for train in (True, False):
+        sample = DetectionDataset(truths, transform(name, train), seed=seed, mixing=mixing)[0, 0]
+        found = sample.boxes.numpy()
+        assert sample.image.shape == (64, 96, 3)
+        assert np.isfinite(found).all()
+        assert (found >= 0).all() and (found <= [96, 64, 96, 64]).all()
+        assert (found[:, 2:] > found[:, :2]).all()
+        assert len(sample.labels) == len(found) <= len(given_boxes) * (5 if mixing else 1)
+
+
+MIXINGS = st.sampled_from([None, Mixing(0.5, 0.5)])
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+@settings(max_examples=15, **QUIET)
+@given(given_boxes=boxes, seed=st.integers(0, 2**31), mixing=MIXINGS)
+def test_no_box_gets_through_that_a_loss_cannot_take(tmp_path, name, given_boxes, seed, mixing):
+    check_boxes(name, given_boxes, seed, tmp_path, mixing)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+@settings(max_examples=400, **QUIET)
+@given(given_boxes=boxes, seed=st.integers(0, 2**31), mixing=MIXINGS)
+def test_no_box_gets_through_at_length(tmp_path, name, given_boxes, seed, mixing):
+    check_boxes(name, given_boxes, seed, tmp_path, mixing)
