@@ -1,6 +1,7 @@
 """check(): from what Hydra composed to a Config, or to one error that lists all problems with their value, place and fix.
 
-Hydra lets some mistakes through: keys added with + or ++, anything under model, loss and optimizer, and values that do not go together.
+Hydra lets some mistakes through: keys added with + or ++, anything under augment, model, loss and optimizer, and values that do not go
+together.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from torch import nn
 from detectors.building import build, closest, describe, fits, signature_problems
 from detectors.config import Config
 
-GIVEN = {"model": ("num_classes", "loss"), "loss": (), "optimizer": ("module",)}  # keywords that the program supplies, not the yaml
+# Builder -> keywords that the program supplies, not the yaml
+GIVEN = {"augment": (), "model": ("num_classes", "loss"), "loss": (), "optimizer": ("module",)}
 Problem = tuple[str, str]  # place, and the sentence that says what is wrong with it
 
 
@@ -172,6 +174,15 @@ def _scales_form_a_row(config: Config) -> Iterator[Problem]:
         yield place, f"{what}; set {place}.max={scales.sides()[-1]}, or another step"
 
 
+def _augmentation_agrees_with_evaluation(config: Config) -> Iterator[Problem]:
+    """One that lays images into the input itself does it in one way; evaluation must see objects of the same shape."""
+    augmentation = yield from _try("augment", config.augment)
+    if augmentation is not None and augmentation.resize not in (None, config.input.resize):
+        name = config.augment["_target_"].rpartition(".")[2]
+        what = f"input.resize={config.input.resize!r}: augment={name} trains as input.resize={augmentation.resize} would evaluate"
+        yield "input.resize", f"{what}; set input.resize={augmentation.resize}, or another augment"
+
+
 def _parts_can_be_built(config: Config) -> Iterator[Problem]:
     """Asks the parts themselves, on the meta device where weights take no memory: sizes, names and ranges are known only to them."""
     names = config.data.class_names or ["any"]
@@ -220,6 +231,7 @@ RULES: dict[types.FunctionType, tuple[str, ...]] = {
     _warmup_fits: ("schedule", "trainer"),
     _milestones_fit: ("schedule",),
     _data_complete: ("data",),
+    _augmentation_agrees_with_evaluation: ("augment", "input"),
     _one_way_to_decode: ("data",),
     _parts_can_be_built: ("model", "loss", "optimizer", "input", "data"),
 }

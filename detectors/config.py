@@ -1,6 +1,6 @@
 """What can be configured: names, types, units and defaults. conf/*.yaml says what is chosen; detectors/checking.py says what is wrong.
 
-`model`, `loss` and `optimizer` have no dataclass: each names a builder in `_target_`, whose keyword-only signature is its schema.
+`augment`, `model`, `loss`, `optimizer` have no dataclass: each names a builder in `_target_`, whose keyword-only signature is its schema.
 """
 
 from __future__ import annotations
@@ -97,11 +97,6 @@ class DataConfig:
 
 
 @dataclass
-class AugmentConfig:
-    name: str = _choice("light", "none")
-
-
-@dataclass
 class MixingConfig:
     """Several training images in one, after the augmentation."""
 
@@ -156,7 +151,7 @@ class Config:
     seed: int = _at_least(0, 0)
     input: InputConfig = _empty(InputConfig)
     data: DataConfig = _empty(DataConfig)
-    augment: AugmentConfig = _empty(AugmentConfig)
+    augment: dict[str, Any] = _empty(dict)
     mixing: MixingConfig = _empty(MixingConfig)
     model: dict[str, Any] = _empty(dict)
     loss: dict[str, Any] = _empty(dict)

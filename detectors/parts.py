@@ -22,7 +22,7 @@ from detectors.data.loading import BatchLoader, DetectionDataset, build_eval_loa
 from detectors.data.mixing import Mixing
 from detectors.data.sampling import MultiScale
 from detectors.data.shapes import write_shapes
-from detectors.data.transforms import build_transform
+from detectors.data.transforms import build_transform, none
 from detectors.data.voc import scan_voc, voc_sources
 from detectors.models.detector import Detector
 from detectors.structures import Annotations
@@ -96,7 +96,7 @@ def train_dataset(config: Config, annotations: Annotations) -> DetectionDataset:
     mixing = Mixing(config.mixing.mosaic, config.mixing.mixup)
     on_error = {"stop": "stop", "skip": "replace"}[config.data.on_error]
     size = tuple(config.input.size)
-    transform = build_transform(augment=config.augment.name, size=size, resize=config.input.resize, train=True)
+    transform = build_transform(augment=build(config.augment), size=size, resize=config.input.resize, train=True)
     return DetectionDataset(
         annotations,
         transform,
@@ -137,7 +137,7 @@ def multi_scale(config: Config) -> MultiScale | None:
 
 def eval_loader(config: Config, annotations: Annotations, *, batch_size: int, repeated: bool = False) -> BatchLoader:
     """Every image once, in order. repeated: it will be gone through more than once, so that keeping images in memory pays."""
-    transform = build_transform(augment="none", size=tuple(config.input.size), resize=config.input.resize, train=False)
+    transform = build_transform(augment=none(), size=tuple(config.input.size), resize=config.input.resize, train=False)
     data = config.data if repeated or config.data.image_cache != "ram" else replace(config.data, image_cache="none")
     reader = image_reader(replace(config, data=data), annotations)
     on_error = {"stop": "stop", "skip": "leave_out"}[data.on_error]

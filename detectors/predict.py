@@ -23,7 +23,7 @@ from detectors import checkpoint as ckpt
 from detectors import parts
 from detectors.conversion.checkpoints import read_names
 from detectors.data.loading import ImageError, read_image
-from detectors.data.transforms import build_transform
+from detectors.data.transforms import build_transform, none
 from detectors.drawing import draw_detections
 from detectors.entry import verb
 from detectors.postprocess import to_original
@@ -109,7 +109,7 @@ class Predictor:
         self.device = device
         self.detector, config = parts.load_detector(checkpoint, device)
         self.size = tuple(config.input.size)
-        self.transform = build_transform(augment="none", size=self.size, resize=config.input.resize, train=False)
+        self.transform = build_transform(augment=none(), size=self.size, resize=config.input.resize, train=False)
 
     @torch.no_grad()
     def __call__(self, image: np.ndarray) -> Detections:

@@ -14,7 +14,7 @@ from detectors.config import Config, EvaluateConfig
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 COUNTS = {
-    "augment": 2,
+    "augment": 7,
     "data": 7,
     "debug": 3,
     "experiment": 9,
@@ -28,6 +28,7 @@ COUNTS = {
 HYDRA = {"help": 2, "job_logging": 2}
 SIZES = {"160": (160, 160), "300": (300, 300), "512": (512, 512), "yolov2_coco": (608, 608)}  # part of a model's name -> its input
 ANCHORS = {"ssd300": 8732, "ssd512": 24564, "ssd160": 2386, "yolov2": 845, "yolov2_coco": 1805, "yolov2_160": 500}
+STRETCHING = ("augment=ssd", "augment=darknet_2016")  # these go with a model that stretches its images
 GENERIC = {"data=voc": ["data.root=/set"], "data=coco": ["data.root=/set"]}  # what these leave open
 
 
@@ -64,7 +65,7 @@ def test_the_number_of_files():
 @pytest.mark.parametrize("override", [f"{group}={choice}" for group in COUNTS for choice in choices(group)])
 def test_each_choice_is_composed_checked_and_built(override):
     """With its own loss and whatever the defaults are; the head gives one row for every anchor of its input size."""
-    extra = [override, "model=ssd160"] if override.startswith("loss=multibox") else [override]
+    extra = [override, "model=ssd160"] if override.startswith("loss=multibox") or override in STRETCHING else [override]
     config = checked(*extra, *GENERIC.get(override, []), "optimizer.rate=0.001")
     detector = built(config)
     outputs = detector(torch.empty(1, 3, *config.input.size, device="meta"))
@@ -82,7 +83,7 @@ def test_each_model_has_its_own_input_and_anchors(name):
     assert built(config).grid(size).num_anchors == ANCHORS[key]
 
 
-@pytest.mark.parametrize("group", ["loss", "model", "optimizer"])
+@pytest.mark.parametrize("group", ["augment", "loss", "model", "optimizer"])
 def test_yaml_names_every_keyword(group):
     """So that each can be overridden without +."""
     for name in choices(group):

@@ -1,0 +1,54 @@
+"""How an image as a whole goes into the model's input: letterbox or stretch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+GREY = 127  # letterbox bars and uncovered corners; Darknet pads with .5
+
+
+class Fit(NamedTuple):
+    """How an image is laid into the model's input."""
+
+    size: tuple[int, int]  # (height, width) of the resized image, without bars
+    top_left: tuple[int, int]  # (row, column) in the model's input
+
+    def scale_xy(self, size_original: tuple[int, int]) -> tuple[float, float]:
+        return self.size[1] / size_original[1], self.size[0] / size_original[0]
+
+    def shift_xy(self) -> tuple[float, float]:
+        return float(self.top_left[1]), float(self.top_left[0])
+
+
+def letterbox(size_original: tuple[int, int], size: tuple[int, int]) -> Fit:
+    """Largest size of the same aspect ratio that fits, in the middle; sizes and offsets rounded down as in Darknet's letterbox_image."""
+    (height, width), (rows, columns) = size_original, size
+    if columns * height < rows * width:  # columns / width < rows / height, without rounding
+        rows = max(1, height * columns // width)
+    else:
+        columns = max(1, width * rows // height)
+    return Fit((rows, columns), ((size[0] - rows) // 2, (size[1] - columns) // 2))
+
+
+def stretch(size_original: tuple[int, int], size: tuple[int, int]) -> Fit:
+    """The whole image on the whole input; the aspect ratio changes."""
+    return Fit(size, (0, 0))
+
+
+RESIZES: dict[str, Callable[[tuple[int, int], tuple[int, int]], Fit]] = {"letterbox": letterbox, "stretch": stretch}
+
+
+def resize(image: np.ndarray, fit: Fit, size: tuple[int, int]) -> np.ndarray:
+    """(h, w, 3) -> (H, W, 3), bilinear without antialias (cv2.INTER_LINEAR, half-pixel centres), grey bars around."""
+    if image.shape[:2] != fit.size:
+        image = cv2.resize(image, fit.size[::-1], interpolation=cv2.INTER_LINEAR)
+    if fit.size == tuple(size):
+        return image
+    canvas = np.full((*size, 3), GREY, dtype=np.uint8)
+    (top, left), (rows, columns) = fit.top_left, fit.size
+    canvas[top : top + rows, left : left + columns] = image
+    return canvas
