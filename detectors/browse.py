@@ -28,7 +28,7 @@ from detectors.config import Config, composed, merged, to_yaml
 from detectors.data.images import ImageError, read_image
 from detectors.data.loading import BatchLoader, DetectionDataset, Sample
 from detectors.data.sampling import Key, ResumableSampler
-from detectors.drawing import READABLE, captioned, class_colours, draw, fit, grid, outline
+from detectors.drawing import captioned, class_colours, draw, fit, grid, outline
 from detectors.entry import verb
 from detectors.matched_anchors import MatchedAnchors, matched_anchors, table
 from detectors.structures import Annotations
@@ -36,6 +36,7 @@ from detectors.tracking import Tracker
 
 COLUMNS, ROWS = 4, 4  # cells of a page
 GAP = 4  # pixels between cells
+LARGEST = 1000  # pixels of a cell
 JPEG_QUALITY = 75
 
 
@@ -101,7 +102,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, help="folder (outputs/browse/DATE_TIME_NAME)")
     parser.add_argument("--format", default="png", choices=("png", "jpg"))
-    parser.add_argument("--width", type=int, default=2000, help="pixels that a picture has at most (2000)")
+    parser.add_argument("--width", type=int, default=2000, help="pixels of a picture (2000); crowded images need more")
     asked = parser.parse_intermixed_args(arguments)  # options may stand between the overrides
     for name, low in {"images": 1, "step": 0, "epoch": 0, "epochs": 1, "width": 200}.items():
         if (value := getattr(asked, name)) is not None and value < low:
@@ -215,7 +216,7 @@ def epoch_cells(source: Source, shown: Shown, asked: argparse.Namespace, columns
 
 def _side(asked: argparse.Namespace, columns: int) -> int:
     """Pixels of a cell, so that a row of them has the width at most."""
-    return max(16, min(READABLE, (asked.width + GAP) // columns - GAP))
+    return min(LARGEST, max(16, (asked.width + GAP) // columns - GAP))
 
 
 def _pages(cells: list[np.ndarray]) -> list[np.ndarray]:
@@ -272,7 +273,7 @@ def anchor_cell(source: Source, shown: Shown, side: int) -> np.ndarray:
 
 
 def write(picture: np.ndarray, path: Path) -> Path:
-    settings = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if path.suffix == ".jpg" else []
+    settings = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, cv2.IMWRITE_JPEG_OPTIMIZE, 1] if path.suffix == ".jpg" else []
     if not cv2.imwrite(str(path), picture[..., ::-1], settings):
         raise ValueError(f"{path}: the picture could not be written")
     return path

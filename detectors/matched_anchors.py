@@ -44,7 +44,10 @@ def table(found: list[MatchedAnchors]) -> list[str]:
     """One line for each size of truth and one for all: truths, means of their anchors and best IoU, truths without an anchor."""
     counts, best, sides = (np.concatenate([getattr(f, name) for f in found]) for name in ("counts", "best_iou", "sides"))
     lines = [HEAD]
-    buckets = [(f"{low} to {high} px", (sides >= low) & (sides < high)) for low, high in pairwise(SIDES)]
+    buckets = [
+        (f"{low} px and more" if high == SIDES[-1] else f"{low} to {high} px", (sides >= low) & (sides < high))
+        for low, high in pairwise(SIDES)
+    ]
     for name, inside in [*buckets, ("all", np.ones(len(sides), bool))]:
         if inside.any():
             each, iou = counts[inside].mean(), best[inside].mean()

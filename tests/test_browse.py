@@ -171,8 +171,9 @@ def test_a_truth_without_anchors_is_dashed(tmp_path):
     (source,) = opened("data=voc", f"data.root={root}", "data.val=[train]", "augment=none", "--anchors", "--images", "1")
     (shown,) = source.shown
     assert_array_equal(shown.anchors.counts, [0, 1])
-    edge = browse.anchor_cell(source, shown, 480)[CAPTION + 120, 200:300]  # top of the first truth, beside the name of the second
-    assert set(np.unique(edge)) == {0, 255}
+    picture = browse.anchor_cell(source, shown, 480)[CAPTION:]
+    assert set(np.unique(picture[120, 200:300])) == {0, 255}  # top of the first truth, beside the name of the second
+    assert (picture[303:312, 122:148] == 255).all(-1).mean() > 0.3  # its own name and 0, below it on white
 
 
 def test_other_splits_as_evaluation_sees_them(shapes, tmp_path, capsys):
