@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from detectors import checkpoint as ckpt
 from detectors import engine, parts
 from detectors.checking import check
-from detectors.config import Config, EvaluateConfig
+from detectors.config import Config, DataConfig, EvaluateConfig
 from detectors.entry import entry_point
 from detectors.metrics.coco import write_results_json
 from detectors.metrics.report import report
@@ -59,10 +59,31 @@ def file_suffix(checkpoint: Path, split: str) -> str:
 
 
 def with_data(config: Config, asked: EvaluateConfig) -> Config:
-    """The run's configuration with the data settings that were given to evaluate.py put over its own."""
+    """The run's configuration with the data settings that were given to evaluate.py put over its own.
+
+    ValueError if what was asked for in that way is known to the run: AP on training images says nothing.
+    """
     if not asked.data:
         return config
-    return check(OmegaConf.merge(asdict(config), {"data": asked.data}))
+    changed = check(OmegaConf.merge(asdict(config), {"data": asked.data}))
+    if asked.split != "train" and (seen := trained_on(config.data, changed.data, asked.split)):
+        what = f"data.{asked.split}={getattr(changed.data, asked.split)}: the run was trained on {', '.join(seen)}"
+        raise ValueError(f"{what}; choose images that it has not seen, or split=train, which says what the number is")
+    return changed
+
+
+def trained_on(before: DataConfig, now: DataConfig, split: str) -> list[str]:
+    """Image sets of a split that a run was trained on, by their names; VOC's trainval is train and val. Roots may have moved."""
+    if Path(before.root).name != Path(now.root).name:
+        return []
+    seen = {part for name in before.train for part in _parts(name)}
+    return [name for name in getattr(now, split) if seen & _parts(name)]
+
+
+def _parts(image_set: str) -> set[str]:
+    """VOC2012/trainval -> VOC2012/train, VOC2012/val"""
+    year, slash, name = image_set.rpartition("/")
+    return {f"{year}{slash}{part}" for part in (("train", "val") if name == "trainval" else (name,))}
 
 
 if __name__ == "__main__":

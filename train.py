@@ -41,7 +41,8 @@ def main(cfg: DictConfig) -> float | None:
         raise SystemExit(130) from stop
     finally:
         run.tracker.close()
-    print(f"{left_out(run)}{result.table()}\nrun folder: {run.folder}")
+    table = result.table() if result.images else "no evaluation: data.val is empty"
+    print(f"{left_out(run)}{table}\nrun folder: {run.folder}")
     return result.scalars[engine.METRIC]
 
 
@@ -98,16 +99,16 @@ def left_out(run: engine.Run) -> str:
 def read_data(config: Config, class_names: Sequence[str] | None = None) -> list[Annotations]:
     """The truths to train on and to evaluate on. One line says what was left out of them and which boxes are suspicious, if any are.
 
-    class_names: those of the run that is resumed.
+    class_names: those of the run that is resumed. Where data.val is empty, there is nothing to evaluate on.
     """
     scanned, found = {}, []
-    for split in ("train", "val"):
+    for split in ("train", "val") if config.data.val else ("train",):
         scanned[split] = parts.scan_annotations(config.data, split, class_names)
         found.append(settled(scanned[split], config.data.on_error))
         class_names = found[-1].class_names
     if line := remark(scanned, size=tuple(config.input.size), resize=config.input.resize):
         print(line, flush=True)
-    return found
+    return found if config.data.val else [*found, Annotations.without_images(class_names)]
 
 
 def commit() -> str:
@@ -124,11 +125,13 @@ def describe(run: engine.Run, annotations) -> None:
     config, grid = run.config, run.detector.grid(run.config.input.size)
     levels = ", ".join(f"{level.rows}x{level.columns}x{level.per_location}" for level in grid.levels)
     trainer, gflops = config.trainer, run.detector.flops(config.input.size) / 1e9
+    seen = len(set(annotations.paths) & set(run.val_annotations.paths))
+    seen_note = f" ({seen} of them are training images, too, on which AP says nothing)" if seen else ""
     print(
         f"{config.name}: {run.detector.parameter_count:,} parameters, {gflops:.2f} GFLOPs at {config.input.size}, "
         f"{grid.num_anchors} anchors ({levels})\n"
         f"{config.data.name}: {len(annotations)} training images with {len(annotations.labels)} boxes of {len(annotations.class_names)} "
-        f"classes, {len(run.val_annotations)} validation images\n"
+        f"classes, {len(run.val_annotations)} validation images{seen_note}\n"
         f"step {run.progress.step} to {trainer.steps}, {trainer.batch_size * trainer.accumulate} images a step, on {run.device}\n"
         f"curves: tensorboard --logdir {run.folder}",
         flush=True,  # into a pipe or a log, too, it must stand there before the training and not after it

@@ -135,10 +135,9 @@ def _milestones_fit(config: Config) -> Iterator[Problem]:
 
 def _data_complete(config: Config) -> Iterator[Problem]:
     data = config.data
-    for split in ("train", "val") if data.format != "shapes" else ():
-        if not getattr(data, split):
-            what = "annotation file" if data.format == "coco" else "image sets"
-            yield "data", f"data.{split}=[]: name the {what} of the {split} split, such as data.{split}=[{split}]"
+    if data.format != "shapes" and not data.train:  # data.val may be empty: then a training is not evaluated
+        what = "annotation file" if data.format == "coco" else "image sets"
+        yield "data", f"data.train=[]: name the {what} of the train split, such as data.train=[train]"
     if data.class_names is not None and (not data.class_names or len(set(data.class_names)) < len(data.class_names)):
         yield "data", f"data.class_names={data.class_names}: must name each class once; null takes all that the annotations name"
     for split in ("train", "val", "test") if data.format == "coco" else ():

@@ -239,6 +239,15 @@ class Annotations:
         object.__setattr__(self, "image_ids", pack_ids(self.image_ids))
         object.__setattr__(self, "paths", self.paths if isinstance(self.paths, Texts) else Texts(self.paths))
 
+    @classmethod
+    def without_images(cls, class_names: Sequence[str]) -> Annotations:
+        """A split that has no image."""
+        nothing = np.zeros(0, np.int64)
+        boxes, no = np.zeros((0, 4)), np.zeros(0, bool)
+        arrays = {"sizes": np.zeros((0, 2), np.int64), "offsets": np.zeros(1, np.int64), "boxes_original": boxes, "labels": nothing}
+        flags = {"difficult": no, "crowd": no, "areas": np.zeros(0), "category_ids": tuple(range(1, len(class_names) + 1))}
+        return cls(class_names=tuple(class_names), image_ids=(), paths=(), **arrays, **flags)
+
     def __len__(self) -> int:
         return len(self.image_ids)
 

@@ -101,7 +101,7 @@ def test_missing_keyword(plain):
         (["schedule=step", "schedule.milestones=[5,3]"], "schedule.milestones=[5, 3]: must grow"),
         (["schedule.name=step"], "schedule.milestones=[]: the step schedule needs some"),
         (["data=voc"], "data.root is missing: set data.root=..."),
-        (["data=voc07", "data.val=[]"], "data.val=[]: name the image sets of the val split"),
+        (["data=voc07", "data.train=[]"], "data.train=[]: name the image sets of the train split"),
         (["data=coco2017", "data.train=[a,b]"], "data.train=['a', 'b']: COCO's format takes one annotation file for each split"),
         (["data=coco2017", "data.image_folders.val=null"], "data.image_folders.val is missing: set data.image_folders.val=..."),
         (["input.multi_scale={min: 96}"], "input.multi_scale: min=96, max=0: set both, such as min=320 and max=608, or both to 0"),

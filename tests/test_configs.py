@@ -15,7 +15,7 @@ from detectors.config import Config, EvaluateConfig
 CONF = Path(__file__).resolve().parents[1] / "conf"
 COUNTS = {
     "augment": 7,
-    "data": 7,
+    "data": 8,
     "debug": 3,
     "experiment": 9,
     "loss": 5,

@@ -250,3 +250,21 @@ def test_only_harmless_settings_may_change_on_resume(cache, tmp_path):
     assert config.seed == run.config.seed
     with pytest.raises(ValueError, match=r"model=ssd160: a resumed run keeps"):
         script.resumed_config(stored, ["model=ssd160"])
+
+
+def test_without_validation_images_a_run_ends_without_an_ap(tmp_path, cache):
+    """As data=voc0712plus trains: nothing is left to measure on, and nothing is measured."""
+    run = make_run(tmp_path / "run", cache, "data.val=[]")
+    result = engine.train(run)
+    assert result.images == 0
+    assert set(result.scalars.values()) == {None}
+    assert {path.name for path in run.folder.glob("*.pt")} == {"last.pt"}
+    assert ckpt.load(ckpt.find(str(run.folder), ckpt.BEST)).class_names == run.val_annotations.class_names
+    assert json.loads((run.folder / "summary.json").read_text())["validation"]["AP"] is None
+
+
+def test_validation_images_that_are_trained_on_are_told(tmp_path, cache, capsys):
+    make_run(tmp_path / "run", cache, "data.val=[train]")
+    assert "10 validation images (10 of them are training images, too" in capsys.readouterr().out
+    make_run(tmp_path / "other", cache)
+    assert "4 validation images\n" in capsys.readouterr().out

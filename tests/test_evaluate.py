@@ -1,8 +1,14 @@
-"""Where evaluate.py writes; that it evaluates is tested through the command in test_smoke.py."""
+"""Where evaluate.py writes, and what it refuses; that it evaluates is tested through the command in test_smoke.py."""
 
 from __future__ import annotations
 
-from evaluate import file_suffix
+from dataclasses import asdict
+
+import pytest
+
+from detectors.checking import check
+from detectors.config import Config, EvaluateConfig, composed
+from evaluate import file_suffix, with_data
 
 
 def test_only_the_best_checkpoint_on_val_writes_what_compare_reads(tmp_path):
@@ -12,3 +18,29 @@ def test_only_the_best_checkpoint_on_val_writes_what_compare_reads(tmp_path):
     assert file_suffix(tmp_path / "best.pt", "test") == "_test"
     assert file_suffix(tmp_path / "last.pt", "val") == "_last"
     assert file_suffix(tmp_path / "last.pt", "test") == "_test_last"
+
+
+def asked(config: Config, split: str, **data) -> Config:
+    return with_data(config, EvaluateConfig(run="r", split=split, data=asdict(config.data) | data))
+
+
+@pytest.mark.parametrize(
+    ("split", "data"),
+    [
+        ("test", {"test": ["VOC2007/test"]}),
+        ("val", {"val": ["VOC2012/val"], "root": "/moved/VOCdevkit"}),  # a part of VOC2012/trainval
+        ("val", {"val": ["VOC2010/val", "VOC2012/trainval"]}),
+    ],
+)
+def test_ap_on_training_images_is_refused(split, data):
+    config = check(composed(["data=voc0712plus"]))
+    with pytest.raises(ValueError, match=r"data\.(val|test)=.*: the run was trained on VOC20(07/test|12/val|12/trainval); choose images"):
+        asked(config, split, **data)
+    assert asked(config, "train", **data).data.train == config.data.train  # it says so itself
+
+
+def test_other_images_may_be_evaluated():
+    config = check(composed(["data=voc0712"]))
+    assert asked(config, "test", test=["VOC2007/test"]).data.test == ["VOC2007/test"]
+    assert asked(config, "val", root="/another/set", val=["VOC2012/val"]).data.root == "/another/set"
+    assert with_data(config, EvaluateConfig(run="r", split="train")) is config

@@ -41,3 +41,9 @@ def test_annotations_know_the_image_of_each_box():
     assert len(annotations) == 3
     assert annotations.image.tolist() == [0, 0, 2]
     assert annotations.rows(2) == slice(2, 3)
+
+
+def test_annotations_without_images():
+    nothing = Annotations.without_images(("cat", "dog"))
+    assert (len(nothing), len(nothing.labels), nothing.class_names, nothing.category_ids) == (0, 0, ("cat", "dog"), (1, 2))
+    assert nothing.image.shape == nothing.labels.shape == (0,)
