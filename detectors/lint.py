@@ -30,11 +30,11 @@ def main(arguments: list[str] | None = None) -> None:
     splits, same_lists = read_splits(config.data, asked.splits)
     facts = inspect_all([path for split in splits for path in split.annotations.paths], asked.workers)
     report = examine(config, splits, facts, same_lists)
-    print(text(report))
     if asked.json:
         _write(asked.json, json.dumps(as_json(report), indent=1) + "\n")
     if asked.html:
         _write(asked.html, page(report, splits, asked.examples))
+    print(text(report))
     if report.errors:
         raise SystemExit(1)
 

@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import train
 from detectors import lint
+from detectors.checking import check
+from detectors.config import composed
 from detectors.data.problems import KINDS
 from detectors.linting.images import ORIENTATION
 from tests.data.files import box_xml, write_coco, write_voc
@@ -185,6 +188,17 @@ def test_splits_can_be_chosen(faulty, tmp_path, capsys):
     found = json.loads((tmp_path / "a.json").read_text())
     assert list(found["statistics"]["splits"]) == ["val"]
     assert [finding["kind"] for finding in found["findings"] if finding["error"]] == ["unknown-class"]
+
+
+def test_training_says_in_one_line_what_it_left_out(faulty, capsys):
+    config = check(composed([*data_of(faulty), "data.on_error=skip"]))
+    annotations, val_annotations = train.read_data(config)
+    assert (len(annotations), len(val_annotations)) == (30, 3)
+    (line,) = capsys.readouterr().out.splitlines()
+    for words in ("left out boxes without area: 1 in train", "left out objects of unknown classes: 1 in val"):
+        assert f"; {words};" in line
+    assert "; boxes that reach out of their image: 1 in train;" in line
+    assert line.endswith("; python -m detectors.lint shows them")
 
 
 @pytest.mark.parametrize(

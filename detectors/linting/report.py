@@ -62,17 +62,17 @@ def text(report: Report) -> str:
 
 def summary(report: Report) -> str:
     """One line for each split, then the counts of errors and warnings."""
-    lines = [f"{report.name}: {len(report.statistics['classes'])} classes"]
+    lines = [f"{report.name}: {_plural(len(report.statistics['classes']), 'class', 'classes')}"]
     for split, counts in report.statistics["splits"].items():
-        known = ("images", "boxes")
-        more = [f"{number:,} {word}" for word, number in counts.items() if word not in known and number]
-        lines.append(f"  {split:5}  {counts['images']:,} images, {counts['boxes']:,} boxes{'; ' * bool(more)}{', '.join(more)}")
+        held = f"{_plural(counts['images'], 'image')}, {_plural(counts['boxes'], 'box', 'boxes')}"
+        more = [f"{number:,} {word}" for word, number in counts.items() if word not in ("images", "boxes") and number]
+        lines.append(f"  {split:5}  {held}{'; ' * bool(more)}{', '.join(more)}")
     lines += [f"  {split:5}  the same list as {other}" for split, other in report.same_lists.items()]
     return "\n".join([*lines, f"{_plural(report.errors, 'error')}, {_plural(report.warnings, 'warning')}"])
 
 
-def _plural(number: int, word: str) -> str:
-    return f"{number:,} {word}{'s' * (number != 1)}"
+def _plural(number: int, word: str, words: str = "") -> str:
+    return f"{number:,} {word if number == 1 else words or word + 's'}"
 
 
 def _of_kind(kind: Kind, found: list[Finding]) -> Iterator[str]:

@@ -45,7 +45,7 @@ class _Album:
         if place in self.places:
             seen = self.places[place]
             known = seen, f"the same file is in {seen.split}" if seen.split != image.split else "listed more than once"
-        elif fact.digest and fact.digest in self.pixels:
+        elif fact.digest in self.pixels:
             seen = self.pixels[fact.digest]
             known = seen, f"the same pixels as {seen.words(image.split)}"
         else:

@@ -16,7 +16,7 @@ Table = dict[str, dict[str, int]]  # split -> bucket -> count
 
 AREAS = (32**2, 96**2)  # square pixels: COCO's small, medium, large
 PER_IMAGE = (0, 1, 2, 3, 5, 9, 17, 33, 65)  # first number of boxes of each bucket
-FRACTIONS = (0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)  # sqrt(box area / input area): where each bucket begins
+FRACTIONS = (0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1 + 1e-6)  # sqrt(box area / input area): where each bucket begins; 1 is the whole input
 RATIOS = (0, 1 / 4, 1 / 2, 3 / 4, 4 / 3, 2, 4)  # width / height
 IMAGE_SIZES = 10  # that are listed, the most frequent first
 
@@ -28,22 +28,20 @@ def statistics(splits: Sequence[Split], *, size: tuple[int, int], resize: str) -
     """
     names = splits[0].annotations.class_names
     per_class = {split.name: np.bincount(split.annotations.labels, minlength=len(names)).tolist() for split in splits}
+    tables = {
+        "boxes per image": boxes_per_image,
+        "area in pixels of the image (COCO's small < 32², medium < 96², large)": lambda truths: areas(truths.areas),
+        f"area in pixels of the model input, {size[1]} x {size[0]}, {resize}": lambda truths: areas(
+            sides_at_input(truths, size, resize).prod(1)
+        ),
+        "side (root of the area) over the model input's": lambda truths: fractions(sides_at_input(truths, size, resize), size),
+        "aspect ratio (width / height)": ratios,
+    }
     return {
         "splits": {split.name: totals(split) for split in splits},
         "classes": {name: {split: counts[label] for split, counts in per_class.items()} for label, name in enumerate(names)},
-        "tables": {
-            title: {split.name: count(split.annotations) for split in splits}
-            for title, count in {
-                "boxes per image": boxes_per_image,
-                "area in pixels of the image (COCO's small < 32², medium < 96², large)": lambda truths: areas(truths.areas),
-                f"area in pixels of the model input, {size[1]} x {size[0]}, {resize}": lambda truths: areas(
-                    sides_at_input(truths, size, resize).prod(1)
-                ),
-                "side (root of the area) over the model input's": lambda truths: fractions(sides_at_input(truths, size, resize), size),
-                "aspect ratio (width / height)": ratios,
-                "size of the images (width x height)": image_sizes,
-            }.items()
-        },
+        "tables": {title: {split.name: count(split.annotations) for split in splits} for title, count in tables.items()}
+        | {"size of the images (width x height)": image_sizes(splits)},
     }
 
 
@@ -86,11 +84,13 @@ def ratios(truths: Annotations) -> dict[str, int]:
     return _histogram(width / height, RATIOS, names)
 
 
-def image_sizes(truths: Annotations) -> dict[str, int]:
-    counts = Counter(map(tuple, truths.sizes.tolist())).most_common()
-    named = {f"{width} x {height}": number for (height, width), number in counts[:IMAGE_SIZES]}
-    rest = counts[IMAGE_SIZES:]
-    return named | ({f"{len(rest)} other sizes": sum(number for _, number in rest)} if rest else {})
+def image_sizes(splits: Sequence[Split]) -> Table:
+    """The most frequent sizes of all splits together, and how many images have another."""
+    counts = {split.name: Counter(map(tuple, split.annotations.sizes.tolist())) for split in splits}
+    listed = [size for size, _ in sum(counts.values(), Counter()).most_common(IMAGE_SIZES)]
+    table = {split: {f"{width} x {height}": found[height, width] for height, width in listed} for split, found in counts.items()}
+    rest = {split: sum(number for size, number in found.items() if size not in listed) for split, found in counts.items()}
+    return {split: row | {"other": rest[split]} if any(rest.values()) else row for split, row in table.items()}
 
 
 def _histogram(values: np.ndarray, starts: Sequence[float], names: Sequence[str]) -> dict[str, int]:

@@ -106,6 +106,15 @@ def test_three_copies_are_two_findings():
     assert [finding.problem.kind for finding in found] == ["duplicate-box"] * 2
 
 
+def test_a_box_that_repeats_two_is_told_once():
+    """As a repetition of the one of its class."""
+    found = boxes.box_findings(split_of([[[10, 10, 50, 50]] * 3], [[0, 1, 1]]), **FRAME)
+    assert [(finding.problem.kind, finding.problem.what) for finding in found] == [
+        ("duplicate-box", "dog [11, 11, 50, 50], and dog [11, 11, 50, 50]"),
+        ("two-classes", "dog [11, 11, 50, 50], and cat [11, 11, 50, 50]"),
+    ]
+
+
 def test_coco_findings_name_the_image():
     split = split_of([[[70, 10, 95, 50]]], instances="/set/train.json", paths=["/set/images/7.jpg"])
     (finding,) = boxes.box_findings(split, **FRAME)

@@ -33,6 +33,14 @@ def test_pictures_that_are_the_same(tmp_path):
     assert same_images(train, []) == [("duplicate-image", f"train: {train[3]}: the same pixels as {train[1]}")]
 
 
+def test_one_name_in_two_folders_of_a_split(tmp_path):
+    """Frames of two films, say: only between splits does a name make two pictures suspicious that look alike."""
+    write_image(tmp_path / "a/1.png", (60, 80))
+    write_image(tmp_path / "b/1.png", (60, 80))
+    cv2.imwrite(str(tmp_path / "b/1.png"), cv2.imread(str(tmp_path / "b/1.png")) ^ 1)
+    assert same_images([str(tmp_path / "a/1.png"), str(tmp_path / "b/1.png")], []) == []
+
+
 def test_links_are_the_same_file(tmp_path):
     write_image(tmp_path / "a.png", (60, 80))
     (tmp_path / "b.png").symlink_to(tmp_path / "a.png")

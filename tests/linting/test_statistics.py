@@ -48,11 +48,19 @@ def test_every_box_and_image_is_in_one_bucket():
     assert tables["aspect ratio (width / height)"]["train"]["below 1/4"] == sum(w < h / 4 for w, h in zip(width, height, strict=True))
 
 
+def test_a_box_as_large_as_the_input_is_not_larger():
+    found = statistics.fractions(np.array([[416.0, 416.0], [416, 417]]), (416, 416))
+    assert (found["50% to 100%"], found["more than the input"]) == (1, 1)
+
+
 def test_many_image_sizes_are_summed_up():
+    """The ten most frequent of all splits together: a split that has few of one still has a number there."""
     parts = [split_of([[]] * (20 - n), size=(100, 100 + n)).annotations.sizes for n in range(14)]
-    annotations = split_of([[]] * sum(map(len, parts))).annotations
-    annotations.sizes[:] = np.concatenate(parts)
-    found = statistics.image_sizes(annotations)
-    assert next(iter(found.items())) == ("100 x 100", 20)
-    assert list(found.items())[-1] == ("4 other sizes", 10 + 9 + 8 + 7)
-    assert len(found) == 11
+    train = split_of([[]] * sum(map(len, parts)))
+    train.annotations.sizes[:] = np.concatenate(parts)
+    found = statistics.image_sizes([train, split_of([[]] * 3, name="val", size=(100, 109))])
+    assert next(iter(found["train"].items())) == ("100 x 100", 20)
+    assert found["train"]["other"] == 10 + 9 + 8 + 7
+    assert {size: count for size, count in found["val"].items() if count} == {"109 x 100": 3}
+    assert list(found["train"]) == list(found["val"])
+    assert len(found["train"]) == 11
