@@ -193,7 +193,7 @@ class Texts(Sequence[str]):
         return self.data[self.offsets[place] : self.offsets[place + 1]].decode("utf-8", "surrogatepass")
 
     def __iter__(self) -> Iterator[str]:
-        for start, end in pairwise(self.offsets.tolist()):
+        for start, end in pairwise(map(int, self.offsets)):  # one at a time: a list of all would be as large as the texts
             yield self.data[start:end].decode("utf-8", "surrogatepass")
 
     def __eq__(self, other: object) -> bool:

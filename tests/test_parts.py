@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from numpy.testing import assert_array_equal
 from torch.testing import assert_close
 
 from detectors import checkpoint as ckpt
 from detectors import parts
 from detectors.config import Config, to_plain
+from detectors.data.coco import COCO_CLASSES
+from detectors.data.voc import VOC_CLASSES
+from tests.data.files import box_xml, write_coco, write_voc
 from tests.test_configs import checked
 
 NAMES = ("a", "b", "c")
@@ -131,3 +136,78 @@ def test_sizes_of_a_step():
     assert sizes[196:] == [(160, 160)] * 4
     assert parts.multi_scale(configured()) is None
     assert parts.multi_scale(configured("input.multi_scale=null")) is None
+
+
+def own_voc(tmp_path: Path, *overrides: str) -> Config:
+    """Three splits; zebra is in val only, ant in test only."""
+    root, classes = tmp_path / "voc", {"train": ["horse", "dog"], "val": ["dog", "zebra"], "test": ["ant", "horse"]}
+    for split, names in classes.items():
+        write_voc(root, {f"{split}0": "".join(box_xml(name, 1, 1, 9, 9) for name in names)}, split=split)
+    return configured("data=voc", f"data.root={root}", "data.test=[test]", f"paths.cache={tmp_path / 'cache'}", *overrides)
+
+
+def test_classes_of_a_voc_set_are_those_of_all_its_splits(tmp_path, caplog):
+    data = own_voc(tmp_path).data
+    train = parts.read_annotations(data, "train")
+    assert train.class_names == ("ant", "dog", "horse", "zebra")
+    assert_array_equal(train.labels, [2, 1])
+    for split, labels in {"val": [1, 3], "test": [0, 2]}.items():
+        for truths in (parts.read_annotations(data, split), parts.read_annotations(data, split, train.class_names)):
+            assert truths.class_names == train.class_names
+            assert_array_equal(truths.labels, labels)
+    assert "classes that data.train does not have, so that they cannot be learned: ant; zebra" in caplog.text
+
+
+def test_class_names_that_are_given_are_taken(tmp_path):
+    data = own_voc(tmp_path, "data.class_names=[zebra,horse,dog,ant]").data
+    assert_array_equal(parts.read_annotations(data, "val").labels, [2, 0])
+    assert_array_equal(parts.read_annotations(data, "val", ["dog", "zebra"]).labels, [0, 1])  # a checkpoint's
+    data = own_voc(tmp_path, "data.class_names=[horse,dog]").data
+    assert len(parts.read_annotations(data, "train").labels) == 2
+    with pytest.raises(ValueError, match=r"val0\.xml: object 2 zebra \[1, 1, 9, 9\]"):
+        parts.read_annotations(data, "val")
+    data.on_error = "skip"
+    assert_array_equal(parts.read_annotations(data, "val").labels, [1])
+    assert [problem.kind for problem in parts.scan_annotations(data, "val")[1]] == ["unknown-class"]
+
+
+def test_classes_of_a_coco_set_are_in_the_order_of_their_ids(tmp_path):
+    """The split's own lists of categories differ; a misspelt one is asked about."""
+    categories = {"train": [(7, "horse"), (3, "zebra")], "val": [(5, "dog"), (3, "zebra")]}
+    settings = ["data=coco", f"data.root={tmp_path}", f"paths.cache={tmp_path / 'cache'}"]
+    for split, pairs in categories.items():
+        content = {
+            "images": [{"id": 1, "file_name": "a.jpg", "height": 60, "width": 80}],
+            "categories": [{"id": i, "name": name} for i, name in pairs],
+            "annotations": [{"image_id": 1, "category_id": i, "bbox": [1, 2, 3, 4]} for i, _ in pairs],
+        }
+        write_coco(tmp_path / split, content)
+        settings += [f"data.{split}=[{split}/instances.json]", f"data.image_folders.{split}={split}/images"]
+    data = configured(*settings).data
+    train, val = parts.read_annotations(data, "train"), parts.read_annotations(data, "val")
+    assert train.class_names == val.class_names == ("zebra", "dog", "horse")
+    assert_array_equal(train.labels, [2, 0])
+    assert_array_equal(val.labels, [1, 0])
+    assert [train.category_ids[i] for i in (0, 2)] == [3, 7] and val.category_ids[:2] == (3, 5)
+    with pytest.raises(ValueError, match="no category 'hose'; did you mean 'horse'"):
+        parts.read_annotations(data, "train", ["hose", "zebra"])
+
+
+def test_the_official_sets_name_their_classes():
+    """So that one split can be read without the others."""
+    assert configured("data=coco2017", model="ssd160").data.class_names == list(COCO_CLASSES)
+    assert configured("data=voc0712", model="ssd160").data.class_names == list(VOC_CLASSES)
+
+
+def test_annotations_are_kept_below_the_cache_folder(tmp_path, monkeypatch):
+    data = own_voc(tmp_path).data
+    assert data.cache == str(tmp_path / "cache/annotations")
+    first = parts.read_annotations(data, "train")
+
+    def scan_voc(**_):
+        pytest.fail("parsed again")
+
+    monkeypatch.setattr(parts, "scan_voc", scan_voc)
+    assert parts.read_annotations(data, "train").paths == first.paths
+    assert sorted(path.suffix for path in Path(data.cache).iterdir()) == [".annotations"] * 4  # three splits, and train with all classes
+    assert json.dumps(list(first.image_ids)) == '["train0"]'

@@ -252,18 +252,30 @@ def test_voc2012_animals(shared):
 
 
 @pytest.mark.data
-def test_real_oddities(shared, tmp_path):
-    """xmax first, a float ymin, XML of grayscale images (depth 1)."""
+def test_every_real_oddity_at_once(shared, tmp_path):
+    """xmax first, parts of pixels, depth 1, wrong <filename>s, boxes without area, broken images: two boxes are left out, nothing else."""
+    images = {path.stem.split("_zero")[0].split("_trunc")[0]: path for path in (shared / "bad-input/images").iterdir()}
+    stems = sorted(path.stem for path in (shared / "bad-input/xml").iterdir())
+    assert len(stems) == 10
+    root = write_voc(tmp_path, dict.fromkeys(stems, ""))
+    for stem in stems:
+        shutil.copyfile(shared / f"bad-input/xml/{stem}.xml", root / f"Annotations/{stem}.xml")
+        if stem in images:
+            shutil.copyfile(images[stem], root / f"JPEGImages/{stem}.jpg")
+    truths, problems = scan_voc(root=root, image_sets=["train"])
+    assert truths.image_ids == stems
+    assert [str(problem) for problem in problems] == [
+        f"{root}/Annotations/BloodImage_00338.xml: object 13 RBC [504, 337, 504, 337]",
+        f"{root}/Annotations/BloodImage_00343.xml: object 4 RBC [181, 329, 181, 329]",
+    ]
+    written = [(root / f"Annotations/{stem}.xml").read_text().count("<bndbox>") for stem in stems]
+    assert np.diff(truths.offsets).tolist() == [written[0] - 1, written[1] - 1, *written[2:]]
     expected = {
         "voc2012_2009_000001_xmax_first": [[148, 86, 338, 238], [32, 106, 184, 251]],
         "voc2012_2011_003353": [[129, 44.70000076293945, 375, 470]],
-        "raccoon-150": None,
+        "voc2012_2011_006777": [[0, 280.70000076293945, 218, 500]],
+        "raccoon-150": [[79, 61, 187, 169]],
     }
-    root = write_voc(tmp_path, dict.fromkeys(expected, ""))
-    for stem in expected:
-        shutil.copyfile(shared / f"bad-input/xml/{stem}.xml", root / f"Annotations/{stem}.xml")
-    truths = read_voc(root=root, image_sets=["train"])
-    for row, boxes in enumerate(expected.values()):
-        if boxes:
-            assert_array_equal(truths.boxes_original[truths.rows(row)], boxes)
-    assert_array_equal(truths.sizes[2], [183, 275])
+    for stem, boxes in expected.items():
+        assert_array_equal(truths.boxes_original[truths.rows(stems.index(stem))], boxes)
+    assert_array_equal(truths.sizes[stems.index("raccoon-150")], [183, 275])

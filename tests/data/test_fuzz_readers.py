@@ -1,0 +1,256 @@
+"""Whatever stands in the files: the readers end with findings or with an error they name, and give finite boxes with areas only."""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from detectors.data.coco import scan_coco
+from detectors.data.problems import KINDS
+from detectors.data.voc import scan_voc
+from detectors.structures import Annotations
+from tests.data.files import box_xml, write_image, write_voc
+
+FEW = settings(max_examples=60, deadline=5000, suppress_health_check=list(HealthCheck))
+MANY = settings(max_examples=1500, deadline=5000, suppress_health_check=list(HealthCheck))
+NUMBERS = st.one_of(
+    st.integers(-10, 200), st.floats(), st.sampled_from([1e308, -1e308, 2**31, 2**63, 2**64, 10**30, 2**20, 2**20 + 1, 5e-324, 0.1, -0.0])
+)
+
+
+def assert_sound(found: tuple[Annotations, list], images: int) -> None:
+    """Finite, with an area in float32 too, every array of its length, every finding of a kind that is known."""
+    truths, problems = found
+    boxes, count = truths.boxes_original, len(truths.labels)
+    for kind in (np.float64, np.float32):
+        assert np.isfinite(boxes.astype(kind)).all() and (boxes[:, 2:].astype(kind) > boxes[:, :2].astype(kind)).all()
+    assert len(boxes) == len(truths.areas) == len(truths.difficult) == len(truths.crowd) == count == truths.offsets[-1]
+    assert len(truths) == len(truths.paths) == len(truths.sizes) == len(truths.offsets) - 1 <= images
+    assert (np.diff(truths.offsets) >= 0).all() and np.isfinite(truths.areas).all() and (truths.areas >= 0).all()
+    assert (truths.sizes > 0).all() and (truths.sizes < 2**31).all()
+    assert count == 0 or (truths.labels.min() >= 0 and truths.labels.max() < len(truths.class_names))
+    assert len(truths.class_names) == len(truths.category_ids) == len(set(truths.category_ids))
+    assert all(KINDS[problem.kind].error and str(problem) for problem in problems)
+    assert all(problem.box is None or np.isfinite(problem.box).all() for problem in problems)
+
+
+# --- VOC ---
+TAGS = st.sampled_from(["object", "name", "bndbox", "xmin", "ymin", "xmax", "ymax", "difficult", "part", "size", "width", "height", "x"])
+TEXTS = st.one_of(
+    NUMBERS.map(repr),
+    st.sampled_from(["cat", "dog", " ", "", "\uff11\uff12", "1_0", "0x10", "nan", "-inf", "1e400", "1,5"]),
+    st.text(max_size=6),
+)
+ELEMENTS = st.recursive(
+    st.tuples(TAGS, TEXTS.map(lambda text: [text])), lambda inner: st.tuples(TAGS, st.lists(inner, max_size=5)), max_leaves=25
+)
+
+
+def as_xml(element) -> str:
+    if isinstance(element, str):
+        return element
+    tag, children = element
+    return f"<{tag}>{''.join(map(as_xml, children))}</{tag}>"
+
+
+@st.composite
+def annotations_xml(draw) -> bytes:
+    """Proper files with odd numbers, trees of the right tags in the wrong places, bytes cut, changed and made up."""
+    kind = draw(st.integers(0, 3))
+    if kind == 0:
+        return draw(st.binary(max_size=60))
+    names = st.sampled_from(["cat", "dog", "hrose", "", "a&amp;b"])
+    if kind == 1:
+        text = as_xml(("annotation", draw(st.lists(ELEMENTS, max_size=6))))
+    else:
+        objects = [box_xml(draw(names), *(draw(NUMBERS) for _ in range(4))) for _ in range(draw(st.integers(0, 4)))]
+        size = f"<size><width>{draw(NUMBERS)}</width><height>{draw(NUMBERS)}</height></size>"
+        text = f"<annotation>{size}{''.join(objects)}</annotation>"
+    content = bytearray(text.encode("utf-8", "replace"))
+    for _ in range(draw(st.integers(0, 3)) if kind == 3 else 0):
+        content[draw(st.integers(0, len(content) - 1))] = draw(st.integers(0, 255))
+    return bytes(content[: draw(st.integers(0, len(content)))] if kind == 3 and draw(st.booleans()) else content)
+
+
+@pytest.fixture(scope="module")
+def voc() -> Path:
+    with tempfile.TemporaryDirectory() as folder:
+        yield write_voc(Path(folder), {"good": box_xml("cat", 2, 3, 5, 5), "a": ""}, size=(33, 47))
+
+
+def check_xml(voc: Path, content: bytes, class_names: list[str] | None) -> None:
+    (voc / "Annotations/a.xml").write_bytes(content)
+    found = scan_voc(root=voc, image_sets=["train"], class_names=class_names)
+    assert_sound(found, 2)
+    assert found[0].boxes_original[0].tolist() == [1, 2, 5, 5]  # its neighbour is never lost
+
+
+def check_split(voc: Path, content: bytes) -> None:
+    (voc / "Annotations/a.xml").write_text("<a/>")
+    (voc / "ImageSets/Main/fuzz.txt").write_bytes(content)
+    try:
+        assert_sound(scan_voc(root=voc, image_sets=["fuzz"]), 2)
+    except ValueError as error:
+        if not any(text in str(error) for text in ("the split list is empty", "the split list is no text", "listed more than once")):
+            raise
+
+
+CLASSES = st.sampled_from([None, ["cat"], ["horse", "cat", "dog"]])
+LISTS = st.one_of(
+    st.binary(max_size=30),
+    st.lists(st.sampled_from(["a", "good", "a.b", "../a", "", "x" * 300, "ü", "\0"])).map(lambda n: "\n".join(n).encode()),
+)
+
+
+@FEW
+@given(content=annotations_xml(), names=CLASSES)
+def test_xml(voc, content, names):
+    check_xml(voc, content, names)
+
+
+@FEW
+@given(content=LISTS)
+def test_split_lists(voc, content):
+    check_split(voc, content)
+
+
+@pytest.mark.slow
+@MANY
+@given(content=annotations_xml(), names=CLASSES)
+def test_xml_thousandfold(voc, content, names):
+    check_xml(voc, content, names)
+
+
+@pytest.mark.slow
+@settings(MANY, max_examples=400)
+@given(content=LISTS)
+def test_split_lists_thousandfold(voc, content):
+    check_split(voc, content)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<a>" * 100000 + "</a>" * 100000,
+        "<a><object>" + "<name>" * 50000 + "</name>" * 50000 + "</object></a>",
+        '<!DOCTYPE a [<!ENTITY b "'
+        + "x" * 1000
+        + '">'
+        + "".join(f'<!ENTITY b{n} "{f"&b{n - 1};" * 20 if n else "&b;"}">' for n in range(9))
+        + "]><a>&b8;</a>",
+    ],
+    ids=["deep", "deep name", "billion laughs"],
+)
+def test_xml_that_is_made_to_hurt(voc, text):
+    check_xml(voc, text.encode(), ["cat"])
+
+
+# --- COCO ---
+SCALARS = st.one_of(NUMBERS, st.none(), st.booleans(), st.sampled_from(["", "1", "a.jpg", "cat", "\0", "../a.jpg", "x" * 300, "\ud800"]))
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.sampled_from(["id", "name"]), inner), max_leaves=8
+)
+IDS = st.one_of(st.integers(0, 4), VALUES)
+FILES = st.one_of(st.sampled_from(["a.jpg", "b.jpg", "c.jpg"]), VALUES)
+
+
+def entries(**values: st.SearchStrategy) -> st.SearchStrategy:
+    """Lists of objects with some of the keys, among them a few that are none."""
+    proper = st.fixed_dictionaries({}, optional=values)
+    return st.one_of(st.lists(st.one_of(st.fixed_dictionaries(values), proper, VALUES), max_size=5), VALUES)
+
+
+BOXES = st.one_of(st.lists(NUMBERS, min_size=4, max_size=4), VALUES)
+LOOSE = st.one_of(
+    st.fixed_dictionaries(
+        {
+            "images": entries(id=IDS, file_name=FILES, height=NUMBERS, width=VALUES),
+            "categories": entries(id=IDS, name=st.one_of(st.sampled_from(["cat", "dog"]), VALUES)),
+            "annotations": entries(id=IDS, image_id=IDS, category_id=IDS, bbox=BOXES, area=VALUES, iscrowd=VALUES),
+        }
+    ),
+    VALUES,
+)
+GOOD = {
+    "images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg", "height": 33, "width": 47}],
+    "categories": [{"id": 1, "name": "cat"}, {"id": 4, "name": "dog"}],
+    "annotations": [
+        {"id": number, "image_id": 1 + number % 2, "category_id": 1, "bbox": [1, 2, 3, 4], "area": 9, "iscrowd": 0} for number in range(4)
+    ],
+}
+
+
+@st.composite
+def nearly_good(draw) -> dict:
+    """A proper file in which up to four values are others."""
+    content = copy.deepcopy(GOOD)
+    for _ in range(draw(st.integers(0, 4))):
+        part = content[draw(st.sampled_from(sorted(GOOD)))]
+        entry = part[draw(st.integers(0, len(part) - 1))]
+        key = draw(st.sampled_from(sorted(entry)))
+        entry[key] = draw(BOXES if key == "bbox" else VALUES)
+    return content
+
+
+CONTENT = st.one_of(nearly_good(), LOOSE)
+REFUSALS = ("not valid JSON", "no list of ", "lists no image", "no category 'cat'")
+
+
+@pytest.fixture(scope="module")
+def coco() -> Path:
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("a.jpg", "b.jpg"):
+            write_image(Path(folder) / "images" / name, (33, 47))
+        (Path(folder) / "images/c.jpg").write_bytes(b"no image")
+        yield Path(folder)
+
+
+def check_json(coco: Path, content: bytes, class_names: list[str] | None) -> None:
+    (coco / "instances.json").write_bytes(content)
+    try:
+        found = scan_coco(annotation_file=coco / "instances.json", image_folder=coco / "images", class_names=class_names)
+    except ValueError as error:
+        if not any(text in str(error) for text in REFUSALS):
+            raise
+    else:
+        assert_sound(found, 6)
+
+
+def changed(content: object, place: int, byte: int) -> bytes:
+    """The JSON with one byte replaced; place 0 leaves it as it is."""
+    text = json.dumps(content).encode()
+    place %= len(text)
+    return text[:place] + bytes([byte]) * bool(place) + text[place + bool(place) :]
+
+
+@FEW
+@given(content=CONTENT, names=st.sampled_from([None, ["cat"]]))
+def test_json(coco, content, names):
+    check_json(coco, json.dumps(content).encode(), names)
+
+
+@FEW
+@given(place=st.integers(0, 1000), byte=st.integers(0, 255))
+def test_json_with_a_changed_byte(coco, place, byte):
+    check_json(coco, changed(GOOD, place, byte), None)
+
+
+@pytest.mark.slow
+@MANY
+@given(content=CONTENT, names=st.sampled_from([None, ["cat"]]))
+def test_json_thousandfold(coco, content, names):
+    check_json(coco, json.dumps(content).encode(), names)
+
+
+@pytest.mark.slow
+@settings(MANY, max_examples=600)
+@given(place=st.integers(0, 1000), byte=st.integers(0, 255))
+def test_json_with_a_changed_byte_thousandfold(coco, place, byte):
+    check_json(coco, changed(GOOD, place, byte), None)
