@@ -72,13 +72,14 @@ def _in_hsv(image: np.ndarray, channel: int, change: Callable[[np.ndarray], np.n
     """A channel of the image's 8-bit HSV changed: hue (0, from 0 to 180) or saturation (1).
 
     A hue below 0 is cut, one above 180 goes on around the circle: that is what saturating arithmetic and OpenCV's way back make of them.
-    `changes` False leaves out the way there and back, which alone moves colours by up to some levels.
+    `changes` False leaves out the way there and back, which alone moves colours by up to some levels. The way back takes all pixels as one
+    row: OpenCV rounds the last few pixels of a row, which do not fill a vector, otherwise than the rest, by up to one level.
     """
     if not changes:
         return image
     hsv = cv2.cvtColor(image, HSV)
     cv2.insertChannel(change(cv2.extractChannel(hsv, channel)), hsv, channel)
-    return cv2.cvtColor(hsv, RGB, dst=hsv)
+    return cv2.cvtColor(hsv.reshape(1, -1, 3), RGB).reshape(hsv.shape)
 
 
 class Shade(NamedTuple):
@@ -102,6 +103,7 @@ def shade(image: np.ndarray, drawn: Shade) -> np.ndarray:
     """(h, w, 3) uint8 RGB -> the same: distort_image. Hue wraps, saturation and value may exceed 1 until the way back, then all is cut to
     0..1. In float32 as Darknet does it; but the result is rounded to whole levels, where Darknet keeps fractions.
     """
-    matrix = np.array([[1, 0, 0, 360 * drawn.hue], [0, drawn.saturation, 0, 0], [0, 0, drawn.exposure, 0]], dtype=np.float32)
+    matrix = np.array([[1, 0, 0, 360 * (drawn.hue % 1)], [0, drawn.saturation, 0, 0], [0, 0, drawn.exposure, 0]], dtype=np.float32)
+    # a hue of 360 and more wraps in OpenCV, one below 0 gives wrong colours
     hsv = cv2.transform(cv2.cvtColor(image.astype(np.float32), HSV), matrix)  # degrees, 0 to 1, levels
     return cv2.convertScaleAbs(np.maximum(cv2.cvtColor(hsv, RGB, dst=hsv), 0))

@@ -6,6 +6,7 @@ colour costs least. Every result is a pure function of the image, the boxes and 
 
 from __future__ import annotations
 
+import math
 import os
 import random
 from collections.abc import Callable
@@ -21,6 +22,7 @@ import albumentations
 from detectors.data.darknet_layout import DarknetCrop, DarknetPlacement
 from detectors.data.fitting import GREY, RESIZES, resize
 from detectors.data.ssd_layout import SSDLayout
+from detectors.data.ssd_sampling import MAX_ZOOM
 
 MIN_SIDE = 1.0  # pixels of the model input; thinner truths are not trained on
 CENTRE_SIDE = 0.02  # pixels; see _augment_boxes
@@ -56,6 +58,7 @@ class Augmentation:
     colour: list[albumentations.BasicTransform] = field(default_factory=list)
     layout: Layout | None = None
     resize: str | None = None  # how the evaluation must resize where a layout does it in training; None leaves the choice
+    max_zoom: float = math.inf  # how much larger than in the whole image on the input a detail can become; data.reduced_decode asks
 
 
 class LayOut(albumentations.DualTransform):
@@ -87,7 +90,7 @@ class LayOut(albumentations.DualTransform):
 
 def none() -> Augmentation:
     """Resizing only."""
-    return Augmentation()
+    return Augmentation(max_zoom=1.0)
 
 
 def light() -> Augmentation:
@@ -95,7 +98,7 @@ def light() -> Augmentation:
     ranges = {"scale": (0.85, 1.2), "translate_percent": (-0.1, 0.1)}  # drawn for x and for y
     affine = albumentations.Affine(**ranges, interpolation=cv2.INTER_LINEAR, fill=GREY, p=1.0)
     jitter = albumentations.ColorJitter(brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.7, 1.4), hue=(-0.03, 0.03), p=1.0)
-    return Augmentation([albumentations.HorizontalFlip(p=0.5), affine], [jitter])
+    return Augmentation([albumentations.HorizontalFlip(p=0.5), affine], [jitter], max_zoom=1.2)
 
 
 def ssd(
@@ -117,13 +120,13 @@ def ssd(
     _inside("saturation", saturation, 0, 1)
     _inside("hue", hue, 0, 90)
     _inside("expand", expand, 1, 16)
-    return Augmentation(layout=SSDLayout(brightness, contrast, saturation, hue, expand, colour_last), resize="stretch")
+    return Augmentation(layout=SSDLayout(brightness, contrast, saturation, hue, expand, colour_last), resize="stretch", max_zoom=MAX_ZOOM)
 
 
 def darknet(*, jitter: float = 0.3, hue: float = 0.1, saturation: float = 1.5, exposure: float = 1.5, max_boxes: int = 30) -> Augmentation:
     """Darknet's since June 2017. Keywords as in a cfg: hue in turns, saturation and exposure the largest factors; max_boxes is `max`."""
     settings = _darknet_settings(jitter, hue, saturation, exposure, max_boxes)
-    return Augmentation(layout=DarknetPlacement(**settings), resize="letterbox")
+    return Augmentation(layout=DarknetPlacement(**settings), resize="letterbox", max_zoom=1.0)
 
 
 def darknet_2016(
@@ -131,16 +134,18 @@ def darknet_2016(
 ) -> Augmentation:
     """Darknet's of 2016, with crop jitter. Keywords as in a cfg."""
     settings = _darknet_settings(jitter, hue, saturation, exposure, max_boxes)
-    return Augmentation(layout=DarknetCrop(**settings), resize="stretch")
+    return Augmentation(layout=DarknetCrop(**settings), resize="stretch", max_zoom=1 / (1 - 2 * jitter))
 
 
 def course() -> Augmentation:
     """The list of the Keras course (experiencor/keras-yolo2, preprocessing.py) with albumentations' own steps: zoom, shift, mirror; then up
     to five of seven kinds of noise. docs/data.md says what differs."""
-    zoom = albumentations.CropAndPad(percent=(-0.1 / 2.2, 0.0), keep_size=False, sample_independently=True, p=1.0)
+    ranges = {"scale": (1.0, 1.1), "translate_percent": (-0.045, 0.045), "keep_ratio": True}
+    zoom = albumentations.Affine(**ranges, interpolation=cv2.INTER_LINEAR, border_mode=cv2.BORDER_REPLICATE, p=1.0)
     steps = course_colour()
     some = [albumentations.RandomOrder(steps, n=count, replace=False) for count in range(1, 6)]
-    return Augmentation([zoom, albumentations.HorizontalFlip(p=0.5)], [albumentations.OneOf([albumentations.NoOp(p=1.0), *some], p=1.0)])
+    colour = albumentations.OneOf([albumentations.NoOp(p=1.0), *some], p=1.0)
+    return Augmentation([zoom, albumentations.HorizontalFlip(p=0.5)], [colour], max_zoom=1.1)
 
 
 def course_colour() -> list[albumentations.BasicTransform | albumentations.BaseCompose]:
@@ -183,7 +188,7 @@ class Transform:
     """
 
     def __init__(self, *, size: tuple[int, int], resize: str, augmentation: Augmentation, min_side: float):
-        self.size, self.fit, self.min_side = tuple(size), RESIZES[resize], min_side
+        self.size, self.fit, self.min_side, self.max_zoom = tuple(size), RESIZES[resize], min_side, augmentation.max_zoom
         boxes = albumentations.BboxParams(format="pascal_voc", label_fields=["rows"], check_each_transform=False)
         self.geometry = albumentations.Compose(augmentation.geometry, bbox_params=boxes) if augmentation.geometry else None
         self.colour = albumentations.Compose(augmentation.colour) if augmentation.colour else None
