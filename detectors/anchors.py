@@ -51,24 +51,31 @@ class DefaultBoxLevel:
         return shapes
 
 
-def ssd300_levels(sizes: str = "voc") -> list[DefaultBoxLevel]:
-    """SSD300: 8,732 boxes. COCO's are smaller (smallest 7 % of the side instead of 10 %, conv4_3)."""
+def ssd300_levels(sizes: str | Sequence[float] = "voc") -> list[DefaultBoxLevel]:
+    """SSD300: 8,732 boxes. COCO's are smaller (smallest 7 % of the side instead of 10 %, conv4_3). sizes: see default_box_sizes."""
     chosen = {"voc": (30, 60, 111, 162, 213, 264, 315), "coco": (21, 45, 99, 153, 207, 261, 315)}
     ratios = ((2.0,), (2.0, 3.0), (2.0, 3.0), (2.0, 3.0), (2.0,), (2.0,))
-    return _levels((38, 19, 10, 5, 3, 1), (8, 16, 32, 64, 100, 300), _choose(chosen, sizes), ratios)
+    return _levels((38, 19, 10, 5, 3, 1), (8, 16, 32, 64, 100, 300), default_box_sizes(sizes, chosen), ratios)
 
 
-def ssd512_levels(sizes: str = "voc") -> list[DefaultBoxLevel]:
+def ssd512_levels(sizes: str | Sequence[float] = "voc") -> list[DefaultBoxLevel]:
     """SSD512: 24,564 boxes. Whole sizes, because Caffe's script truncates them; ports with floats differ in 24,552 boxes."""
     chosen = {"voc": (35, 76, 153, 230, 307, 384, 460, 537), "coco": (20, 51, 133, 215, 296, 378, 460, 542)}
     ratios = ((2.0,), (2.0, 3.0), (2.0, 3.0), (2.0, 3.0), (2.0, 3.0), (2.0,), (2.0,))
-    return _levels((64, 32, 16, 8, 4, 2, 1), (8, 16, 32, 64, 128, 256, 512), _choose(chosen, sizes), ratios)
+    return _levels((64, 32, 16, 8, 4, 2, 1), (8, 16, 32, 64, 128, 256, 512), default_box_sizes(sizes, chosen), ratios)
 
 
-def _choose(chosen: dict[str, tuple[int, ...]], sizes: str) -> tuple[int, ...]:
-    if sizes not in chosen:
-        raise ValueError(f"sizes={sizes!r}: default boxes are published for {' and '.join(chosen)}; choose one of them")
-    return chosen[sizes]
+def default_box_sizes(sizes: str | Sequence[float], published: dict[str, tuple[int, ...]]) -> tuple[float, ...]:
+    """A published name, or the list itself: pixels, min_size of each level, then max_size of the last. ValueError if it is neither."""
+    if isinstance(sizes, str):
+        if sizes not in published:
+            raise ValueError(f"sizes={sizes!r}: default boxes are published for {' and '.join(published)}; choose one, or give a list")
+        return published[sizes]
+    count = len(next(iter(published.values())))
+    if len(sizes) != count or sizes[0] <= 0 or any(high <= low for low, high in pairwise(sizes)):
+        example = list(next(iter(published.values())))
+        raise ValueError(f"sizes={list(sizes)}: must be {count} rising numbers of pixels (one more than levels), such as {example}")
+    return tuple(sizes)
 
 
 def _levels(cells: Sequence[int], strides: Sequence[float], sizes: Sequence[float], ratios: Sequence[tuple]) -> list[DefaultBoxLevel]:

@@ -59,6 +59,12 @@ def test_yolo_anchors_lie_in_their_cells():
                 index += 1
 
 
+def test_sizes_may_be_given_as_a_list():
+    assert ssd300_levels([30, 60, 111, 162, 213, 264, 315]) == ssd300_levels("voc")
+    given = ssd512_levels([10, 20, 30, 40, 50, 60, 70, 80])
+    assert [(level.min_size, level.max_size) for level in given] == [(n, n + 10) for n in range(10, 80, 10)]
+
+
 def test_wrong_sizes_and_shapes_are_named():
     with pytest.raises(ValueError, match=r"\(100, 96\).*multiples of its stride 32"):
         YoloAnchors([(1, 1)], 32)((100, 96))
@@ -68,5 +74,8 @@ def test_wrong_sizes_and_shapes_are_named():
         YoloAnchors([(1, 0)], 32)
     with pytest.raises(ValueError, match="voc and coco"):
         ssd300_levels("kitti")
+    for sizes in ([30, 60], [30, 60, 111, 162, 213, 264, 264], [0, 60, 111, 162, 213, 264, 315]):
+        with pytest.raises(ValueError, match="7 rising numbers of pixels"):
+            ssd300_levels(sizes)
     with pytest.raises(ValueError, match="clip"):
         DefaultBoxes(ssd300_levels(), (300, 300), "yes")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from detectors.anchors import DefaultBoxes, DefaultBoxLevel, ssd300_levels, ssd512_levels
+from detectors.anchors import DefaultBoxes, DefaultBoxLevel, default_box_sizes, ssd300_levels, ssd512_levels
 from detectors.coders import SSDBoxCoder
 from detectors.layers import ConvReLU, L2Norm, init_caffe_xavier, scale_channels
 from detectors.losses import MultiBoxLoss
@@ -102,7 +102,7 @@ def ssd300(
     num_classes: int,
     loss: Loss | None = None,
     width: float = 1.0,
-    sizes: str = "voc",
+    sizes: str | Sequence[float] = "voc",
     batch_norm: bool = False,
     clip_default_boxes: str | None = None,
     bipartite: str = "greedy",
@@ -114,7 +114,8 @@ def ssd300(
     candidates_per_class: int | None = 400,
     max_detections: int | None = 200,
 ) -> Detector:
-    """SSD300: 300 px, 8,732 default boxes. sizes: "voc" or "coco" default boxes. loss: MultiBoxLoss() by default.
+    """SSD300: 300 px, 8,732 default boxes. loss: MultiBoxLoss() by default. sizes: "voc", "coco", or a list of pixels, one more than
+    there are levels, see default_box_sizes (`python -m detectors.cluster` proposes one).
 
     width multiplies every channel count but the heads'. batch_norm is not the paper's: it is for training without pretrained weights.
     clip_default_boxes: None as in Caffe; "wh" and "cxcywh" as in ports, see DefaultBoxes. bipartite: "greedy" as in Caffe, "last" as in
@@ -134,7 +135,7 @@ def ssd512(
     num_classes: int,
     loss: Loss | None = None,
     width: float = 1.0,
-    sizes: str = "voc",
+    sizes: str | Sequence[float] = "voc",
     batch_norm: bool = False,
     clip_default_boxes: str | None = None,
     bipartite: str = "greedy",
@@ -161,7 +162,7 @@ def ssd160(
     num_classes: int,
     loss: Loss | None = None,
     width: float = 1.0,
-    sizes: str = "voc",
+    sizes: str | Sequence[float] = "voc",
     batch_norm: bool = False,
     clip_default_boxes: str | None = None,
     bipartite: str = "greedy",
@@ -184,12 +185,10 @@ def ssd160(
     return _multibox_detector(backbone, neck, anchors, num_classes, loss=loss, bipartite=bipartite, pixels=pixels, found=found)
 
 
-def ssd160_levels(sizes: str = "voc") -> list[DefaultBoxLevel]:
+def ssd160_levels(sizes: str | Sequence[float] = "voc") -> list[DefaultBoxLevel]:
     """20x20, 10x10, 5x5 and 3x3 cells; the smallest box is 10 % of the side, or 7 % for COCO, as in SSD300."""
     chosen = {"voc": (16, 32, 64, 104, 150), "coco": (11, 24, 56, 100, 150)}
-    if sizes not in chosen:
-        raise ValueError(f"sizes={sizes!r}: choose {' or '.join(chosen)}")
-    a, b, c, d, e = chosen[sizes]
+    a, b, c, d, e = default_box_sizes(sizes, chosen)
     return [
         DefaultBoxLevel(20, 20, 8, a, b, (2.0,)),
         DefaultBoxLevel(10, 10, 16, b, c, (2.0, 3.0)),
