@@ -8,6 +8,7 @@ import ipaddress
 import json
 import os
 import re
+import sys
 import time
 from pathlib import Path
 from urllib.error import HTTPError
@@ -71,6 +72,8 @@ class Part:
 
     def state(self) -> str:
         total = self.note.get("size")
+        if not self.have:
+            return "nothing of it is there yet"
         return f"{self.have:,}{f' of {total:,}' if total else ''} bytes are in {self.path}"
 
 
@@ -96,10 +99,12 @@ def fetch(url: str, target: Path, *, progress: bool = True) -> None:
                 failures = 1 if part.have > before else failures + 1
                 if lasting := _lasting(error, part, target):
                     raise ValueError(lasting) from error
+                reason = getattr(error, "reason", None) or str(error) or type(error).__name__
                 if failures == ATTEMPTS:
-                    reason = str(error) or type(error).__name__
                     raise ValueError(f"{url}: {reason} ({ATTEMPTS} attempts); {part.state()}; {RESUMED}") from error
-                time.sleep(PAUSE * 2 ** (failures - 1))
+                pause = PAUSE * 2 ** (failures - 1)
+                tqdm.write(f"{url}: {reason}; another attempt in {pause:g} s", file=sys.stderr)
+                time.sleep(pause)
     os.replace(part.path, target)
     part.drop()
 
@@ -110,7 +115,7 @@ def _lasting(error: Exception, part: Part, target: Path) -> str | None:
         what = f"{part.url}: the server answers {error.code} {error.reason}"
         return f"{what}; if you have the file from elsewhere, put it to {target} and run the same command"
     if getattr(error, "errno", None) in LOCAL:
-        return f"{part.path}: {error.strerror}; {part.state()} and stay there; mend that, then {RESUMED}"
+        return f"{part.path}: {error.strerror}; {part.state()}; what is there stays; mend that, then {RESUMED}"
     return None
 
 

@@ -73,13 +73,14 @@ def test_attempts_count_from_the_last_byte_that_came(served, tmp_path, monkeypat
     assert len(served.asked) == 21
 
 
-def test_pauses_double(served, tmp_path, monkeypatch):
+def test_pauses_double_and_are_told(served, tmp_path, monkeypatch, capsys):
     pauses = []
     monkeypatch.setattr(fetching, "PAUSE", 1.0)
     monkeypatch.setattr(fetching.time, "sleep", pauses.append)
     served.statuses = [503, 503, 503, 503]
     get(served, tmp_path)
     assert pauses == [1, 2, 4, 8]
+    assert "Service Unavailable; another attempt in 8 s" in capsys.readouterr().err
 
 
 def test_a_server_without_ranges_starts_again(served, tmp_path):
@@ -166,7 +167,7 @@ def test_a_server_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setattr(fetching, "ATTEMPTS", 2)
     with serving() as gone:
         url = gone.url("a.tar")
-    with pytest.raises(ValueError, match=r"refused.*2 attempts.*run the same command again"):
+    with pytest.raises(ValueError, match=r"refused.*2 attempts.*nothing of it is there yet.*run the same command again"):
         fetch(url, tmp_path / "a.tar", progress=False)
 
 
