@@ -7,6 +7,7 @@ number of workers does not change a byte, nor that of training processes, and a 
 from __future__ import annotations
 
 import logging
+import math
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -134,12 +135,12 @@ class DetectionDataset(Dataset):
         return result, info
 
     def _wanted(self, size: tuple[int, int] | None) -> tuple[float, float] | None:
-        """(height, width), the pixels of which the transform could still make use; None if it does not say."""
-        zoom = getattr(self.transform, "max_zoom", None)
-        if zoom is None:
-            return None
-        height, width = size or self.transform.size
-        return height * zoom, width * zoom
+        """(height, width), the pixels of which the transform could still make use; None if it does not say.
+
+        The longer side of the input counts for both: Darknet's placement is a square of it.
+        """
+        zoom = getattr(self.transform, "max_zoom", math.inf)
+        return None if math.isinf(zoom) else (max(size or self.transform.size) * zoom,) * 2
 
 
 def collate(samples: list[Sample]) -> Batch:

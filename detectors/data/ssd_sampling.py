@@ -15,6 +15,7 @@ MIN_IOU = np.array([0.1, 0.3, 0.5, 0.7, 0.9, -np.inf])  # with at least one obje
 WHOLE = np.array([0.0, 0.0, 1.0, 1.0])  # the first sampler
 SCALE = (0.3, 1.0)  # square root of a window's area
 ASPECT = (0.5, 2.0)  # width / height, relative to the image's own
+MAX_ZOOM = 1 / (SCALE[0] * ASPECT[0] ** 0.5)  # of the narrowest window
 
 
 class Expansion(NamedTuple):

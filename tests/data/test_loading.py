@@ -23,11 +23,19 @@ from detectors.data.voc import read_voc
 from tests.data.files import box_xml, write_coco, write_image, write_voc
 
 CLASSES = ["cat", "dog"]
+ENLARGING = [
+    ("none", "stretch"),
+    ("light", "letterbox"),
+    ("ssd", "stretch"),
+    ("darknet", "letterbox"),
+    ("darknet_2016", "stretch"),
+    ("course", "letterbox"),
+]
 
 
 @pytest.fixture
 def voc_large(tmp_path):
-    return write_voc(tmp_path / "large", {"a": box_xml("cat", 100, 50, 400, 300), "b": box_xml("dog", 1, 1, 700, 500)}, size=(500, 700))
+    return write_voc(tmp_path / "large", {"a": box_xml("cat", 100, 50, 400, 300), "b": box_xml("dog", 1, 1, 700, 500)}, size=(501, 701))
 
 
 @pytest.fixture
@@ -45,8 +53,7 @@ def voc(tmp_path):
 
 
 def transform_of(augment: str, **settings) -> Transform:
-    augmentation = getattr(transforms, augment)() if hasattr(transforms, "Augmentation") else augment
-    return transforms.build_transform(augment=augmentation, **settings)
+    return transforms.build_transform(augment=getattr(transforms, augment)(), **settings)
 
 
 def dataset(root, *, train: bool = True, augment: str = "light", seed: int = 7, **settings) -> DetectionDataset:
@@ -235,20 +242,41 @@ def test_mixed_samples_hold_the_truths_of_all(voc):
 
 
 def test_reduced_decoding_moves_nothing(voc_large):
-    """Images of 500 x 700 for an input of 96 x 128: half the size is decoded, boxes and frame stay, and pixels nearly so."""
+    """Images of 501 x 701 for an input of 96 x 128: a quarter is decoded, boxes and frame stay, and pixels nearly so."""
     transform = transform_of("none", size=(96, 128), resize="letterbox", train=False)
-    transform.max_zoom = 2.0
     annotations = read_voc(root=voc_large, image_sets=["train"], class_names=CLASSES)
     whole = DetectionDataset(annotations, transform, seed=0)
     reduced = DetectionDataset(annotations, transform, seed=0, reader=ImageReader(annotations, reduced=True))
-    for index in range(2):
-        assert reduced.reader.read(index, (192, 256)).divisor == 2
+    for index, divisor in ((0, 2), (1, 2)):
+        assert reduced.reader.read(index, (128, 128)).divisor == divisor
         a, b = whole[0, index], reduced[0, index]
-        assert (a.info.size_original, a.info.scale_xy, a.info.shift_xy) == (b.info.size_original, b.info.scale_xy, b.info.shift_xy)
-        assert_close(b.boxes, a.boxes)
+        assert a.info.size_original == b.info.size_original == (501, 701)
+        assert_close(b.boxes, a.boxes, rtol=0.005, atol=0)
+        assert_close(
+            (b.boxes[:, :2] - torch.tensor(b.info.shift_xy)) / torch.tensor(b.info.scale_xy),
+            torch.tensor(annotations.boxes_original[index : index + 1, :2], dtype=torch.float32),
+            rtol=1e-5,
+            atol=1e-4,
+        )
         assert np.abs(a.image.numpy().astype(int) - b.image.numpy()).mean() < 2
     del transform.max_zoom
     assert reduced[0, 0].image.equal(whole[0, 0].image)  # a transform that does not say how much it enlarges gets everything
+
+
+@pytest.mark.parametrize(("augment", "resize"), ENLARGING)
+def test_no_augmentation_enlarges_by_more_than_it_says(augment, resize):
+    """What reduced decoding relies on: boxes all over an image of twice the input's size; what is enlarged most comes close to it."""
+    transform = transform_of(augment, size=(100, 100), resize=resize, train=True)
+    image, places = np.zeros((200, 200, 3), np.uint8), np.arange(0, 200, 20)
+    corners = np.stack(np.meshgrid(places, places), -1).reshape(-1, 2)
+    boxes = np.concatenate([np.concatenate([corners, np.minimum(corners + side, 200)], 1) for side in (4, 60)])
+    most = 0
+    for seed in range(150):
+        sample = transform(image, boxes, np.zeros(len(boxes)), seed)
+        whole = ((sample.boxes > 0) & (sample.boxes < 100)).all(1)  # not cut
+        before = boxes[sample.kept[whole]]
+        most = max(most, ((sample.boxes[whole, 2:] - sample.boxes[whole, :2]) / (before[:, 2:] - before[:, :2]) * 2).max(initial=0))
+    assert 0.75 * transform.max_zoom < most <= transform.max_zoom * 1.03  # a crop in whole pixels may be a little narrower
 
 
 def test_a_size_that_disagrees_is_an_error(voc):
