@@ -51,6 +51,10 @@ def test_boxes_that_are_none_are_drawn_nevertheless(drawn, box):
     assert y1 - y0 >= pictures.SEEN - 2
 
 
+def test_a_point_is_drawn_as_a_square_around_it(drawn):
+    np.testing.assert_allclose(red(drawn((60, 30, 60, 30)))[3], 120 + pictures.SEEN / 2, atol=1)
+
+
 def test_what_has_no_picture(drawn, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     for path in ("", str(tmp_path / "none.jpg"), str(tmp_path / "broken.jpg")):
