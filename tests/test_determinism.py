@@ -20,6 +20,7 @@ from tests.test_configs import checked
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # four workers, on purpose, on any machine
 IMAGES, BATCH, STEPS = 11, 8, 3  # 24 samples: two epochs and a little more, so that batches reach over the epochs' ends
 AUGMENTATIONS = sorted(path.stem for path in (PROJECT / "conf/augment").glob("*.yaml"))
+RESIZE = {"ssd": "stretch", "darknet_2016": "stretch"}
 EVERYTHING = ("mixing.mosaic=0.5", "mixing.mixup=0.5", "data.on_error=skip", "data.train_difficult=false")
 SCALES = MultiScale(range(32, 97, 32), every=1, final_steps=0, steps=STEPS, seed=0)
 
@@ -43,8 +44,9 @@ def broken(voc, tmp_path_factory):
 
 
 def dataset(root, augment: str, *overrides: str) -> DetectionDataset:
-    voc = ("data=voc", f"data.root={root}", "data.val=[train]", f"augment={augment}", "input.size=[64,64]", f"paths.cache={root}")
-    config = checked("model=yolov2_160", *voc, *overrides)
+    voc = ("data=voc", f"data.root={root}", "data.val=[train]", f"augment={augment}", f"paths.cache={root}")
+    size = ("input.size=[64,64]", f"input.resize={RESIZE.get(augment, 'letterbox')}")
+    config = checked("model=yolov2_160", *size, *voc, *overrides)
     return parts.train_dataset(config, parts.read_annotations(config.data, "train"))
 
 

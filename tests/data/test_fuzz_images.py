@@ -22,6 +22,7 @@ from detectors.structures import Annotations
 from tests.test_configs import checked
 
 AUGMENTATIONS = sorted(path.stem for path in (PROJECT / "conf/augment").glob("*.yaml"))
+RESIZE = {"ssd": "stretch", "darknet_2016": "stretch"}
 QUIET = {"deadline": 5000, "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow], "derandomize": True}
 HEIGHT, WIDTH = 37, 53
 
@@ -107,7 +108,7 @@ def check_files(data: bytes, path) -> None:
         assert {problem.file for problem in fetched.problems} <= {str(path)}
 
 
-@settings(max_examples=60, **QUIET)
+@settings(max_examples=40, **QUIET)
 @given(data=files())
 def test_any_bytes_are_an_image_or_one_error(tmp_path, data):
     check_files(data, tmp_path / "image.jpg")
@@ -129,16 +130,8 @@ boxes = st.lists(st.tuples(numbers, numbers, numbers, numbers), max_size=12)
 
 @lru_cache(maxsize=16)
 def transform(name: str, train: bool) -> Transform:
-    config = checked("model=yolov2_160", f"augment={name}", "input.size=[64,96]")
-    return build_transform(
-        augment=build(config.augment) if isinstance(config.augment, dict) else config.augment.name,
-        size=(64, 96),
-        resize=RESIZE.get(name, "letterbox"),
-        train=train,
-    )
-
-
-RESIZE = {"ssd": "stretch", "darknet_2016": "stretch"}
+    config = checked("model=yolov2_160", f"augment={name}", f"input.resize={RESIZE.get(name, 'letterbox')}")
+    return build_transform(augment=build(config.augment), size=(64, 96), resize=config.input.resize, train=train)
 
 
 def check_boxes(name: str, given_boxes: list, seed: int, tmp_path, mixing: Mixing | None = None) -> None:
@@ -160,7 +153,7 @@ MIXINGS = st.sampled_from([None, Mixing(0.5, 0.5)])
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-@settings(max_examples=15, **QUIET)
+@settings(max_examples=8, **QUIET)
 @given(given_boxes=boxes, seed=st.integers(0, 2**31), mixing=MIXINGS)
 def test_no_box_gets_through_that_a_loss_cannot_take(tmp_path, name, given_boxes, seed, mixing):
     check_boxes(name, given_boxes, seed, tmp_path, mixing)
@@ -168,7 +161,7 @@ def test_no_box_gets_through_that_a_loss_cannot_take(tmp_path, name, given_boxes
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-@settings(max_examples=400, **QUIET)
+@settings(max_examples=250, **QUIET)
 @given(given_boxes=boxes, seed=st.integers(0, 2**31), mixing=MIXINGS)
 def test_no_box_gets_through_at_length(tmp_path, name, given_boxes, seed, mixing):
     check_boxes(name, given_boxes, seed, tmp_path, mixing)
