@@ -70,6 +70,9 @@ def test_darknets_numbers(name):
     assert (config.loss["prior_scale"], config.loss["normalizer"], config.loss["class_activation"]) == (0.01, "batch", "softmax")
     assert config.loss["objectness_target"] == "iou"  # rescore=1
     assert (config.model["score_threshold"], config.model["nms_iou"]) == (0.005, 0.45)  # detector valid
+    jitter = 0.2 if "tiny" in name else 0.3
+    regime = {"jitter": jitter, "hue": 0.1, "saturation": 1.5, "exposure": 1.5, "max_boxes": 30}  # [net] and [region], `max`
+    assert config.augment == {"_target_": "detectors.data.transforms.darknet", **regime}
     assert config.data.train_difficult is ("coco" in name)  # scripts/voc_label.py skips them; COCO has none
 
 
@@ -89,6 +92,8 @@ def test_caffes_numbers(name):
     limits = {"score_threshold": 0.01, "nms_iou": 0.45, "candidates_per_class": 400, "max_detections": 200}
     assert {key: config.model[key] for key in limits} == limits
     assert config.data.train_difficult is True  # use_difficult_gt
+    colours = {"brightness": 32, "contrast": 0.5, "saturation": 0.5, "hue": 18}  # train_transform_param's distort_param and expand_param
+    assert config.augment == {"_target_": "detectors.data.transforms.ssd", **colours, "expand": 4, "colour_last": False}
 
 
 def test_the_courses_numbers():
@@ -101,6 +106,7 @@ def test_the_courses_numbers():
     assert config.optimizer == {"_target_": "detectors.optim.adamw", "rate": 0.5e-4, "weight_decay": 0, "betas": [0.9, 0.999]}
     assert {rate_factor(config.schedule, step, config.trainer.steps) for step in (1, 1000, 739300)} == {1}
     assert config.loss == checked("loss=region_keras").loss
+    assert config.augment == {"_target_": "detectors.data.transforms.course"}
     assert config.loss["normalizer"] == "anchors"
     assert (config.model["score_threshold"], config.model["nms_iou"]) == (0.3, 0.3)
 

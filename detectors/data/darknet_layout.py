@@ -63,13 +63,13 @@ class DarknetPlacement(_DarknetLayout):
         return PlacementDraws(wide / tall, place, self._shade(generator), flip, generator.permutation(len(boxes)))
 
     def image(self, image: np.ndarray, draws: PlacementDraws, size: tuple[int, int]) -> np.ndarray:
-        """(h, w, 3) -> (H, W, 3) uint8 RGB. The canvas is shaded with the image, padding included."""
+        """(h, w, 3) -> (H, W, 3) uint8 RGB. Darknet shades the whole canvas: the same as the image and one pixel of the grey."""
         extent, corner = placed(draws, size)
         extent, corner = [max(1, int(side)) for side in extent], [int(place) for place in corner]
-        canvas = np.full((*size, 3), GREY, dtype=np.uint8)
-        put(canvas, scaled(image, extent), corner)
-        result = shade(canvas, draws.shade)
-        return cv2.flip(result, 1) if draws.flip else result
+        grey = shade(np.full((1, 1, 3), GREY, dtype=np.uint8), draws.shade).max()  # stays grey
+        canvas = np.full((*size, 3), grey, dtype=np.uint8)
+        put(canvas, shade(scaled(image, extent), draws.shade), corner)
+        return cv2.flip(canvas, 1) if draws.flip else canvas
 
     def boxes(self, boxes: np.ndarray, draws: PlacementDraws, original: tuple[int, int], size: tuple[int, int]):
         """(n, 4) xyxy in pixels of the original -> ((m, 4) in pixels of the model's input, their rows (m,)).

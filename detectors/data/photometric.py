@@ -106,4 +106,5 @@ def shade(image: np.ndarray, drawn: Shade) -> np.ndarray:
     matrix = np.array([[1, 0, 0, 360 * (drawn.hue % 1)], [0, drawn.saturation, 0, 0], [0, 0, drawn.exposure, 0]], dtype=np.float32)
     # a hue of 360 and more wraps in OpenCV, one below 0 gives wrong colours
     hsv = cv2.transform(cv2.cvtColor(image.astype(np.float32), HSV), matrix)  # degrees, 0 to 1, levels
-    return cv2.convertScaleAbs(np.maximum(cv2.cvtColor(hsv, RGB, dst=hsv), 0))
+    rgb = cv2.cvtColor(hsv, RGB, dst=hsv)
+    return cv2.convertScaleAbs(np.maximum(rgb, 0, out=rgb) if drawn.saturation > 1 else rgb)  # saturations above 1 bring negative colours
