@@ -125,6 +125,16 @@ def test_every_change_of_a_voc_set_is_noticed(voc, change):
     assert voc.scans == 2 and voc.file.exists()  # one file: the old one is overwritten
 
 
+def test_another_length_at_the_same_time_is_noticed(voc):
+    """As copies that keep their times can be."""
+    voc()
+    path = voc.places["root"] / "Annotations/a.xml"
+    times = path.stat()
+    path.write_text("<annotation/>")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert_array_equal(voc()[0].offsets, [0, 0, 1])
+
+
 def test_every_change_of_a_coco_set_is_noticed(coco):
     coco()
     time.sleep(0.02)

@@ -118,6 +118,12 @@ FAULTS = {
         "categories[3] has the id '4'",
         3,
     ),
+    "huge category id": (
+        lambda content: content["categories"].append({"id": 2**63, "name": "x"}),
+        "broken-entry",
+        "categories[3] has the id 9223372036854775808",
+        3,
+    ),
     "same category": (lambda content: content["categories"].append({"id": 2, "name": "x"}), "broken-entry", "categories[3] repeats", 3),
     "same name": (lambda content: content["categories"].append({"id": 4, "name": "bicycle"}), "broken-entry", "categories[3] repeats", 3),
 }

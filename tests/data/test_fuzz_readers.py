@@ -167,7 +167,8 @@ def entries(**values: st.SearchStrategy) -> st.SearchStrategy:
     return st.one_of(st.lists(st.one_of(st.fixed_dictionaries(values), proper, VALUES), max_size=5), VALUES)
 
 
-BOXES = st.one_of(st.lists(NUMBERS, min_size=4, max_size=4), VALUES)
+FOUR = st.lists(NUMBERS, min_size=4, max_size=4)
+BOXES = st.one_of(FOUR, VALUES)
 LOOSE = st.one_of(
     st.fixed_dictionaries(
         {
@@ -189,13 +190,15 @@ GOOD = {
 
 @st.composite
 def nearly_good(draw) -> dict:
-    """A proper file in which up to four values are others."""
+    """A proper file with odd numbers, in which up to four values are others."""
     content = copy.deepcopy(GOOD)
+    for truth in content["annotations"]:
+        truth["bbox"] = draw(FOUR)
     for _ in range(draw(st.integers(0, 4))):
         part = content[draw(st.sampled_from(sorted(GOOD)))]
         entry = part[draw(st.integers(0, len(part) - 1))]
         key = draw(st.sampled_from(sorted(entry)))
-        entry[key] = draw(BOXES if key == "bbox" else VALUES)
+        entry[key] = draw(VALUES)
     return content
 
 
