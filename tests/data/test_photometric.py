@@ -64,6 +64,7 @@ def caffe(image: np.ndarray, drawn: Distortion) -> np.ndarray:
         (0, 0.5, 1, 0),
         (0, 1.5, 1, 0),
         (0, 1.0009, 1, 0),
+        (0, 1, 1.0009, 0),  # left out: not even to HSV and back
         (0, 1, 0.5, 0),
         (0, 1, 1.5, 0),
         (0, 1, 1, 18),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import cv2
 import numpy as np
 import pytest
@@ -161,6 +163,12 @@ def test_the_size_changes_no_draw(augment):
         small, large = (transform(image, boxes, np.zeros(2), seed, size) for size in (None, (192, 192)))
         assert_array_equal(small.kept, large.kept)
         assert_allclose(small.boxes * 2, large.boxes, atol=1e-4)
+
+
+def test_the_builder_hands_on_what_it_is_given():
+    given = {"brightness": 1.0, "contrast": 0.2, "saturation": 0.3, "hue": 4.0, "expand": 5.0, "colour_last": True}
+    assert asdict(transforms.ssd(**given).layout) == given
+    assert transforms.ssd().layout == SSD
 
 
 @pytest.mark.parametrize("settings", [{"expand": 0.5}, {"brightness": -1}, {"contrast": 1.5}, {"saturation": 2}, {"hue": 100}])
