@@ -26,6 +26,7 @@ from detectors.data.ssd_sampling import MAX_ZOOM
 
 MIN_SIDE = 1.0  # pixels of the model input; thinner truths are not trained on
 CENTRE_SIDE = 0.02  # pixels; see _augment_boxes
+THINNEST = 0.01  # pixels of the original: albumentations refuses boxes that have no area in relative float32
 
 Generators = tuple[np.random.Generator, random.Random]
 Laid = tuple[np.ndarray, np.ndarray, np.ndarray, tuple[float, float], tuple[float, float]]  # image, boxes, their rows, scale_xy, shift_xy
@@ -200,7 +201,7 @@ class Transform:
         size = tuple(size or self.size)
         generators = np.random.default_rng(seed), random.Random(seed)
         boxes = clip(np.asarray(boxes, dtype=np.float64).reshape(-1, 4), image.shape[:2])
-        kept, labels = np.flatnonzero(_shorter_side(boxes) > 0), np.asarray(labels, dtype=np.int64)
+        kept, labels = np.flatnonzero(_shorter_side(boxes) >= THINNEST), np.asarray(labels, dtype=np.int64)
         laid = self._laid_out if self.layout is not None else self._resized
         image, boxes, rows, scale, shift = laid(image, boxes[kept], generators, size)
         boxes, kept = boxes.astype(np.float32), kept[rows]
