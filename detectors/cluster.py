@@ -104,7 +104,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--k", type=int, default=5, help="anchors (5); SSD's number is its levels'")
     parser.add_argument("--restarts", type=int, default=5, help="starts, of which the best counts (5)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--sample", type=int, default=50_000, help="search on so many boxes at most; all are counted (50000)")
+    parser.add_argument("--sample", type=int, default=20_000, help="search on so many boxes at most; all are counted (20000)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="everything that is printed, for programs")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="a picture: .png, .svg or .pdf")
     asked = parser.parse_intermixed_args(arguments)
