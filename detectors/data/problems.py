@@ -87,4 +87,4 @@ def told(kind: str, problems: Sequence[Problem]) -> str:
     """The findings of one kind in words: count, the first LISTED, and the fix."""
     lines = [f"  {problem}" for problem in problems[:LISTED]]
     more = [f"  ... and {len(problems) - LISTED} more"] * (len(problems) > LISTED)
-    return "\n".join([f"{len(problems)} {KINDS[kind].title}:", *lines, *more, f"  fix: {KINDS[kind].fix}"])
+    return "\n".join([f"{KINDS[kind].title}: {len(problems)}", *lines, *more, f"  fix: {KINDS[kind].fix}"])
