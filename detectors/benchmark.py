@@ -23,7 +23,8 @@ from detectors import parts
 from detectors.building import build
 from detectors.checking import check
 from detectors.config import composed
-from detectors.data.loading import DetectionDataset, Key, read_image
+from detectors.data.images import read_image
+from detectors.data.loading import DetectionDataset, Key
 from detectors.data.transforms import build_transform
 from detectors.entry import verb
 from detectors.structures import Annotations

@@ -22,7 +22,7 @@ from torch import Tensor
 from detectors import checkpoint as ckpt
 from detectors import parts
 from detectors.conversion.checkpoints import read_names
-from detectors.data.loading import ImageError, read_image
+from detectors.data.images import ImageError, read_image
 from detectors.data.transforms import build_transform, none
 from detectors.drawing import draw_detections
 from detectors.entry import verb

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from detectors.data.images import ImageError, ImageReader, read_image  # noqa: F401
+from detectors.data.images import ImageError, ImageReader
 from detectors.data.mixing import Mixing
 from detectors.data.problems import KINDS, Problem
-from detectors.data.sampling import Key, MultiScale, ResumableSampler, SizeOf  # noqa: F401
+from detectors.data.sampling import Key, ResumableSampler, SizeOf
 from detectors.data.transforms import TransformedSample
 from detectors.structures import Annotations, Batch, ImageInfo, Targets
 

@@ -20,6 +20,7 @@ from detectors.data.mixing import Mixing
 from detectors.data.sampling import ResumableSampler
 from detectors.data.transforms import Transform
 from detectors.data.voc import read_voc
+from detectors.models.yolov2 import yolov2_tiny
 from tests.data.files import box_xml, write_coco, write_image, write_voc
 
 CLASSES = ["cat", "dog"]
@@ -147,6 +148,32 @@ def test_a_broken_image_is_one_error_that_names_it(voc, workers, keep, reason):
     message = str(caught.value)
     assert message.startswith(str(path)) and reason in message
     assert "Traceback" not in message and "worker" not in message
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pixels_travel_as_bytes(voc, workers):
+    """uint8 up to the device, a quarter of float32's bytes; the detector makes them float and normalises them there."""
+    batch = next(iter(build_train_loader(dataset(voc), batch_size=2, workers=workers, steps=1)))
+    assert batch.images.dtype == torch.uint8
+    seen = []
+    detector, mean, std = yolov2_tiny(num_classes=2, width=0.125), torch.tensor([10.0, 20, 30]), torch.tensor([2.0, 4, 5])
+    detector.pixel_mean.copy_(mean.view(3, 1, 1))
+    detector.pixel_std.copy_(std.view(3, 1, 1))
+    detector.backbone.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    detector(batch.images[..., :32, :64])
+    assert_close(seen[0].permute(0, 2, 3, 1), (batch.images[..., :32, :64].permute(0, 2, 3, 1).float() - mean) / std)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_pinned(voc, workers):
+    """So that they travel while the device computes; with what was left out still beside them."""
+    cut_short(voc, "c")
+    loader = build_eval_loader(dataset(voc, on_error="leave_out"), batch_size=2, workers=workers)
+    for batch in loader:
+        assert batch.images.is_pinned() and batch.targets.boxes.is_pinned() and batch.targets.valid.is_pinned()
+    assert len(loader.problems) == 1
+    assert [info.index for batch in loader for info in batch.infos] == [0, 1, 3, 4]
 
 
 def cut_short(root, *stems: str) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from detectors.data import shapes
-from detectors.data.loading import read_image
+from detectors.data.images import read_image
 from detectors.data.shapes import CLASSES, draw, write_shapes
 from detectors.data.voc import read_voc
 
