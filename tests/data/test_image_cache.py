@@ -47,6 +47,7 @@ def test_each_image_is_decoded_once(truths, tmp_path, decoded, kind):
         image[:] = 0  # whoever gets an image may do with it what it likes
         assert_array_equal(reader.read(row).image, read_image(truths.paths[row]))
     assert reader.read(0).size_original == SIZE
+    assert len(decoded) == 3
 
 
 def test_the_next_run_finds_what_is_on_disk(truths, tmp_path, decoded):

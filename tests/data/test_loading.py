@@ -251,6 +251,15 @@ def test_images_of_a_mosaic_are_replaced_too(voc):
     assert problems == {path}
 
 
+def test_each_sample_is_mixed_by_draws_of_its_own(voc):
+    draws = []
+    data = dataset(voc, mixing=lambda sample, other, random: draws.append(random.random()) or sample)
+    keys = [(epoch, index) for epoch in (0, 1) for index in range(5)]
+    for key in (*keys, *keys):
+        assert data[key].image.equal(dataset(voc)[key].image)
+    assert draws[:10] == draws[10:] and len(set(draws)) == 10
+
+
 def test_mixed_samples_hold_the_truths_of_all(voc):
     """Mixup alone: the sample itself, then the other image's truths; at another size the same images, the same cut."""
     plain, mixed = dataset(voc, augment="none"), dataset(voc, augment="none", mixing=Mixing(mixup=1.0))
@@ -286,6 +295,10 @@ def test_reduced_decoding_moves_nothing(voc_large):
             atol=1e-4,
         )
         assert np.abs(a.image.numpy().astype(int) - b.image.numpy()).mean() < 2
+    transform.max_zoom = 2.5
+    assert reduced[0, 1].image.equal(whole[0, 1].image)  # half would be 351 pixels wide and 251 high, 320 each way may be needed
+    transform.max_zoom = 1.9
+    assert not reduced[0, 1].image.equal(whole[0, 1].image)
     del transform.max_zoom
     assert reduced[0, 0].image.equal(whole[0, 0].image)  # a transform that does not say how much it enlarges gets everything
 
