@@ -56,8 +56,8 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*", help="settings of train.py that choose the images, such as data=bccd")
     parser.add_argument("--augment", nargs="+", choices=AUGMENTATIONS, default=AUGMENTATIONS, metavar="NAME", help=", ".join(AUGMENTATIONS))
     parser.add_argument("--size", type=int, nargs=2, default=[300, 300], metavar=("H", "W"), help="of the model input, pixels (300 300)")
-    parser.add_argument("--images", type=int, default=64, help="images in a round (64)")
-    parser.add_argument("--rounds", type=int, default=7, help="rounds; the median counts (7)")
+    parser.add_argument("--images", type=int, default=128, help="images in a round (128)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds; the median counts (5)")
     parser.add_argument("--json", type=Path, help="every rate of every round, as a file")
     asked = parser.parse_intermixed_args(arguments)
     for name in ("images", "rounds"):

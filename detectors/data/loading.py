@@ -105,19 +105,25 @@ class DetectionDataset(Dataset):
 
     def _part(self, key: Key, part: int, problems: list[Problem]) -> tuple[TransformedSample, ImageInfo]:
         """Image number `part` of a sample: 0 is the key's own, the others, which are mixed into it, are drawn."""
-        draws = np.random.default_rng(self._entropy(key, DRAW, part))
-        row = key.index if part == 0 else int(draws.integers(len(self)))
         seed = int(self._entropy(key, *([PART, part] if part else [])).generate_state(1, np.uint64)[0])
-        for _ in range(TRIES):
+        for row in self._rows(key, part):
             try:
                 return self._transformed(row, seed, key.size)
             except ImageError as error:
                 if self.on_error != "replace":
                     raise
                 problems.append(error.problem)
-                last, row = error, int(draws.integers(len(self)))
+                last = error
         path, what, kind = last.args
         raise ImageError(path, f"{what}. None of {TRIES} images tried can be used; this is the last", kind)
+
+    def _rows(self, key: Key, part: int) -> Iterator[int]:
+        """TRIES rows to try, one after the other."""
+        if part == 0:
+            yield key.index
+        draws = np.random.default_rng(self._entropy(key, DRAW, part))
+        for _ in range(TRIES - (part == 0)):
+            yield int(draws.integers(len(self)))
 
     def _entropy(self, key: Key, *stream: int) -> np.random.SeedSequence:
         """Streams of one sample, each independent of the others; the first part's augmentation has the one without a number."""

@@ -12,10 +12,12 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from detectors.data.area_resize import resize_on_canvas
 from detectors.data.photometric import Distortion, distort, draw_distortion
 from detectors.data.ssd_sampling import Expansion, draw_expansion, draw_window, expand_boxes, pixels_of, project_boxes
 
 MEAN_RGB = (123, 117, 104)  # what Caffe subtracts; on the canvas it becomes 0
+WIDE = 4.5  # times the image: from such a canvas on, cv2.INTER_AREA is slower than data/area_resize.py
 INTERPOLATIONS = (cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_NEAREST, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
 
 
@@ -57,8 +59,7 @@ class SSDLayout:
         elif draws.interpolation == cv2.INTER_NEAREST or self.colour_last:
             result = _coloured_last(seen, borders, size, draws)
         else:
-            seen = _bordered(distort(seen, draws.distortion), borders)
-            result = cv2.resize(seen, size[::-1], interpolation=draws.interpolation)
+            result = _resized(distort(seen, draws.distortion), borders, size, draws.interpolation)
         return cv2.flip(result, 1) if draws.mirror else result
 
     def boxes(self, boxes: np.ndarray, draws: SSDDraws, original: tuple[int, int], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -97,9 +98,17 @@ def _bordered(image: np.ndarray, borders: tuple[int, int, int, int]) -> np.ndarr
     return cv2.copyMakeBorder(image, *borders, cv2.BORDER_CONSTANT, value=MEAN_RGB) if any(borders) else image
 
 
+def _resized(seen: np.ndarray, borders: tuple[int, int, int, int], size: tuple[int, int], interpolation: int) -> np.ndarray:
+    height, width = seen.shape[0] + sum(borders[:2]), seen.shape[1] + sum(borders[2:])
+    wide = height * width > WIDE * seen.shape[0] * seen.shape[1] and height >= size[0] and width >= size[1]
+    if interpolation == cv2.INTER_AREA and wide:
+        return resize_on_canvas(seen, borders, size, MEAN_RGB)
+    return cv2.resize(_bordered(seen, borders), size[::-1], interpolation=interpolation)
+
+
 def _coloured_last(seen: np.ndarray, borders: tuple[int, int, int, int], size: tuple[int, int], draws: SSDDraws) -> np.ndarray:
     """Colours after the resize, on those pixels that show the image. cv2.INTER_NEAREST moves whole pixels: nothing changes by it."""
-    result = cv2.resize(_bordered(seen, borders), size[::-1], interpolation=draws.interpolation)
+    result = _resized(seen, borders, size, draws.interpolation)
     shown = tuple(
         _showing(n, before, extent, extent + before + after)
         for n, before, extent, after in zip(size, borders[::2], seen.shape[:2], borders[1::2], strict=True)
