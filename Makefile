@@ -40,7 +40,7 @@ demo-yolov2 demo-ssd: $(READY)
 	status=$$?; echo "== $(@:demo-%=%)"; cat $$run.log; exit $$status
 
 test: $(READY)
-	@$(BIN)/python -m pytest -q
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4
 
 lint: $(READY)
 	@$(BIN)/ruff check .
