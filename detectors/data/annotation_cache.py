@@ -74,8 +74,13 @@ def fingerprint(sources: Iterable[os.PathLike]) -> str:
 
 
 def _name(reader: str, arguments: dict[str, Any]) -> str:
-    """One file for each data set, split and choice of classes: a changed set overwrites its own."""
-    plain = {name: os.path.abspath(value) if isinstance(value, os.PathLike) else value for name, value in arguments.items()}
+    """One file for each data set, split and choice of classes: a changed set overwrites its own.
+
+    A relative place counts both as it is given, since the paths of the images begin with it, and as the place that it means here.
+    """
+    plain = {
+        name: [os.fspath(value), os.path.abspath(value)] if isinstance(value, os.PathLike) else value for name, value in arguments.items()
+    }
     return f"{reader}-{_hash(json.dumps(plain, sort_keys=True, default=list))[:DIGEST]}"
 
 

@@ -154,6 +154,16 @@ def test_a_set_that_was_moved_in_time_is_another_set(voc, tmp_path):
     assert "elsewhere" in voc()[0].paths[0] and voc.scans == 2
 
 
+def test_the_same_set_named_from_another_folder_has_paths_that_lead_there(voc, tmp_path, monkeypatch):
+    """A relative root, then the same one from its own folder, then in full."""
+    root = voc.places["root"]
+    for folder, named in ((tmp_path, root.relative_to(tmp_path)), (root, Path(".")), (root, root)):
+        monkeypatch.chdir(folder)
+        voc.places["root"] = named
+        assert all(map(os.path.exists, voc()[0].paths)), named
+    assert voc.scans == 3
+
+
 def flipped(content: bytes, place: int) -> bytes:
     return content[:place] + bytes([content[place] ^ 0x10]) + content[place + 1 :]
 
