@@ -55,7 +55,7 @@ def _raised(image: np.ndarray, shift: float) -> np.ndarray:
     if whole == 0:
         return image
     operation = cv2.add if whole > 0 else cv2.subtract
-    return operation(image, (abs(whole),) * 3 + (0,))
+    return operation(image, (abs(whole),) * 4, dtype=cv2.CV_8U)  # four alike: OpenCV takes them for an image beside one of 4 x 1 pixels
 
 
 def _multiplied(image: np.ndarray, factor: float) -> np.ndarray:

@@ -100,6 +100,13 @@ def test_a_part_may_be_distorted_alone():
     assert_array_equal(distort(image[5:40, 7:33], no_hsv), distort(image, no_hsv)[5:40, 7:33])
 
 
+@pytest.mark.parametrize("size", [(4, 1), (1, 4), (1, 1), (3, 1), (2, 2)])
+def test_images_of_a_few_pixels_keep_the_bytes(size):
+    """OpenCV cannot tell a channel of 4 x 1 pixels from the four numbers of a colour."""
+    image, drawn = colours()[1:5, :4].reshape(-1, 3)[-size[0] * size[1] :].reshape(*size, 3), Distortion(-9.0, 1.3, 0.7, 12.0, False)
+    assert_array_equal(distort(image, drawn), caffe(image, drawn))
+
+
 def test_hue_is_cut_below_and_wraps_above():
     """Red has the hue 0: -10 leaves it. Magenta-red at 179 goes on to 4, that is red with a little green."""
     assert_array_equal(distort(np.array([[[255, 0, 0]]], np.uint8), UNCHANGED._replace(hue=-10.0)), [[[255, 0, 0]]])
