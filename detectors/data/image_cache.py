@@ -95,9 +95,13 @@ def _in_memory(sizes: np.ndarray, need: int) -> ImageCache:
 
 
 def _on_disk(annotations: Annotations, need: int, folder: Path) -> ImageCache:
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{fingerprint(annotations.paths, annotations.sizes)}.pixels"
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        what = f"{folder} cannot be written ({error.strerror})"
+        raise ValueError(f"data.image_cache=disk: {what}; set paths.cache to another folder, or data.image_cache=ram or none") from error
     try:
         there = os.fstat(handle).st_blocks * 512
         _check_space("disk", need - there, shutil.disk_usage(folder).free - DISK_MARGIN, f"the disk of {folder}")
@@ -112,10 +116,10 @@ def _on_disk(annotations: Annotations, need: int, folder: Path) -> ImageCache:
 
 
 def fingerprint(paths: Sequence[str], sizes: np.ndarray) -> str:
-    """Changes with any file's path or time of change, and with any annotated size."""
+    """Changes with any file's path, length or time of change, and with any annotated size."""
     whole = hashlib.sha256(f"{VERSION}\n".encode())
     for path in paths:
-        whole.update(f"{path}\0{_modified(path)}\n".encode())
+        whole.update(f"{path}\0{_stamp(path)}\n".encode("utf-8", "surrogatepass"))
     whole.update(np.ascontiguousarray(sizes, dtype=np.int64).tobytes())
     return whole.hexdigest()[:24]
 
@@ -155,9 +159,10 @@ def _mark(pixels: np.ndarray) -> int:
     return zlib.crc32(np.ascontiguousarray(pixels[::SAMPLED])) | 1
 
 
-def _modified(path: str) -> int:
-    """Nanoseconds since 1970; 0 for a file that is not there."""
+def _stamp(path: str) -> tuple[int, int]:
+    """(bytes, nanoseconds since 1970) of a file; zeros for one that is not there."""
     try:
-        return os.stat(path).st_mtime_ns
+        status = os.stat(path)
     except OSError:
-        return 0
+        return 0, 0
+    return status.st_size, status.st_mtime_ns

@@ -64,6 +64,11 @@ def test_the_next_run_finds_what_is_on_disk(truths, tmp_path, decoded):
     reader().read(1)
     assert decoded == ["b", "a", "b"]
     assert len(list((tmp_path / "cache").iterdir())) == 2
+    with open(truths.paths[2], "ab") as file:
+        file.write(b"\0")
+    os.utime(truths.paths[2], ns=(0, 0))  # another file with the time of the old one, as cp -p makes it
+    reader()
+    assert len(list((tmp_path / "cache").iterdir())) == 3
 
 
 def _fill(cache: ImageCache, row: int, value: int) -> None:
@@ -139,6 +144,12 @@ def test_a_disk_that_says_no(truths, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"image_cache=disk: no room for 0\.0 GB \(No space left on device\); set"):
         open_cache("disk", truths, tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_folder_that_cannot_be_made(truths, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"image_cache=disk: .*/file/images cannot be written \(Not a directory\); set paths\.cache"):
+        open_cache("disk", truths, tmp_path / "file/images")
 
 
 def test_free_memory_is_the_container_s_if_that_is_less(tmp_path, monkeypatch):
