@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,6 +15,9 @@ from detectors import checkpoint as ckpt
 from detectors import engine, parts
 from detectors.checking import check
 from detectors.config import Config, DataConfig, EvaluateConfig
+from detectors.data.checks import settled
+from detectors.data.loading import BatchLoader
+from detectors.data.problems import KINDS, Problem
 from detectors.entry import entry_point
 from detectors.metrics.coco import write_results_json
 from detectors.metrics.report import report
@@ -28,7 +33,8 @@ def main(cfg: DictConfig) -> float | None:
     stored = ckpt.load(ckpt.find(asked.run, f"{asked.checkpoint}.pt"))
     detector, config = parts.load_detector(stored, device)
     config = with_data(config, asked)
-    annotations = parts.read_annotations(config.data, asked.split, stored.class_names)
+    scanned = parts.scan_annotations(config.data, asked.split, stored.class_names)
+    annotations = settled(scanned, config.data.on_error)
     loader = parts.eval_loader(config, annotations, batch_size=asked.batch_size)
     detections, seconds = engine.detect(detector, loader, device, progress=asked.progress)
     result = report(annotations, detections)
@@ -40,16 +46,33 @@ def main(cfg: DictConfig) -> float | None:
         **result.as_dict(),
         "inference_images_per_second": len(annotations) / max(seconds, 1e-9),
         "device": engine.device_name(device),
-        **({"broken_images": len(loader.problems)} if loader.problems else {}),
+        **counted_faults(scanned[1], loader),
     }
     folder, suffix = stored.path.parent, file_suffix(stored.path, asked.split)
     (folder / f"evaluation{suffix}.json").write_text(json.dumps(content, indent=1) + "\n")
     write_results_json(annotations, detections, folder / f"detections{suffix}.json")
     print(f"{stored.path}, step {stored.step}, on {config.data.name} {asked.split} ({len(annotations)} images)\n{result.table()}")
-    if loader.problems:
-        print(f"images left out, named above, their truths count as missed: {loader.summary()}")
+    print(*told_faults(scanned[1], loader), sep="", end="")
     print(f"written: {folder / f'evaluation{suffix}.json'}")
     return result.scalars[engine.METRIC]
+
+
+def counted_faults(left_out: Sequence[Problem], loader: BatchLoader) -> dict:
+    """What was not measured on, for evaluation.json: findings of the reader by kind, and images that turned out to be useless."""
+    counts = {"left_out": dict(Counter(problem.kind for problem in left_out)), "broken_images": len(loader.problems)}
+    return {name: count for name, count in counts.items() if count}
+
+
+def told_faults(left_out: Sequence[Problem], loader: BatchLoader) -> list[str]:
+    """The same in lines. What the reader left out is not among the truths: the numbers are those of a smaller set."""
+    kinds = Counter(problem.kind for problem in left_out)
+    texts = {
+        "left out of the set, named above, so that it does not count at all": ", ".join(
+            f"{n} {KINDS[kind].title}" for kind, n in kinds.items()
+        ),
+        "images left out, named above, their truths count as missed": loader.summary(),
+    }
+    return [f"{what}: {text}\n" for what, text in texts.items() if text]
 
 
 def file_suffix(checkpoint: Path, split: str) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 
 from detectors.checking import check
 from detectors.config import Config, EvaluateConfig, composed
-from evaluate import file_suffix, with_data
+from detectors.data.problems import Problem
+from evaluate import counted_faults, file_suffix, told_faults, with_data
 
 
 def test_only_the_best_checkpoint_on_val_writes_what_compare_reads(tmp_path):
@@ -44,3 +46,15 @@ def test_other_images_may_be_evaluated():
     assert asked(config, "test", test=["VOC2007/test"]).data.test == ["VOC2007/test"]
     assert asked(config, "val", root="/another/set", val=["VOC2012/val"]).data.root == "/another/set"
     assert with_data(config, EvaluateConfig(run="r", split="train")) is config
+
+
+def test_what_was_not_measured_on_is_told():
+    """What the reader leaves out makes the set smaller; an image that cannot be decoded counts as missed."""
+    missing = [Problem("missing-image", "a.jpg", "listed in val.txt"), Problem("missing-image", "b.jpg", "listed in val.txt")]
+    flat = Problem("no-area", "c.xml", "object 1 cat [3, 3, 3, 9]")
+    sound, broken = SimpleNamespace(problems={}, summary=lambda: ""), SimpleNamespace(problems={"d.jpg": flat}, summary=lambda: "1 broken")
+    assert counted_faults([], sound) == {} and told_faults([], sound) == []
+    assert counted_faults([*missing, flat], broken) == {"left_out": {"missing-image": 2, "no-area": 1}, "broken_images": 1}
+    first, second = told_faults([*missing, flat], broken)
+    assert first.endswith("does not count at all: 2 images that are not there, 1 boxes without area\n")
+    assert second.endswith("count as missed: 1 broken\n")
