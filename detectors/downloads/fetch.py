@@ -8,6 +8,7 @@ import ipaddress
 import json
 import os
 import re
+import ssl
 import sys
 import time
 from pathlib import Path
@@ -114,7 +115,7 @@ def _lasting(error: Exception, part: Part, target: Path) -> str | None:
     if isinstance(error, HTTPError) and error.code not in TEMPORARY:
         what = f"{part.url}: the server answers {error.code} {error.reason}"
         return f"{what}; if you have the file from elsewhere, put it to {target} and run the same command"
-    if getattr(error, "errno", None) in LOCAL:
+    if getattr(error, "errno", None) in LOCAL and not isinstance(error, ssl.SSLError):  # that has numbers of its own, which look like EPERM
         return f"{part.path}: {error.strerror}; {part.state()}; what is there stays; mend that, then {RESUMED}"
     return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import ssl
 
 import numpy as np
 import pytest
@@ -64,6 +65,20 @@ def test_a_second_call_goes_on_where_the_first_gave_up(served, tmp_path, monkeyp
     assert (tmp_path / "a.tar").read_bytes() == CONTENT
     assert served.asked[-1] == ("a.tar", "bytes=70000-")
     assert sum(served.sent) == len(CONTENT)
+
+
+def test_a_connection_whose_encryption_breaks_is_opened_again(served, tmp_path, monkeypatch):
+    """Such an error's number, 1, means something else than the file system's EPERM."""
+    response, broken = fetching._response, iter([ssl.SSLError(ssl.SSL_ERROR_SSL, "bad record mac")])
+
+    def breaking(*arguments):
+        for error in broken:
+            raise error
+        return response(*arguments)
+
+    monkeypatch.setattr(fetching, "_response", breaking)
+    get(served, tmp_path)
+    assert (tmp_path / "a.tar").read_bytes() == CONTENT
 
 
 def test_attempts_count_from_the_last_byte_that_came(served, tmp_path, monkeypatch):
