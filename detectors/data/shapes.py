@@ -11,7 +11,6 @@ from __future__ import annotations
 import colorsys
 import logging
 import os
-import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -37,25 +36,24 @@ def write_shapes(*, folder: str | os.PathLike, seed: int = 0, train: int = 600, 
     """The data set's root (for read_voc, image sets "train" and "val"); written if it is not there yet. size: side of the images, pixels.
 
     It is made in a temporary folder that is then renamed, so that it is there as a whole or not at all; of two processes that start at
-    once, one throws its copy away.
+    once, one throws its copy away. ValueError for a folder that cannot be written.
     """
     if min(train, val) < 1 or size < 32:
         raise ValueError(f"shapes with train={train}, val={val}, size={size}: both splits need an image, and a side of 32 pixels or more")
     root = Path(folder).absolute() / f"shapes-v{FORMAT}-seed{seed}-train{train}-val{val}-size{size}"
     if root.is_dir():
         return root
-    root.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    draft = Path(tempfile.mkdtemp(prefix=".shapes-", dir=root.parent))
     try:
-        draft.chmod(0o755)  # mkdtemp's folder is the owner's alone
-        _write_splits(draft, seed, {"train": train, "val": val}, size)
-        os.replace(draft, root)
-    except OSError:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".shapes-", dir=root.parent) as draft:
+            made = Path(draft) / root.name  # a folder that the umask gives its rights; the temporary one is the owner's alone
+            _write_splits(made, seed, {"train": train, "val": val}, size)
+            os.replace(made, root)
+    except OSError as error:
         if not root.is_dir():  # otherwise another process was first, with the same files
-            raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+            fix = "set data.root, or paths.cache, to a folder that can be written"
+            raise ValueError(f"{root.parent}: the generated images cannot be written there ({error.strerror}); {fix}") from error
     logger.info("wrote %d generated images into %s (%.1f s)", train + val, root, time.monotonic() - started)
     return root
 

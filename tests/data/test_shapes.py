@@ -55,9 +55,12 @@ def test_a_failure_to_write_is_not_swallowed(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(ValueError, match=r"cannot be written there \(No space left on device\); set data\.root, or paths\.cache"):
         write_shapes(folder=tmp_path, train=2, val=1)
     assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"/file: the generated images cannot be written there \((Not a directory|File exists)\)"):
+        write_shapes(folder=tmp_path / "file", train=2, val=1)
 
 
 def test_processes_that_start_at_once_do_not_clash(tmp_path):
