@@ -1,7 +1,8 @@
 """SSD's augmentation from draws to the model's input: colours, expansion, one of seven crops, one of five interpolations, mirror.
 
 Caffe does them one after the other on whole images. Here all draws come first; then only those pixels of the original are touched that the
-crop will show. The result has the same bytes (tests/data/test_ssd_layout.py), because colours are changed pixel by pixel.
+crop will show. The result has the same bytes (tests/data/test_ssd_layout.py), because colours are changed pixel by pixel. One thing is
+left out: Caffe hands its images on as JPEGs (quality 95) from distortion to expansion, crop and resize.
 """
 
 from __future__ import annotations
