@@ -25,7 +25,7 @@ import numpy as np
 from detectors.data.problems import Problem
 from detectors.structures import Annotations, Texts
 
-FORMAT = 1  # raise it with every change of what a scan returns for the same files, and of the layout of the file
+FORMAT = 2  # raise it with every change of what a scan returns for the same files, and of the layout of the file
 MAGIC = b"detectors annotations %d\n" % FORMAT
 DIGEST = 32  # bytes
 ARRAYS = ("sizes", "offsets", "boxes_original", "labels", "difficult", "crowd", "areas")

@@ -201,9 +201,13 @@ def _xml(folder: Path, stem: str) -> Path:
 
 
 def _parse(listed: _Listed, path: Path, image: str, split: Path) -> ElementTree.Element | None:
-    """The root element, or None and a problem noted."""
+    """The root element, or None and a problem noted. Any root will do that holds objects; without one, another page is no empty image."""
     try:
-        return ElementTree.fromstring(path.read_bytes())
+        root = ElementTree.fromstring(path.read_bytes())
+        if root.tag == "annotation" or root.find("object") is not None:
+            return root
+        what = f"its root is <{root.tag[:40]}>, not <annotation>, and it holds no <object>"
+        problem = Problem("broken-annotation", str(path), what, image)
     except FileNotFoundError:
         problem = Problem("missing-annotation", str(path), f"{split} lists {path.stem}", image)
     except OSError as error:
@@ -252,7 +256,7 @@ def _corners(element: ElementTree.Element, name: str) -> list[float]:
 def _number(parent: ElementTree.Element, tag: str) -> float:
     text = parent.findtext(tag)
     try:
-        return float(text or "")
+        return float((text or "").replace("_", "?"))  # Python takes 1_0 for ten
     except ValueError:
         raise ValueError(f"no <{tag}>" if text is None else f"<{tag}> is {text[:40]!r}, not a number") from None
 

@@ -143,6 +143,8 @@ XML_FAULTS = {  # the XML, the kind of its finding, what it says
     "no xmax": (faulty("cat", 1, 1, 5, 5).replace("xmax", "xmx"), "broken-object", "object 1 cat: no <xmax>"),
     "no number": (faulty("cat", 1, "two", 5, 5), "broken-object", "object 1 cat: <ymin> is 'two', not a number"),
     "nothing": (faulty("cat", 1, "", 5, 5), "broken-object", "object 1 cat: <ymin> is '', not a number"),
+    "an underscore": (faulty("cat", 1, "1_0", 5, 20), "broken-object", "object 1 cat: <ymin> is '1_0', not a number"),
+    "another page": ("<html><body/></html>", "broken-annotation", "its root is <html>, not <annotation>, and it holds no <object>"),
     "NaN": (faulty("cat", 1, "NaN", 5, 5), "broken-object", "object 1 cat [1, nan, 5, 5]"),
     "infinite": (faulty("cat", 1, 1, "inf", 5), "broken-object", "object 1 cat [1, 1, inf, 5]"),
     "huge": (faulty("cat", 1, 1, 5, "1e308"), "broken-object", "object 1 cat [1, 1, 5, 1e+308]"),
@@ -181,7 +183,7 @@ def test_missing_files_are_findings(tmp_path):
     (root / "Annotations/a.xml").unlink()
     (root / "JPEGImages/b.jpg").unlink()
     (root / "JPEGImages/c.jpg").write_bytes(b"")
-    (root / "Annotations/c.xml").write_text("<a/>")  # no size: the header is needed
+    (root / "Annotations/c.xml").write_text("<annotation/>")  # no size: the header is needed
     truths, problems = scan_voc(root=root, image_sets=["train"])
     split = root / "ImageSets/Main/train.txt"
     assert [problem.kind for problem in problems] == ["missing-annotation", "missing-image", "broken-image"]
