@@ -26,7 +26,7 @@ demo: $(READY)
 	@rm -rf $(DEMO) && mkdir -p $(DEMO)
 	@echo "training YOLOv2 and SSD side by side, one core each: two to three minutes (tail -f $(DEMO)/*.log shows how it goes)"
 	@$(MAKE) --no-print-directory --jobs=2 demo-yolov2 demo-ssd
-	@$(BIN)/python -m detectors.compare $(DEMO)/yolov2 $(DEMO)/ssd --output $(DEMO)/comparison
+	@$(BIN)/python -m detectors compare $(DEMO)/yolov2 $(DEMO)/ssd --output $(DEMO)/comparison
 	@echo "curves and pictures: $(BIN)/tensorboard --logdir $(DEMO)"
 
 # Each writes its own log, shown as a whole when it has ended: two at once would mix their lines.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from detectors.boxes import area, paired_iou, pairwise_iou
 from detectors.coders import YoloBoxCoder
-from detectors.sharing import lowest_labels, meets, owns
+from detectors.matching import lowest_labels, meets, owns
 from detectors.structures import BACKGROUND, IGNORED, AnchorGrid, EncodedTargets, HeadOutputs
 
 CONFIDENT = 0.3  # objectness that a detection must have to count in confident_recall; the course's number

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from detectors.boxes import pairwise_iou, shape_iou, xyxy_to_cxcywh
-from detectors.structures import BACKGROUND, AnchorGrid, Matches, Targets
+from detectors.structures import BACKGROUND, AnchorGrid, EncodedTargets, Matches, Targets
 
 SMALLEST_IOU = 1e-6  # Caffe's MatchBBox (bbox_util.cpp) does not look at pairs below this
 
@@ -123,3 +123,24 @@ def _overwrite(matched: Tensor, assigned: Tensor) -> Tensor:
     padded = torch.cat([matched, matched[:, :1]], 1)
     place = torch.where(assigned >= 0, assigned, anchors)
     return padded.scatter_reduce(1, place, order, "amax", include_self=False)[:, :anchors]
+
+
+def meets(assigned: Tensor) -> Tensor:
+    """(B, M) anchor of each truth, -1 for none -> (B, M, M) whether two truths have the same anchor."""
+    return (assigned[:, :, None] == assigned[:, None, :]) & (assigned >= 0)[:, None, :]
+
+
+def owns(encoded: EncodedTargets) -> Tensor:
+    """(B, M): whether the truth won the anchor it was assigned to."""
+    order = torch.arange(encoded.assigned.shape[1], device=encoded.assigned.device)
+    winner = encoded.matched.gather(1, encoded.assigned.clamp(min=0))
+    return (encoded.assigned >= 0) & (winner == order)
+
+
+def lowest_labels(encoded: EncodedTargets) -> Tensor:
+    """(B, M): the lowest label among the truths that meet each truth in its anchor, its own included."""
+    labels = encoded.targets.labels
+    if labels.shape[1] == 0:
+        return labels
+    met = torch.where(meets(encoded.assigned), labels[:, None], torch.iinfo(labels.dtype).max).amin(-1)
+    return torch.where(encoded.assigned >= 0, met, labels)

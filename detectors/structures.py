@@ -14,14 +14,10 @@ Labels are 0..C-1; nothing here counts background as a class.
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from itertools import pairwise
 from typing import NamedTuple, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -162,103 +158,6 @@ class Detections(_Movable):
             whole = torch.zeros(0, dtype=torch.int64)
             return Detections(whole, torch.zeros(0, 4), torch.zeros(0), whole.clone())
         return Detections(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Detections)))
-
-
-class Texts(Sequence[str]):
-    """Many texts in one buffer; equal to any sequence of the same texts.
-
-    A tuple of str is an object per text with a count of references in it: a worker that only reads them writes into the pages that it
-    shares with the other processes, and so comes to copy them all.
-    """
-
-    def __init__(self, texts: Sequence[str] = ()):
-        parts = [text.encode("utf-8", "surrogatepass") for text in texts]  # JSON and names of files may hold what UTF-8 has not
-        self.data = b"".join(parts)
-        self.offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)  # (N + 1,)
-
-    @classmethod
-    def packed(cls, data: bytes, offsets: np.ndarray) -> Texts:
-        """From the two parts of another one."""
-        texts = cls()
-        texts.data, texts.offsets = data, offsets
-        return texts
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def __getitem__(self, index):
-        if isinstance(index, slice):
-            return tuple(self[place] for place in range(*index.indices(len(self))))
-        place = range(len(self))[index]  # negative ones count from the end; IndexError
-        return self.data[self.offsets[place] : self.offsets[place + 1]].decode("utf-8", "surrogatepass")
-
-    def __iter__(self) -> Iterator[str]:
-        for start, end in pairwise(map(int, self.offsets)):  # one at a time: a list of all would be as large as the texts
-            yield self.data[start:end].decode("utf-8", "surrogatepass")
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Sequence) or isinstance(other, str | bytes):
-            return NotImplemented
-        return len(self) == len(other) and all(mine == theirs for mine, theirs in zip(self, other, strict=True))
-
-    __hash__ = None
-
-    def __repr__(self) -> str:
-        return f"Texts({list(self[:3])}{f' and {len(self) - 3} more' if len(self) > 3 else ''})"
-
-
-def pack_ids(ids: Sequence[str | int]) -> Texts | array:
-    """(N) COCO's integers in an array, anything else as texts: nothing that holds an object per image."""
-    if isinstance(ids, Texts | array):
-        return ids
-    whole = all(type(i) is int and -(2**63) <= i < 2**63 for i in ids)
-    return array("q", ids) if whole and len(ids) else Texts([str(i) for i in ids])
-
-
-@dataclass(frozen=True)
-class Annotations:
-    """A data set's truths in flat arrays: no Python object per image or box, so that memory does not grow with workers.
-
-    The boxes of image n are rows offsets[n]:offsets[n + 1]. Frame: the original image; continuous edges (readers convert).
-    `image_ids` and `paths` may be given as any sequence; they are packed.
-    """
-
-    class_names: tuple[str, ...]
-    image_ids: Sequence[str | int]  # (N) VOC's file stems: Texts; COCO's integers: array
-    paths: Sequence[str]  # (N) Texts
-    sizes: np.ndarray  # (N, 2) int64 (height, width)
-    offsets: np.ndarray  # (N + 1,) int64
-    boxes_original: np.ndarray  # (T, 4) float64 xyxy
-    labels: np.ndarray  # (T,) int64
-    difficult: np.ndarray  # (T,) bool: VOC; neither a true nor a false positive in evaluation
-    crowd: np.ndarray  # (T,) bool: COCO's iscrowd; never trained on
-    areas: np.ndarray  # (T,) float64: COCO's segmentation area; width * height elsewhere
-    category_ids: tuple[int, ...]  # (C) the ids of COCO's file, not contiguous there; 1..C elsewhere
-
-    def __post_init__(self):
-        object.__setattr__(self, "image_ids", pack_ids(self.image_ids))
-        object.__setattr__(self, "paths", self.paths if isinstance(self.paths, Texts) else Texts(self.paths))
-
-    @classmethod
-    def without_images(cls, class_names: Sequence[str]) -> Annotations:
-        """A split that has no image."""
-        nothing = np.zeros(0, np.int64)
-        boxes, no = np.zeros((0, 4)), np.zeros(0, bool)
-        arrays = {"sizes": np.zeros((0, 2), np.int64), "offsets": np.zeros(1, np.int64), "boxes_original": boxes, "labels": nothing}
-        flags = {"difficult": no, "crowd": no, "areas": np.zeros(0), "category_ids": tuple(range(1, len(class_names) + 1))}
-        return cls(class_names=tuple(class_names), image_ids=(), paths=(), **arrays, **flags)
-
-    def __len__(self) -> int:
-        return len(self.image_ids)
-
-    @property
-    def image(self) -> np.ndarray:
-        """(T,) int64: the image that each box lies in."""
-        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
-
-    def rows(self, index: int) -> slice:
-        """The rows of image `index` in the flat arrays."""
-        return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
 
 
 class AnchorMaker(Protocol):

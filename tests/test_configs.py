@@ -8,9 +8,9 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import nn
 
-from detectors.building import build, find_target
-from detectors.checking import ConfigError, check
-from detectors.config import Config, EvaluateConfig
+from detectors.config.build import build, find_target
+from detectors.config.check import ConfigError, check
+from detectors.config.schema import Config, EvaluateConfig
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 COUNTS = {
@@ -149,7 +149,7 @@ def test_where_a_run_writes():
 
 
 def test_where_bccd_lies_comes_from_the_environment(monkeypatch):
-    """In a folder that others look after, or else beside the other data sets, where detectors/download.py puts it."""
+    """In a folder that others look after, or else beside the other data sets, where detectors/commands/download/command.py puts it."""
     monkeypatch.setenv("DETECTORS_SHARED", "/elsewhere")
     assert checked("data=bccd").data.root == "/elsewhere/data/bccd"
     monkeypatch.delenv("DETECTORS_SHARED")

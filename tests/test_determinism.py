@@ -9,17 +9,17 @@ from dataclasses import replace
 
 import pytest
 
-from detectors import parts
-from detectors.config import PROJECT
+from detectors.config.schema import CONF
 from detectors.data.loading import DetectionDataset, build_train_loader
 from detectors.data.sampling import MultiScale
 from detectors.structures import Batch
+from detectors.training import assemble
 from tests.data.files import box_xml, write_voc
 from tests.test_configs import checked
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # four workers, on purpose, on any machine
 IMAGES, BATCH, STEPS = 11, 8, 3  # 24 samples: two epochs and a little more, so that batches reach over the epochs' ends
-AUGMENTATIONS = sorted(path.stem for path in (PROJECT / "conf/augment").glob("*.yaml"))
+AUGMENTATIONS = sorted(path.stem for path in (CONF / "augment").glob("*.yaml"))
 RESIZE = {"ssd": "stretch", "darknet_2016": "stretch"}
 EVERYTHING = ("mixing.mosaic=0.5", "mixing.mixup=0.5", "data.on_error=skip", "data.train_difficult=false")
 SCALES = MultiScale(range(32, 97, 32), every=1, final_steps=0, steps=STEPS, seed=0)
@@ -47,7 +47,7 @@ def dataset(root, augment: str, *overrides: str) -> DetectionDataset:
     voc = ("data=voc", f"data.root={root}", "data.val=[train]", f"augment={augment}", f"paths.cache={root}")
     size = ("input.size=[64,64]", f"input.resize={RESIZE.get(augment, 'letterbox')}")
     config = checked("model=yolov2_160", *size, *voc, *overrides)
-    return parts.train_dataset(config, parts.read_annotations(config.data, "train"))
+    return assemble.train_dataset(config, assemble.read_annotations(config.data, "train"))
 
 
 def digests(
@@ -150,10 +150,10 @@ def test_a_finished_configuration_gives_its_loader_everything(voc):
         f"paths.cache={voc}",
     )
     config = checked("model=yolov2_160", *data, *overrides)
-    annotations = parts.read_annotations(config.data, "train")
-    loader = parts.train_loader(config, annotations, start_step=0)
+    annotations = assemble.read_annotations(config.data, "train")
+    loader = assemble.train_loader(config, annotations, start_step=0)
     assert (loader.num_workers, loader.prefetch_factor) == (2, 3)
     whole = [[digest(batch, place) for place in range(4)] for batch in loader]
-    alone = parts.train_loader(replace(config, data=replace(config.data, workers=0)), annotations, start_step=3)
+    alone = assemble.train_loader(replace(config, data=replace(config.data, workers=0)), annotations, start_step=3)
     assert [[digest(batch, place) for place in range(4)] for batch in alone] == whole[6:]
     assert len(whole) == 10

@@ -8,9 +8,10 @@ import pytest
 PROJECT = Path(__file__).resolve().parents[1]
 PACKAGE = PROJECT / "detectors"
 
-# Module or folder -> floor. A module may import lower floors, and its neighbours on the same one where they are of one family.
+# Module or folder -> floor, the longest entry that a name begins with. A module may import lower floors, and its own folder.
 FLOORS = {
     "boxes": 0,
+    "annotations": 0,
     "structures": 0,
     "anchors": 1,
     "coders": 1,
@@ -18,54 +19,30 @@ FLOORS = {
     "layers": 1,
     "targets": 2,
     "losses": 2,
-    "sharing": 2,
     "postprocess": 2,
-    "drawing": 2,
-    "plotting": 2,
-    "clustering": 2,
     "models": 3,
     "data": 3,
     "metrics": 3,
-    "weights": 3,
-    "building": 4,
+    "darknet": 4,
     "config": 4,
-    "checking": 4,
-    "darknet_detector": 4,
-    "entry": 4,
-    "optim": 4,
-    "checkpoint": 4,
-    "progress": 4,
-    "torchvision_pipelines": 4,
-    "tracking": 4,
-    "conversion": 5,
-    "downloads": 5,
-    "engine": 5,
-    "linting": 5,
-    "matched_anchors": 5,
-    "parts": 5,
-    "verification": 5,
-    "benchmark": 6,
-    "browse": 6,
-    "cluster": 6,
-    "compare": 6,
-    "convert": 6,
-    "download": 6,
-    "lint": 6,
-    "predict": 6,
-    "verify": 6,
+    "drawing": 4,
+    "training": 5,
+    "commands": 6,
+    "__main__": 7,
     "train": 7,
     "evaluate": 7,
 }
-FAMILIES = {"models", "data", "metrics", "weights"}  # floor 3: these never import each other
+APART = [{"models", "data", "metrics"}, {"darknet", "config", "drawing"}]  # on one floor, and none imports another
+BETWEEN_VERBS = {("verify", "convert")}  # verify checks the names and layouts by which convert reads other programs' files
 PLACES = {
-    "hydra": {"config", "checking", "entry", "train", "evaluate", "floor 6"},
-    "omegaconf": {"config", "checking", "entry", "train", "evaluate", "floor 6"},
-    "albumentations": {"data.transforms"},
-    "matplotlib": {"plotting"},
+    "hydra": {"config", "commands", "train", "evaluate"},
+    "omegaconf": {"config", "commands", "train", "evaluate"},
+    "albumentations": {"data.augment"},
+    "matplotlib": {"commands.cluster.plotting"},
     "pycocotools": {"data.coco", "metrics.coco"},
-    "tensorboard": {"tracking"},
-    "torch.utils.tensorboard": {"tracking"},
-    "torch.distributed": {"distributed"},
+    "tensorboard": {"training.tracking"},
+    "torch.utils.tensorboard": {"training.tracking"},
+    "torch.distributed": {"training.distributed"},
     "triton": {"kernels"},
 }
 
@@ -89,7 +66,8 @@ def imports(source: str) -> set[str]:
     return found
 
 
-def top(name: str) -> str:
+def room(name: str) -> str:
+    """The top-level folder or module below detectors, or the script."""
     return name.partition(".")[0]
 
 
@@ -97,20 +75,30 @@ def below(name: str, package: str) -> bool:
     return name == package or name.startswith(f"{package}.")
 
 
+def verb_of(name: str) -> str | None:
+    """commands.lint.page -> lint"""
+    return name.split(".")[1] if below(name, "commands") and "." in name else None
+
+
 def faults(name: str, source: str) -> list[str]:
     """What a module does against the layout."""
-    if top(name) not in FLOORS:
-        return [f"{name} has no floor: add it to FLOORS here and to the layout in ARCHITECTURE.md"]
+    if room(name) not in FLOORS:
+        return [f"{name} has no floor: add it to FLOORS here and to the layout in README.md"]
     named = imports(source)
-    inside = {top(module.removeprefix("detectors.")) for module in named if module.startswith("detectors.")}
-    ours = sorted(other for other in inside if other in FLOORS and other != top(name))
-    found = [f"{name} (floor {FLOORS[top(name)]}) imports {other} (floor {FLOORS[other]})" for other in ours if _upward(top(name), other)]
-    places = {name, top(name), f"floor {FLOORS[top(name)]}"}
-    return found + [f"{name} imports {p}" for p, allowed in PLACES.items() if any(below(m, p) for m in named) and not places & allowed]
+    inside = {module.removeprefix("detectors.") for module in named if module.startswith("detectors.")}
+    rooms = sorted({room(other) for other in inside} & FLOORS.keys() - {room(name)})
+    found = [
+        f"{name} (floor {FLOORS[room(name)]}) imports {other} (floor {FLOORS[other]})" for other in rooms if _upward(room(name), other)
+    ]
+    mine = verb_of(name)
+    others = sorted({verb_of(other) for other in inside} - {None, mine})
+    found += [f"the verb {mine} imports the verb {other}" for other in others if mine and (mine, other) not in BETWEEN_VERBS]
+    strangers = [package for package in PLACES if any(below(module, package) for module in named)]
+    return found + [f"{name} imports {p}" for p in strangers if not any(below(name, place) for place in PLACES[p])]
 
 
 def _upward(name: str, other: str) -> bool:
-    return FLOORS[other] > FLOORS[name] or {name, other} <= FAMILIES
+    return FLOORS[other] > FLOORS[name] or any({name, other} <= rooms for rooms in APART)
 
 
 @pytest.mark.parametrize("name", modules())
@@ -134,10 +122,11 @@ def test_no_cycles():
         ("boxes", "from detectors import losses", "boxes (floor 0) imports losses (floor 2)"),
         ("models.ssd", "from detectors.data.voc import read_voc", "models.ssd (floor 3) imports data (floor 3)"),
         ("losses", "def f():\n    import hydra.utils", "losses imports hydra"),
-        ("engine", "from torch.utils.tensorboard import SummaryWriter", "engine imports torch.utils.tensorboard"),
+        ("training.engine", "from torch.utils.tensorboard import SummaryWriter", "training.engine imports torch.utils.tensorboard"),
         ("data.voc", "import albumentations", "data.voc imports albumentations"),
-        ("engine", "from torch import distributed", "engine imports torch.distributed"),
-        ("attic", "", "attic has no floor: add it to FLOORS here and to the layout in ARCHITECTURE.md"),
+        ("training.engine", "from torch import distributed", "training.engine imports torch.distributed"),
+        ("commands.lint.page", "import detectors.commands.browse.command", "the verb lint imports the verb browse"),
+        ("attic", "", "attic has no floor: add it to FLOORS here and to the layout in README.md"),
     ],
 )
 def test_faults_are_found(name, source, fault):
@@ -146,7 +135,29 @@ def test_faults_are_found(name, source, fault):
 
 def test_every_listed_module_is_there():
     """So that the list does not outlive the layout."""
-    assert set(FLOORS) == {top(name) for name in modules()}
+    assert set(FLOORS) == {room(name) for name in modules()}
+
+
+def test_at_most_22_names_at_the_top():
+    """So that a reader sees the detector, stage by stage, and one door for each of the rest."""
+    assert len([path for path in PACKAGE.iterdir() if path.name != "__pycache__"]) <= 22
+
+
+def test_training_needs_nothing_of_darknet():
+    """What train.py imports, all the way down."""
+    sources, reached, names = modules(), set(), ["train"]
+    while names:
+        name = names.pop()
+        if name in sources and name not in reached:
+            reached.add(name)
+            names += [module.removeprefix("detectors.") for module in imports(sources[name].read_text())]
+    assert "training.engine" in reached
+    assert [name for name in reached if room(name) == "darknet"] == []
+
+
+def test_five_files_from_train_to_a_loss_term():
+    path = ["train", "commands.train", "training.engine", "training.detection", "losses"]
+    assert all(name in modules() for name in path)
 
 
 def test_init_files_hold_a_docstring_only():

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from detectors.models.ssd import ssd160
 from detectors.models.yolov2 import yolov2_tiny
-from detectors.optim import sgd
+from detectors.training.optim import sgd
 from tests import oracles
 
 BUILDERS = {

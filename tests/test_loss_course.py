@@ -10,12 +10,12 @@ from torch.testing import assert_close
 
 from detectors.anchors import YoloAnchors
 from detectors.coders import YoloBoxCoder
+from detectors.commands.verify import keras_course
+from detectors.commands.verify.presets import preset_loss
 from detectors.losses import RegionLoss
 from detectors.matching import ResponsibleCellMatcher
 from detectors.structures import HeadOutputs
 from detectors.targets import TargetEncoder
-from detectors.verification import course
-from detectors.verification.presets import preset_loss as preset
 from tests import oracles, recorded
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -34,14 +34,14 @@ def course_loss(case: dict, **changes) -> RegionLoss:
         "ignore_truths": int(case["true_box_buffer"]),
         "prior_images": batches * len(case["y_pred"]),
     }
-    return preset("region_keras", **scales, **settings, **changes).double()
+    return preset_loss("region_keras", **scales, **settings, **changes).double()
 
 
 def course_setup(case: dict):
     """Raw predictions that want a gradient, and what the loss takes; all in float64."""
     raw = torch.from_numpy(case["y_pred"]).double().requires_grad_()
-    outputs, grid = course.outputs_of(raw), course.grid_of(case)
-    encoded = TargetEncoder(ResponsibleCellMatcher(), YoloBoxCoder())(course.targets_of(case), grid)
+    outputs, grid = keras_course.outputs_of(raw), keras_course.grid_of(case)
+    encoded = TargetEncoder(ResponsibleCellMatcher(), YoloBoxCoder())(keras_course.targets_of(case), grid)
     return raw, outputs, encoded, grid
 
 
@@ -144,7 +144,7 @@ def test_region_equals_darknet_on_the_courses_cases(name, seen):
     case = COURSE[name]
     raw, outputs, encoded, grid = course_setup(case)
     names = ("object_scale", "noobject_scale", "class_scale", "coord_scale")
-    loss = preset("region", **dict(zip(names, case["scales"].tolist(), strict=True)))
+    loss = preset_loss("region", **dict(zip(names, case["scales"].tolist(), strict=True)))
     loss.images_seen += seen - len(raw)
     (len(raw) * sum(loss(outputs, encoded, grid).values())).backward()
     delta = torch.from_numpy(case[f"darknet_delta_seen{seen}"]).double()
@@ -162,9 +162,9 @@ def test_the_recall_that_the_course_prints():
     offsets = encoded.offsets.clone()
     offsets[1, 3, 2:] = -1  # IoU exp(-2)
     objectness = torch.full((2, 4), 3.0)
-    numbers = preset("region_keras").statistics(HeadOutputs(offsets, torch.zeros(2, 4, 3), objectness), encoded, grid)
+    numbers = preset_loss("region_keras").statistics(HeadOutputs(offsets, torch.zeros(2, 4, 3), objectness), encoded, grid)
     assert_close(numbers["confident_recall"], torch.tensor(2 / 3))
     objectness[0, 1] = -1.0  # below .3
-    numbers = preset("region_keras").statistics(HeadOutputs(offsets, torch.zeros(2, 4, 3), objectness), encoded, grid)
+    numbers = preset_loss("region_keras").statistics(HeadOutputs(offsets, torch.zeros(2, 4, 3), objectness), encoded, grid)
     assert_close(numbers["confident_recall"], torch.tensor(1 / 3))
     assert_close(numbers["recall"], torch.tensor(3 / 4))  # Darknet's: all four truths, whatever their objectness

@@ -10,12 +10,12 @@ import torch
 from torch.testing import assert_close
 
 from detectors.coders import SSDBoxCoder
+from detectors.commands.verify import ssd_recordings
+from detectors.commands.verify.presets import preset_loss
 from detectors.losses import MultiBoxLoss
 from detectors.matching import MultiBoxMatcher
 from detectors.structures import EncodedTargets, HeadOutputs
 from detectors.targets import TargetEncoder
-from detectors.verification import ssd
-from detectors.verification.presets import preset_loss as preset
 from tests import oracles
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -24,7 +24,7 @@ SSD_CASES = sorted(path.stem for path in (FIXTURES / "ssd").glob("loss_*.npz"))
 
 def port_loss(prefix: str) -> MultiBoxLoss:
     """torchvision's preset, or Caffe's, which ssd.pytorch shares except where its numbers overflow. Matching is "last" for both."""
-    return preset("multibox_torchvision" if prefix == "tv" else "multibox")
+    return preset_loss("multibox_torchvision" if prefix == "tv" else "multibox")
 
 
 def same_but_for_ties(case, prefix: str, matched: torch.Tensor) -> bool:
@@ -52,9 +52,9 @@ def test_multibox_of_ports(prefix, name):
         return
     case = np.load(FIXTURES / f"ssd/{name}.npz")
     prefix, loss = "caffe" if case[f"{prefix}_equals_caffe"] else prefix, port_loss(prefix)
-    grid = ssd.grid(case, FIXTURES / "ssd")
-    loc, conf = (x.requires_grad_() for x in ssd.predictions(case))
-    encoded = TargetEncoder(MultiBoxMatcher(bipartite="last"), SSDBoxCoder())(ssd.targets(case), grid)
+    grid = ssd_recordings.grid(case, FIXTURES / "ssd")
+    loc, conf = (x.requires_grad_() for x in ssd_recordings.predictions(case))
+    encoded = TargetEncoder(MultiBoxMatcher(bipartite="last"), SSDBoxCoder())(ssd_recordings.targets(case), grid)
     terms = loss(HeadOutputs(loc, conf), encoded, grid)
     sum(terms.values()).backward()
     if not same_but_for_ties(case, prefix, encoded.matched):
@@ -81,7 +81,9 @@ def test_multibox_of_ports(prefix, name):
 def test_a_box_without_area_does_not_take_an_anchor_as_in_ports():
     """torchvision's loss is infinite there (its detector refuses such boxes earlier); the other positives are the same."""
     case = np.load(FIXTURES / "ssd/loss_mini_degenerate.npz")
-    encoded = TargetEncoder(MultiBoxMatcher(bipartite="last"), SSDBoxCoder())(ssd.targets(case), ssd.grid(case, FIXTURES / "ssd"))
+    encoded = TargetEncoder(MultiBoxMatcher(bipartite="last"), SSDBoxCoder())(
+        ssd_recordings.targets(case), ssd_recordings.grid(case, FIXTURES / "ssd")
+    )
     assert np.isinf(case["tv_loss_loc"])
     usable = case["tv_pos"][np.isfinite(case["tv_pos_target"]).all(1)].astype(int)
     assert len(usable) == len(case["tv_pos"]) - 1

@@ -7,10 +7,10 @@ import torch
 
 from detectors.anchors import YoloAnchors
 from detectors.coders import SSDBoxCoder, YoloBoxCoder
+from detectors.commands.verify.presets import preset_loss
 from detectors.matching import MultiBoxMatcher, ResponsibleCellMatcher
 from detectors.structures import HeadOutputs, Targets
 from detectors.targets import TargetEncoder
-from detectors.verification.presets import preset_loss as preset
 from tests import oracles
 from tests.test_losses import awkward_targets
 from tests.test_targets import SYNCHRONISING, Counting
@@ -37,7 +37,7 @@ def step(name: str, targets: Targets, size: tuple[int, int], batch: int):
 @pytest.mark.parametrize("name", PRESETS)
 def test_awkward_batches_are_finite(name, awkward):
     raw, outputs, encode, grid = step(name, awkward_targets()[awkward], (96, 96), 2)
-    loss = preset(name, **(PRIOR if name.startswith("region") else {}))
+    loss = preset_loss(name, **(PRIOR if name.startswith("region") else {}))
     for _ in range(2):
         terms = loss(outputs, encode(), grid)
         (gradient,) = torch.autograd.grad(sum(terms.values()), raw, retain_graph=True)
@@ -48,7 +48,7 @@ def test_awkward_batches_are_finite(name, awkward):
 def operations(name: str, batch: int, most: int):
     targets = oracles.random_targets(torch.Generator().manual_seed(0), batch=batch, most=most, classes=3, size=(96, 96))
     _, outputs, encode, grid = step(name, targets, (96, 96), batch)
-    loss = preset(name, **({"class_weights": [1.0] * 4} if name == "region_keras" else {}))
+    loss = preset_loss(name, **({"class_weights": [1.0] * 4} if name == "region_keras" else {}))
     with Counting() as counting:
         sum(loss(outputs, encode(), grid).values()).backward()
     return counting.seen

@@ -11,12 +11,12 @@ from torch.testing import assert_close
 
 from detectors.anchors import YoloAnchors
 from detectors.coders import YoloBoxCoder
+from detectors.commands.verify import region_layer
+from detectors.commands.verify.presets import preset_loss
 from detectors.losses import RegionLoss
 from detectors.matching import ResponsibleCellMatcher
 from detectors.structures import HeadOutputs
 from detectors.targets import TargetEncoder
-from detectors.verification import region
-from detectors.verification.presets import preset_loss as preset
 from tests import oracles, recorded
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -28,8 +28,8 @@ def region_setup(name: str):
     size = (case["H"] * 32, case["W"] * 32)
     grid = YoloAnchors(np.asarray(case["anchors"]).reshape(-1, 2).tolist(), 32)(size)
     raw = torch.from_numpy(case["input"]).requires_grad_()
-    outputs = region.outputs_of(raw, case)
-    encoded = TargetEncoder(ResponsibleCellMatcher(), YoloBoxCoder())(region.region_targets(case["truth"], size), grid)
+    outputs = region_layer.outputs_of(raw, case)
+    encoded = TargetEncoder(ResponsibleCellMatcher(), YoloBoxCoder())(region_layer.region_targets(case["truth"], size), grid)
     return raw, outputs, encoded, grid
 
 
@@ -39,7 +39,7 @@ def test_region_2016_is_darknets_without_the_weight_of_small_boxes(name):
     raw, outputs, encoded, grid = region_setup(name)
     case = REGION[name]
     names = ("coord_scale", "object_scale", "noobject_scale", "class_scale")
-    loss = preset("region_2016", ignore_iou=case["thresh"], **{key: case[key] for key in names})
+    loss = preset_loss("region_2016", ignore_iou=case["thresh"], **{key: case[key] for key in names})
     loss.images_seen += case["seen"] - case["batch"]
     (case["batch"] * sum(loss(outputs, encoded, grid).values())).backward()
     wh = (encoded.boxes[..., 2:] - encoded.boxes[..., :2]) / torch.tensor([grid.size[1], grid.size[0]])  # relative

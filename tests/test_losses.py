@@ -11,11 +11,11 @@ from torch.testing import assert_close
 
 from detectors.anchors import DefaultBoxes, YoloAnchors, ssd300_levels
 from detectors.coders import SSDBoxCoder, YoloBoxCoder
+from detectors.commands.verify import region_layer, ssd_recordings
 from detectors.losses import MultiBoxLoss, RegionLoss
 from detectors.matching import MultiBoxMatcher, ResponsibleCellMatcher
 from detectors.structures import HeadOutputs, Targets
 from detectors.targets import TargetEncoder
-from detectors.verification import region, ssd
 from tests import oracles, recorded
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -45,9 +45,9 @@ def test_region_loss_equals_darknet(name):
     case = REGION[name]
     loss, encoder, anchors, size = region_setup(case)
     raw = torch.from_numpy(case["input"]).requires_grad_()
-    outputs = region.outputs_of(raw, case)
+    outputs = region_layer.outputs_of(raw, case)
     grid = anchors(size)
-    encoded = encoder(region.region_targets(case["truth"], size), grid, outputs)
+    encoded = encoder(region_layer.region_targets(case["truth"], size), grid, outputs)
     terms = loss(outputs, encoded, grid)
     (case["batch"] * sum(terms.values())).backward()
 
@@ -61,8 +61,8 @@ def test_region_loss_equals_darknet(name):
 @pytest.mark.parametrize("name", REGION)
 def test_region_activation_equals_darknet(name):
     case = REGION[name]
-    expected = region.outputs_of(torch.logit(torch.from_numpy(case["output"]).double()), case)
-    outputs = region.outputs_of(torch.from_numpy(case["input"]), case)
+    expected = region_layer.outputs_of(torch.logit(torch.from_numpy(case["output"]).double()), case)
+    outputs = region_layer.outputs_of(torch.from_numpy(case["input"]), case)
     assert_close(outputs.offsets[..., :2], expected.offsets[..., :2].float(), atol=1e-5, rtol=0)
     activated = torch.from_numpy(case["output"]).unflatten(1, (-1, 5 + case["classes"])).permute(0, 3, 4, 1, 2).flatten(1, 3)
     assert_close(outputs.objectness.sigmoid(), activated[..., 4], atol=1e-5, rtol=0)
@@ -75,9 +75,9 @@ def test_region_loss_equals_naive_loops(name):
     """The terms, not only their gradient, against loops over cells and truths written from the formula."""
     case = REGION[name]
     loss, encoder, anchors, size = region_setup(case)
-    outputs = region.outputs_of(torch.from_numpy(case["input"]), case)
+    outputs = region_layer.outputs_of(torch.from_numpy(case["input"]), case)
     grid = anchors(size)
-    targets = region.region_targets(case["truth"], size)
+    targets = region_layer.region_targets(case["truth"], size)
     terms = loss(outputs, encoder(targets, grid), grid)
     naive = oracles.region_loss(outputs, targets, grid, softmax=bool(case["softmax"]))
     assert_close(torch.stack([terms[key] for key in naive]), torch.tensor(list(naive.values())), rtol=2e-5, atol=1e-6)
@@ -115,10 +115,10 @@ def matches_allowed(case, matched: torch.Tensor) -> None:
 @pytest.mark.parametrize("name", SSD_CASES)
 def test_multibox_equals_caffe(name):
     case = np.load(FIXTURES / f"ssd/{name}.npz")
-    grid = ssd.grid(case, FIXTURES / "ssd")
-    loc, conf = (x.requires_grad_() for x in ssd.predictions(case))
+    grid = ssd_recordings.grid(case, FIXTURES / "ssd")
+    loc, conf = (x.requires_grad_() for x in ssd_recordings.predictions(case))
     outputs = HeadOutputs(loc, conf)
-    encoded = TargetEncoder(MultiBoxMatcher(), SSDBoxCoder())(ssd.targets(case), grid)
+    encoded = TargetEncoder(MultiBoxMatcher(), SSDBoxCoder())(ssd_recordings.targets(case), grid)
     matches_allowed(case, encoded.matched)
     terms = MultiBoxLoss()(outputs, encoded, grid)
     sum(terms.values()).backward()

@@ -13,9 +13,9 @@ from torch.testing import assert_close
 
 from detectors.anchors import DefaultBoxes, YoloAnchors, ssd300_levels
 from detectors.coders import SSDBoxCoder, YoloBoxCoder
+from detectors.commands.verify import region_layer, ssd_recordings
 from detectors.postprocess import PostProcess, ssd_scores, to_original, yolo_logistic_scores, yolo_scores
 from detectors.structures import Detections, HeadOutputs, ImageInfo
-from detectors.verification import region, ssd
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SSD_CASES = sorted(path.stem for path in (FIXTURES / "ssd").glob("det_*.npz"))
@@ -32,8 +32,8 @@ def caffe() -> PostProcess:
 @pytest.mark.parametrize("name", SSD_CASES)
 def test_detections_equal_caffe(name):
     case = np.load(FIXTURES / f"ssd/{name}.npz")
-    loc, conf = ssd.predictions(case)
-    found = caffe()(HeadOutputs(loc.double(), conf.double()), ssd.grid(case, FIXTURES / "ssd"))
+    loc, conf = ssd_recordings.predictions(case)
+    found = caffe()(HeadOutputs(loc.double(), conf.double()), ssd_recordings.grid(case, FIXTURES / "ssd"))
     expected = torch.from_numpy(case["caffe_det"].reshape(-1, 7).astype(np.float64))  # prior, label, score, box
     order = lambda label, score: np.lexsort((-score.numpy(), label.numpy()))  # noqa: E731
     ours, theirs = order(found.labels, found.scores), order(expected[:, 1], expected[:, 2])
@@ -49,7 +49,7 @@ def test_detections_equal_darknet(name, k):
     arrays = np.load(FIXTURES / "darknet/region_decode.npz")
     get = lambda key: torch.from_numpy(arrays[f"{name}/det{k}/{key}"])  # noqa: E731
     cells = arrays[f"{name}/anchors"].reshape(-1, 2)
-    outputs = region.outputs_of(torch.from_numpy(arrays[f"{name}/input"]), {**case, "anchors": cells})
+    outputs = region_layer.outputs_of(torch.from_numpy(arrays[f"{name}/input"]), {**case, "anchors": cells})
     grid = YoloAnchors(cells.tolist(), 32)((case["neth"], case["netw"]))
     rule = yolo_scores if case["softmax"] else yolo_logistic_scores
     post = PostProcess(coder=YoloBoxCoder(), score_rule=rule, score_threshold=det["thresh"], nms_iou=det["nms"])

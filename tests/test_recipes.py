@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from detectors.anchors import YOLO_ANCHORS
-from detectors.config import Config, MultiScaleConfig
-from detectors.optim import rate_factor
-from detectors.parts import multi_scale
+from detectors.config.schema import Config, MultiScaleConfig
+from detectors.training.assemble import multi_scale
+from detectors.training.optim import rate_factor
 from tests.test_configs import CONF, built, checked, choices
 
 COCO_ANCHORS = "0.57273,0.677385 1.87446,2.06253 3.33843,5.47434 7.88282,3.52778 9.77052,9.16828"
@@ -64,7 +64,7 @@ def test_darknets_numbers(name):
     assert (schedule.name, schedule.warmup_steps, schedule.warmup_power) == ("step", burn_in, 4)
     assert (schedule.milestones, schedule.factors) == (steps, scales)
     optimizer = {"rate": 0.001, "momentum": 0.9, "weight_decay": 0.0005, "bias_rate_factor": 1, "decay_scales": False}
-    assert config.optimizer == {"_target_": "detectors.optim.sgd", **optimizer, "rate_in_momentum": False}
+    assert config.optimizer == {"_target_": "detectors.training.optim.sgd", **optimizer, "rate_in_momentum": False}
     loss = {"object_scale": 5, "noobject_scale": 1, "class_scale": 1, "coord_scale": 1, "ignore_iou": 0.6, "prior_images": 12800}
     assert {key: config.loss[key] for key in loss} == loss
     assert (config.loss["prior_scale"], config.loss["normalizer"], config.loss["class_activation"]) == (0.01, "batch", "softmax")
@@ -72,7 +72,7 @@ def test_darknets_numbers(name):
     assert (config.model["score_threshold"], config.model["nms_iou"]) == (0.005, 0.45)  # detector valid
     jitter = 0.2 if "tiny" in name else 0.3
     regime = {"jitter": jitter, "hue": 0.1, "saturation": 1.5, "exposure": 1.5, "max_boxes": 30}  # [net] and [region], `max`
-    assert config.augment == {"_target_": "detectors.data.transforms.darknet", **regime}
+    assert config.augment == {"_target_": "detectors.data.augment.transforms.darknet_augmentation", **regime}
     assert config.data.train_difficult is ("coco" in name)  # scripts/voc_label.py skips them; COCO has none
 
 
@@ -87,13 +87,18 @@ def test_caffes_numbers(name):
     assert (config.schedule.name, config.schedule.warmup_steps) == ("step", 0)
     assert (config.schedule.milestones, config.schedule.factors) == (steps, [0.1, 0.1])  # stepvalue, gamma
     optimizer = {"rate": 0.001, "momentum": 0.9, "weight_decay": 0.0005, "bias_rate_factor": 2, "decay_scales": True}  # lr_mult, decay_mult
-    assert config.optimizer == {"_target_": "detectors.optim.sgd", **optimizer, "rate_in_momentum": True}
+    assert config.optimizer == {"_target_": "detectors.training.optim.sgd", **optimizer, "rate_in_momentum": True}
     assert (config.loss["negatives_per_positive"], config.loss["box_scale"]) == (3, 1)
     limits = {"score_threshold": 0.01, "nms_iou": 0.45, "candidates_per_class": 400, "max_detections": 200}
     assert {key: config.model[key] for key in limits} == limits
     assert config.data.train_difficult is True  # use_difficult_gt
     colours = {"brightness": 32, "contrast": 0.5, "saturation": 0.5, "hue": 18}  # train_transform_param's distort_param and expand_param
-    assert config.augment == {"_target_": "detectors.data.transforms.ssd", **colours, "expand": 4, "colour_last": False}
+    assert config.augment == {
+        "_target_": "detectors.data.augment.transforms.ssd_augmentation",
+        **colours,
+        "expand": 4,
+        "colour_last": False,
+    }
 
 
 def test_the_courses_numbers():
@@ -103,10 +108,10 @@ def test_the_courses_numbers():
     assert multi_scale(config) is None
     assert images_per_step(config) == config.trainer.batch_size == 16
     assert config.trainer.steps == 100 * -(-118287 // 16)  # epochs=100 of train2017's images
-    assert config.optimizer == {"_target_": "detectors.optim.adamw", "rate": 0.5e-4, "weight_decay": 0, "betas": [0.9, 0.999]}
+    assert config.optimizer == {"_target_": "detectors.training.optim.adamw", "rate": 0.5e-4, "weight_decay": 0, "betas": [0.9, 0.999]}
     assert {rate_factor(config.schedule, step, config.trainer.steps) for step in (1, 1000, 739300)} == {1}
     assert config.loss == checked("loss=region_keras").loss
-    assert config.augment == {"_target_": "detectors.data.transforms.course"}
+    assert config.augment == {"_target_": "detectors.data.augment.transforms.course_augmentation"}
     assert config.loss["normalizer"] == "anchors"
     assert (config.model["score_threshold"], config.model["nms_iou"]) == (0.3, 0.3)
 

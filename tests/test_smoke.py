@@ -52,7 +52,7 @@ def test_two_detectors_from_training_to_comparison(place):
     for folder in folders:
         assert {"best.pt", "last.pt", "summary.json", "evaluation.json", "detections.json"} <= {path.name for path in folder.iterdir()}
     output = place / "comparison"
-    status, out, error = call(place, "-m", "detectors.compare", *map(str, folders), "--output", str(output))
+    status, out, error = call(place, "-m", "detectors", "compare", *map(str, folders), "--output", str(output))
     assert status == 0, error
     assert "AP50 (VOC10 area)" in out
     runs = json.loads(output.with_suffix(".json").read_text())["runs"]
@@ -66,7 +66,7 @@ def test_predict_prints_and_draws(place):
     options = ["--score", "0.0001", "--output", str(place / "drawn")]
     broken = place / "broken.jpg"
     broken.write_bytes(b"\xff\xd8 not much of an image")
-    status, out, error = call(place, "-m", "detectors.predict", str(folder), str(broken), str(images), *options)
+    status, out, error = call(place, "-m", "detectors", "predict", str(folder), str(broken), str(images), *options)
     assert status == 2
     assert f"{broken}: the image cannot be decoded" in error
     assert "left out, see above: 1" in error

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from detectors.structures import Annotations, Batch, Detections, ImageInfo, Targets, Texts, pack_ids
+from detectors.annotations import Annotations, Texts, pack_ids
+from detectors.structures import Batch, Detections, ImageInfo, Targets
 
 
 def test_a_batch_moves_with_its_targets():

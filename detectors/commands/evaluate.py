@@ -11,16 +11,16 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from detectors import checkpoint as ckpt
-from detectors import engine, parts
-from detectors.checking import check
-from detectors.config import Config, DataConfig, EvaluateConfig
+from detectors.config.check import check
+from detectors.config.entry import entry_point
+from detectors.config.schema import Config, DataConfig, EvaluateConfig
 from detectors.data.checks import settled
 from detectors.data.loading import BatchLoader
 from detectors.data.problems import KINDS, Problem
-from detectors.entry import entry_point
 from detectors.metrics.coco import write_results_json
 from detectors.metrics.report import report
+from detectors.training import assemble, engine
+from detectors.training import checkpoint as ckpt
 
 
 @entry_point("evaluate")
@@ -29,13 +29,13 @@ def main(cfg: DictConfig) -> float | None:
     asked = check(cfg, EvaluateConfig)
     if asked.threads:
         torch.set_num_threads(asked.threads)
-    device = parts.choose_device(asked.device)
+    device = assemble.choose_device(asked.device)
     stored = ckpt.load(ckpt.find(asked.run, f"{asked.checkpoint}.pt"))
-    detector, config = parts.load_detector(stored, device)
+    detector, config = assemble.load_detector(stored, device)
     config = with_data(config, asked)
-    scanned = parts.scan_annotations(config.data, asked.split, stored.class_names)
+    scanned = assemble.scan_annotations(config.data, asked.split, stored.class_names)
     annotations = settled(scanned, config.data.on_error)
-    loader = parts.eval_loader(config, annotations, batch_size=asked.batch_size)
+    loader = assemble.eval_loader(config, annotations, batch_size=asked.batch_size)
     detections, seconds = engine.detect(detector, loader, device, progress=asked.progress)
     result = report(annotations, detections)
     content = {

@@ -11,16 +11,16 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from detectors import checkpoint as ckpt
-from detectors import engine, parts
-from detectors.building import build
-from detectors.checking import check
-from detectors.config import PROJECT, Config, to_plain, to_yaml
+from detectors.annotations import Annotations
+from detectors.config.build import build
+from detectors.config.check import check
+from detectors.config.entry import entry_point
+from detectors.config.schema import INSTALLED, PACKAGE, Config, to_plain, to_yaml
 from detectors.data.checks import settled
-from detectors.entry import entry_point
-from detectors.linting.boxes import remark
-from detectors.structures import Annotations
-from detectors.tracking import Tracker
+from detectors.data.suspicious_boxes import remark
+from detectors.training import assemble, engine
+from detectors.training import checkpoint as ckpt
+from detectors.training.tracking import Tracker
 
 HARMLESS = ("root", "cache", "workers", "prefetch", "image_cache")  # settings of `data` that change nothing about what is learned
 
@@ -61,21 +61,21 @@ def resumed_config(stored: ckpt.Checkpoint, overrides: list[str]) -> Config:
 
 
 def build_run(config: Config, folder: Path, stored: ckpt.Checkpoint | None) -> engine.Run:
-    device = parts.choose_device(config.trainer.device)
-    origin = parts.initial_weights(config.trainer.init_from) if config.trainer.init_from and stored is None else None
+    device = assemble.choose_device(config.trainer.device)
+    origin = assemble.initial_weights(config.trainer.init_from) if config.trainer.init_from and stored is None else None
     annotations, val_annotations = read_data(config, stored and stored.class_names)
-    detector = parts.build_detector(config, len(annotations.class_names)).to(device)
+    detector = assemble.build_detector(config, len(annotations.class_names)).to(device)
     if stored is not None:
-        parts.load_weights(detector, stored)
+        assemble.load_weights(detector, stored)
     elif origin is not None:
-        print(*parts.start_from(detector, origin, config, annotations.class_names), sep="\n")
+        print(*assemble.start_from(detector, origin, config, annotations.class_names), sep="\n")
     run = engine.Run(
         config=config,
         folder=folder,
         detector=detector,
         optimizer=build(config.optimizer, detector),
-        train_loader=parts.train_loader(config, annotations, start_step=stored.step if stored else 0),
-        val_loader=parts.eval_loader(
+        train_loader=assemble.train_loader(config, annotations, start_step=stored.step if stored else 0),
+        val_loader=assemble.eval_loader(
             config, val_annotations, batch_size=config.trainer.eval_batch_size, repeated=config.trainer.eval_every > 0
         ),
         val_annotations=val_annotations,
@@ -103,7 +103,7 @@ def read_data(config: Config, class_names: Sequence[str] | None = None) -> list[
     """
     scanned, found = {}, []
     for split in ("train", "val") if config.data.val else ("train",):
-        scanned[split] = parts.scan_annotations(config.data, split, class_names)
+        scanned[split] = assemble.scan_annotations(config.data, split, class_names)
         found.append(settled(scanned[split], config.data.on_error))
         class_names = found[-1].class_names
     if line := remark(scanned, size=tuple(config.input.size), resize=config.input.resize):
@@ -113,7 +113,9 @@ def read_data(config: Config, class_names: Sequence[str] | None = None) -> list[
 
 def commit() -> str:
     """The git commit of this code, and whether files differ from it; "unknown" outside of a git checkout."""
-    command = ["git", "-C", str(PROJECT), "describe", "--always", "--dirty", "--abbrev=12"]
+    command = ["git", "-C", str(PACKAGE), "describe", "--always", "--dirty", "--abbrev=12"]
+    if INSTALLED:
+        return "unknown"  # whatever repository the package was installed into, it is not this code's
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

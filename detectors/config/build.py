@@ -11,6 +11,17 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
+MOVED = {  # `_target_`s of checkpoints and configurations that were stored before a move -> today's
+    "detectors.optim.sgd": "detectors.training.optim.sgd",
+    "detectors.optim.adamw": "detectors.training.optim.adamw",
+    "detectors.darknet_detector.darknet_detector": "detectors.darknet.cfg_detector.darknet_detector",
+    "detectors.data.transforms.none": "detectors.data.augment.transforms.no_augmentation",
+    "detectors.data.transforms.light": "detectors.data.augment.transforms.light_augmentation",
+    "detectors.data.transforms.ssd": "detectors.data.augment.transforms.ssd_augmentation",
+    "detectors.data.transforms.darknet": "detectors.data.augment.transforms.darknet_augmentation",
+    "detectors.data.transforms.darknet_2016": "detectors.data.augment.transforms.darknet_2016_augmentation",
+    "detectors.data.transforms.course": "detectors.data.augment.transforms.course_augmentation",
+}
 PACKAGE = "detectors."  # a config file may name nothing else: it must not be able to run arbitrary code
 
 

@@ -18,8 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from detectors.building import build, closest, describe, fits, signature_problems
-from detectors.config import Config
+from detectors.config.build import MOVED, build, closest, describe, fits, signature_problems
+from detectors.config.schema import Config
 
 # Builder -> keywords that the program supplies, not the yaml
 GIVEN = {"augment": (), "model": ("num_classes", "loss"), "loss": (), "optimizer": ("module",)}
@@ -52,10 +52,14 @@ def check(cfg: DictConfig | Mapping[str, Any], schema: type = Config) -> Any:
 def _resolved(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     """Plain dicts and lists without interpolations; what was not given stands as '???'."""
     try:
-        return OmegaConf.to_container(OmegaConf.create(cfg), resolve=True, throw_on_missing=False)
+        settings = OmegaConf.to_container(OmegaConf.create(cfg), resolve=True, throw_on_missing=False)
     except OmegaConfBaseException as error:
         what = str(error.msg or error).splitlines()[0]
         raise ConfigError([f"{error.full_key}: {what}; give it a value, or set what it refers to"]) from error
+    for group in settings.values():
+        if isinstance(group, dict) and group.get("_target_") in MOVED:
+            group["_target_"] = MOVED[group["_target_"]]
+    return settings
 
 
 def _read(schema: type, given: Any, place: str, problems: list[Problem]) -> Any:
@@ -177,7 +181,7 @@ def _augmentation_agrees_with_evaluation(config: Config) -> Iterator[Problem]:
     """One that lays images into the input itself does it in one way; evaluation must see objects of the same shape."""
     augmentation = yield from _try("augment", config.augment)
     if augmentation is not None and augmentation.resize not in (None, config.input.resize):
-        name = config.augment["_target_"].rpartition(".")[2]
+        name = config.augment["_target_"].rpartition(".")[2].removesuffix("_augmentation")
         what = f"input.resize={config.input.resize!r}: augment={name} trains as input.resize={augmentation.resize} would evaluate"
         yield "input.resize", f"{what}; set input.resize={augmentation.resize}, or another augment"
 

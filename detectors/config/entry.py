@@ -20,15 +20,16 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 from yaml import YAMLError
 
-from detectors.building import closest, describe, find_target
+from detectors.config.build import closest, describe, find_target
+from detectors.config.schema import CONF
 
 # What a person can mend. Anything else is our mistake and keeps its traceback.
 MENDABLE = (HydraException, OmegaConfBaseException, YAMLError, ValueError, FileNotFoundError, FloatingPointError)
 FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
-def entry_point(config_name: str, *, config_path: str = "conf") -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
-    """Decorates `task(cfg)`; config_path is relative to the task's file.
+def entry_point(config_name: str, *, config_path: str = str(CONF)) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
+    """Decorates `task(cfg)`; config_path: the folder of the yaml files.
 
     A mistake in the configuration, a missing file or a faulty one ends the process with status 2 and one message on stderr.
     HYDRA_FULL_ERROR=1 shows the traceback instead.

@@ -1,4 +1,4 @@
-"""What can be configured: names, types, units and defaults. conf/*.yaml says what is chosen; detectors/checking.py says what is wrong.
+"""What can be configured: names, types, units and defaults. conf/*.yaml says what is chosen; detectors/config/check.py says what is wrong.
 
 `augment`, `model`, `loss`, `optimizer` have no dataclass: each names a builder in `_target_`, whose keyword-only signature is its schema.
 """
@@ -14,7 +14,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-PROJECT = Path(__file__).resolve().parents[1]
+from detectors.data.class_names import CLASS_LISTS
+
+PACKAGE = Path(__file__).resolve().parents[1]
+INSTALLED = (PACKAGE / "conf").is_dir()  # a wheel carries conf/ inside the package; in a checkout it lies beside it
+CONF = PACKAGE / "conf" if INSTALLED else PACKAGE.parent / "conf"
+HOME = Path.cwd() if INSTALLED else PACKAGE.parent  # where data, caches and runs lie by default
 
 
 def _choice(default: str, *others: str) -> Any:
@@ -136,9 +141,9 @@ class TrainerConfig:
 
 @dataclass
 class PathsConfig:
-    root: str = str(PROJECT)
+    root: str = str(HOME)
     shared: str | None = None  # folder of data/bccd where others look after it; null: it is in `data`, too
-    data: str = MISSING  # what detectors/download.py writes
+    data: str = MISSING  # what detectors/commands/download/command.py writes
     cache: str = MISSING
     output: str = MISSING
 
@@ -189,6 +194,7 @@ def shared_or(shared: str | None, folder: str, otherwise: str) -> str:
 
 
 OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
+OmegaConf.register_new_resolver("known_classes", lambda name: list(CLASS_LISTS[name]), replace=True)
 OmegaConf.register_new_resolver("shared_or", shared_or, replace=True)
 ConfigStore.instance().store(name="train_schema", node=Config)
 ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
@@ -196,7 +202,7 @@ ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
 
 def composed(overrides: Sequence[str]) -> dict[str, Any]:
     """What train.py is given with these overrides, for commands that are not Hydra's own; not yet checked."""
-    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         return OmegaConf.to_container(compose("train", list(overrides)), resolve=True)
 
 

@@ -11,7 +11,7 @@ from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
-from detectors.weights.darknet_layers import (
+from detectors.darknet.sections import (
     AvgPool,
     Config,
     Convolutional,
@@ -27,7 +27,7 @@ from detectors.weights.darknet_layers import (
     Shape,
     Softmax,
 )
-from detectors.weights.darknet_syntax import Section, read_sections
+from detectors.darknet.syntax import Section, read_sections
 
 ACTIVATIONS = ("leaky", "linear", "relu", "logistic")
 ALIASES = {"network": "net", "conv": "convolutional", "max": "maxpool", "avg": "avgpool", "soft": "softmax"}

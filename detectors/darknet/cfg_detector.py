@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 from detectors.anchors import YoloAnchors
 from detectors.coders import YoloBoxCoder
+from detectors.darknet.cfg import read_cfg
+from detectors.darknet.network import DarknetNetwork
+from detectors.darknet.region import head_outputs, region_loss, region_matcher, region_postprocess
+from detectors.darknet.sections import Config, Convolutional, Region
 from detectors.models.detector import Detector
 from detectors.structures import HeadOutputs, Loss
 from detectors.targets import TargetEncoder
-from detectors.weights.darknet_cfg import read_cfg
-from detectors.weights.darknet_layers import Config, Convolutional, Region
-from detectors.weights.darknet_network import DarknetNetwork
-from detectors.weights.darknet_region import head_outputs, region_loss, region_matcher, region_postprocess
 
 
 class RawNetwork(nn.Module):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from detectors.weights.darknet_pixels import enlarge, inverse_transform, to_rgb
+from detectors.darknet.jpeg_pixels import enlarge, inverse_transform, to_rgb
 
 LARGEST_SCAN = 1 << 20  # bytes; the tables of all bit positions take about 150 times as much memory
 MOST_PIXELS = 1 << 26

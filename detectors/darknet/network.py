@@ -9,11 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detectors.layers import DarknetMaxPool, DarknetReorg, init_darknet
-from detectors.structures import Detections, HeadOutputs
-from detectors.weights.darknet import Report, check_weights, load_weights
-from detectors.weights.darknet_cfg import read_cfg
-from detectors.weights.darknet_layers import (
+from detectors.darknet.cfg import read_cfg
+from detectors.darknet.region import activate, detect, head_outputs
+from detectors.darknet.sections import (
     AvgPool,
     Config,
     Convolutional,
@@ -26,7 +24,9 @@ from detectors.weights.darknet_layers import (
     Route,
     Softmax,
 )
-from detectors.weights.darknet_region import activate, detect, head_outputs
+from detectors.darknet.weights import Report, check_weights, load_weights
+from detectors.layers import DarknetMaxPool, DarknetReorg, init_darknet
+from detectors.structures import Detections, HeadOutputs
 
 ACTIVATE: dict[str, Callable[[Tensor], Tensor]] = {
     "leaky": lambda x: F.leaky_relu(x, 0.1),

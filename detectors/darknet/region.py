@@ -11,11 +11,11 @@ from torch import Tensor
 
 from detectors.anchors import YoloAnchors
 from detectors.coders import YoloBoxCoder
+from detectors.darknet.sections import Region
 from detectors.losses import RegionLoss
 from detectors.matching import ResponsibleCellMatcher
 from detectors.postprocess import PostProcess, yolo_logistic_scores, yolo_scores
 from detectors.structures import Detections, HeadOutputs
-from detectors.weights.darknet_layers import Region
 
 
 def activate(raw: Tensor, settings: Region) -> Tensor:

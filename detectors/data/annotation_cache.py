@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from detectors.annotations import Annotations, Texts
 from detectors.data.problems import Problem
-from detectors.structures import Annotations, Texts
 
 FORMAT = 2  # raise it with every change of what a scan returns for the same files, and of the layout of the file
 MAGIC = b"detectors annotations %d\n" % FORMAT

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from detectors.annotations import Annotations
 from detectors.data.problems import Problem, settle
-from detectors.structures import Annotations
 
 LISTED = 20  # lines of a long list that an error spells out; the rest is counted
 LARGEST = 2.0**20  # pixels: no image is so large, and nothing that is computed from such a box overflows in float32

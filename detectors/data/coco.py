@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from detectors.annotations import Annotations
 from detectors.data.checks import (
     as_box,
     as_size,
@@ -26,17 +27,7 @@ from detectors.data.checks import (
     to_offsets,
 )
 from detectors.data.problems import Problem
-from detectors.structures import Annotations
 
-COCO_CLASSES = (  # the 80 names of COCO's categories, in the order of their ids
-    *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light", "fire hydrant", "stop sign"),
-    *("parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "backpack"),
-    *("umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball", "kite", "baseball bat", "baseball glove"),
-    *("skateboard", "surfboard", "tennis racket", "bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple"),
-    *("sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed"),
-    *("dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink"),
-    *("refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush"),
-)
 PARTS = ("categories", "images", "annotations")
 NUMBERS = {int, float}  # what JSON's numbers are read as; bool is neither of them
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from detectors.structures import Annotations
+from detectors.annotations import Annotations
 
 VERSION = 1  # of the file's layout and of the decoder
 MARK_BYTES = 4  # of one image's mark

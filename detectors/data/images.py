@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torchvision.io import ImageReadMode, decode_image
 
+from detectors.annotations import Annotations
 from detectors.data.image_cache import ImageCache
 from detectors.data.problems import Problem
-from detectors.structures import Annotations
 
 SIZE_TOLERANCE = 1  # pixels by which a file may differ from its annotation: tools that shrink images round differently
 DIVISORS = (8, 4, 2)  # a JPEG's blocks of 8 x 8 can be decoded to 1 x 1, 2 x 2 or 4 x 4

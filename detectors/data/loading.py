@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from detectors.annotations import Annotations
+from detectors.data.augment.mixing import Mixing
+from detectors.data.augment.transforms import TransformedSample
 from detectors.data.images import ImageError, ImageReader
-from detectors.data.mixing import Mixing
 from detectors.data.problems import KINDS, Problem
 from detectors.data.sampling import Key, ResumableSampler, SizeOf
-from detectors.data.transforms import TransformedSample
-from detectors.structures import Annotations, Batch, ImageInfo, Targets
+from detectors.structures import Batch, ImageInfo, Targets
 
 DRAW, PART, MIX = range(3)  # streams of a sample, see DetectionDataset._entropy
 TRIES = 50  # images drawn in the place of one that cannot be used, before the data set is given up

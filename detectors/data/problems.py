@@ -1,4 +1,4 @@
-"""What can be wrong with a data set: one record for every finding, whoever finds it: a reader, the loader, or `python -m detectors.lint`.
+"""What can be wrong with a data set: one record for every finding, whoever finds it: a reader, the loader, or `detectors lint`.
 
 An *error* makes a box or an image useless; data.on_error says whether it stops the training or is left out. A *warning* is only told.
 """
@@ -77,7 +77,7 @@ def settle(problems: Sequence[Problem], on_error: str) -> None:
     kinds = Counter(problem.kind for problem in errors)
     texts = [told(kind, [problem for problem in errors if problem.kind == kind]) for kind in KINDS if kinds[kind]]
     if errors and on_error == "stop":
-        fix = "data.on_error=skip leaves out what is faulty, and nothing else; python -m detectors.lint shows all findings"
+        fix = "data.on_error=skip leaves out what is faulty, and nothing else; detectors lint shows all findings"
         raise ValueError("\n".join([*texts, fix]))
     for text in texts:
         logger.warning("left out: %s", text)

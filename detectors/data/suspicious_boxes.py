@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from detectors.annotations import Annotations
 from detectors.data.problems import KINDS, Problem
-from detectors.linting.findings import Finding, Split
-from detectors.structures import Annotations
 
 REACH = 0.5  # pixels by which a box may reach out of its image: what rounding leaves
 TINY = 1.0  # pixels of the model input: a box with a shorter side is too small to be found
@@ -86,31 +85,6 @@ def suspicious(annotations: Annotations, *, size: tuple[int, int], resize: str) 
     return {kind: rows for kind, rows in found.items() if len(rows)}
 
 
-def box_findings(split: Split, *, size: tuple[int, int], resize: str) -> list[Finding]:
-    """What is wrong or suspicious with single boxes. size: (height, width) of the model input."""
-    truths = split.annotations
-    rows = suspicious(truths, size=size, resize=resize)
-    image, reach, sides, first = truths.image, overreach(truths), sides_at_input(truths, size, resize), _first_twins(truths)
-
-    def what(kind: str, row: int) -> str:
-        height, width = truths.sizes[image[row]].tolist()
-        if kind in ("outside-image", "partly-outside"):
-            return f", by {reach[row]:.6g} px out of {width} x {height}"
-        if kind == "tiny-box":
-            return f", {sides[row, 0]:.2g} x {sides[row, 1]:.2g} px at the model's input"
-        return f", and {split.words(first[kind][row])}"
-
-    return [split.box_finding(kind, int(image[row]), row, what(kind, row)) for kind in rows for row in rows[kind].tolist()]
-
-
-def _first_twins(annotations: Annotations) -> dict[str, dict[int, int]]:
-    """Kind of twins -> row -> the first row that it is a twin of."""
-    pairs = twins(annotations)[::-1]
-    same = annotations.labels[pairs[:, 0]] == annotations.labels[pairs[:, 1]]
-    chosen = {"duplicate-box": pairs[same], "two-classes": pairs[~same]}
-    return {kind: {later: first for first, later in rows.tolist()} for kind, rows in chosen.items()}
-
-
 def remark(splits: Mapping[str, tuple[Annotations, Sequence[Problem]]], *, size: tuple[int, int], resize: str) -> str | None:
     """What a training says about its data in one line, or None if there is nothing to say.
 
@@ -124,7 +98,7 @@ def remark(splits: Mapping[str, tuple[Annotations, Sequence[Problem]]], *, size:
         for kind, rows in suspicious(truths, size=size, resize=resize).items():
             suspected[kind][name] += len(rows)
     told = [f"left out {text}" for text in _counted(left_out)] + _counted(suspected)
-    return f"data: {'; '.join(told)}; python -m detectors.lint shows them" if told else None
+    return f"data: {'; '.join(told)}; detectors lint shows them" if told else None
 
 
 def _counted(counts: Mapping[str, Counter]) -> list[str]:

@@ -15,17 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
+from detectors.annotations import Annotations
 from detectors.data.checks import as_box, as_size, box_faults, check_class_names, did_you_mean, header_size, settled, to_offsets
 from detectors.data.problems import Problem
-from detectors.structures import Annotations
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")  # tried in this order, in any case
 LAYOUT = "a VOC folder holds JPEGImages/NAME.jpg, Annotations/NAME.xml and ImageSets/Main/SPLIT.txt with one NAME a line"
-VOC_CLASSES = (
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse"),
-    *("motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
-)
 
 
 @dataclass

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from detectors.structures import Annotations, Detections
+from detectors.annotations import Annotations
+from detectors.structures import Detections
 
 
 class DetectionArrays(NamedTuple):

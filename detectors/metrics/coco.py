@@ -15,8 +15,9 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from detectors.annotations import Annotations
 from detectors.metrics.arrays import DetectionArrays, to_arrays
-from detectors.structures import Annotations, Detections
+from detectors.structures import Detections
 
 STATISTICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large")
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import isfinite
 
+from detectors.annotations import Annotations
 from detectors.metrics.coco import evaluate_coco
 from detectors.metrics.voc import evaluate_voc
-from detectors.structures import Annotations, Detections
+from detectors.structures import Detections
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from detectors.annotations import Annotations
 from detectors.boxes import paired_iou
 from detectors.metrics.arrays import DetectionArrays, to_arrays
-from detectors.structures import Annotations, Detections
+from detectors.structures import Detections
 
 TRUE_POSITIVE, FALSE_POSITIVE, IGNORED = "T", "F", "I"
 

@@ -115,7 +115,7 @@ def ssd300(
     max_detections: int | None = 200,
 ) -> Detector:
     """SSD300: 300 px, 8,732 default boxes. loss: MultiBoxLoss() by default. sizes: "voc", "coco", or a list of pixels, one more than
-    there are levels, see default_box_sizes (`python -m detectors.cluster` proposes one).
+    there are levels, see default_box_sizes (`detectors cluster` proposes one).
 
     width multiplies every channel count but the heads'. batch_norm is not the paper's: it is for training without pretrained weights.
     clip_default_boxes: None as in Caffe; "wh" and "cxcywh" as in ports, see DefaultBoxes. bipartite: "greedy" as in Caffe, "last" as in

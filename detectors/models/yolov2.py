@@ -15,7 +15,7 @@ from detectors.coders import YoloBoxCoder
 from detectors.layers import ConvBNLeaky, DarknetReorg, init_darknet, scale_channels
 from detectors.losses import RegionLoss
 from detectors.matching import ResponsibleCellMatcher
-from detectors.models.darknet import Darknet19, TinyDarknet
+from detectors.models.darknet19 import Darknet19, TinyDarknet
 from detectors.models.detector import Detector
 from detectors.postprocess import PostProcess, yolo_logistic_scores, yolo_scores
 from detectors.structures import HeadOutputs, Loss

@@ -9,24 +9,24 @@ from pathlib import Path
 
 import torch
 
-from detectors.building import build
-from detectors.checking import check
-from detectors.checkpoint import Checkpoint, find, load
-from detectors.config import Config, DataConfig
+from detectors.annotations import Annotations
+from detectors.config.build import build
+from detectors.config.check import check
+from detectors.config.schema import Config, DataConfig
 from detectors.data.annotation_cache import Scanned, cached
+from detectors.data.augment.mixing import Mixing
+from detectors.data.augment.transforms import build_transform, no_augmentation
 from detectors.data.checks import did_you_mean, settled
 from detectors.data.coco import coco_sources, scan_coco
 from detectors.data.image_cache import open_cache
 from detectors.data.images import ImageReader
 from detectors.data.loading import BatchLoader, DetectionDataset, build_eval_loader, build_train_loader
-from detectors.data.mixing import Mixing
 from detectors.data.sampling import MultiScale
 from detectors.data.shapes import write_shapes
-from detectors.data.transforms import build_transform, none
 from detectors.data.voc import scan_voc, voc_sources
 from detectors.models.detector import Detector
-from detectors.structures import Annotations
-from detectors.weights.transfer import Transfer, fit
+from detectors.training.checkpoint import Checkpoint, find, load
+from detectors.training.transfer import Transfer, fit
 
 PIXELS = ("pixel_mean", "pixel_std", "channel_order")  # what a network's first layer was trained with, as far as its builder has a choice
 SPLITS = ("train", "val", "test")
@@ -137,7 +137,7 @@ def multi_scale(config: Config) -> MultiScale | None:
 
 def eval_loader(config: Config, annotations: Annotations, *, batch_size: int, repeated: bool = False) -> BatchLoader:
     """Every image once, in order. repeated: it will be gone through more than once, so that keeping images in memory pays."""
-    transform = build_transform(augment=none(), size=tuple(config.input.size), resize=config.input.resize, train=False)
+    transform = build_transform(augment=no_augmentation(), size=tuple(config.input.size), resize=config.input.resize, train=False)
     data = config.data if repeated or config.data.image_cache != "ram" else replace(config.data, image_cache="none")
     reader = image_reader(replace(config, data=data), annotations)
     on_error = {"stop": "stop", "skip": "leave_out"}[data.on_error]
@@ -165,7 +165,7 @@ def initial_weights(place: str) -> Checkpoint:
     try:
         return load(find(place))
     except (FileNotFoundError, ValueError) as error:
-        fix = "python -m detectors.convert makes checkpoints of other programs' weights; trainer.init_from=null starts from random ones"
+        fix = "detectors convert makes checkpoints of other programs' weights; trainer.init_from=null starts from random ones"
         raise type(error)(f"trainer.init_from: {error}; {fix}") from error
 
 

@@ -12,17 +12,18 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from tqdm import tqdm
 
-from detectors import checkpoint as ckpt
-from detectors.config import Config, to_plain, to_yaml
+from detectors.annotations import Annotations
+from detectors.config.schema import Config, to_plain, to_yaml
 from detectors.data.images import read_image
 from detectors.data.loading import BatchLoader
 from detectors.drawing import draw_detections
 from detectors.metrics.report import Report, report
 from detectors.models.detector import Detector
-from detectors.optim import rate_factor, set_rate
-from detectors.progress import Clock, Progress, Recent, stop_requests
-from detectors.structures import Annotations, Batch, Detections
-from detectors.tracking import Tracker
+from detectors.structures import Batch, Detections
+from detectors.training import checkpoint as ckpt
+from detectors.training.optim import rate_factor, set_rate
+from detectors.training.progress import Clock, Progress, Recent, stop_requests
+from detectors.training.tracking import Tracker
 
 METRIC = "AP"  # COCO's AP decides which checkpoint is the best
 PROBE_SCORE = 0.3  # detections below this are not drawn

@@ -8,7 +8,7 @@ from math import cos, pi, prod
 import torch
 from torch import nn
 
-from detectors.config import ScheduleConfig
+from detectors.config.schema import ScheduleConfig
 
 
 def sgd(

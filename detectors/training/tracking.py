@@ -105,7 +105,8 @@ def check_tag(tag: str) -> str:
     if not any(_PATTERNS[known].fullmatch(tag) for known in TAGS):
         near = difflib.get_close_matches(tag, TAGS, n=1, cutoff=0.0)[0]
         raise ValueError(
-            f"{tag!r} is no tag of the table in detectors/tracking.py; did you mean {near!r}? A new one goes there and in docs/curves.md"
+            f"{tag!r} is no tag of the table in detectors/training/tracking.py; did you mean {near!r}? "
+            "A new one goes there and in docs/curves.md"
         )
     return tag
 

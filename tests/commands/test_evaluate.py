@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from detectors.checking import check
-from detectors.config import Config, EvaluateConfig, composed
+from detectors.commands.evaluate import counted_faults, file_suffix, told_faults, with_data
+from detectors.config.check import check
+from detectors.config.schema import Config, EvaluateConfig, composed
 from detectors.data.problems import Problem
-from evaluate import counted_faults, file_suffix, told_faults, with_data
 
 
 def test_only_the_best_checkpoint_on_val_writes_what_compare_reads(tmp_path):

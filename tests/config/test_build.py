@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from detectors.building import build, closest, find_target, fits
+from detectors.config.build import build, closest, find_target, fits
 from detectors.losses import RegionLoss
 
 

@@ -4,9 +4,9 @@ import copy
 
 import pytest
 
-from detectors.building import build, describe, find_target, fits
-from detectors.checking import ConfigError, check
-from detectors.config import Config, EvaluateConfig, to_plain, to_yaml
+from detectors.config.build import build, describe, find_target, fits
+from detectors.config.check import ConfigError, check
+from detectors.config.schema import Config, EvaluateConfig, to_plain, to_yaml
 from detectors.losses import MultiBoxLoss
 from tests.test_configs import checked, composed
 
@@ -74,12 +74,16 @@ def test_a_checkpoints_configuration_is_read_back(plain):
         ("model._target_", "os.system", "model._target_='os.system': only functions and classes of this package can be built"),
         ("model._target_", "detectors.models.sdd.ssd300", "model._target_='detectors.models.sdd.ssd300': there is no module"),
         ("model._target_", "detectors.models.yolov2.yolov3", "detectors.models.yolov2 has no yolov3; did you mean yolov2?"),
-        ("augment.jiter", 0.2, "augment.jiter=0.2: light has no such keyword"),
+        ("augment.jiter", 0.2, "augment.jiter=0.2: light_augmentation has no such keyword"),
         ("augment", {"name": "light"}, "augment._target_ is missing: choose a yaml of conf/augment/"),
-        ("augment", {"_target_": "detectors.data.transforms.darknet", "jitter": 0.7}, "augment: jitter=0.7: must be from 0 to 0.49"),
         (
             "augment",
-            {"_target_": "detectors.data.transforms.ssd"},
+            {"_target_": "detectors.data.augment.transforms.darknet_augmentation", "jitter": 0.7},
+            "augment: jitter=0.7: must be from 0 to 0.49",
+        ),
+        (
+            "augment",
+            {"_target_": "detectors.data.augment.transforms.ssd_augmentation"},
             "input.resize='letterbox': augment=ssd trains as input.resize=stretch would evaluate; set input.resize=stretch",
         ),
         ("loss.objectness_target", "two", "loss: objectness_target='two': choose 'iou'"),

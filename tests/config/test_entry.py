@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from hydra.errors import ConfigCompositionException
 
-from detectors.checking import ConfigError, check
-from detectors.entry import entry_point
+from detectors.config.check import ConfigError, check
+from detectors.config.entry import entry_point
 
-PROJECT = Path(__file__).resolve().parents[1]
+PROJECT = Path(__file__).resolve().parents[2]
 CONF = str(PROJECT / "conf")
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from detectors.verification.streams import darknet_images as images
-from detectors.verification.streams import darknet_parameters as parameters
+from detectors.commands.verify.streams import darknet_images as images
+from detectors.commands.verify.streams import darknet_parameters as parameters
 
 __all__ = ["header", "images", "parameters", "write"]
 

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from detectors.weights.darknet_cfg import read_cfg
-from detectors.weights.darknet_layers import Convolutional, Cost, Dropout, MaxPool, Route
-from tests.weights import cfgs
+from detectors.darknet.cfg import read_cfg
+from detectors.darknet.sections import Convolutional, Cost, Dropout, MaxPool, Route
+from tests.darknet import cfgs
 
 HEAD = "[net]\nwidth=32\nheight=32\nchannels=3\n"
 CONV = "[convolutional]\nfilters=40\nsize=3\nstride=1\npad=1\nactivation=leaky\n"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from detectors.weights.darknet_images import frame, letterbox, letterbox_size, resize, to_unit
+from detectors.darknet.framing import frame, letterbox, letterbox_size, resize, to_unit
 
 
 @pytest.mark.parametrize("case", ["letterbox0", "letterbox1", "letterbox2", "resize0", "resize1"])

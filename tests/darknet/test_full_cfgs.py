@@ -11,13 +11,13 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from detectors.models.darknet import darknet19
+from detectors.darknet.framing import frame
+from detectors.darknet.network import DarknetNetwork
+from detectors.darknet.weights import check_weights, convolutions, load_weights, save_weights
+from detectors.models.darknet19 import darknet19
 from detectors.models.yolov2 import yolov2, yolov2_tiny
 from detectors.postprocess import to_original
-from detectors.weights.darknet import check_weights, convolutions, load_weights, save_weights
-from detectors.weights.darknet_images import frame
-from detectors.weights.darknet_network import DarknetNetwork
-from tests.weights import streams
+from tests.darknet import streams
 
 BUILDERS = {
     "yolov2-voc": lambda: yolov2(num_classes=20),

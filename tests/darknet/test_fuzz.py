@@ -12,9 +12,9 @@ from random import Random
 import pytest
 import torch
 
-from detectors.weights.darknet_cfg import read_cfg
-from detectors.weights.darknet_network import read_network
-from tests.weights import cfgs, streams
+from detectors.darknet.cfg import read_cfg
+from detectors.darknet.network import read_network
+from tests.darknet import cfgs, streams
 
 CASES = 1000  # of each kind
 LONGEST = 10.0  # seconds for one case, on a machine that others use too

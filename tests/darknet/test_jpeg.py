@@ -10,9 +10,9 @@ import pytest
 from numpy.testing import assert_array_equal
 from PIL import Image
 
-from detectors.weights.darknet_images import resize, to_unit
-from detectors.weights.darknet_jpeg import ZIGZAG, UnsupportedJpeg, decode
-from detectors.weights.darknet_pixels import enlarge, inverse_transform, to_rgb
+from detectors.darknet.framing import resize, to_unit
+from detectors.darknet.jpeg import ZIGZAG, UnsupportedJpeg, decode
+from detectors.darknet.jpeg_pixels import enlarge, inverse_transform, to_rgb
 
 
 def picture(height: int, width: int) -> np.ndarray:

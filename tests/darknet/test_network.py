@@ -13,13 +13,13 @@ from torch.testing import assert_close
 
 from detectors.anchors import YoloAnchors
 from detectors.coders import YoloBoxCoder
+from detectors.darknet.framing import frame
+from detectors.darknet.network import DarknetNetwork, read_network
+from detectors.darknet.region import darknet_index, head_outputs, region_loss, region_matcher
+from detectors.darknet.weights import load_weights
 from detectors.postprocess import to_original
 from detectors.structures import Detections
-from detectors.weights.darknet import load_weights
-from detectors.weights.darknet_images import frame
-from detectors.weights.darknet_network import DarknetNetwork, read_network
-from detectors.weights.darknet_region import darknet_index, head_outputs, region_loss, region_matcher
-from tests.weights import cfgs, streams
+from tests.darknet import cfgs, streams
 
 NETS = ("mini-yolov2-64", "mini-yolov2-128x96-b2", "mini-yolov2-nosoftmax", "mini-tiny-96x64", "mini-tiny-odd-100x76", "mini-darknet19-64")
 DETECTED = ("mini-yolov2-64", "mini-yolov2-nosoftmax", "mini-tiny-96x64", "mini-tiny-odd-100x76")
@@ -160,7 +160,7 @@ def test_files_that_do_not_fit_are_told_before_memory_is_asked_for(tmp_path, mon
     cfg = cfgs.write(tmp_path, cfgs.net() + cfgs.conv(2000, 3) + cfgs.conv(5000, 3))
     weights = streams.write(tmp_path / "x.weights", [[4, 3, 3, 1]], 0)
     devices = []
-    monkeypatch.setattr("detectors.weights.darknet_network.init_darknet", lambda conv: devices.append(conv.weight.device.type))
+    monkeypatch.setattr("detectors.darknet.network.init_darknet", lambda conv: devices.append(conv.weight.device.type))
     with pytest.raises(ValueError, match="the file has 124 numbers, the network 90082000"):
         read_network(cfg, weights)
     assert devices == ["meta", "meta"]

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from detectors.models.darknet import Darknet19, darknet19
+from detectors.darknet.network import DarknetNetwork
+from detectors.darknet.weights import Header, convolutions, load_weights, read_header, save_weights
+from detectors.models.darknet19 import Darknet19, darknet19
 from detectors.models.yolov2 import yolov2, yolov2_tiny
-from detectors.weights.darknet import Header, convolutions, load_weights, read_header, save_weights
-from detectors.weights.darknet_network import DarknetNetwork
-from tests.weights import cfgs, streams
+from tests.darknet import cfgs, streams
 
 NARROW = 0.0625
 # Builder, and the cfg text of the same network.

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
+from detectors.annotations import Annotations, Texts
 from detectors.data import annotation_cache
 from detectors.data.annotation_cache import MAGIC, Scanned, cached, unpack
 from detectors.data.coco import coco_sources, scan_coco
 from detectors.data.voc import scan_voc, voc_sources
-from detectors.structures import Annotations, Texts
 from tests.data.files import box_xml, write_coco, write_voc
 
 OBJECTS = {"a": box_xml("cat", 1, 1, 5, 5) + box_xml("dog", 9, 9, 9, 9), "ü": box_xml("dog", 2, 2, 7, 9.5) + box_xml("cat", "nan", 1, 5, 5)}

@@ -12,16 +12,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from detectors.building import build
-from detectors.config import PROJECT
+from detectors.annotations import Annotations
+from detectors.config.build import build
+from detectors.config.schema import CONF
+from detectors.data.augment.mixing import Mixing
+from detectors.data.augment.transforms import Transform, build_transform
 from detectors.data.images import ImageError, ImageReader, read_image, read_reduced
 from detectors.data.loading import DetectionDataset, Key
-from detectors.data.mixing import Mixing
-from detectors.data.transforms import Transform, build_transform
-from detectors.structures import Annotations
 from tests.test_configs import checked
 
-AUGMENTATIONS = sorted(path.stem for path in (PROJECT / "conf/augment").glob("*.yaml"))
+AUGMENTATIONS = sorted(path.stem for path in (CONF / "augment").glob("*.yaml"))
 RESIZE = {"ssd": "stretch", "darknet_2016": "stretch"}
 QUIET = {"deadline": 5000, "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow], "derandomize": True}
 HEIGHT, WIDTH = 37, 53

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from detectors.annotations import Annotations
 from detectors.data.coco import scan_coco
 from detectors.data.problems import KINDS
 from detectors.data.voc import scan_voc
-from detectors.structures import Annotations
 from tests.data.files import box_xml, write_image, write_voc
 
 FEW = settings(max_examples=60, deadline=5000, suppress_health_check=list(HealthCheck))

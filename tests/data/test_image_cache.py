@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
+from detectors.annotations import Annotations
 from detectors.data import image_cache, images
 from detectors.data.image_cache import ImageCache, free_memory, open_cache
 from detectors.data.images import ImageError, ImageReader, read_image
 from detectors.data.voc import read_voc
-from detectors.structures import Annotations
 from tests.data.files import write_image, write_voc
 
 SIZE = (60, 80)

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from detectors.data import transforms
+from detectors.data.augment import transforms
+from detectors.data.augment.mixing import Mixing
+from detectors.data.augment.transforms import Transform
 from detectors.data.coco import read_coco
 from detectors.data.images import ImageError, ImageReader
 from detectors.data.loading import DetectionDataset, Key, build_eval_loader, build_train_loader, collate
-from detectors.data.mixing import Mixing
 from detectors.data.sampling import ResumableSampler
-from detectors.data.transforms import Transform
 from detectors.data.voc import read_voc
 from detectors.models.yolov2 import yolov2_tiny
 from tests.data.files import box_xml, write_coco, write_image, write_voc
@@ -54,7 +54,7 @@ def voc(tmp_path):
 
 
 def transform_of(augment: str, **settings) -> Transform:
-    return transforms.build_transform(augment=getattr(transforms, augment)(), **settings)
+    return transforms.build_transform(augment=transforms.AUGMENTATIONS[augment](), **settings)
 
 
 def dataset(root, *, train: bool = True, augment: str = "light", seed: int = 7, **settings) -> DetectionDataset:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from detectors.data.voc import VOC_CLASSES, read_voc, scan_voc
+from detectors.data.class_names import VOC_CLASSES
+from detectors.data.voc import read_voc, scan_voc
 from tests.data.files import box_xml, write_image, write_voc
 
 

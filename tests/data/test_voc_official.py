@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from detectors.data.voc import CORNERS, VOC_CLASSES, scan_voc
+from detectors.data.class_names import VOC_CLASSES
+from detectors.data.voc import CORNERS, scan_voc
 
 SAMPLE = 12  # every so many-th image in the plain tests
 PUBLISHED = {  # split -> images, objects, objects that are not difficult: http://host.robots.ox.ac.uk/pascal/VOC/voc2012/dbstats.html

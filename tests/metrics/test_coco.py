@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from detectors.annotations import Annotations
+from detectors.commands.verify.evaluators import coco_records
 from detectors.metrics.coco import STATISTICS, evaluate_coco, evaluate_json, write_results_json
-from detectors.structures import Annotations, Detections
-from detectors.verification.evaluation import coco_records as records
+from detectors.structures import Detections
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "evaluation"
 COCO_CASES = {
@@ -29,7 +30,7 @@ def test_every_case_is_here():
 @pytest.mark.parametrize("name", COCO_CASES)
 def test_recorded_answers(name, entrance, capsys):
     case = COCO_CASES[name]
-    result = evaluate_json(case["gt"], case["dt"]) if entrance == "json" else evaluate_coco(*records(case))
+    result = evaluate_json(case["gt"], case["dt"]) if entrance == "json" else evaluate_coco(*coco_records(case))
     assert tuple(result.stats) == STATISTICS
     assert_equal(list(result.stats.values()), case["expected"]["stats"])
     assert_equal(result.ap, case["expected"]["ap_per_class"])
@@ -42,7 +43,7 @@ def test_recorded_answers(name, entrance, capsys):
 def test_published_pairs(name):
     """cocodataset/cocoapi results/val2014_fake_eval_res.txt (3 decimals); rafaelpadilla tests/test_eval_coco.py (6 decimals)."""
     case = KNOWN[name]
-    for result in (evaluate_json(case["gt"], case["dt"]), evaluate_coco(*records(case))):
+    for result in (evaluate_json(case["gt"], case["dt"]), evaluate_coco(*coco_records(case))):
         numbers = list(result.stats.values())
         assert_equal(numbers, case["expected"])
         published, tolerance = (case["published_3dp"], 5e-4) if "published_3dp" in case else (case["expected_6dp"], 5e-7)
@@ -51,7 +52,7 @@ def test_published_pairs(name):
 
 def test_string_image_ids_and_classes_in_another_order_change_nothing():
     """VOC's ids are strings; a reader that was given class_names may hold category ids out of order."""
-    annotations, detections = records(COCO_CASES["random_2"])
+    annotations, detections = coco_records(COCO_CASES["random_2"])
     mine = evaluate_coco(annotations, detections)
     classes = len(annotations.class_names)
     turned = Annotations(
@@ -71,7 +72,7 @@ def test_string_image_ids_and_classes_in_another_order_change_nothing():
 
 def test_the_written_results_file_gives_the_same_numbers(tmp_path):
     case = COCO_CASES["random_2"]
-    annotations, detections = records(case)
+    annotations, detections = coco_records(case)
     single = Detections(detections.image, detections.boxes.float(), detections.scores.float(), detections.labels)
     write_results_json(annotations, single, tmp_path / "results.json")
     results = json.loads((tmp_path / "results.json").read_text())
@@ -125,13 +126,13 @@ class TestDifficult:
 
 
 def test_no_detections_give_zero_and_no_truths_minus_one():
-    annotations, _ = records(COCO_CASES["perfect"])
+    annotations, _ = coco_records(COCO_CASES["perfect"])
     assert evaluate_coco(annotations, NOTHING).stats["AP"] == 0
-    assert evaluate_coco(records(COCO_CASES["no_gt"])[0], NOTHING).stats["AP"] == -1
+    assert evaluate_coco(coco_records(COCO_CASES["no_gt"])[0], NOTHING).stats["AP"] == -1
 
 
 def test_impossible_detections_are_refused():
-    annotations, detections = records(COCO_CASES["perfect"])
+    annotations, detections = coco_records(COCO_CASES["perfect"])
     with pytest.raises(ValueError, match=r"image outside 0\.\.0"):
         evaluate_coco(annotations, Detections(detections.image + 1, detections.boxes, detections.scores, detections.labels))
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from detectors.annotations import Annotations
 from detectors.metrics.coco import evaluate_coco
 from detectors.metrics.report import report
 from detectors.metrics.voc import evaluate_voc
-from detectors.structures import Annotations, Detections
+from detectors.structures import Detections
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from detectors.annotations import Annotations
+from detectors.commands.verify.evaluators import voc_records
 from detectors.metrics.voc import ap_11_point, ap_area, evaluate_voc
-from detectors.structures import Annotations, Detections
-from detectors.verification.evaluation import voc_records as records
+from detectors.structures import Detections
 from tests.oracles import voc_ap, voc_judge
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "evaluation"
@@ -31,7 +32,7 @@ def test_every_case_is_here():
 @pytest.mark.parametrize("threshold", ["0.5", "0.75"])
 @pytest.mark.parametrize("name", VOC_CASES)
 def test_recorded_answers(name, threshold):
-    annotations, detections = records(VOC_CASES[name])
+    annotations, detections = voc_records(VOC_CASES[name])
     expected = VOC_CASES[name]["expected"][threshold]
     for inclusive in (False, True):  # the inclusive answer is stored only where it differs
         answer = expected.get("inclusive", expected["strict"]) if inclusive else expected["strict"]
@@ -47,7 +48,7 @@ def test_recorded_answers(name, threshold):
 def test_published_pair_of_padilla(threshold):
     """github.com/rafaelpadilla/Object-Detection-Metrics: 26.84 % (11 points) and 24.56 % (all points) at IoU .3; its rule is IoU >= t."""
     case = KNOWN["padilla_7_images_15_gt_24_det"]
-    result = evaluate_voc(*records(case), iou=float(threshold), inclusive=True)
+    result = evaluate_voc(*voc_records(case), iou=float(threshold), inclusive=True)
     assert_equal([result.map07, result.map10], [case["expected"][threshold]["ap07"], case["expected"][threshold]["ap10"]])
 
 
@@ -68,7 +69,7 @@ def test_published_curve_of_caffe():
 @given(seed=st.integers(0, 2**32 - 1), threshold=st.sampled_from([0.25, 0.5]), inclusive=st.booleans())
 def test_naive_double_loop(seed, threshold, inclusive):
     case = crowded_case(np.random.default_rng(seed))
-    result = evaluate_voc(*records(case), iou=threshold, inclusive=inclusive)
+    result = evaluate_voc(*voc_records(case), iou=threshold, inclusive=inclusive)
     gt, det = case["gt"], case["det"]
     for label in range(case["n_classes"]):
         mine = [d for d, cls in enumerate(det["cls"]) if cls == label]
@@ -83,14 +84,14 @@ def test_naive_double_loop(seed, threshold, inclusive):
 
 def test_crowd_regions_are_treated_like_difficult_truths():
     case = VOC_CASES["edge_first_det_on_difficult_then_tp"]
-    annotations, detections = records(case)
+    annotations, detections = voc_records(case)
     as_crowd = Annotations(**{**vars(annotations), "crowd": annotations.difficult, "difficult": annotations.crowd})
     assert annotations.difficult.any()
     np.testing.assert_array_equal(evaluate_voc(as_crowd, detections).codes, evaluate_voc(annotations, detections).codes)
 
 
 def test_curve_holds_what_the_ap_was_computed_from():
-    annotations, detections = records(VOC_CASES["large"])
+    annotations, detections = voc_records(VOC_CASES["large"])
     result = evaluate_voc(annotations, detections)
     for label, curve in enumerate(result.curves):
         assert (np.diff(curve.scores) <= 0).all()
@@ -99,7 +100,7 @@ def test_curve_holds_what_the_ap_was_computed_from():
 
 
 def test_float32_detections_give_the_same_codes():
-    annotations, detections = records(VOC_CASES["large"])
+    annotations, detections = voc_records(VOC_CASES["large"])
     single = Detections(detections.image, detections.boxes.float(), detections.scores.float(), detections.labels)
     np.testing.assert_array_equal(evaluate_voc(annotations, single).codes, evaluate_voc(annotations, detections).codes)
 
@@ -114,7 +115,7 @@ def test_float32_detections_give_the_same_codes():
     ],
 )
 def test_impossible_detections_are_refused(change, message):
-    annotations, detections = records(VOC_CASES["edge_perfect_one"])
+    annotations, detections = voc_records(VOC_CASES["edge_perfect_one"])
     with pytest.raises(ValueError, match=message):
         evaluate_voc(annotations, Detections(**{**vars(detections), **change}))
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from detectors.layers import ConvBNLeaky
-from detectors.models.darknet import Darknet19, TinyDarknet
+from detectors.models.darknet19 import Darknet19, TinyDarknet
 
 
 def convolutions(backbone: torch.nn.Module) -> list[tuple[int, int]]:

@@ -10,11 +10,11 @@ import torch
 from torch.testing import assert_close
 
 from detectors.anchors import YOLO_ANCHORS
+from detectors.commands.verify.streams import darknet_images, darknet_parameters
 from detectors.layers import ConvBNLeaky, darknet_reorg
 from detectors.losses import RegionLoss
 from detectors.models.detector import Detector
 from detectors.models.yolov2 import PassthroughNeck, RegionHead, yolov2, yolov2_tiny
-from detectors.verification.streams import darknet_images, darknet_parameters
 
 TINY_COCO = {"num_classes": 80, "anchors": "coco", "last_channels": 512}
 

@@ -10,11 +10,10 @@ import torch
 from numpy.testing import assert_array_equal
 from torch.testing import assert_close
 
-from detectors import checkpoint as ckpt
-from detectors import parts
-from detectors.config import Config, to_plain
-from detectors.data.coco import COCO_CLASSES
-from detectors.data.voc import VOC_CLASSES
+from detectors.config.schema import Config, to_plain
+from detectors.data.class_names import COCO_CLASSES, VOC_CLASSES
+from detectors.training import assemble
+from detectors.training import checkpoint as ckpt
 from tests.data.files import box_xml, write_coco, write_voc
 from tests.test_configs import checked
 
@@ -27,7 +26,7 @@ def configured(*overrides: str, model: str = "ssd160") -> Config:
 
 def stored(config: Config, path: Path, class_names: tuple[str, ...] = NAMES) -> ckpt.Checkpoint:
     """A checkpoint of a detector that was drawn from another seed and has seen 1,000 images."""
-    detector = parts.build_detector(config, len(class_names))
+    detector = assemble.build_detector(config, len(class_names))
     with torch.no_grad():
         for parameter in detector.parameters():
             parameter += 1
@@ -41,9 +40,9 @@ def stored(config: Config, path: Path, class_names: tuple[str, ...] = NAMES) -> 
 
 def started(config: Config, checkpoint: ckpt.Checkpoint, class_names: tuple[str, ...] = NAMES) -> tuple[dict, dict, str]:
     """State dicts before and after, and what was printed."""
-    detector = parts.build_detector(config, len(class_names))
+    detector = assemble.build_detector(config, len(class_names))
     before = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
-    lines = parts.start_from(detector, checkpoint, config, class_names)
+    lines = assemble.start_from(detector, checkpoint, config, class_names)
     return before, detector.state_dict(), "\n".join(lines)
 
 
@@ -122,20 +121,20 @@ def test_pixels_of_another_scale_are_told(tmp_path):
 def test_a_wrong_file_is_named_with_the_way_out(content, tmp_path):
     if content:
         (tmp_path / "a.pt").write_bytes(content)
-    with pytest.raises((FileNotFoundError, ValueError), match=r"^trainer\.init_from: \S*a\.pt: .*; python -m detectors\.convert makes"):
-        parts.initial_weights(str(tmp_path / "a.pt"))
+    with pytest.raises((FileNotFoundError, ValueError), match=r"^trainer\.init_from: \S*a\.pt: .*; detectors convert makes"):
+        assemble.initial_weights(str(tmp_path / "a.pt"))
 
 
 def test_sizes_of_a_step():
     """Darknet's rule for the configuration's own numbers; nothing where it is off."""
     config = configured("input.multi_scale={min: 96, max: 160, every: 3, final_steps: 4}", "trainer.steps=200", model="yolov2_160")
-    scales = parts.multi_scale(config)
+    scales = assemble.multi_scale(config)
     sizes = [scales(step) for step in range(200)]
     assert set(sizes) == {(96, 96), (128, 128), (160, 160)}
     assert sizes[0:195:3] == sizes[1:195:3] == sizes[2:195:3]
     assert sizes[196:] == [(160, 160)] * 4
-    assert parts.multi_scale(configured()) is None
-    assert parts.multi_scale(configured("input.multi_scale=null")) is None
+    assert assemble.multi_scale(configured()) is None
+    assert assemble.multi_scale(configured("input.multi_scale=null")) is None
 
 
 def own_voc(tmp_path: Path, *overrides: str) -> Config:
@@ -148,11 +147,11 @@ def own_voc(tmp_path: Path, *overrides: str) -> Config:
 
 def test_classes_of_a_voc_set_are_those_of_all_its_splits(tmp_path, caplog):
     data = own_voc(tmp_path).data
-    train = parts.read_annotations(data, "train")
+    train = assemble.read_annotations(data, "train")
     assert train.class_names == ("ant", "dog", "horse", "zebra")
     assert_array_equal(train.labels, [2, 1])
     for split, labels in {"val": [1, 3], "test": [0, 2]}.items():
-        for truths in (parts.read_annotations(data, split), parts.read_annotations(data, split, train.class_names)):
+        for truths in (assemble.read_annotations(data, split), assemble.read_annotations(data, split, train.class_names)):
             assert truths.class_names == train.class_names
             assert_array_equal(truths.labels, labels)
     assert "classes that data.train does not have, so that they cannot be learned: ant; zebra" in caplog.text
@@ -160,15 +159,15 @@ def test_classes_of_a_voc_set_are_those_of_all_its_splits(tmp_path, caplog):
 
 def test_class_names_that_are_given_are_taken(tmp_path):
     data = own_voc(tmp_path, "data.class_names=[zebra,horse,dog,ant]").data
-    assert_array_equal(parts.read_annotations(data, "val").labels, [2, 0])
-    assert_array_equal(parts.read_annotations(data, "val", ["dog", "zebra"]).labels, [0, 1])  # a checkpoint's
+    assert_array_equal(assemble.read_annotations(data, "val").labels, [2, 0])
+    assert_array_equal(assemble.read_annotations(data, "val", ["dog", "zebra"]).labels, [0, 1])  # a checkpoint's
     data = own_voc(tmp_path, "data.class_names=[horse,dog]").data
-    assert len(parts.read_annotations(data, "train").labels) == 2
+    assert len(assemble.read_annotations(data, "train").labels) == 2
     with pytest.raises(ValueError, match=r"val0\.xml: object 2 zebra \[1, 1, 9, 9\]"):
-        parts.read_annotations(data, "val")
+        assemble.read_annotations(data, "val")
     data.on_error = "skip"
-    assert_array_equal(parts.read_annotations(data, "val").labels, [1])
-    assert [problem.kind for problem in parts.scan_annotations(data, "val")[1]] == ["unknown-class"]
+    assert_array_equal(assemble.read_annotations(data, "val").labels, [1])
+    assert [problem.kind for problem in assemble.scan_annotations(data, "val")[1]] == ["unknown-class"]
 
 
 def test_classes_of_a_coco_set_are_in_the_order_of_their_ids(tmp_path):
@@ -184,13 +183,13 @@ def test_classes_of_a_coco_set_are_in_the_order_of_their_ids(tmp_path):
         write_coco(tmp_path / split, content)
         settings += [f"data.{split}=[{split}/instances.json]", f"data.image_folders.{split}={split}/images"]
     data = configured(*settings).data
-    train, val = parts.read_annotations(data, "train"), parts.read_annotations(data, "val")
+    train, val = assemble.read_annotations(data, "train"), assemble.read_annotations(data, "val")
     assert train.class_names == val.class_names == ("zebra", "dog", "horse")
     assert_array_equal(train.labels, [2, 0])
     assert_array_equal(val.labels, [1, 0])
     assert [train.category_ids[i] for i in (0, 2)] == [3, 7] and val.category_ids[:2] == (3, 5)
     with pytest.raises(ValueError, match="no category 'hose'; did you mean 'horse'"):
-        parts.read_annotations(data, "train", ["hose", "zebra"])
+        assemble.read_annotations(data, "train", ["hose", "zebra"])
 
 
 def test_the_official_sets_name_their_classes():
@@ -202,12 +201,12 @@ def test_the_official_sets_name_their_classes():
 def test_annotations_are_kept_below_the_cache_folder(tmp_path, monkeypatch):
     data = own_voc(tmp_path).data
     assert data.cache == str(tmp_path / "cache/annotations")
-    first = parts.read_annotations(data, "train")
+    first = assemble.read_annotations(data, "train")
 
     def scan_voc(**_):
         pytest.fail("parsed again")
 
-    monkeypatch.setattr(parts, "scan_voc", scan_voc)
-    assert parts.read_annotations(data, "train").paths == first.paths
+    monkeypatch.setattr(assemble, "scan_voc", scan_voc)
+    assert assemble.read_annotations(data, "train").paths == first.paths
     assert sorted(path.suffix for path in Path(data.cache).iterdir()) == [".annotations"] * 4  # three splits, and train with all classes
     assert json.dumps(list(first.image_ids)) == '["train0"]'

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from detectors import checkpoint as ckpt
+from detectors.training import checkpoint as ckpt
 
 
 def some_checkpoint(path) -> ckpt.Checkpoint:

@@ -16,12 +16,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import train as script
-from detectors import checkpoint as ckpt
-from detectors import engine, parts
-from detectors.checking import check
-from detectors.config import PROJECT
+from detectors.commands import train as script
+from detectors.config.check import check
+from detectors.config.schema import CONF
 from detectors.data.images import ImageError
+from detectors.training import assemble, engine
+from detectors.training import checkpoint as ckpt
 
 SMALL = [
     "trainer.steps=6",
@@ -54,7 +54,7 @@ def one_thread():
 
 def make_run(folder, cache, *overrides: str, stored: ckpt.Checkpoint | None = None, model: str = "yolov2_160") -> engine.Run:
     size = "[96,96]" if model == "yolov2_160" else "[160,160]"
-    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", [f"model={model}", f"input.size={size}", f"paths.cache={cache}", *SMALL, *overrides])
     folder.mkdir(exist_ok=True)
     return script.build_run(check(cfg), folder, stored)
@@ -106,7 +106,7 @@ def test_all_batches_of_a_step_have_its_size(cache, tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "forward", lambda run, batch: sizes.append(tuple(batch.images.shape[2:])) or original(run, batch))
     run = make_run(tmp_path, cache, *MULTI_SCALE)
     engine.train(run)
-    scales = parts.multi_scale(run.config)
+    scales = assemble.multi_scale(run.config)
     assert sizes == [scales(step) for step in range(6) for _ in range(2)]
     assert len(set(sizes)) > 1 and sizes[-1] == (128, 128)
     assert {key[:2] for key in run.detector._grids} == {*sizes, (96, 96)}
@@ -140,7 +140,7 @@ def test_what_a_run_leaves_behind(cache, tmp_path):
     assert summary["images_seen"] == 24
     assert summary["model"] == "yolov2_tiny"
     assert summary["validation"]["AP50_voc10"] == result.scalars["AP50_voc10"]
-    detector, config = parts.load_detector(ckpt.load(ckpt.find(tmp_path)), torch.device("cpu"))
+    detector, config = assemble.load_detector(ckpt.load(ckpt.find(tmp_path)), torch.device("cpu"))
     assert config == run.config
     assert not detector.training
     assert (tmp_path / "config.yaml").is_file()

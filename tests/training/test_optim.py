@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from detectors.config import ScheduleConfig
+from detectors.config.schema import ScheduleConfig
 from detectors.layers import ConvBNLeaky, L2Norm
-from detectors.optim import adamw, parameter_groups, rate_factor, set_rate, sgd
+from detectors.training.optim import adamw, parameter_groups, rate_factor, set_rate, sgd
 
 
 def small_network() -> nn.Module:

@@ -7,8 +7,8 @@ from time import sleep
 import pytest
 import torch
 
-from detectors.progress import Clock, Progress, Recent
 from detectors.structures import Batch, ImageInfo, Targets
+from detectors.training.progress import Clock, Progress, Recent
 
 
 def batch_of(path: str) -> Batch:

@@ -12,10 +12,10 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from detectors.models.ssd import ssd160
 from detectors.models.yolov2 import yolov2_tiny
-from detectors.tracking import TAGS, Tracker, check_tag
+from detectors.training.tracking import TAGS, Tracker, check_tag
 from tests.oracles import pad_targets
 
-CURVES = Path(__file__).parents[1] / "docs" / "curves.md"
+CURVES = Path(__file__).parents[2] / "docs" / "curves.md"
 
 
 def test_scalars_come_back(tmp_path):
@@ -80,7 +80,7 @@ def test_hparams_stay_in_the_run_and_log_no_second_point(tmp_path):
 @pytest.mark.parametrize("tag", ["train/los/total", "AP50", "val_class//AP50", "val_class/cat", "train/loss/total2", "xtrain/rate", ""])
 def test_unknown_tags_are_refused_before_anything_is_written(tmp_path, tag):
     tracker = Tracker(tmp_path)
-    with pytest.raises(ValueError, match=r"no tag of the table in detectors/tracking\.py"):
+    with pytest.raises(ValueError, match=r"no tag of the table in detectors/training/tracking\.py"):
         tracker.scalars({"train/rate": 1.0, tag: 1.0}, 0)
     with pytest.raises(ValueError, match="no tag"):
         tracker.text(tag, "text")

@@ -1,4 +1,4 @@
-"""Measures speed, interleaved with what it is compared with: python -m detectors.benchmark data [--augment NAME ...] [data=bccd ...]
+"""Measures speed, interleaved with what it is compared with: detectors benchmark data [--augment NAME ...] [data=bccd ...]
 
 `data` gives images per second and core, from the file to the transformed sample, for each augmentation beside the same pipeline written
 with torchvision.transforms.v2. All are measured in turns on the same images in one process, round after round, so that a machine that
@@ -19,16 +19,16 @@ import cv2
 import torch
 from tqdm import tqdm
 
-from detectors import parts
-from detectors.building import build
-from detectors.checking import check
-from detectors.config import composed
+from detectors.annotations import Annotations
+from detectors.commands.benchmark.torchvision_pipelines import PIPELINES, READERS, TorchvisionPipeline
+from detectors.config.build import build
+from detectors.config.check import check
+from detectors.config.entry import verb
+from detectors.config.schema import composed
+from detectors.data.augment.transforms import build_transform
 from detectors.data.images import read_image
 from detectors.data.loading import DetectionDataset, Key
-from detectors.data.transforms import build_transform
-from detectors.entry import verb
-from detectors.structures import Annotations
-from detectors.torchvision_pipelines import PIPELINES, READERS, TorchvisionPipeline
+from detectors.training import assemble
 
 OURS = "ours"
 AUGMENTATIONS = (*PIPELINES, "course")  # the course's list of noises is not in torchvision: it is measured alone
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     asked = _arguments(arguments)
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    annotations = parts.read_annotations(check(composed(asked.overrides)).data, "train")
+    annotations = assemble.read_annotations(check(composed(asked.overrides)).data, "train")
     jobs = {"decode": {OURS: lambda _, row: read_image(annotations.paths[row])}}
     for name in asked.augment:
         jobs[name] = pipelines(name, annotations, tuple(asked.size), asked.overrides)
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m detectors.benchmark", description="Speed, measured side by side.")
+    parser = argparse.ArgumentParser(prog="detectors benchmark", description="Speed, measured side by side.")
     parser.add_argument("what", choices=["data"], help="data: decoding and augmentation, images per second on one core")
     parser.add_argument("overrides", nargs="*", help="settings of train.py that choose the images, such as data=bccd")
     parser.add_argument("--augment", nargs="+", choices=AUGMENTATIONS, default=AUGMENTATIONS, metavar="NAME", help=", ".join(AUGMENTATIONS))

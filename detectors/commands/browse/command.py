@@ -1,7 +1,7 @@
 """Shows what a detector is trained on: grids of augmented samples with their boxes, and the anchors that have to find them.
 
-python -m detectors.browse [OVERRIDE ...] [--images 16] [--anchors]               the first samples of a run of train.py
-python -m detectors.browse --compare augment=none augment=light                   one row of pictures for each
+detectors browse [OVERRIDE ...] [--images 16] [--anchors]               the first samples of a run of train.py
+detectors browse --compare augment=none augment=light                   one row of pictures for each
 
 The samples come from the loader of train.py in its order, so what is shown is what is trained on: docs/data.md.
 """
@@ -21,18 +21,18 @@ import cv2
 import numpy as np
 import torch
 
-from detectors import checkpoint as ckpt
-from detectors import parts
-from detectors.checking import check
-from detectors.config import Config, composed, merged, to_yaml
+from detectors.annotations import Annotations
+from detectors.commands.browse.matched_anchors import MatchedAnchors, matched_anchors, table
+from detectors.config.check import check
+from detectors.config.entry import verb
+from detectors.config.schema import Config, composed, merged, to_yaml
 from detectors.data.images import ImageError, read_image
 from detectors.data.loading import BatchLoader, DetectionDataset, Sample
 from detectors.data.sampling import Key, ResumableSampler
 from detectors.drawing import captioned, class_colours, draw, fit, grid, outline
-from detectors.entry import verb
-from detectors.matched_anchors import MatchedAnchors, matched_anchors, table
-from detectors.structures import Annotations
-from detectors.tracking import Tracker
+from detectors.training import assemble
+from detectors.training import checkpoint as ckpt
+from detectors.training.tracking import Tracker
 
 COLUMNS, ROWS = 4, 4  # cells of a page
 GAP = 4  # pixels between cells
@@ -85,9 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     """ValueError for numbers that make no sense, and for options that do not go together."""
-    parser = argparse.ArgumentParser(
-        prog="python -m detectors.browse", description="Pictures of what is trained on, as images and for TensorBoard."
-    )
+    parser = argparse.ArgumentParser(prog="detectors browse", description="Pictures of what is trained on, as images and for TensorBoard.")
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as for train.py: data=voc07 augment=ssd model=ssd300 ...")
     parser.add_argument("--split", default="train", choices=("train", "val", "test"), help="val and test: as evaluation sees them")
     parser.add_argument("--images", type=int, default=COLUMNS * ROWS, help="so many samples (16)")
@@ -131,20 +129,20 @@ def open_source(label: str, overrides: Sequence[str], asked: argparse.Namespace)
     detector = None
     if asked.anchors:
         cpu, classes = torch.device("cpu"), len(annotations.class_names)
-        detector = parts.load_detector(stored, cpu)[0] if stored else parts.build_detector(config, classes).eval()
+        detector = assemble.load_detector(stored, cpu)[0] if stored else assemble.build_detector(config, classes).eval()
     shown = []
     for key in islice(chain.from_iterable(loader.batch_sampler), skipped, skipped + asked.images):
         if (sample := _fetch(loader.dataset, key)) is not None:
             shown.append(Shown(key, sample, matched_anchors(detector, sample) if detector else None))
     if not shown:
-        raise ValueError(f"data.{asked.split}: none of these images can be used, see above; `python -m detectors.lint` looks at all")
+        raise ValueError(f"data.{asked.split}: none of these images can be used, see above; `detectors lint` looks at all")
     return Source(label, config, annotations, loader.dataset, loader.batch_sampler if asked.split == "train" else None, shown)
 
 
 def _annotations(config: Config, split: str, class_names: tuple[str, ...] | None) -> Annotations:
     if class_names is None and split != "train" and config.data.class_names is None:
-        class_names = parts.read_annotations(config.data, "train").class_names
-    annotations = parts.read_annotations(config.data, split, class_names)
+        class_names = assemble.read_annotations(config.data, "train").class_names
+    annotations = assemble.read_annotations(config.data, split, class_names)
     if len(annotations) == 0:
         raise ValueError(f"data.{split}={getattr(config.data, split)}: there is no image in this split; name another one, or fill it")
     return annotations
@@ -153,13 +151,13 @@ def _annotations(config: Config, split: str, class_names: tuple[str, ...] | None
 def _loader(config: Config, annotations: Annotations, asked: argparse.Namespace) -> tuple[BatchLoader, int]:
     """The one that training or evaluation has, and how many samples of its first step come before the place to start from."""
     if asked.split != "train":
-        return parts.eval_loader(config, annotations, batch_size=config.trainer.eval_batch_size), 0
+        return assemble.eval_loader(config, annotations, batch_size=config.trainer.eval_batch_size), 0
     per_step = config.trainer.batch_size * config.trainer.accumulate
     step, skipped = (asked.step or 0, 0) if asked.epoch is None else divmod(asked.epoch * len(annotations), per_step)
     if step >= config.trainer.steps:
         what = f"--step {step}" if asked.epoch is None else f"--epoch {asked.epoch} (step {step})"
         raise ValueError(f"{what}: the run ends before it, trainer.steps={config.trainer.steps}")
-    return parts.train_loader(config, annotations, start_step=step), skipped
+    return assemble.train_loader(config, annotations, start_step=step), skipped
 
 
 def _fetch(dataset: DetectionDataset, key: Key) -> Sample | None:

@@ -1,4 +1,4 @@
-"""Which anchors fit a data set: python -m detectors.cluster data=voc07 model=yolov2 [--k 5] [--plot anchors.png] [--json anchors.json].
+"""Which anchors fit a data set: detectors cluster data=voc07 model=yolov2 [--k 5] [--plot anchors.png] [--json anchors.json].
 
 Takes the settings of train.py. Boxes are seen as training sees them before it augments: stretched or letterboxed to input.size, without
 crowds, without difficult objects if data.train_difficult is false. How the search works stands in detectors/clustering.py.
@@ -21,16 +21,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from detectors import parts
 from detectors.anchors import YOLO_ANCHORS, YoloAnchors, ssd300_levels, ssd512_levels
-from detectors.building import build
-from detectors.checking import check
-from detectors.clustering import Shapes, best_iou, kmeans, shapes_of, size_search, size_start
-from detectors.config import Config, composed
-from detectors.data.transforms import MIN_SIDE, RESIZES
-from detectors.entry import verb
-from detectors.plotting import plot_anchors
-from detectors.structures import AnchorMaker, Annotations
+from detectors.annotations import Annotations
+from detectors.commands.cluster.kmeans import Shapes, best_iou, kmeans, shapes_of, size_search, size_start
+from detectors.commands.cluster.plotting import plot_anchors
+from detectors.config.build import build
+from detectors.config.check import check
+from detectors.config.entry import verb
+from detectors.config.schema import Config, composed
+from detectors.data.augment.transforms import MIN_SIDE, RESIZES
+from detectors.structures import AnchorMaker
+from detectors.training import assemble
 
 UPTO = 9  # the mean IoU is shown for k = 1 .. UPTO
 RECALLED = 0.5  # IoU from which a box counts as covered
@@ -86,7 +87,7 @@ class Found:
 def main(arguments: list[str] | None = None) -> None:
     asked = _arguments(arguments)
     config = check(composed(asked.overrides))
-    found, boxes = cluster(parts.read_annotations(config.data, "train"), config, asked)
+    found, boxes = cluster(assemble.read_annotations(config.data, "train"), config, asked)
     print("\n".join(lines(found, asked.overrides)))
     if asked.json:
         _place(asked.json).write_text(json.dumps(asdict(found), indent=1) + "\n")
@@ -99,7 +100,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m detectors.cluster", description="Finds the anchors that fit a data set, with k-means.")
+    parser = argparse.ArgumentParser(prog="detectors cluster", description="Finds the anchors that fit a data set, with k-means.")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train.py: data=voc07 model=yolov2 input.size=...")
     parser.add_argument("--k", type=int, default=5, help="anchors (5); SSD's number is its levels'")
     parser.add_argument("--restarts", type=int, default=5, help="starts, of which the best counts (5)")

@@ -1,4 +1,4 @@
-"""Compares evaluated runs in one table: python -m detectors.compare RUN RUN ... [--split test] [--output outputs/comparison]."""
+"""Compares evaluated runs in one table: detectors compare RUN RUN ... [--split test] [--output outputs/comparison]."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from detectors.entry import verb
+from detectors.config.entry import verb
 
 # Title of the column, key in comparison.json, and how a number is written.
 COLUMNS = (
@@ -30,7 +30,7 @@ COLUMNS = (
 
 @verb
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m detectors.compare", description="One table for several evaluated runs.")
+    parser = argparse.ArgumentParser(prog="detectors compare", description="One table for several evaluated runs.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run folder that evaluate.py has seen")
     parser.add_argument("--split", default="val", help="which evaluation to compare (val)")
     parser.add_argument("--output", type=Path, default=Path("outputs/comparison"), help="written with .md and .json (outputs/comparison)")

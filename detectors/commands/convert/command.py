@@ -1,4 +1,4 @@
-"""Converts weights: python -m detectors.convert SOURCE TARGET [--report] [key=value ...].
+"""Converts weights: detectors convert SOURCE TARGET [--report] [key=value ...].
 
 In: Darknet's .weights (with --cfg or --model), torchvision's ssd300_vgg16, ssd.pytorch, VGG-16 as a backbone, checkpoints of ours.
 Out: checkpoints, .weights, torchvision, ssd.pytorch.
@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
-from detectors import checkpoint as ckpt
-from detectors.conversion.checkpoints import Converted, Wish, from_checkpoint
-from detectors.conversion.darknet import PARTIAL_FILE, from_darknet, to_darknet
-from detectors.conversion.ssd import from_ssd, to_ssd
-from detectors.entry import verb
-from detectors.weights import ssd
+from detectors.commands.convert import ssd_ports
+from detectors.commands.convert.conversion import Converted, Wish, from_checkpoint
+from detectors.commands.convert.darknet_conversion import PARTIAL_FILE, from_darknet, to_darknet
+from detectors.commands.convert.ssd_conversion import from_ssd, to_ssd
+from detectors.config.entry import verb
+from detectors.training import checkpoint as ckpt
 
 TARGETS = {"checkpoint": ".pt", "darknet": ".weights", "torchvision": ".pth", "ssd.pytorch": None}  # kind -> the suffix that stands for it
 
@@ -37,11 +37,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="python -m detectors.convert", description="Converts weights between programs.")
+    made = argparse.ArgumentParser(prog="detectors convert", description="Converts weights between programs.")
     add = made.add_argument
     add("source", type=Path, help="the file, or a run folder of ours")
     add("target", type=Path, help="the file to write: .pt is a checkpoint of ours, .weights Darknet's, .pth torchvision's")
-    add("--from", dest="source_kind", choices=("checkpoint", "darknet", *ssd.PORTS), help="kind of SOURCE (by its content)")
+    add("--from", dest="source_kind", choices=("checkpoint", "darknet", *ssd_ports.PORTS), help="kind of SOURCE (by its content)")
     add("--to", dest="target_kind", choices=TARGETS, help="kind of TARGET (by its suffix)")
     add("--model", help="a yaml of conf/model (by the content: ssd300, ssd300_coco, ssd512, ...)")
     add("--names", help="class names: voc, coco or a file with one a line; another number than the file's starts new heads")
@@ -68,12 +68,12 @@ def read(wish: Wish, kind: str | None) -> Converted:
     content = ckpt.read_tensors(path)
     if kind == "checkpoint" or (kind is None and isinstance(content, dict) and "format" in content):
         return from_checkpoint(ckpt.from_content(path, content), wish)
-    tensors = ssd.state_dict_of(content, str(path))
-    kind = kind or ssd.identify(tensors)
+    tensors = ssd_ports.state_dict_of(content, str(path))
+    kind = kind or ssd_ports.identify(tensors)
     if kind is None:
-        known = ", ".join(port.title for port in ssd.PORTS.values())
+        known = ", ".join(port.title for port in ssd_ports.PORTS.values())
         raise ValueError(f"{path}: no network that is known here, its first parameter being {next(iter(tensors))}; known are {known}")
-    return from_ssd(ssd.read(tensors, kind, str(path)), wish)
+    return from_ssd(ssd_ports.read(tensors, kind, str(path)), wish)
 
 
 def write(checkpoint: ckpt.Checkpoint, kind: str) -> list[str]:

@@ -10,16 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detectors import checkpoint as ckpt
-from detectors import parts
-from detectors.checking import check
-from detectors.config import Config, composed, merged, to_plain
-from detectors.data.coco import COCO_CLASSES
-from detectors.data.voc import VOC_CLASSES
-from detectors.weights import ssd
-from detectors.weights.transfer import ABSENT, Transfer, fit
+from detectors.commands.convert import ssd_ports
+from detectors.config.check import check
+from detectors.config.schema import Config, composed, merged, to_plain
+from detectors.data.class_names import CLASS_LISTS, COCO_CLASSES, read_names
+from detectors.training import assemble
+from detectors.training import checkpoint as ckpt
+from detectors.training.transfer import ABSENT, Transfer, fit
 
-CLASS_LISTS = {"voc": VOC_CLASSES, "coco": COCO_CLASSES}
 DATA = {"voc": "voc07", "coco": "coco2017"}  # what evaluate.py then takes if nothing else is said
 VERSION = ("darknet_major", "darknet_minor", "darknet_revision")  # in a checkpoint's progress: the header of the .weights file it was
 PIXELS = ("pixel_mean", "pixel_std", "channel_order", "clip_default_boxes")  # what a model inherits from the weights
@@ -84,24 +82,13 @@ def class_names(wish: Wish, classes: int | None) -> tuple[str, ...]:
         return CLASS_LISTS[wish.names]
     if wish.names is not None:
         return read_names(Path(wish.names))
-    if classes == ssd.COCO_OUTPUTS - 1:
+    if classes == ssd_ports.COCO_OUTPUTS - 1:
         used = iter(COCO_CLASSES)
-        return tuple(f"unused {column}" if column in ssd.COCO_UNUSED else next(used) for column in range(1, ssd.COCO_OUTPUTS))
+        return tuple(f"unused {column}" if column in ssd_ports.COCO_UNUSED else next(used) for column in range(1, ssd_ports.COCO_OUTPUTS))
     if names := next((names for names in CLASS_LISTS.values() if len(names) == classes), None):
         return names
     what = f"the file has {classes} classes" if classes is not None else "a backbone knows no classes"
     raise ValueError(f"{wish.source}: {what}; name them with --names voc, --names coco or --names FILE (one name a line)")
-
-
-def read_names(path: Path) -> tuple[str, ...]:
-    """A file with one class name a line. FileNotFoundError; ValueError for one that is empty or names a class twice."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file of class names (voc and coco are known without one)")
-    names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if not names or twice:
-        raise ValueError(f"{path}: {f'names {twice[0]!r} twice' if twice else 'is empty'}; it must hold each class name on one line")
-    return names
 
 
 def configuration(wish: Wish, model: str, names: tuple[str, ...], settings: Mapping[str, Any]) -> Config:
@@ -120,9 +107,9 @@ def choices(wish: Wish, model: str, names: tuple[str, ...], given: Sequence[str]
 
 def fill(config: Config, names: tuple[str, ...], source: Source, wish: Wish) -> Transfer:
     """The state of a new detector with the source's weights in it. ValueError names what does not fit, or what the file lacks."""
-    state = parts.build_detector(config, len(names)).state_dict()
+    state = assemble.build_detector(config, len(names)).state_dict()
     with torch.device("meta"):
-        twin = parts.build_detector(config, source.classes).state_dict() if source.classes else {}
+        twin = assemble.build_detector(config, source.classes).state_dict() if source.classes else {}
     taken = {ours: key for ours in state if (key := source.key(ours)) in source.tensors}
     tensors = {ours: source.tensors[key] for ours, key in taken.items()}
     origins = {ours: source.origins[key] for ours, key in taken.items()}

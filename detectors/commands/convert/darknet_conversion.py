@@ -8,20 +8,20 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from detectors import parts
 from detectors.anchors import YoloAnchors
-from detectors.checking import check
-from detectors.checkpoint import Checkpoint
-from detectors.config import Config, composed, merged
-from detectors.conversion.checkpoints import VERSION, Converted, Source, Wish, choices, class_names, configuration, fill, weights_only
-from detectors.darknet_detector import darknet_detector
+from detectors.commands.convert.conversion import VERSION, Converted, Source, Wish, choices, class_names, configuration, fill, weights_only
+from detectors.config.check import check
+from detectors.config.schema import Config, composed, merged
+from detectors.darknet import sections
+from detectors.darknet.cfg import read_cfg
+from detectors.darknet.cfg_detector import darknet_detector
+from detectors.darknet.region import region_loss_settings
+from detectors.darknet.syntax import read_text
+from detectors.darknet.weights import SEEN, Header, load_weights, save_weights
 from detectors.models.detector import Detector
 from detectors.structures import HeadOutputs
-from detectors.weights import darknet_layers
-from detectors.weights.darknet import SEEN, Header, load_weights, save_weights
-from detectors.weights.darknet_cfg import read_cfg
-from detectors.weights.darknet_region import region_loss_settings
-from detectors.weights.darknet_syntax import read_text
+from detectors.training import assemble
+from detectors.training.checkpoint import Checkpoint
 
 PARTIAL_FILE = re.compile(r"\.conv\.\d+$")  # darknet19_448.conv.23: the first 23 layers
 
@@ -40,7 +40,7 @@ def from_darknet(wish: Wish) -> Converted:
     names = class_names(wish, region and region.classes)
     config = darknet_configuration(wish, names, network)
     classes = region.classes if region else len(names)
-    detector = parts.build_detector(config, classes)
+    detector = assemble.build_detector(config, classes)
     report = load_weights(detector, wish.source, partial=wish.partial or PARTIAL_FILE.search(wish.source.name) is not None)
     if region and wish.model and not report.left:
         _check_same(detector, wish, classes)
@@ -54,7 +54,7 @@ def from_darknet(wish: Wish) -> Converted:
     return Converted(weights_only(wish, config, names, transfer, **version), transfer, notes)
 
 
-def darknet_configuration(wish: Wish, names: tuple[str, ...], network: darknet_layers.Config | None) -> Config:
+def darknet_configuration(wish: Wish, names: tuple[str, ...], network: sections.Config | None) -> Config:
     """That of the chosen model, or of a detector that holds the cfg; input size, anchors and loss are the cfg's, if there is one."""
     size = [] if network is None else [f"input.size=[{network.net.height},{network.net.width}]"]
     asked = replace(wish, overrides=[*size, *wish.overrides])
@@ -64,7 +64,7 @@ def darknet_configuration(wish: Wish, names: tuple[str, ...], network: darknet_l
     late = [override for override in asked.overrides if override.lstrip("+").startswith(("model.", "loss."))]
     early = [override for override in asked.overrides if override not in late]
     model = {
-        "_target_": "detectors.darknet_detector.darknet_detector",
+        "_target_": "detectors.darknet.cfg_detector.darknet_detector",
         "cfg": read_text(wish.cfg),
         "score_threshold": 0.005,
         "nms_iou": 0.45,
@@ -97,7 +97,7 @@ def to_darknet(checkpoint: Checkpoint) -> list[str]:
 
     ValueError for a detector that is none of Darknet's.
     """
-    detector, config = parts.load_detector(checkpoint, torch.device("cpu"))
+    detector, config = assemble.load_detector(checkpoint, torch.device("cpu"))
     if not isinstance(detector.anchors, YoloAnchors):
         raise ValueError(f"{config.name} is no network of Darknet's: only YOLOv2's family can be written as .weights")
     version = [int(checkpoint.progress[key]) for key in VERSION if key in checkpoint.progress]

@@ -1,7 +1,7 @@
 """State dicts of SSD and VGG-16 of other programs <-> ours: torchvision's ssd300_vgg16, ssd.pytorch (amdegroot), VGG-16 as a backbone.
 
 All of them run the heads anchor by anchor and hold the boxes of a cell in Caffe's order, as we do: parameters are renamed, never permuted.
-What differs: names (names.py), the pixels that the weights expect, the clipping of default boxes, and COCO's classes in torchvision.
+What differs: names (parameter_names.py), the pixels that the weights expect, clipped default boxes, and COCO's classes in torchvision.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from detectors.weights import names
-from detectors.weights.transfer import shape_of
+from detectors.commands.convert import parameter_names
+from detectors.training.transfer import shape_of
 
 
 class Port(NamedTuple):
@@ -35,16 +35,18 @@ class Port(NamedTuple):
 
 # torchvision subtracts means of images in 0..1 and divides by 1/255; its classifier divides by standard deviations as well.
 PORTS = {
-    "torchvision": Port("torchvision's SSD", names.torchvision, pixel_mean=(122.99925, 116.9991, 103.9992), clip_default_boxes="wh"),
-    "ssd.pytorch": Port("ssd.pytorch", names.ssd_pytorch, clip_default_boxes="cxcywh"),
+    "torchvision": Port(
+        "torchvision's SSD", parameter_names.torchvision, pixel_mean=(122.99925, 116.9991, 103.9992), clip_default_boxes="wh"
+    ),
+    "ssd.pytorch": Port("ssd.pytorch", parameter_names.ssd_pytorch, clip_default_boxes="cxcywh"),
     "vgg16": Port(
         "torchvision's VGG-16",
-        lambda levels: names.vgg16(),
+        lambda levels: parameter_names.vgg16(),
         pixel_mean=(123.675, 116.28, 103.53),
         pixel_std=(58.395, 57.12, 57.375),
         whole=False,
     ),
-    "vgg16_reduced": Port("VGG-16 with reduced fc6 and fc7", lambda levels: names.vgg16_reduced(), whole=False),
+    "vgg16_reduced": Port("VGG-16 with reduced fc6 and fc7", lambda levels: parameter_names.vgg16_reduced(), whole=False),
 }
 # In every such file, and together in no other: how a file is recognised.
 MARKS = {
@@ -181,9 +183,9 @@ def write(ours: Mapping[str, Tensor], kind: str, *, channel_order: str = "rgb") 
     ValueError, with the reason, if our network is not VGG-16's SSD in full width.
     """
     port = PORTS[kind]
-    caffe = {names.ours(name): tensor for name, tensor in ours.items()}
+    caffe = {parameter_names.ours(name): tensor for name, tensor in ours.items()}
     if None in caffe:
-        other = next(name for name in ours if names.ours(name) is None)
+        other = next(name for name in ours if parameter_names.ours(name) is None)
         raise ValueError(f"{port.title} has no {other}: only networks of the paper can be written, SSD300 and SSD512 without batch norm")
     levels = sum(name.endswith("_mbox_loc.weight") for name in caffe)
     rule = port.names(levels)

@@ -1,4 +1,4 @@
-"""Downloads data sets to where conf/data/*.yaml expect them: python -m detectors.download voc2007 voc2012 [paths.data=/big/disk]."""
+"""Downloads data sets to where conf/data/*.yaml expect them: detectors download voc2007 voc2012 [paths.data=/big/disk]."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from detectors.building import closest
-from detectors.config import composed
-from detectors.downloads.fetch import RESUMED, Part, fetch
-from detectors.downloads.sources import SOURCES, Archive, Source
-from detectors.downloads.unpack import Damaged, clear_draft, draft_of, unpack
-from detectors.entry import verb
+from detectors.commands.download.fetch import RESUMED, Part, fetch
+from detectors.commands.download.sources import SOURCES, Archive, Source
+from detectors.commands.download.unpack import Damaged, clear_draft, draft_of, unpack
+from detectors.config.build import closest
+from detectors.config.entry import verb
+from detectors.config.schema import composed
 
 Plan = tuple[Path, list[Archive]]  # a data set's root, and the archives that it lacks
 
@@ -25,7 +25,7 @@ Plan = tuple[Path, list[Archive]]  # a data set's root, and the archives that it
 @verb
 def main(arguments: list[str] | None = None) -> None:
     listed = ", ".join(f"{name} ({gigabytes(sum(a.size for a in source.archives))})" for name, source in SOURCES.items())
-    parser = argparse.ArgumentParser(prog="python -m detectors.download", description=f"Downloads and unpacks: {listed}.")
+    parser = argparse.ArgumentParser(prog="detectors download", description=f"Downloads and unpacks: {listed}.")
     parser.add_argument("names", nargs="+", metavar="NAME", help="a data set; or paths.data=/FOLDER, as for train.py")
     parser.add_argument("--keep-archives", action="store_true", help="leave the archives beside what was unpacked of them")
     asked = parser.parse_intermixed_args(arguments)

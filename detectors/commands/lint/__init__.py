@@ -1,1 +1,1 @@
-"""What `python -m detectors.lint` looks at and how it tells it."""
+"""What `detectors lint` looks at and how it tells it."""

@@ -1,4 +1,4 @@
-"""Examines a data set, image by image and box by box: python -m detectors.lint data=bccd [--html page.html] [--json all.json].
+"""Examines a data set, image by image and box by box: detectors lint data=bccd [--html page.html] [--json all.json].
 
 What trains well is found out here in minutes instead of there in days. Ends with status 1 if there are errors, 0 with warnings only.
 """
@@ -10,17 +10,17 @@ import json
 import sys
 from pathlib import Path
 
-from detectors import parts
-from detectors.checking import check
-from detectors.config import Config, DataConfig, composed
-from detectors.entry import verb
-from detectors.linting.boxes import box_findings
-from detectors.linting.findings import Finding, Split
-from detectors.linting.images import Facts, cores, image_findings, inspect_all
-from detectors.linting.page import page
-from detectors.linting.report import Report, as_json, text
-from detectors.linting.splits import class_findings, same_images
-from detectors.linting.statistics import statistics
+from detectors.commands.lint.box_findings import box_findings
+from detectors.commands.lint.findings import Finding, Split
+from detectors.commands.lint.image_checks import Facts, cores, image_findings, inspect_all
+from detectors.commands.lint.lint_report import Report, as_json, text
+from detectors.commands.lint.page import page
+from detectors.commands.lint.split_checks import class_findings, same_images
+from detectors.commands.lint.statistics import statistics
+from detectors.config.check import check
+from detectors.config.entry import verb
+from detectors.config.schema import Config, DataConfig, composed
+from detectors.training import assemble
 
 
 @verb
@@ -41,11 +41,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m detectors.lint",
+        prog="detectors lint",
         description="Decodes every image and checks every box of a data set; tells what is wrong and what the set is like.",
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train.py: data=voc07, data.root=..., input.size=...")
-    parser.add_argument("--splits", nargs="+", choices=parts.SPLITS, help="which splits (all that the data set has)")
+    parser.add_argument("--splits", nargs="+", choices=assemble.SPLITS, help="which splits (all that the data set has)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="all findings and statistics, for programs")
     parser.add_argument("--html", type=Path, metavar="FILE", help="the report as a page, with drawn examples")
     parser.add_argument("--examples", type=int, default=6, help="drawn examples of each kind of finding (6)")
@@ -60,14 +60,14 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
 def read_splits(data: DataConfig, names: list[str] | None) -> tuple[list[Split], dict[str, str]]:
     """The splits that are asked for (None: all there are), and those that are lists of the same images: split -> its equal."""
     splits, same, lists = [], {}, {}
-    for name in (name for name in parts.SPLITS if (getattr(data, name) if names is None else name in names)):
+    for name in (name for name in assemble.SPLITS if (getattr(data, name) if names is None else name in names)):
         listed = (*getattr(data, name), getattr(data.image_folders, name))
         if listed in lists:
             same[name] = lists[listed]
             continue
         lists[listed] = name
         instances = str(Path(data.root) / getattr(data, name)[0]) if data.format == "coco" and getattr(data, name) else None
-        splits.append(Split(name, *parts.scan_annotations(data, name), instances))
+        splits.append(Split(name, *assemble.scan_annotations(data, name), instances))
     return splits, same
 
 

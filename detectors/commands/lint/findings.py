@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from detectors.annotations import Annotations
 from detectors.data.problems import KINDS, Problem
-from detectors.structures import Annotations
 
 
 class Finding(NamedTuple):

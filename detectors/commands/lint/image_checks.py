@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from detectors.commands.lint.findings import Finding, Split
 from detectors.data.images import ImageError, check_size, read_image
-from detectors.linting.findings import Finding, Split
 
 ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
 PNG_DEPTH = 24  # byte of a PNG file that holds the bits per channel

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from detectors.commands.lint.findings import Finding
 from detectors.data.problems import KINDS, LISTED, Kind
-from detectors.linting.findings import Finding
 
 BAR = 30  # characters of the longest bar
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from detectors.commands.lint.findings import Finding, Split
+from detectors.commands.lint.lint_report import Report, columns
+from detectors.commands.lint.pictures import Places, picture, places_of
 from detectors.data.problems import KINDS, LISTED
-from detectors.linting.findings import Finding, Split
-from detectors.linting.pictures import Places, picture, places_of
-from detectors.linting.report import Report, columns
 
 QUALITY = 85  # of the pictures' JPEG
 SHOWN = 200  # findings of one kind that the page lists; the JSON has them all

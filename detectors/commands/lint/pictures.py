@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from detectors.commands.lint.findings import Finding, Split
 from detectors.data.images import ImageError, read_image
 from detectors.drawing import draw
-from detectors.linting.findings import Finding, Split
 
 Places = dict[tuple[str, str], tuple[Split, int]]  # (split, path of an image) -> where its boxes are
 

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from detectors.commands.lint.findings import Finding, Split
+from detectors.commands.lint.image_checks import Facts
 from detectors.data.problems import Problem
-from detectors.linting.findings import Finding, Split
-from detectors.linting.images import Facts
 
 RARE = 10  # boxes of a class in the training split below which it can hardly be learnt
 SAME_LOOK = 4.0  # grey levels between two small pictures up to which one is a copy of the other that was saved anew

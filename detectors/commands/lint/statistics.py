@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from detectors.linting.boxes import sides_at_input
-from detectors.linting.findings import Split
-from detectors.structures import Annotations
+from detectors.annotations import Annotations
+from detectors.commands.lint.findings import Split
+from detectors.data.suspicious_boxes import sides_at_input
 
 Table = dict[str, dict[str, int]]  # split -> bucket -> count
 

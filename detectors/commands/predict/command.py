@@ -1,7 +1,7 @@
 """Draws and prints what a detector finds: a trained run's, or that of a Darknet cfg and weights file.
 
-python -m detectors.predict RUN_OR_CHECKPOINT IMAGE_OR_FOLDER ... [--score 0.3]
-python -m detectors.predict --cfg X.cfg --weights X.weights --names X.names IMAGE_OR_FOLDER ... [--thresh 0.5] [--nms 0.45]
+detectors predict RUN_OR_CHECKPOINT IMAGE_OR_FOLDER ... [--score 0.3]
+detectors predict --cfg X.cfg --weights X.weights --names X.names IMAGE_OR_FOLDER ... [--thresh 0.5] [--nms 0.45]
 
 The second is Darknet's `detect`: the same boxes and scores, from the JPEG's bytes on. docs/darknet.md says how.
 """
@@ -19,19 +19,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detectors import checkpoint as ckpt
-from detectors import parts
-from detectors.conversion.checkpoints import read_names
+from detectors.config.entry import verb
+from detectors.darknet.framing import frame, letterbox, resize, to_unit
+from detectors.darknet.jpeg import UnsupportedJpeg, decode
+from detectors.darknet.network import DarknetNetwork, read_network
+from detectors.darknet.sections import Config
+from detectors.data.augment.transforms import build_transform, no_augmentation
+from detectors.data.class_names import read_names
 from detectors.data.images import ImageError, read_image
-from detectors.data.transforms import build_transform, none
 from detectors.drawing import draw_detections
-from detectors.entry import verb
 from detectors.postprocess import to_original
 from detectors.structures import Detections, ImageInfo
-from detectors.weights.darknet_images import frame, letterbox, resize, to_unit
-from detectors.weights.darknet_jpeg import UnsupportedJpeg, decode
-from detectors.weights.darknet_layers import Config
-from detectors.weights.darknet_network import DarknetNetwork, read_network
+from detectors.training import assemble
+from detectors.training import checkpoint as ckpt
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 DARKNET = ("weights", "names", "nms", "resize", "batch_norm", "report")  # options that need --cfg
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
         class_names = names_of(asked.names, predict.network.config)
     else:
         checkpoint = ckpt.load(ckpt.find(asked.places[0]))
-        predict, class_names, places = Predictor(checkpoint, parts.choose_device(asked.device)), checkpoint.class_names, asked.places[1:]
+        predict, class_names, places = Predictor(checkpoint, assemble.choose_device(asked.device)), checkpoint.class_names, asked.places[1:]
     asked.output.mkdir(parents=True, exist_ok=True)
     broken = 0
     for path in find_images(places):
@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     """ValueError for options that do not go together."""
     parser = argparse.ArgumentParser(
-        prog="python -m detectors.predict",
+        prog="detectors predict",
         usage="%(prog)s (RUN_OR_CHECKPOINT | --cfg CFG --weights WEIGHTS [--names NAMES]) IMAGE_OR_FOLDER ... [options]",
         description="Prints `image: class score xmin ymin xmax ymax`; with --cfg, Darknet's own lines before them.",
     )
@@ -107,9 +107,9 @@ class Predictor:
 
     def __init__(self, checkpoint: ckpt.Checkpoint, device: torch.device):
         self.device = device
-        self.detector, config = parts.load_detector(checkpoint, device)
+        self.detector, config = assemble.load_detector(checkpoint, device)
         self.size = tuple(config.input.size)
-        self.transform = build_transform(augment=none(), size=self.size, resize=config.input.resize, train=False)
+        self.transform = build_transform(augment=no_augmentation(), size=self.size, resize=config.input.resize, train=False)
 
     @torch.no_grad()
     def __call__(self, image: np.ndarray) -> Detections:
@@ -157,7 +157,7 @@ def _darknet(asked: argparse.Namespace) -> DarknetPredictor:
     if asked.report:
         print("\n".join(report.lines()))
     nms_iou, resize = 0.45 if asked.nms is None else asked.nms, asked.resize or "letterbox"
-    return DarknetPredictor(network, parts.choose_device(asked.device), score=asked.score, nms_iou=nms_iou, resize=resize)
+    return DarknetPredictor(network, assemble.choose_device(asked.device), score=asked.score, nms_iou=nms_iou, resize=resize)
 
 
 def names_of(path: Path | None, config: Config) -> tuple[str, ...]:

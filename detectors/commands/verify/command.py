@@ -1,4 +1,4 @@
-"""Holds this code against numbers that the original programs computed: python -m detectors.verify FOLDER [FOLDER ...] [--failed].
+"""Holds this code against numbers that the original programs computed: detectors verify FOLDER [FOLDER ...] [--failed].
 
 A folder is laid out like the recordings of Darknet (region_train.json, net.json, ...), of SSD (priors.npz, loss_*.npz, ...) or of
 evaluation programs (voc/*.json, keras_yolo2_loss/*.npz, ...). Everything about a case is read from its files.
@@ -15,38 +15,49 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from detectors.entry import verb
-from detectors.verification import course, evaluation, nets, ops, region, ssd, ssd_detections, ssd_losses, ssd_nets, training
-from detectors.verification.comparison import Comparison, Fixture
-from detectors.verification.files import Folder, read_json
+from detectors.commands.verify import (
+    darknet_nets,
+    darknet_ops,
+    darknet_training,
+    evaluators,
+    keras_course,
+    region_layer,
+    ssd_detections,
+    ssd_losses,
+    ssd_nets,
+    ssd_recordings,
+)
+from detectors.commands.verify.comparison import Comparison, Fixture
+from detectors.commands.verify.recordings import Folder, read_json
+from detectors.config.entry import verb
 
 Reader = Callable[[Folder, Path], Iterator[Fixture]]
 
 # Pattern, matched from the right, -> who reads such a file. The first that matches counts.
 READERS: dict[str, Reader] = {
-    "region_train.json": region.training,
-    "region_decode.json": region.decoding,
-    "ops.json": ops.fixtures,
-    "net.json": nets.small,
-    "full.json": nets.full,
-    "weights.json": nets.weights,
-    "train.json": training.steps,
-    "lr.json": training.rates,
-    "priors.npz": ssd.priors,
+    "region_train.json": region_layer.training,
+    "region_decode.json": region_layer.decoding,
+    "ops.json": darknet_ops.fixtures,
+    "net.json": darknet_nets.small,
+    "full.json": darknet_nets.full,
+    "weights.json": darknet_nets.weights,
+    "train.json": darknet_training.steps,
+    "lr.json": darknet_training.rates,
+    "priors.npz": ssd_recordings.priors,
     "loss_*.npz": ssd_losses.fixtures,
     "det_*.npz": ssd_detections.fixtures,
     "l2norm.npz": ssd_detections.l2norm,
     "net_ssd*.npz": ssd_nets.nets,
     "name_maps.json": ssd_nets.name_maps,
-    "voc/*.json": evaluation.voc,
-    "voc/*.json.gz": evaluation.voc,
-    "coco/*.json": evaluation.coco,
-    "coco/*.json.gz": evaluation.coco,
-    "known/*.json": evaluation.known,
-    "known/*.json.gz": evaluation.known,
-    "published/*/pycocotools_stats.json": evaluation.published,
-    "keras_yolo2_loss/*.npz": course.fixtures,
-    "keras_yolo2_loss/manifest.json": course.manifest,
+    "voc/*.json": evaluators.voc,
+    "voc/*.json.gz": evaluators.voc,
+    "coco/*.json": evaluators.coco,
+    "coco/*.json.gz": evaluators.coco,
+    "known/*.json": evaluators.known,
+    "known/*.json.gz": evaluators.known,
+    "published/*/pycocotools_stats.json": evaluators.published,
+    "keras_yolo2_loss/*.npz": keras_course.fixtures,
+    "keras_yolo2_loss/manifest.json": keras_course.manifest,
 }
 DOCUMENTS = ("README*", "LICEN[CS]E*", "NOTICE*", "*.md", "*.py", "*.pyc", "MANIFEST.json", "SHA256SUMS*")  # nothing to compare
 PARTS = ("*.cfg",)  # what fixtures refer to; one that none refers to is only mentioned
@@ -72,7 +83,7 @@ class Row(NamedTuple):
 
 @verb
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m detectors.verify", description="Compares every fixture of a folder with this code.")
+    parser = argparse.ArgumentParser(prog="detectors verify", description="Compares every fixture of a folder with this code.")
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="recordings: the layouts are described in their README.md")
     parser.add_argument("--failed", action="store_true", help="print only the lines that do not pass")
     asked = parser.parse_args(arguments)

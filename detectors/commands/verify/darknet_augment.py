@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from detectors.weights.darknet_images import GREY
+from detectors.darknet.framing import GREY
 
 CLASS_ONLY = 999999.0  # what a label at (0, 0) becomes: "the class is known, the box is not" (YOLO9000)
 

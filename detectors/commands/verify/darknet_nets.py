@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detectors.verification import region
-from detectors.verification.comparison import EXACT, Comparison, Fixture, Tolerance, agree, compare, merge
-from detectors.verification.files import Arrays, Folder, Settings
-from detectors.verification.streams import darknet_images, darknet_parameters
-from detectors.weights.darknet import Header, convolutions, load_weights, read_header, save_weights
-from detectors.weights.darknet_cfg import read_cfg
-from detectors.weights.darknet_layers import Config
-from detectors.weights.darknet_network import DarknetNetwork
+from detectors.commands.verify import region_layer
+from detectors.commands.verify.comparison import EXACT, Comparison, Fixture, Tolerance, agree, compare, merge
+from detectors.commands.verify.recordings import Arrays, Folder, Settings
+from detectors.commands.verify.streams import darknet_images, darknet_parameters
+from detectors.darknet.cfg import read_cfg
+from detectors.darknet.network import DarknetNetwork
+from detectors.darknet.sections import Config
+from detectors.darknet.weights import Header, convolutions, load_weights, read_header, save_weights
 
 BUILDS = ("gpu", "cpu")
 # 1e-5 is the recordings' own tolerance. Darknet's float32 alone brings the few largest values of a deep net up to 2.5e-6 of their size away
@@ -96,7 +96,7 @@ def _small(folder: Folder, name: Path, case: Settings, file: Path) -> Iterator[C
         if build == "gpu":
             raw = _raw(net, images)[:1] if config.region else None  # Darknet's boxes are those of the first image
             for k, det in enumerate(case.get("dets", ())):
-                yield from region.detections(raw, config.region, tuple(images.shape[-2:]), det, recorded.under(f"det{k}"), f"det{k}")
+                yield from region_layer.detections(raw, config.region, tuple(images.shape[-2:]), det, recorded.under(f"det{k}"), f"det{k}")
 
 
 def _images(case: Settings, config: Config, batch: int) -> Tensor:
@@ -156,15 +156,15 @@ def _full(folder: Folder, name: Path, case: Settings, arrays: Arrays) -> Iterato
 def _best(raw: Tensor, config: Config, det: Settings, arrays: Arrays) -> Iterator[Comparison]:
     """The best detections after suppression; box number and class, score, box."""
     settings, size = config.region, (config.net.height, config.net.width)
-    before = region.scores(raw, settings, size, det["thresh"], nms_iou=1.0)
-    after = region.scores(raw, settings, size, det["thresh"], nms_iou=det["nms"])
+    before = region_layer.scores(raw, settings, size, det["thresh"], nms_iou=1.0)
+    after = region_layer.scores(raw, settings, size, det["thresh"], nms_iou=det["nms"])
     yield compare("detections: before and after NMS", [len(before), len(after)], [det["n_prob"], det["n_prob_nms"]], EXACT)
     index = [tuple(pair) for pair in arrays["det_top_idx"].tolist()]
     best = dict(sorted(after.items(), key=lambda entry: -entry[1])[: len(index)])
     recorded = dict(zip(index, arrays["det_top_prob"].tolist(), strict=True))
-    yield from region.compare_scores(f"{len(index)} best detections", best, recorded)
-    boxes = region.framed_boxes(raw, settings, size, det)[[number for number, _ in index]]
-    yield compare(f"{len(index)} best detections: boxes", boxes, arrays["det_top_box"], region.box_tolerance(det))
+    yield from region_layer.compare_scores(f"{len(index)} best detections", best, recorded)
+    boxes = region_layer.framed_boxes(raw, settings, size, det)[[number for number, _ in index]]
+    yield compare(f"{len(index)} best detections: boxes", boxes, arrays["det_top_box"], region_layer.box_tolerance(det))
 
 
 def _weights(folder: Folder, name: Path, file: str, case: Settings) -> Iterator[Comparison]:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from detectors import layers
-from detectors.verification.comparison import EXACT, Comparison, Fixture, Tolerance, compare
-from detectors.verification.files import Arrays, Folder, Settings
-from detectors.weights import darknet_augment, darknet_images
+from detectors.commands.verify import darknet_augment
+from detectors.commands.verify.comparison import EXACT, Comparison, Fixture, Tolerance, compare
+from detectors.commands.verify.recordings import Arrays, Folder, Settings
+from detectors.darknet import framing
 
 IMAGE = Tolerance(absolute=2e-6)
 SUMS = Tolerance(relative=5e-7)  # where windows overlap, gradients are added, and the order of a float32 sum shows in its last bit
@@ -57,11 +58,11 @@ def _both_ways(y: Tensor, x: Tensor, delta: Tensor, arrays: Arrays, backward: To
 
 
 def _letterbox(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
-    yield compare("output", darknet_images.letterbox(arrays["input"], (case["h"], case["w"])), arrays["output"], IMAGE)
+    yield compare("output", framing.letterbox(arrays["input"], (case["h"], case["w"])), arrays["output"], IMAGE)
 
 
 def _resize(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
-    yield compare("output", darknet_images.resize(arrays["input"], (case["h"], case["w"])), arrays["output"], IMAGE)
+    yield compare("output", framing.resize(arrays["input"], (case["h"], case["w"])), arrays["output"], IMAGE)
 
 
 def _place(case: Settings, arrays: Arrays) -> Iterator[Comparison]:

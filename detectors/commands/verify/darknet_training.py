@@ -17,17 +17,17 @@ import torch
 from torch import Tensor
 
 from detectors.coders import YoloBoxCoder
-from detectors.config import ScheduleConfig
-from detectors.optim import rate_factor, set_rate, sgd
+from detectors.commands.verify import darknet_nets, region_layer
+from detectors.commands.verify.comparison import EXACT, Comparison, Fixture, Tolerance, compare, known, merge
+from detectors.commands.verify.recordings import Arrays, Folder, Settings
+from detectors.commands.verify.streams import darknet_images
+from detectors.config.schema import ScheduleConfig
+from detectors.darknet.cfg import read_cfg
+from detectors.darknet.network import DarknetNetwork
+from detectors.darknet.region import activate, head_outputs, region_matcher
+from detectors.darknet.sections import Config, Cost, Net, Softmax
 from detectors.targets import TargetEncoder
-from detectors.verification import nets, region
-from detectors.verification.comparison import EXACT, Comparison, Fixture, Tolerance, compare, known, merge
-from detectors.verification.files import Arrays, Folder, Settings
-from detectors.verification.streams import darknet_images
-from detectors.weights.darknet_cfg import read_cfg
-from detectors.weights.darknet_layers import Config, Cost, Net, Softmax
-from detectors.weights.darknet_network import DarknetNetwork
-from detectors.weights.darknet_region import activate, head_outputs, region_matcher
+from detectors.training.optim import rate_factor, set_rate, sgd
 
 UPDATES = Tolerance(of_largest=1e-4)
 FINAL = Tolerance(absolute=2e-6)  # float32 sums
@@ -92,14 +92,14 @@ def _rate_tolerance(net: Net, batch: int) -> Tolerance:
 
 
 def _steps(folder: Folder, name: Path, case: Settings, file: Path) -> Iterator[Comparison]:
-    arrays, config = folder.arrays(file), nets.config_of(folder, name, case)
+    arrays, config = folder.arrays(file), darknet_nets.config_of(folder, name, case)
     if case["bn"] != "gpu":
         raise ValueError(f"bn={case['bn']!r}: Darknet's CPU build cannot train, and its batch norm is not trained with here")
-    *checks, stream = nets.parameters_of(case, config)
+    *checks, stream = darknet_nets.parameters_of(case, config)
     yield from checks
     batch, subdivisions = case["batch_per_forward"], case["subdivisions"]
     yield compare("batch and subdivisions", [config.net.batch, config.net.subdivisions], [batch * subdivisions, subdivisions], EXACT)
-    net = nets.network(config, stream, seen=case["seen_start"]).train()
+    net = darknet_nets.network(config, stream, seen=case["seen_start"]).train()
     run = _Run(net, config, case, arrays)
     for step, images in enumerate(torch.from_numpy(darknet_images(case["input_seed"], *case["input_shape"]))):
         yield from run.forward(step, images)
@@ -127,7 +127,7 @@ class _Run:
         look = self._region if self.config.region else self._classifier
         loss, cost, comparisons = look(step, images, truth)
         yield from comparisons
-        yield compare(f"forward {step}: cost", cost, self.case["cost"][step], region.COST)
+        yield compare(f"forward {step}: cost", cost, self.case["cost"][step], region_layer.COST)
         (loss / (batch * subdivisions)).backward()  # the update is by the mean over the whole batch
         if step == 0:
             yield from _updates(self.net, self.arrays, scale=-batch * subdivisions)
@@ -144,20 +144,22 @@ class _Run:
         """Sum of the loss over the images, Darknet's cost, and what the recording has besides."""
         settings, raw = self.config.region, self.net.raw(images)
         outputs, cells, batch = head_outputs(raw, settings), tuple(raw.shape[-2:]), len(images)
-        grid, targets = region.cell_grid(settings, cells), region.region_targets(truth, cells)
+        grid, targets = region_layer.cell_grid(settings, cells), region_layer.region_targets(truth, cells)
         encoded = TargetEncoder(region_matcher(settings), YoloBoxCoder())(targets, grid, outputs)
-        loss = region.seen_loss(settings, seen=self.seen, batch=batch)
+        loss = region_layer.seen_loss(settings, seen=self.seen, batch=batch)
         total = batch * sum(loss(outputs, encoded, grid).values())
-        delta = region.region_delta(raw.detach(), settings, truth, seen=self.seen)
+        delta = region_layer.region_delta(raw.detach(), settings, truth, seen=self.seen)
         found = []
         if step == 0:
-            found.append(compare("forward 0: region output", activate(raw, settings), self.arrays["step0_region_output"], nets.LAYERS))
-            found.append(compare("forward 0: region delta", delta, self.arrays["step0_region_delta"], region.DELTAS))
+            found.append(
+                compare("forward 0: region output", activate(raw, settings), self.arrays["step0_region_output"], darknet_nets.LAYERS)
+            )
+            found.append(compare("forward 0: region delta", delta, self.arrays["step0_region_delta"], region_layer.DELTAS))
         statistics = loss.statistics(outputs, encoded, grid)
         printed = [float(number) for number in re.findall(r": +(-?nan|[\d.]+)", self.case["printed"][step])]
-        ours = [float(statistics[key]) for key in region.PRINTED]
-        found.append(compare(f"forward {step}: printed statistics", ours, printed, region.STATISTICS))
-        return total, region.darknet_cost(delta), found
+        ours = [float(statistics[key]) for key in region_layer.PRINTED]
+        found.append(compare(f"forward {step}: printed statistics", ours, printed, region_layer.STATISTICS))
+        return total, region_layer.darknet_cost(delta), found
 
     def _classifier(self, step: int, images: Tensor, truth: np.ndarray) -> tuple[Tensor, float, list[Comparison]]:
         """[softmax] holds the cross-entropy; a [cost] behind it adds its squared error, whose delta is the same, truth - p."""

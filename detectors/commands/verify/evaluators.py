@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from detectors.annotations import Annotations
+from detectors.commands.verify.comparison import Comparison, Fixture, Tolerance, absent, agree, compare, merge
+from detectors.commands.verify.recordings import Folder, Settings
 from detectors.metrics.coco import STATISTICS, evaluate_coco, evaluate_json
 from detectors.metrics.voc import ap_11_point, ap_area, evaluate_voc
-from detectors.structures import Annotations, Detections
-from detectors.verification.comparison import Comparison, Fixture, Tolerance, absent, agree, compare, merge
-from detectors.verification.files import Folder, Settings
+from detectors.structures import Detections
 
 SAME = Tolerance(absolute=1e-9)
 CURVE = Tolerance(absolute=1e-5)  # Caffe's own, in the test that the pair is from

@@ -20,14 +20,14 @@ from torch import Tensor, nn
 
 from detectors.boxes import pairwise_iou, xyxy_to_cxcywh
 from detectors.coders import YoloBoxCoder
+from detectors.commands.verify.comparison import Comparison, Fixture, Tolerance, agree, compare
+from detectors.commands.verify.presets import preset_loss
+from detectors.commands.verify.recordings import Arrays, Folder
+from detectors.commands.verify.region_layer import COST, darknet_cost, delta_of
+from detectors.commands.verify.ssd_recordings import padded_targets
 from detectors.matching import ResponsibleCellMatcher
 from detectors.structures import AnchorGrid, EncodedTargets, HeadOutputs, Level, Targets
 from detectors.targets import TargetEncoder
-from detectors.verification.comparison import Comparison, Fixture, Tolerance, agree, compare
-from detectors.verification.files import Arrays, Folder
-from detectors.verification.presets import preset_loss
-from detectors.verification.region import COST, darknet_cost, delta_of
-from detectors.verification.ssd import padded_targets
 
 COURSE = Tolerance(absolute=1e-9, relative=1e-9)
 SINGLE = Tolerance(absolute=1e-6)  # stored as float32

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from detectors.building import build
-from detectors.checking import check
-from detectors.config import Config, composed
+from detectors.config.build import build
+from detectors.config.check import check
+from detectors.config.schema import Config, composed
 from detectors.matching import MultiBoxMatcher
 
 

@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from detectors.anchors import YoloAnchors
 from detectors.boxes import xyxy_to_cxcywh
 from detectors.coders import YoloBoxCoder
+from detectors.commands.verify.comparison import Comparison, Fixture, Tolerance, agree, compare
+from detectors.commands.verify.recordings import Arrays, Folder, Settings
+from detectors.darknet.framing import frame
+from detectors.darknet.region import activate, darknet_index, detect, head_outputs, region_loss, region_matcher
+from detectors.darknet.sections import Region
 from detectors.postprocess import PostProcess, to_original
 from detectors.structures import AnchorGrid, Detections, HeadOutputs, Matcher, Targets
 from detectors.targets import TargetEncoder
-from detectors.verification.comparison import Comparison, Fixture, Tolerance, agree, compare
-from detectors.verification.files import Arrays, Folder, Settings
-from detectors.weights.darknet_images import frame
-from detectors.weights.darknet_layers import Region
-from detectors.weights.darknet_region import activate, darknet_index, detect, head_outputs, region_loss, region_matcher
 
 VALUES = Tolerance(absolute=1e-5)
 DELTAS = Tolerance(absolute=3e-5, relative=1e-5)

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 
 from detectors.coders import SSDBoxCoder
+from detectors.commands.verify import ssd_recordings
+from detectors.commands.verify.comparison import EXACT, Comparison, Fixture, Tolerance, absent, agree, compare
+from detectors.commands.verify.recordings import Arrays, Folder
+from detectors.commands.verify.region_layer import anchor_numbers
 from detectors.layers import L2Norm
 from detectors.postprocess import PostProcess, ssd_scores
 from detectors.structures import Detections, HeadOutputs
-from detectors.verification import ssd
-from detectors.verification.comparison import EXACT, Comparison, Fixture, Tolerance, absent, agree, compare
-from detectors.verification.files import Arrays, Folder
-from detectors.verification.region import anchor_numbers
 
 FOUND = Tolerance(absolute=1e-5, relative=1e-5)
 LIMITS: dict[str, dict[str, Any]] = {  # how many an original takes before suppression in each class, and keeps in all
@@ -38,8 +38,8 @@ def l2norm(folder: Folder, name: Path) -> Iterator[Fixture]:
 
 def _detections(arrays: Arrays, folder: Path) -> Iterator[Comparison]:
     arrays.skip("notes", "margins")
-    loc, conf = ssd.predictions(arrays)
-    outputs, grid = HeadOutputs(loc.double(), conf.double()), ssd.grid(arrays, folder, torch.float64)
+    loc, conf = ssd_recordings.predictions(arrays)
+    outputs, grid = HeadOutputs(loc.double(), conf.double()), ssd_recordings.grid(arrays, folder, torch.float64)
     boxes = SSDBoxCoder().decode(outputs.offsets, grid)[0]
     for prefix, limits in LIMITS.items():
         if f"{prefix}_det" not in arrays:
@@ -58,7 +58,7 @@ def _detections(arrays: Arrays, folder: Path) -> Iterator[Comparison]:
 
 def _rows(prefix: str, found: Detections, recorded: np.ndarray) -> Iterator[Comparison]:
     """recorded: rows [label, score, x1, y1, x2, y2], in whatever order."""
-    ours = torch.cat([found.labels[:, None] + 1, found.scores[:, None], found.boxes / ssd.SIDE], 1).numpy()
+    ours = torch.cat([found.labels[:, None] + 1, found.scores[:, None], found.boxes / ssd_recordings.SIDE], 1).numpy()
     ours, recorded = (rows[np.lexsort((-rows[:, 1], rows[:, 0]))] for rows in (ours, recorded))
     if np.array_equal(ours[:, 0], recorded[:, 0]):
         ours = np.concatenate([_paired(ours[rows], recorded[rows]) for rows in _blocks(recorded[:, 0])] or [ours])

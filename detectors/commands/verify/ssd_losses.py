@@ -18,12 +18,12 @@ from torch import Tensor
 
 from detectors.boxes import pairwise_iou
 from detectors.coders import SSDBoxCoder
+from detectors.commands.verify import ssd_recordings
+from detectors.commands.verify.comparison import EXACT, Comparison, Fixture, Tolerance, agree, compare, known
+from detectors.commands.verify.presets import preset_loss, preset_matcher
+from detectors.commands.verify.recordings import Arrays, Folder
 from detectors.structures import BACKGROUND, AnchorGrid, EncodedTargets, HeadOutputs, Matches, Targets
 from detectors.targets import TargetEncoder
-from detectors.verification import ssd
-from detectors.verification.comparison import EXACT, Comparison, Fixture, Tolerance, agree, compare, known
-from detectors.verification.files import Arrays, Folder
-from detectors.verification.presets import preset_loss, preset_matcher
 
 # The originals compute in float32: 6e-8 of an edge is 1e-4 of the target of a truth whose side is 0.003, after a division by 0.2.
 TARGETS = Tolerance(absolute=1e-4, relative=2e-5)
@@ -94,8 +94,8 @@ def fixtures(folder: Folder, name: Path) -> Iterator[Fixture]:
 def _loss(arrays: Arrays, folder: Path, program: Program) -> Iterator[Comparison]:
     same = program.prefix != "caffe" and bool(arrays[f"{program.prefix}_equals_caffe"])
     recorded = Recorded(arrays, "caffe" if same else program.prefix)
-    found, grid = ssd.targets(arrays), ssd.grid(arrays, folder)
-    loc, conf = ssd.predictions(arrays)
+    found, grid = ssd_recordings.targets(arrays), ssd_recordings.grid(arrays, folder)
+    loc, conf = ssd_recordings.predictions(arrays)
     ours = TargetEncoder(preset_matcher(program.matching), SSDBoxCoder())(found, grid).matched
     if (reason := _unfit(recorded, found)) is not None:
         arrays.skip(*(name for name in arrays if name.startswith(f"{recorded.prefix}_")))
@@ -105,7 +105,7 @@ def _loss(arrays: Arrays, folder: Path, program: Program) -> Iterator[Comparison
         return
     matched, comparison = _positives(ours, recorded, arrays, pairwise_iou(found.boxes, grid.boxes), greedy=program.prefix == "caffe")
     yield comparison
-    exact = ssd.targets(arrays, torch.float64), ssd.grid(arrays, folder, torch.float64)
+    exact = ssd_recordings.targets(arrays, torch.float64), ssd_recordings.grid(arrays, folder, torch.float64)
     wide = TargetEncoder(RecordedMatcher(matched), SSDBoxCoder())(*exact)
     image, prior = recorded.pairs("pos").T
     yield compare("labels", wide.labels[image, prior] + 1, recorded["pos_label"], EXACT)

@@ -17,18 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detectors.commands.convert import parameter_names
+from detectors.commands.convert.ssd_ports import COCO_OUTPUTS, COCO_UNUSED
+from detectors.commands.verify.comparison import EXACT, Comparison, Fixture, Tolerance, absent, agree, compare, merge
+from detectors.commands.verify.recordings import Arrays, Folder
+from detectors.commands.verify.ssd_recordings import BUILDERS
+from detectors.commands.verify.streams import pcg
 from detectors.models.detector import Detector
 from detectors.structures import HeadOutputs
-from detectors.verification.comparison import EXACT, Comparison, Fixture, Tolerance, absent, agree, compare, merge
-from detectors.verification.files import Arrays, Folder
-from detectors.verification.ssd import BUILDERS
-from detectors.verification.streams import pcg
-from detectors.weights import names
-from detectors.weights.ssd import COCO_OUTPUTS, COCO_UNUSED
 
 MEAN = (0.48235, 0.45882, 0.40784)
 RELATIVE = 1e-4  # of a level's spread
-RULES = {"torchvision": names.torchvision, "ssd_pytorch": names.ssd_pytorch}
+RULES = {"torchvision": parameter_names.torchvision, "ssd_pytorch": parameter_names.ssd_pytorch}
 
 
 def nets(folder: Folder, name: Path) -> Iterator[Fixture]:
@@ -51,7 +51,7 @@ def _net(arrays: Arrays, stem: str) -> Iterator[Comparison]:
     detector = BUILDERS[side](num_classes=int(arrays["num_classes"]) - 1).eval()
     yield from _fill(detector, arrays)
     if "keys" in arrays:
-        rule = names.torchvision(len(arrays["level_stats"]))
+        rule = parameter_names.torchvision(len(arrays["level_stats"]))
         yield agree("torchvision's names", [rule.get(key) for key in arrays["keys"].tolist()], arrays["caffe_keys"].tolist())
     image = pcg(int(arrays["seed"]) + 1, 3 * side * side).astype(np.float32).reshape(1, 3, side, side)
     yield agree("image: sha256", hashlib.sha256(image.tobytes()).hexdigest(), str(arrays["img_sha256"]))
@@ -64,7 +64,7 @@ def _net(arrays: Arrays, stem: str) -> Iterator[Comparison]:
 
 def _fill(detector: Detector, arrays: Arrays) -> Iterator[Comparison]:
     """Sets every parameter, and compares what was drawn with the recording's hashes and first numbers."""
-    state = {names.ours(name): tensor for name, tensor in detector.state_dict().items()}
+    state = {parameter_names.ours(name): tensor for name, tensor in detector.state_dict().items()}
     keys, shapes = arrays["caffe_keys"].tolist(), [ast.literal_eval(shape) for shape in arrays["shapes"].tolist()]
     yield compare("shapes of the parameters", [list(state[key].shape) for key in keys] == [list(s) for s in shapes], True, EXACT)
     yield agree("names of the parameters", set(state), set(keys))

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detectors.commands.verify.comparison import EXACT, Comparison, Fixture, Tolerance, agree, compare
+from detectors.commands.verify.recordings import Arrays, Folder
+from detectors.commands.verify.streams import pcg_normal
 from detectors.models.detector import Detector
 from detectors.models.ssd import ssd300, ssd512
 from detectors.structures import AnchorGrid, Level, Targets
-from detectors.verification.comparison import EXACT, Comparison, Fixture, Tolerance, agree, compare
-from detectors.verification.files import Arrays, Folder
-from detectors.verification.streams import pcg_normal
 
 BUILDERS: dict[int, Callable[..., Detector]] = {300: ssd300, 512: ssd512}  # by the input's side
 PRIORS = Tolerance(absolute=1e-6)

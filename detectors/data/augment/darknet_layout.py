@@ -12,8 +12,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from detectors.data.fitting import GREY  # Darknet's .5 is 127.5; the letterbox of the evaluation has 127, too
-from detectors.data.photometric import Shade, draw_shade, shade
+from detectors.data.augment.fitting import GREY  # Darknet's .5 is 127.5; the letterbox of the evaluation has 127, too
+from detectors.data.augment.photometric import Shade, draw_shade, shade
 
 MIN_SIDE = 0.001  # of the model's input; thinner truths are dropped
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detectors.data.transforms import TransformedSample
+from detectors.data.augment.transforms import TransformedSample
 
 CUT = (0.2, 0.8)  # mosaic: where the four images meet, as a fraction of either side
 MIN_SIDE = 1.0  # pixels; thinner truths are not trained on

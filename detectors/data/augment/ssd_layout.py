@@ -13,9 +13,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from detectors.data.area_resize import resize_on_canvas
-from detectors.data.photometric import Distortion, distort, draw_distortion
-from detectors.data.ssd_sampling import Expansion, draw_expansion, draw_window, expand_boxes, pixels_of, project_boxes
+from detectors.data.augment.area_resize import resize_on_canvas
+from detectors.data.augment.photometric import Distortion, distort, draw_distortion
+from detectors.data.augment.ssd_sampling import Expansion, draw_expansion, draw_window, expand_boxes, pixels_of, project_boxes
 
 MEAN_RGB = (123, 117, 104)  # what Caffe subtracts; on the canvas it becomes 0
 WIDE = 4.5  # times the image: from such a canvas on, cv2.INTER_AREA is slower than data/area_resize.py

@@ -19,10 +19,10 @@ import numpy as np
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # before the import, which asks a server for the newest version otherwise
 import albumentations
 
-from detectors.data.darknet_layout import DarknetCrop, DarknetPlacement
-from detectors.data.fitting import GREY, RESIZES, resize
-from detectors.data.ssd_layout import SSDLayout
-from detectors.data.ssd_sampling import MAX_ZOOM
+from detectors.data.augment.darknet_layout import DarknetCrop, DarknetPlacement
+from detectors.data.augment.fitting import GREY, RESIZES, resize
+from detectors.data.augment.ssd_layout import SSDLayout
+from detectors.data.augment.ssd_sampling import MAX_ZOOM
 
 MIN_SIDE = 1.0  # pixels of the model input; thinner truths are not trained on
 CENTRE_SIDE = 0.02  # pixels; see _augment_boxes
@@ -89,12 +89,12 @@ class LayOut(albumentations.DualTransform):
         return self.layout.boxes(truths, draws, original, size)
 
 
-def none() -> Augmentation:
+def no_augmentation() -> Augmentation:
     """Resizing only."""
     return Augmentation(max_zoom=1.0)
 
 
-def light() -> Augmentation:
+def light_augmentation() -> Augmentation:
     """Mirror; zoom and shift mildly, with a slight change of the aspect ratio; change colours mildly."""
     ranges = {"scale": (0.85, 1.2), "translate_percent": (-0.1, 0.1)}  # drawn for x and for y
     affine = albumentations.Affine(**ranges, interpolation=cv2.INTER_LINEAR, fill=GREY, p=1.0)
@@ -102,7 +102,7 @@ def light() -> Augmentation:
     return Augmentation([albumentations.HorizontalFlip(p=0.5), affine], [jitter], max_zoom=1.2)
 
 
-def ssd(
+def ssd_augmentation(
     *,
     brightness: float = 32.0,
     contrast: float = 0.5,
@@ -124,13 +124,15 @@ def ssd(
     return Augmentation(layout=SSDLayout(brightness, contrast, saturation, hue, expand, colour_last), resize="stretch", max_zoom=MAX_ZOOM)
 
 
-def darknet(*, jitter: float = 0.3, hue: float = 0.1, saturation: float = 1.5, exposure: float = 1.5, max_boxes: int = 30) -> Augmentation:
+def darknet_augmentation(
+    *, jitter: float = 0.3, hue: float = 0.1, saturation: float = 1.5, exposure: float = 1.5, max_boxes: int = 30
+) -> Augmentation:
     """Darknet's since June 2017. Keywords as in a cfg: hue in turns, saturation and exposure the largest factors; max_boxes is `max`."""
     settings = _darknet_settings(jitter, hue, saturation, exposure, max_boxes)
     return Augmentation(layout=DarknetPlacement(**settings), resize="letterbox", max_zoom=1.0)
 
 
-def darknet_2016(
+def darknet_2016_augmentation(
     *, jitter: float = 0.2, hue: float = 0.1, saturation: float = 1.5, exposure: float = 1.5, max_boxes: int = 30
 ) -> Augmentation:
     """Darknet's of 2016, with crop jitter. Keywords as in a cfg."""
@@ -138,7 +140,7 @@ def darknet_2016(
     return Augmentation(layout=DarknetCrop(**settings), resize="stretch", max_zoom=1 / (1 - 2 * jitter))
 
 
-def course() -> Augmentation:
+def course_augmentation() -> Augmentation:
     """The list of the Keras course (experiencor/keras-yolo2, preprocessing.py) with albumentations' own steps: zoom, shift, mirror; then up
     to five of seven kinds of noise. docs/data.md says what differs."""
     ranges = {"scale": (1.0, 1.1), "translate_percent": (-0.045, 0.045), "keep_ratio": True}
@@ -147,6 +149,16 @@ def course() -> Augmentation:
     some = [albumentations.RandomOrder(steps, n=count, replace=False) for count in range(1, 6)]
     colour = albumentations.OneOf([albumentations.NoOp(p=1.0), *some], p=1.0)
     return Augmentation([zoom, albumentations.HorizontalFlip(p=0.5)], [colour], max_zoom=1.1)
+
+
+AUGMENTATIONS: dict[str, Callable[..., Augmentation]] = {
+    "none": no_augmentation,
+    "light": light_augmentation,
+    "ssd": ssd_augmentation,
+    "darknet": darknet_augmentation,
+    "darknet_2016": darknet_2016_augmentation,
+    "course": course_augmentation,
+}
 
 
 def course_colour() -> list[albumentations.BasicTransform | albumentations.BaseCompose]:
@@ -238,7 +250,7 @@ def build_transform(*, augment: Augmentation, size: tuple[int, int], resize: str
         raise ValueError(f"resize={resize!r}: choose one of {', '.join(RESIZES)}")
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"size={tuple(size)}: give (height, width) of the model's input in pixels")
-    return Transform(size=size, resize=resize, augmentation=augment if train else none(), min_side=MIN_SIDE if train else 0.0)
+    return Transform(size=size, resize=resize, augmentation=augment if train else no_augmentation(), min_side=MIN_SIDE if train else 0.0)
 
 
 def clip(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:

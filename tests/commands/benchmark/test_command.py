@@ -10,10 +10,10 @@ import torch
 from numpy.testing import assert_allclose
 from PIL import Image
 
-from detectors import benchmark
+from detectors.commands.benchmark import command
+from detectors.commands.benchmark.torchvision_pipelines import PIPELINES, READERS, TorchvisionPipeline
 from detectors.data.shapes import write_shapes
 from detectors.data.voc import read_voc
-from detectors.torchvision_pipelines import PIPELINES, READERS, TorchvisionPipeline
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_placement_and_crop_follow_the_pixels(annotations, tmp_path):
 def test_the_table_and_the_file(tmp_path, capsys):
     """Every rate of every round, and a ratio within each round, recomputed from the file."""
     file, settings = tmp_path / "rates.json", ["data.shapes.train=3", "data.shapes.val=1", f"data.root={tmp_path}"]
-    benchmark.main(
+    command.main(
         ["data", *settings, "--augment", "none", "course", "--size", "32", "32", "--images", "2", "--rounds", "3", "--json", str(file)]
     )
     printed, rates = capsys.readouterr().out, json.loads(file.read_text())["rates"]
@@ -71,5 +71,5 @@ def test_the_table_and_the_file(tmp_path, capsys):
 
 def test_nothing_to_measure_is_refused(capsys):
     with pytest.raises(SystemExit, match="2"):
-        benchmark.main(["data", "--rounds", "0"])
+        command.main(["data", "--rounds", "0"])
     assert "--rounds 0: must be 1 or more" in capsys.readouterr().err

@@ -13,11 +13,12 @@ import torch
 from numpy.testing import assert_array_equal
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from detectors import browse, parts
+from detectors.commands.browse import command
 from detectors.drawing import CAPTION, class_colours
+from detectors.training import assemble
 from tests.data.files import box_xml, write_voc
 from tests.test_configs import checked
-from tests.test_parts import stored
+from tests.training.test_assemble import stored
 
 PAGES = {"samples_1", "samples_2", "epochs", "anchors_1", "anchors_2"}
 
@@ -37,12 +38,12 @@ def shapes(tmp_path_factory) -> list[str]:
 @pytest.fixture(scope="module")
 def browsed(shapes, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("browsed")
-    browse.main([*shapes, "--anchors", "--images", "18", "--width", "400", "--output", str(folder)])
+    command.main([*shapes, "--anchors", "--images", "18", "--width", "400", "--output", str(folder)])
     return folder
 
 
-def opened(*arguments: str) -> list[browse.Source]:
-    return list(browse.open_sources(browse._arguments(list(arguments))))
+def opened(*arguments: str) -> list[command.Source]:
+    return list(command.open_sources(command._arguments(list(arguments))))
 
 
 def read(path: Path) -> np.ndarray:
@@ -71,7 +72,7 @@ def test_tensorboard_has_the_same_pictures(browsed):
 
 
 def test_a_second_run_writes_the_same_bytes_and_says_where(shapes, browsed, tmp_path, capsys):
-    browse.main([*shapes, "--anchors", "--images", "18", "--width", "400", "--output", str(tmp_path)])
+    command.main([*shapes, "--anchors", "--images", "18", "--width", "400", "--output", str(tmp_path)])
     for name in PAGES:
         assert (tmp_path / f"{name}.png").read_bytes() == (browsed / f"{name}.png").read_bytes(), name
     printed = capsys.readouterr().out.splitlines()
@@ -80,7 +81,7 @@ def test_a_second_run_writes_the_same_bytes_and_says_where(shapes, browsed, tmp_
 
 
 def test_a_folder_of_its_own_for_each_call(shapes, tmp_path):
-    browse.main([*shapes, f"paths.output={tmp_path}", "--images", "1", "--epochs", "1", "--width", "400", "--format", "jpg"])
+    command.main([*shapes, f"paths.output={tmp_path}", "--images", "1", "--epochs", "1", "--width", "400", "--format", "jpg"])
     (folder,) = (tmp_path / "browse").iterdir()
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_yolov2_160", folder.name)
     assert {path.name for path in folder.glob("*.jpg")} == {"samples.jpg", "epochs.jpg"}
@@ -93,7 +94,7 @@ SCALES = ["input.multi_scale={min: 96, max: 160, every: 1, final_steps: 1}", "tr
 def test_what_is_shown_is_what_training_gets(shapes, more):
     """From step 2 on and into the second epoch; in multi-scale training at the sizes of the steps."""
     (source,) = opened(*shapes, *more, "--step", "2", "--images", "12")
-    loader = parts.train_loader(checked(*shapes, *more), source.annotations, start_step=2)
+    loader = assemble.train_loader(checked(*shapes, *more), source.annotations, start_step=2)
     batches = list(islice(iter(loader), 3))
     expected = [(image.permute(1, 2, 0), info.index) for batch in batches for image, info in zip(batch.images, batch.infos, strict=True)][
         :12
@@ -138,8 +139,8 @@ def test_boxes_are_drawn_where_the_objects_are(rectangle):
     (source,) = opened(*rectangle, "data.train_difficult=false", "--images", "1")
     (shown,) = source.shown
     cat, dog = class_colours(2)
-    original = browse.original_cell(source, 0, 400)[CAPTION:]
-    sample = browse.sample_cell(source, shown.key, shown.sample, 400)[CAPTION:]
+    original = command.original_cell(source, 0, 400)[CAPTION:]
+    sample = command.sample_cell(source, shown.key, shown.sample, 400)[CAPTION:]
     assert original.shape == (200, 400, 3) and sample.shape == (400, 400, 3)
     for picture, top in ((original, 40), (sample, 140)):  # the letterbox's bars are 100 rows of the picture
         left, right, bottom = 80, 239, top + 119
@@ -156,7 +157,7 @@ def test_anchors_are_drawn_in_the_colour_of_their_truth(rectangle):
     (source,) = opened(*rectangle, "model=yolov2_160", "--anchors", "--images", "1")
     (shown,) = source.shown
     assert_array_equal(shown.anchors.counts, [1, 1])
-    picture = browse.anchor_cell(source, shown, 480)[CAPTION:]
+    picture = command.anchor_cell(source, shown, 480)[CAPTION:]
     for colour, anchor in zip(class_colours(2), shown.anchors.anchors * 3, strict=True):
         x0, y0, x1, y1 = np.clip(anchor.round().astype(int), 0, 480)
         edges = picture[y0:y1, [x0, x1 - 1]].reshape(-1, 3), picture[[y0, y1 - 1], x0:x1].reshape(-1, 3)
@@ -171,26 +172,26 @@ def test_a_truth_without_anchors_is_dashed(tmp_path):
     (source,) = opened("data=voc", f"data.root={root}", "data.val=[train]", "augment=none", "--anchors", "--images", "1")
     (shown,) = source.shown
     assert_array_equal(shown.anchors.counts, [0, 1])
-    picture = browse.anchor_cell(source, shown, 480)[CAPTION:]
+    picture = command.anchor_cell(source, shown, 480)[CAPTION:]
     assert set(np.unique(picture[120, 200:300])) == {0, 255}  # top of the first truth, beside the name of the second
     assert (picture[303:312, 122:148] == 255).all(-1).mean() > 0.3  # its own name and 0, below it on white
 
 
 def test_other_splits_as_evaluation_sees_them(shapes, tmp_path, capsys):
-    browse.main([*shapes, "--split", "val", "--images", "9", "--anchors", "--width", "400", "--output", str(tmp_path)])
+    command.main([*shapes, "--split", "val", "--images", "9", "--anchors", "--width", "400", "--output", str(tmp_path)])
     assert {path.name for path in tmp_path.glob("*.png")} == {"samples.png", "originals.png", "anchors.png"}
     assert "shapes val: 3 images" in (printed := capsys.readouterr().out)
     assert "; 3 shown\n" in printed
     (source,) = opened(*shapes, "--split", "val")
-    (batch,) = parts.eval_loader(source.config, source.annotations, batch_size=3)
+    (batch,) = assemble.eval_loader(source.config, source.annotations, batch_size=3)
     for shown, image in zip(source.shown, batch.images, strict=True):
         assert_array_equal(shown.sample.image, image.permute(1, 2, 0))
 
 
 def test_rows_of_configurations(shapes, tmp_path, capsys):
     rows = ["model=yolov2_160,model.width=0.125", "model=ssd160,model.width=0.125,input.size=[160,160]"]
-    browse.main([*shapes[:3], "--compare", *rows, "--images", "3", "--anchors", "--width", "300", "--output", str(tmp_path)])
-    browse.main([*shapes, "--compare", "augment=none", "augment=light", "--epochs", "2", "--width", "300", "--output", str(tmp_path)])
+    command.main([*shapes[:3], "--compare", *rows, "--images", "3", "--anchors", "--width", "300", "--output", str(tmp_path)])
+    command.main([*shapes, "--compare", "augment=none", "augment=light", "--epochs", "2", "--width", "300", "--output", str(tmp_path)])
     assert {path.name for path in tmp_path.glob("*.png")} == {"compared_anchors.png", "compared_epochs.png"}
     assert read(tmp_path / "compared_anchors.png").shape == (2 * (97 + CAPTION) + 4, 3 * 97 + 8, 3)
     assert read(tmp_path / "compared_epochs.png").shape == (2 * (148 + CAPTION) + 4, 2 * 148 + 4, 3)
@@ -218,9 +219,9 @@ def test_a_broken_image_is_named(rectangle, tmp_path, capsys):
     (root / "JPEGImages/b.jpg").write_bytes(b"no image")
     words = [*rectangle, "data.val=[both]", "--split", "val", "--output", str(tmp_path / "out")]
     with pytest.raises(SystemExit, match="2"):
-        browse.main([*words, "data.on_error=stop"])
+        command.main([*words, "data.on_error=stop"])
     assert "JPEGImages/b.jpg: " in capsys.readouterr().err
-    browse.main([*words, "data.on_error=skip"])
+    command.main([*words, "data.on_error=skip"])
     said = capsys.readouterr()
     assert re.search(r"left out: \S+/JPEGImages/b\.jpg: ", said.err)
     assert "voc val: 2 images, 3 boxes of 2 classes; 1 shown" in said.out
@@ -243,7 +244,7 @@ def test_a_broken_image_is_named(rectangle, tmp_path, capsys):
 )
 def test_mistakes_give_one_message(shapes, words, message, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
-        browse.main([*shapes[:3], *words, f"paths.output={tmp_path}"])
+        command.main([*shapes[:3], *words, f"paths.output={tmp_path}"])
     said = capsys.readouterr()
     assert re.search(message, said.err)
     assert "Traceback" not in said.err
@@ -254,7 +255,7 @@ def test_a_split_without_images(rectangle, capsys):
     root = Path(rectangle[1].partition("=")[2])
     (root / "ImageSets/Main/none.txt").write_text("")
     with pytest.raises(SystemExit, match="2"):
-        browse.main([*rectangle, "data.train=[none]", "data.class_names=[cat,dog]"])
+        command.main([*rectangle, "data.train=[none]", "data.class_names=[cat,dog]"])
     assert re.search(r"data\.train=\[.none.\]: there is no image in this split|none\.txt", capsys.readouterr().err)
 
 

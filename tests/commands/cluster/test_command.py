@@ -1,4 +1,4 @@
-"""python -m detectors.cluster: YOLO9000's number on VOC2007, frames, what is printed and pasted, and what mistakes say."""
+"""detectors cluster: YOLO9000's number on VOC2007, frames, what is printed and pasted, and what mistakes say."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 from numpy.testing import assert_allclose
 from PIL import Image
 
-from detectors.checking import check
-from detectors.cluster import main
-from detectors.config import composed
+from detectors.commands.cluster.command import main
+from detectors.config.check import check
+from detectors.config.schema import composed
+from tests.commands.cluster.test_kmeans import naive_iou
 from tests.data.files import box_xml, write_voc
-from tests.test_clustering import naive_iou
 
 KINDS = {"cat": [(20, 30), (24, 30), (10, 12)], "dog": [(50, 25), (40, 40), (60, 44)]}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from detectors.clustering import Shapes, best_iou, kmeans, shapes_of, size_search, size_start
+from detectors.commands.cluster.kmeans import Shapes, best_iou, kmeans, shapes_of, size_search, size_start
 
 
 def naive_iou(a, b) -> float:

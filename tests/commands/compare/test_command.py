@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from detectors import compare
+from detectors.commands.compare import command
 
 
 def write_run(folder, name: str, **changes) -> None:
@@ -44,7 +44,7 @@ def write_run(folder, name: str, **changes) -> None:
 def test_the_table_and_the_file_hold_both_runs(tmp_path, capsys):
     write_run(tmp_path / "a", "one")
     write_run(tmp_path / "b", "two", images_seen=400)
-    compare.main([str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(tmp_path / "out" / "comparison")])
+    command.main([str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(tmp_path / "out" / "comparison")])
     content = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert [run["name"] for run in content["runs"]] == ["one", "two"]
     first = content["runs"][0]
@@ -59,15 +59,15 @@ def test_the_table_and_the_file_hold_both_runs(tmp_path, capsys):
 
 def test_what_is_missing_is_said(tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
-        compare.main([str(tmp_path / "nothing")])
+        command.main([str(tmp_path / "nothing")])
     assert end.value.code == 2
     assert "is " in (message := capsys.readouterr().err)
     assert "summary.json: no such file" in message
     write_run(tmp_path / "a", "one")
     with pytest.raises(SystemExit):
-        compare.main([str(tmp_path / "a"), "--split", "test"])
+        command.main([str(tmp_path / "a"), "--split", "test"])
     assert f"python evaluate.py run={tmp_path / 'a'} split=test" in capsys.readouterr().err
     (tmp_path / "a" / "summary.json").write_text("{")
     with pytest.raises(SystemExit):
-        compare.main([str(tmp_path / "a")])
+        command.main([str(tmp_path / "a")])
     assert "summary.json: no JSON" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""python -m detectors.convert in tests, and detectors with random numbers in all their parts."""
+"""detectors convert in tests, and detectors with random numbers in all their parts."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from detectors import convert
+from detectors.commands.convert import command
 
 NARROW = 0.125
 
 
 def run(*arguments: str | Path) -> None:
-    convert.main([str(argument) for argument in arguments])
+    command.main([str(argument) for argument in arguments])
 
 
 def refused(capsys, *arguments: str | Path) -> str:

@@ -1,4 +1,4 @@
-"""python -m detectors.convert: what it makes is used by predict and evaluate, the way back is exact, and every refusal says why."""
+"""detectors convert: what it makes is used by predict and evaluate, the way back is exact, and every refusal says why."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection import ssd300_vgg16
 
-from detectors import checkpoint as ckpt
-from detectors import engine, parts, predict
-from detectors.conversion.checkpoints import read_names
-from detectors.data.coco import COCO_CLASSES
-from detectors.data.voc import VOC_CLASSES
+from detectors.commands.convert import parameter_names, ssd_ports
+from detectors.commands.predict import command
+from detectors.data.class_names import COCO_CLASSES, VOC_CLASSES, read_names
 from detectors.metrics.report import report
 from detectors.models.ssd import ssd300, ssd512
-from detectors.weights import names, ssd
-from tests.conversion.commands import NARROW, refused, run
+from detectors.training import assemble, engine
+from detectors.training import checkpoint as ckpt
+from tests.commands.convert.commands import NARROW, refused, run
 
 
 def renamed(detector: nn.Module, rule) -> dict[str, Tensor]:
     """Our weights under another program's names, in any width."""
-    caffe = {names.ours(name): tensor for name, tensor in detector.state_dict().items()}
+    caffe = {parameter_names.ours(name): tensor for name, tensor in detector.state_dict().items()}
     return {name: caffe[layer] for name, layer in rule(len(detector.head.offsets)).items()}
 
 
@@ -32,7 +31,7 @@ def renamed(detector: nn.Module, rule) -> dict[str, Tensor]:
 def narrow(tmp_path) -> Path:
     """A file with torchvision's names and 91 outputs, an eighth of its width."""
     path = tmp_path / "tv.pth"
-    torch.save(renamed(ssd300(num_classes=90, width=NARROW), names.torchvision), path)
+    torch.save(renamed(ssd300(num_classes=90, width=NARROW), parameter_names.torchvision), path)
     return path
 
 
@@ -58,7 +57,7 @@ def test_torchvisions_file_becomes_a_checkpoint_and_comes_back(tmp_path, image, 
     back = ckpt.read_tensors(tmp_path / "back.pth")
     assert list(back) == list(state)
     assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
-    predict.main([str(tmp_path / "ours.pt"), str(image), "--score", "0.01", "--output", str(tmp_path / "drawn"), "--device", "cpu"])
+    command.main([str(tmp_path / "ours.pt"), str(image), "--score", "0.01", "--output", str(tmp_path / "drawn"), "--device", "cpu"])
     assert (tmp_path / "drawn/image.png").is_file()
 
 
@@ -72,11 +71,11 @@ def test_91_outputs_become_cocos_80_classes(tmp_path, narrow, capsys):
     assert (model["sizes"], model["clip_default_boxes"], model["pixel_mean"]) == ("coco", "wh", [122.99925, 116.9991, 103.9992])
     assert stored.config["data"]["name"] == "coco2017"
     theirs = ckpt.read_tensors(narrow)["head.classification_head.module_list.1.bias"].view(-1, 91)
-    assert torch.equal(stored.model["head.class_logits.1.bias"].view(-1, 81), theirs[:, ssd.used_coco_columns()])
+    assert torch.equal(stored.model["head.class_logits.1.bias"].view(-1, 81), theirs[:, ssd_ports.used_coco_columns()])
     run(narrow, tmp_path / "all.pt", f"model.width={NARROW}", "--keep-91")
     stored = ckpt.load(tmp_path / "all.pt")
     assert [name for name in stored.class_names if not name.startswith("unused")] == list(COCO_CLASSES)
-    assert [number for number, name in enumerate(stored.class_names, 1) if name.startswith("unused")] == list(ssd.COCO_UNUSED)
+    assert [number for number, name in enumerate(stored.class_names, 1) if name.startswith("unused")] == list(ssd_ports.COCO_UNUSED)
 
 
 def test_a_converted_checkpoint_is_evaluated(tmp_path, narrow):
@@ -91,9 +90,9 @@ def test_a_converted_checkpoint_is_evaluated(tmp_path, narrow):
         "data.shapes.val=2",
     )
     stored = ckpt.load(tmp_path / "ours.pt")
-    detector, config = parts.load_detector(stored, torch.device("cpu"))
-    annotations = parts.read_annotations(config.data, "val")
-    detections, _ = engine.detect(detector, parts.eval_loader(config, annotations, batch_size=2), torch.device("cpu"), progress=False)
+    detector, config = assemble.load_detector(stored, torch.device("cpu"))
+    annotations = assemble.read_annotations(config.data, "val")
+    detections, _ = engine.detect(detector, assemble.eval_loader(config, annotations, batch_size=2), torch.device("cpu"), progress=False)
     assert len(detections.scores) == 2 * 200  # random weights: as many as are kept
     assert detections.labels.max() < 80
     detections = type(detections)(detections.image, detections.boxes, detections.scores, detections.labels % len(annotations.class_names))
@@ -106,7 +105,7 @@ def test_a_converted_checkpoint_is_evaluated(tmp_path, narrow):
 )
 def test_ssd_pytorch_chooses_its_default_boxes_by_the_number_of_classes(tmp_path, build, outputs, model, sizes):
     (tmp_path / "abc.names").write_text("a\nb\nc\n")
-    torch.save(renamed(build(num_classes=outputs - 1, width=NARROW), names.ssd_pytorch), tmp_path / "x.pth")
+    torch.save(renamed(build(num_classes=outputs - 1, width=NARROW), parameter_names.ssd_pytorch), tmp_path / "x.pth")
     chosen = [] if outputs == 21 else ["--names", tmp_path / "abc.names"]
     run(tmp_path / "x.pth", tmp_path / "ours.pt", *chosen, f"model.width={NARROW}")
     stored = ckpt.load(tmp_path / "ours.pt")
@@ -127,7 +126,7 @@ def test_other_classes_start_new_heads_and_say_so(tmp_path, narrow, capsys):
     assert sum(" from " in line for line in told) == 71 - 12
     stored = ckpt.load(tmp_path / "ours.pt")
     assert stored.class_names == VOC_CLASSES
-    parts.load_detector(stored, torch.device("cpu"))
+    assemble.load_detector(stored, torch.device("cpu"))
 
 
 def test_our_own_checkpoint_for_other_classes(tmp_path, narrow, capsys):

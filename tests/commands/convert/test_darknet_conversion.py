@@ -7,16 +7,17 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from detectors import checkpoint as ckpt
-from detectors import parts, predict
-from detectors.checking import check
-from detectors.config import merged
-from detectors.darknet_detector import darknet_detector
-from detectors.data.voc import VOC_CLASSES
+from detectors.commands.predict import command
+from detectors.config.check import check
+from detectors.config.schema import merged
+from detectors.darknet.cfg_detector import darknet_detector
+from detectors.darknet.weights import Header, convolutions, load_weights, save_weights
+from detectors.data.class_names import VOC_CLASSES
 from detectors.models.yolov2 import yolov2
-from detectors.weights.darknet import Header, convolutions, load_weights, save_weights
-from tests.conversion.commands import NARROW, refused, run, shaken
-from tests.weights import cfgs
+from detectors.training import assemble
+from detectors.training import checkpoint as ckpt
+from tests.commands.convert.commands import NARROW, refused, run, shaken
+from tests.darknet import cfgs
 
 
 @pytest.mark.parametrize("header", [Header(0, 1, 0, 77), Header(0, 2, 5, 2**33 + 1)])
@@ -32,7 +33,7 @@ def test_darknets_weights_come_back_byte_for_byte(tmp_path, header, named):
     stored = ckpt.load(tmp_path / "ours.pt")
     assert stored.class_names == VOC_CLASSES
     assert stored.config["input"]["size"] == [64, 64]
-    assert stored.config["model"]["_target_"].endswith("yolov2.yolov2" if named else "darknet_detector.darknet_detector")
+    assert stored.config["model"]["_target_"].endswith("yolov2.yolov2" if named else "cfg_detector.darknet_detector")
 
 
 def test_a_cfgs_detector_and_the_builders_agree(tmp_path):
@@ -70,7 +71,7 @@ def test_settings_of_the_cfg_are_taken_over(tmp_path):
     assert config["input"]["size"] == [64, 96]
     assert (config["loss"]["object_scale"], config["loss"]["ignore_iou"], config["loss"]["class_activation"]) == (7, 0.3, "logistic")
     assert config["model"]["nms_iou"] == 0.6
-    detector, _ = parts.load_detector(ckpt.load(tmp_path / "x.pt"), torch.device("cpu"))
+    detector, _ = assemble.load_detector(ckpt.load(tmp_path / "x.pt"), torch.device("cpu"))
     assert detector.postprocess.score_rule.__name__ == "yolo_logistic_scores"
     assert detector.postprocess.nms_iou == 0.6
 
@@ -81,7 +82,7 @@ def test_other_classes_for_darknets_weights(tmp_path, capsys):
     (tmp_path / "two.names").write_text("cat\ndog\n")
     run(tmp_path / "x.weights", tmp_path / "x.pt", "--cfg", cfg, "--names", tmp_path / "two.names")
     assert "its size depends on the number of classes" in capsys.readouterr().out
-    detector, _ = parts.load_detector(ckpt.load(tmp_path / "x.pt"), torch.device("cpu"))
+    detector, _ = assemble.load_detector(ckpt.load(tmp_path / "x.pt"), torch.device("cpu"))
     assert detector(torch.zeros(1, 3, 64, 64)).class_logits.shape == (1, 2 * 2 * 5, 2)
     # The configuration of another data set leaves the class names open while it is checked.
     check(merged(ckpt.load(tmp_path / "x.pt").config, ["data.class_names=null"]))
@@ -126,7 +127,7 @@ def test_real_weights_through_a_checkpoint(tmp_path, shared, weights, cfg, recor
     run(folder / f"weights/{weights}.weights", tmp_path / "x.pt", "--cfg", folder / f"cfg/{cfg}.cfg")
     run(tmp_path / "x.pt", tmp_path / "x.weights")
     assert (tmp_path / "x.weights").read_bytes() == (folder / f"weights/{weights}.weights").read_bytes()
-    detector, _ = parts.load_detector(ckpt.load(tmp_path / "x.pt"), torch.device("cpu"))
+    detector, _ = assemble.load_detector(ckpt.load(tmp_path / "x.pt"), torch.device("cpu"))
     recorded = np.load(folder / "oracle/darknet_dog_224.npz")
     raw = torch.from_numpy(recorded[f"{record}__letterbox__raw"]).view(1, 5, -1, 7, 7).permute(0, 3, 4, 1, 2).flatten(1, 3)  # (1, A, 5 + C)
     with torch.no_grad():
@@ -134,7 +135,7 @@ def test_real_weights_through_a_checkpoint(tmp_path, shared, weights, cfg, recor
     tolerance = {"atol": 2e-3 if record == "voc_bn" else 5e-5, "rtol": 0}
     assert_close(found.class_logits, raw[..., 5:], **tolerance)
     assert_close(found.objectness, raw[..., 4], **tolerance)
-    predict.main([str(tmp_path / "x.pt"), str(folder / "oracle/dog.jpg"), "--output", str(tmp_path / "drawn"), "--device", "cpu"])
+    command.main([str(tmp_path / "x.pt"), str(folder / "oracle/dog.jpg"), "--output", str(tmp_path / "drawn"), "--device", "cpu"])
     assert "dog.jpg: dog " in capsys.readouterr().out
 
 

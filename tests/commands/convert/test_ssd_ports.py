@@ -13,10 +13,10 @@ from torchvision.models.detection import SSD300_VGG16_Weights, ssd300_vgg16
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 
-from detectors.data.coco import COCO_CLASSES
+from detectors.commands.convert import parameter_names, ssd_ports
+from detectors.data.class_names import COCO_CLASSES
 from detectors.models.ssd import ssd160, ssd300, ssd512
-from detectors.weights import names, ssd
-from detectors.weights.transfer import fit
+from detectors.training.transfer import fit
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +39,10 @@ def theirs(request) -> nn.Module:
     return model
 
 
-def loaded(found: ssd.Found, detector: nn.Module) -> nn.Module:
+def loaded(found: ssd_ports.Found, detector: nn.Module) -> nn.Module:
     """Our detector with all the weights of a file."""
     state = detector.state_dict()
-    tensors = {name: found.tensors[names.ours(name)] for name in state}
+    tensors = {name: found.tensors[parameter_names.ours(name)] for name in state}
     transfer = fit(state, tensors, where="x.pth", twin={})
     assert not transfer.left
     detector.load_state_dict(transfer.state)
@@ -56,49 +56,49 @@ def on_meta(build, **keywords) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("program", ["torchvision", "ssd_pytorch"])
 def test_names_are_the_recorded_ones(recorded, program):
-    assert getattr(names, program)(6) == recorded[program]
+    assert getattr(parameter_names, program)(6) == recorded[program]
 
 
 @pytest.mark.parametrize("outputs", [21, 91])
 def test_names_come_in_the_order_of_torchvisions_state_dict(outputs):
     with torch.device("meta"):
         model = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=outputs)
-    assert list(names.torchvision(6)) == list(model.state_dict())
+    assert list(parameter_names.torchvision(6)) == list(model.state_dict())
 
 
 def test_names_of_the_classifier_are_torchvisions():
     with torch.device("meta"):
-        assert list(names.vgg16()) == list(torchvision.models.vgg16(weights=None).state_dict())
+        assert list(parameter_names.vgg16()) == list(torchvision.models.vgg16(weights=None).state_dict())
 
 
 @pytest.mark.parametrize(("build", "levels", "recording"), [(ssd300, 6, "mmdet300"), (ssd512, 7, "mmdet512")])
 def test_our_names_lead_to_caffes(recorded, build, levels, recording):
     """Each to one, and to all; in both sizes."""
-    mine = [names.ours(name) for name in on_meta(build, num_classes=20)]
+    mine = [parameter_names.ours(name) for name in on_meta(build, num_classes=20)]
     assert sorted(mine) == sorted(recorded[recording].values())
-    for rule in (names.torchvision, names.ssd_pytorch):
+    for rule in (parameter_names.torchvision, parameter_names.ssd_pytorch):
         assert sorted(rule(levels).values()) == sorted(mine)
 
 
 def test_batch_norm_has_no_name_in_caffe():
-    unnamed = [name for name in on_meta(ssd160, num_classes=1, batch_norm=True) if names.ours(name) is None]
+    unnamed = [name for name in on_meta(ssd160, num_classes=1, batch_norm=True) if parameter_names.ours(name) is None]
     assert unnamed
     assert all(".norm." in name for name in unnamed)
 
 
 def test_coco_columns(recorded):
     """Against the recorded rows, and against the names in torchvision's own table."""
-    columns = ssd.used_coco_columns()
+    columns = ssd_ports.used_coco_columns()
     assert columns == recorded["coco91_rows_for_81"]
     table = SSD300_VGG16_Weights.COCO_V1.meta["categories"]
     assert ["__background__", *COCO_CLASSES] == [table[column] for column in columns]
-    assert {table[column] for column in ssd.COCO_UNUSED} == {"N/A"}
+    assert {table[column] for column in ssd_ports.COCO_UNUSED} == {"N/A"}
 
 
 def test_outputs_equal_torchvisions(theirs):
     """The whole of it: pixels, network, default boxes. Raw head outputs within 1e-4; boxes within 1e-3 pixels."""
     outputs = theirs.head.classification_head.num_columns
-    found = ssd.read(theirs.state_dict(), "torchvision", "x.pth")
+    found = ssd_ports.read(theirs.state_dict(), "torchvision", "x.pth")
     assert (found.levels, found.outputs) == (6, outputs)
     ours = loaded(found, ssd300(num_classes=outputs - 1, sizes="coco", **found.settings))
     images = torch.rand(1, 3, 300, 300, generator=torch.Generator().manual_seed(0))
@@ -122,13 +122,13 @@ def test_the_way_back_is_bit_for_bit(theirs, kind):
     """their state dict -> ours -> theirs: the same keys in the same order, the same bits; and torchvision loads it."""
     state = theirs.state_dict()
     if kind == "ssd.pytorch":
-        caffe = names.torchvision(6)
+        caffe = parameter_names.torchvision(6)
         by_layer = {caffe[name]: tensor for name, tensor in state.items()}
-        state = {name: by_layer[layer] for name, layer in names.ssd_pytorch(6).items()}
+        state = {name: by_layer[layer] for name, layer in parameter_names.ssd_pytorch(6).items()}
     before = {name: tensor.clone() for name, tensor in state.items()}
-    found = ssd.read(state, kind, "x.pth")
+    found = ssd_ports.read(state, kind, "x.pth")
     ours = loaded(found, ssd300(num_classes=found.outputs - 1))
-    back = ssd.write(ours.state_dict(), kind)
+    back = ssd_ports.write(ours.state_dict(), kind)
     assert list(back) == list(state)
     for name, tensor in back.items():
         assert torch.equal(tensor, before[name]), name
@@ -144,36 +144,36 @@ def test_the_way_back_is_bit_for_bit(theirs, kind):
 def test_ssd512_goes_there_and_back(kind):
     """With one level more, and 4x4 windows at the end."""
     ours = ssd512(num_classes=3).state_dict()
-    found = ssd.read(ssd.write(ours, kind), kind, "x.pth")
+    found = ssd_ports.read(ssd_ports.write(ours, kind), kind, "x.pth")
     assert (found.levels, found.outputs) == (7, 4)
     for name, tensor in ours.items():
-        assert torch.equal(found.tensors[names.ours(name)], tensor), name
+        assert torch.equal(found.tensors[parameter_names.ours(name)], tensor), name
 
 
 def test_kinds_are_told_apart():
     with torch.device("meta"):
         classifier = torchvision.models.vgg16(weights=None).state_dict()
         lite = torchvision.models.detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None).state_dict()
-    assert ssd.identify(dict.fromkeys(names.torchvision(6))) == "torchvision"
-    assert ssd.identify(dict.fromkeys(names.ssd_pytorch(7))) == "ssd.pytorch"
-    assert ssd.identify(classifier) == "vgg16"
-    assert ssd.identify(dict.fromkeys(names.vgg16_reduced())) == "vgg16_reduced"
-    assert ssd.identify(lite) is None
-    assert ssd.identify(on_meta(ssd300, num_classes=1)) is None
+    assert ssd_ports.identify(dict.fromkeys(parameter_names.torchvision(6))) == "torchvision"
+    assert ssd_ports.identify(dict.fromkeys(parameter_names.ssd_pytorch(7))) == "ssd.pytorch"
+    assert ssd_ports.identify(classifier) == "vgg16"
+    assert ssd_ports.identify(dict.fromkeys(parameter_names.vgg16_reduced())) == "vgg16_reduced"
+    assert ssd_ports.identify(lite) is None
+    assert ssd_ports.identify(on_meta(ssd300, num_classes=1)) is None
 
 
 def test_91_outputs_become_81():
     """Row by row: output `column` of anchor k is channel k * 91 + column."""
     tensors = {f"fc7_mbox_conf.{part}": torch.arange(6.0 * 91).reshape(-1, *[1] * ndim) for part, ndim in (("weight", 3), ("bias", 0))}
     tensors["fc7_mbox_loc.weight"] = torch.zeros(6 * 4, 1, 1, 1)
-    found = ssd.Found("torchvision", tensors, {}, {})
-    chosen = ssd.select_outputs(found, ssd.used_coco_columns())
+    found = ssd_ports.Found("torchvision", tensors, {}, {})
+    chosen = ssd_ports.select_outputs(found, ssd_ports.used_coco_columns())
     assert (found.outputs, chosen.outputs) == (91, 81)
     for part in ("weight", "bias"):
         after = chosen.tensors[f"fc7_mbox_conf.{part}"]
         assert after.ndim == found.tensors[f"fc7_mbox_conf.{part}"].ndim
         for anchor in range(6):
-            for new, old in enumerate(ssd.used_coco_columns()):
+            for new, old in enumerate(ssd_ports.used_coco_columns()):
                 assert after[anchor * 81 + new].item() == anchor * 91 + old
     assert chosen.tensors["fc7_mbox_loc.weight"] is tensors["fc7_mbox_loc.weight"]
 
@@ -193,7 +193,7 @@ def classifier_state(*, finite: bool = True) -> dict[str, Tensor]:
 
 
 def test_fully_connected_layers_are_decimated():
-    found = ssd.read(classifier_state(), "vgg16", "x.pth")
+    found = ssd_ports.read(classifier_state(), "vgg16", "x.pth")
     fc6, fc7 = found.tensors["fc6.weight"], found.tensors["fc7.weight"]
     assert fc6.shape == (1024, 512, 3, 3)
     assert fc7.shape == (1024, 1024, 1, 1)
@@ -209,7 +209,7 @@ def test_fully_connected_layers_are_decimated():
 
 
 def test_a_classifier_without_values_gives_its_features_and_caffes_pixels():
-    found = ssd.read(classifier_state(finite=False), "vgg16", "x.pth")
+    found = ssd_ports.read(classifier_state(finite=False), "vgg16", "x.pth")
     assert len(found.tensors) == 26
     assert len(found.unused) == 6
     assert found.settings["pixel_mean"] == [123, 117, 104]
@@ -217,7 +217,7 @@ def test_a_classifier_without_values_gives_its_features_and_caffes_pixels():
 
 
 def test_pixels_and_clipping_come_with_the_weights():
-    settings = {kind: port.settings() for kind, port in ssd.PORTS.items()}
+    settings = {kind: port.settings() for kind, port in ssd_ports.PORTS.items()}
     means = {"torchvision": [122.99925, 116.9991, 103.9992], "ssd.pytorch": [123, 117, 104], "vgg16_reduced": [123, 117, 104]}
     assert {kind: settings[kind]["pixel_mean"] for kind in means} == means
     assert [settings[kind]["clip_default_boxes"] for kind in ("torchvision", "ssd.pytorch", "vgg16")] == ["wh", "cxcywh", None]
@@ -226,7 +226,7 @@ def test_pixels_and_clipping_come_with_the_weights():
 
 def test_what_was_trained_on_bgr_is_written_for_rgb():
     ours = ssd300(num_classes=1).state_dict()
-    back = ssd.write(ours, "torchvision", channel_order="bgr")
+    back = ssd_ports.write(ours, "torchvision", channel_order="bgr")
     image = torch.rand(1, 3, 8, 8)
     first = ours["backbone.stages.stage1.conv1_1.conv.weight"]
     expected = nn.functional.conv2d(image.flip(1), first)
@@ -237,29 +237,29 @@ def test_what_was_trained_on_bgr_is_written_for_rgb():
 def test_state_dicts_are_found_in_their_wrappings():
     tensor = torch.zeros(1)
     for content in ({"a.b": tensor}, {"model": {"a.b": tensor}, "epoch": 3}, {"state_dict": {"module.a.b": tensor}}):
-        assert ssd.state_dict_of(content, "x.pth") == {"a.b": tensor}
+        assert ssd_ports.state_dict_of(content, "x.pth") == {"a.b": tensor}
     for content in ([tensor], {"model": {}}, {"epoch": 3}, 7):
         with pytest.raises(ValueError, match=r"x.pth: no state dict"):
-            ssd.state_dict_of(content, "x.pth")
+            ssd_ports.state_dict_of(content, "x.pth")
 
 
 def test_the_first_missing_parameter_is_named():
-    state = dict.fromkeys(names.torchvision(6), torch.zeros(4))
+    state = dict.fromkeys(parameter_names.torchvision(6), torch.zeros(4))
     del state["backbone.extra.3.2.bias"]
     with pytest.raises(ValueError, match=r"x.pth: backbone.extra.3.2.bias \(conv8_2.bias\) is missing; 70 of the 71"):
-        ssd.read(state, "torchvision", "x.pth")
+        ssd_ports.read(state, "torchvision", "x.pth")
     del state["backbone.features.5.bias"]
     with pytest.raises(ValueError, match=r"x.pth: backbone.features.5.bias \(conv2_1.bias\) is missing; 69 of the 71"):
-        ssd.read(state, "torchvision", "x.pth")
+        ssd_ports.read(state, "torchvision", "x.pth")
 
 
 def test_heads_that_are_no_heads_are_named():
-    state = dict.fromkeys(names.ssd_pytorch(6), torch.zeros(8))
+    state = dict.fromkeys(parameter_names.ssd_pytorch(6), torch.zeros(8))
     state |= {f"conf.{level}.{part}": torch.zeros(42) for level in range(6) for part in ("weight", "bias")}
-    assert ssd.read(state, "ssd.pytorch", "x.pth").outputs == 21
+    assert ssd_ports.read(state, "ssd.pytorch", "x.pth").outputs == 21
     for name, tensor in (("conf.3.bias", torch.zeros(41)), ("loc.0.weight", torch.zeros(7)), ("loc.1.weight", torch.tensor(0.0))):
         with pytest.raises(ValueError, match=r"x.pth: loc\.\d\.\w+ has \d+ channels, its class logits \d+"):
-            ssd.read({**state, name: tensor}, "ssd.pytorch", "x.pth")
+            ssd_ports.read({**state, name: tensor}, "ssd.pytorch", "x.pth")
 
 
 @pytest.mark.parametrize(
@@ -272,4 +272,4 @@ def test_heads_that_are_no_heads_are_named():
 )
 def test_networks_that_they_do_not_have_are_not_written(build, keywords, message):
     with pytest.raises(ValueError, match=message):
-        ssd.write(on_meta(build, num_classes=2, **keywords), "torchvision")
+        ssd_ports.write(on_meta(build, num_classes=2, **keywords), "torchvision")

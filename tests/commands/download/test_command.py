@@ -18,17 +18,17 @@ import pytest
 from PIL import Image
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
-from detectors import download as verb
-from detectors import parts
-from detectors.checking import check
-from detectors.config import composed
-from detectors.download import download, missing, root_of, space_needed
-from detectors.downloads import fetch as fetching
-from detectors.downloads import sources as table
-from detectors.downloads import unpack as unpacking
-from detectors.downloads.fetch import Part
-from detectors.downloads.sources import SOURCES
-from tests.downloads.server import serving
+from detectors.commands.download import command as verb
+from detectors.commands.download import fetch as fetching
+from detectors.commands.download import sources as table
+from detectors.commands.download import unpack as unpacking
+from detectors.commands.download.command import download, missing, root_of, space_needed
+from detectors.commands.download.fetch import Part
+from detectors.commands.download.sources import SOURCES
+from detectors.config.check import check
+from detectors.config.schema import composed
+from detectors.training import assemble
+from tests.commands.download.server import serving
 
 XML = (
     "<annotation><size><width>40</width><height>30</height></size><object><name>{name}</name><difficult>0</difficult>"
@@ -138,7 +138,7 @@ def get(sources, tmp_path, monkeypatch):
 
 def annotations_of(data: str, split: str, tmp_path):
     config = check(composed([f"data={data}", f"paths.data={tmp_path}", f"paths.cache={tmp_path}/cache"]))
-    return parts.read_annotations(config.data, split)
+    return assemble.read_annotations(config.data, split)
 
 
 def ids_of(data: str, split: str, tmp_path) -> list:

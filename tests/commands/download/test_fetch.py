@@ -10,9 +10,9 @@ import ssl
 import numpy as np
 import pytest
 
-from detectors.downloads import fetch as fetching
-from detectors.downloads.fetch import fetch, is_loopback
-from tests.downloads.server import serving
+from detectors.commands.download import fetch as fetching
+from detectors.commands.download.fetch import fetch, is_loopback
+from tests.commands.download.server import serving
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 OTHER = np.random.default_rng(1).bytes(300_000)

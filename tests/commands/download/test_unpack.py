@@ -9,7 +9,7 @@ import zipfile
 
 import pytest
 
-from detectors.downloads.unpack import Damaged, draft_of, unpack
+from detectors.commands.download.unpack import Damaged, draft_of, unpack
 
 
 def tar(path, files: dict[str, bytes], **fields):

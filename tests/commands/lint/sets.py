@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from detectors.annotations import Annotations
+from detectors.commands.lint.findings import Split
 from detectors.data.problems import Problem
-from detectors.linting.findings import Split
-from detectors.structures import Annotations
 
 
 def split_of(

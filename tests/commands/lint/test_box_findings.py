@@ -5,9 +5,10 @@ import time
 import numpy as np
 import pytest
 
+from detectors.commands.lint.box_findings import box_findings
+from detectors.data import suspicious_boxes
 from detectors.data.problems import Problem
-from detectors.linting import boxes
-from tests.linting.sets import split_of
+from tests.commands.lint.sets import split_of
 
 FRAME = {"size": (160, 160), "resize": "letterbox"}
 
@@ -45,12 +46,12 @@ def test_twins_equal_a_loop_over_all_pairs(limit):
                     expected.append((row + first, row + later))
         row += len(image)
     assert len(expected) > 100
-    assert boxes.twins(annotations, limit).tolist() == sorted(map(list, expected), key=lambda pair: pair[::-1])
+    assert suspicious_boxes.twins(annotations, limit).tolist() == sorted(map(list, expected), key=lambda pair: pair[::-1])
 
 
 def test_twins_in_images_of_one_box_or_none():
-    assert boxes.twins(split_of([]).annotations).shape == (0, 2)
-    assert boxes.twins(split_of([[], [[1, 1, 9, 9]], [[1, 1, 9, 9]], []]).annotations).shape == (0, 2)
+    assert suspicious_boxes.twins(split_of([]).annotations).shape == (0, 2)
+    assert suspicious_boxes.twins(split_of([[], [[1, 1, 9, 9]], [[1, 1, 9, 9]], []]).annotations).shape == (0, 2)
 
 
 def test_reach_equals_a_loop():
@@ -58,7 +59,7 @@ def test_reach_equals_a_loop():
     corners = rng.uniform(-40, 110, (400, 2))
     made = np.concatenate([corners, corners + rng.uniform(1, 60, (400, 2))], 1)
     annotations = split_of(made.reshape(20, 20, 4).tolist()).annotations
-    reach, outside = boxes.overreach(annotations), boxes.outside(annotations)
+    reach, outside = suspicious_boxes.overreach(annotations), suspicious_boxes.outside(annotations)
     for row, (x0, y0, x1, y1) in enumerate(made.tolist()):
         inside = max(min(x1, 80) - max(x0, 0), 0) * max(min(y1, 60) - max(y0, 0), 0)
         assert outside[row] == (inside == 0)
@@ -67,32 +68,34 @@ def test_reach_equals_a_loop():
 
 
 def test_a_box_that_only_touches_the_image_lies_outside():
-    rows = boxes.suspicious(split_of([[[-9, 0, 0, 9], [80, 0, 90, 9], [-9, 0, 0.1, 9]]]).annotations, **FRAME)
+    rows = suspicious_boxes.suspicious(split_of([[[-9, 0, 0, 9], [80, 0, 90, 9], [-9, 0, 0.1, 9]]]).annotations, **FRAME)
     assert rows["outside-image"].tolist() == [0, 1]
 
 
 def test_rounding_is_no_reach():
-    rows = boxes.suspicious(split_of([[[0, 0, 80.4, 60], [0, 0, 80.6, 60], [-1, 0, 30, 60]]]).annotations, **FRAME)
+    rows = suspicious_boxes.suspicious(split_of([[[0, 0, 80.4, 60], [0, 0, 80.6, 60], [-1, 0, 30, 60]]]).annotations, **FRAME)
     assert rows["partly-outside"].tolist() == [1, 2]
 
 
 def test_sides_at_the_input():
     annotations = split_of([[[0, 0, 40, 30]]], size=(300, 400)).annotations
-    np.testing.assert_allclose(boxes.sides_at_input(annotations, (160, 200), "letterbox"), [[20, 15]])  # by 1/2, the smaller of .5 and .533
-    np.testing.assert_allclose(boxes.sides_at_input(annotations, (160, 200), "stretch"), [[20, 16]])
+    np.testing.assert_allclose(
+        suspicious_boxes.sides_at_input(annotations, (160, 200), "letterbox"), [[20, 15]]
+    )  # by 1/2, the smaller of .5 and .533
+    np.testing.assert_allclose(suspicious_boxes.sides_at_input(annotations, (160, 200), "stretch"), [[20, 16]])
 
 
 def test_tiny_depends_on_the_input():
     annotations = split_of([[[10, 10, 30, 10.6], [10, 30, 30, 50]]]).annotations
-    assert boxes.suspicious(annotations, size=(60, 80), resize="letterbox")["tiny-box"].tolist() == [0]
-    assert boxes.suspicious(annotations, size=(120, 160), resize="letterbox") == {}
+    assert suspicious_boxes.suspicious(annotations, size=(60, 80), resize="letterbox")["tiny-box"].tolist() == [0]
+    assert suspicious_boxes.suspicious(annotations, size=(120, 160), resize="letterbox") == {}
 
 
 def test_findings_say_where_and_how_much():
     """Coordinates as VOC's file has them, 1-based."""
     made = [[[10, 10, 50, 50], [10, 10, 50, 50], [10, 10, 50, 50.5], [70, 10, 95, 50], [90, 10, 95, 50]]]
     split = split_of(made, [[0, 0, 1, 1, 1]])
-    found = {finding.problem.kind: str(finding) for finding in boxes.box_findings(split, **FRAME)}
+    found = {finding.problem.kind: str(finding) for finding in box_findings(split, **FRAME)}
     assert found == {
         "duplicate-box": "train: /set/Annotations/train_0.xml: cat [11, 11, 50, 50], and cat [11, 11, 50, 50]",
         "two-classes": "train: /set/Annotations/train_0.xml: dog [11, 11, 50, 50.5], and cat [11, 11, 50, 50]",
@@ -102,13 +105,13 @@ def test_findings_say_where_and_how_much():
 
 
 def test_three_copies_are_two_findings():
-    found = boxes.box_findings(split_of([[[10, 10, 50, 50]] * 3]), **FRAME)
+    found = box_findings(split_of([[[10, 10, 50, 50]] * 3]), **FRAME)
     assert [finding.problem.kind for finding in found] == ["duplicate-box"] * 2
 
 
 def test_a_box_that_repeats_two_is_told_once():
     """As a repetition of the one of its class."""
-    found = boxes.box_findings(split_of([[[10, 10, 50, 50]] * 3], [[0, 1, 1]]), **FRAME)
+    found = box_findings(split_of([[[10, 10, 50, 50]] * 3], [[0, 1, 1]]), **FRAME)
     assert [(finding.problem.kind, finding.problem.what) for finding in found] == [
         ("duplicate-box", "dog [11, 11, 50, 50], and dog [11, 11, 50, 50]"),
         ("two-classes", "dog [11, 11, 50, 50], and cat [11, 11, 50, 50]"),
@@ -117,7 +120,7 @@ def test_a_box_that_repeats_two_is_told_once():
 
 def test_coco_findings_name_the_image():
     split = split_of([[[70, 10, 95, 50]]], instances="/set/train.json", paths=["/set/images/7.jpg"])
-    (finding,) = boxes.box_findings(split, **FRAME)
+    (finding,) = box_findings(split, **FRAME)
     assert str(finding) == "train: /set/train.json: 7.jpg: cat [70, 10, 25, 40], by 15 px out of 80 x 60"
     assert finding.problem.image == "/set/images/7.jpg"
     assert finding.problem.box == (70, 10, 95, 50)
@@ -128,11 +131,11 @@ def test_remark_of_a_training():
     problem = Problem("no-area", "/set/Annotations/train_0.xml", "object 9 dog [1, 1, 1, 1]")
     val = split_of([[[70, 10, 95, 50]]], name="val")
     splits = {"train": (train.annotations, [problem]), "val": (val.annotations, [])}
-    assert boxes.remark(splits, **FRAME) == (
+    assert suspicious_boxes.remark(splits, **FRAME) == (
         "data: left out boxes without area: 1 in train; boxes that reach out of their image: 1 in train, 1 in val; "
-        "boxes that repeat another of the same class: 1 in train; python -m detectors.lint shows them"
+        "boxes that repeat another of the same class: 1 in train; detectors lint shows them"
     )
-    assert boxes.remark({"train": (split_of([[[10, 10, 50, 50]]]).annotations, [])}, **FRAME) is None
+    assert suspicious_boxes.remark({"train": (split_of([[[10, 10, 50, 50]]]).annotations, [])}, **FRAME) is None
 
 
 def test_a_set_as_large_as_cocos_takes_less_than_a_second():
@@ -155,5 +158,5 @@ def test_a_set_as_large_as_cocos_takes_less_than_a_second():
     }
     annotations = type(empty)(class_names=empty.class_names, category_ids=empty.category_ids, **fields)
     started = time.process_time()
-    assert "partly-outside" in boxes.suspicious(annotations, **FRAME)
+    assert "partly-outside" in suspicious_boxes.suspicious(annotations, **FRAME)
     assert time.process_time() - started < 2  # 0.5 measured

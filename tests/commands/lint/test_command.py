@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import train
-from detectors import lint
-from detectors.checking import check
-from detectors.config import composed
+from detectors.commands import train
+from detectors.commands.lint import command
+from detectors.commands.lint.image_checks import ORIENTATION
+from detectors.config.check import check
+from detectors.config.schema import composed
 from detectors.data.problems import KINDS
-from detectors.linting.images import ORIENTATION
 from tests.data.files import box_xml, write_coco, write_voc
 
 IN_VOC = sorted(set(KINDS) - {"broken-entry"})  # that is COCO's
@@ -91,7 +91,7 @@ def data_of(faulty: Path) -> list[str]:
 def run(capsys, *arguments: object) -> tuple[int, str]:
     """Exit status and what was printed."""
     try:
-        lint.main([str(argument) for argument in arguments])
+        command.main([str(argument) for argument in arguments])
     except SystemExit as stop:
         return stop.code, capsys.readouterr().out
     return 0, capsys.readouterr().out
@@ -198,7 +198,7 @@ def test_training_says_in_one_line_what_it_left_out(faulty, capsys):
     for words in ("left out boxes without area: 1 in train", "left out objects of unknown classes: 1 in val"):
         assert f"; {words};" in line
     assert "; boxes that reach out of their image: 1 in train;" in line
-    assert line.endswith("; python -m detectors.lint shows them")
+    assert line.endswith("; detectors lint shows them")
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_training_says_in_one_line_what_it_left_out(faulty, capsys):
 )
 def test_mistakes_have_status_2(arguments, message, capsys):
     with pytest.raises(SystemExit) as stop:
-        lint.main(arguments)
+        command.main(arguments)
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
 

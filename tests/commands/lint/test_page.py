@@ -1,12 +1,12 @@
 """Text and page of many findings."""
 
+from detectors.commands.lint.findings import Finding
+from detectors.commands.lint.lint_report import Report, as_json, table_lines, text
+from detectors.commands.lint.page import SHOWN, page
+from detectors.commands.lint.statistics import statistics
 from detectors.data.problems import LISTED, Problem
-from detectors.linting.findings import Finding
-from detectors.linting.page import SHOWN, page
-from detectors.linting.report import Report, as_json, table_lines, text
-from detectors.linting.statistics import statistics
+from tests.commands.lint.sets import split_of
 from tests.data.files import write_image
-from tests.linting.sets import split_of
 
 MANY = SHOWN + 50
 

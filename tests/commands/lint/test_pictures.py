@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
+from detectors.commands.lint import pictures
+from detectors.commands.lint.findings import Finding
 from detectors.data.problems import Problem
-from detectors.linting import pictures
-from detectors.linting.findings import Finding
+from tests.commands.lint.sets import split_of
 from tests.data.files import write_image
-from tests.linting.sets import split_of
 
 
 @pytest.fixture

@@ -1,17 +1,16 @@
 import cv2
 import pytest
 
-from detectors.data.coco import COCO_CLASSES
-from detectors.data.voc import VOC_CLASSES
-from detectors.linting import splits
-from detectors.linting.images import inspect_all
+from detectors.commands.lint import split_checks
+from detectors.commands.lint.image_checks import inspect_all
+from detectors.data.class_names import COCO_CLASSES, VOC_CLASSES
+from tests.commands.lint.sets import split_of
 from tests.data.files import write_image
-from tests.linting.sets import split_of
 
 
 def same_images(train: list[str], val: list[str]) -> list[tuple[str, str]]:
     made = [split_of([[]] * len(paths), paths=paths, name=name) for name, paths in (("train", train), ("val", val))]
-    return [(finding.problem.kind, str(finding)) for finding in splits.same_images(made, inspect_all([*train, *val], 0))]
+    return [(finding.problem.kind, str(finding)) for finding in split_checks.same_images(made, inspect_all([*train, *val], 0))]
 
 
 def test_pictures_that_are_the_same(tmp_path):
@@ -66,14 +65,14 @@ def test_broken_images_are_not_the_same(tmp_path):
     ],
 )
 def test_names_that_are_alike(counts, expected):
-    assert splits.alike(counts) == expected
+    assert split_checks.alike(counts) == expected
 
 
 @pytest.mark.parametrize("names", [VOC_CLASSES, COCO_CLASSES])
 def test_the_benchmarks_names_are_not_alike(names):
     """However rare one of them is."""
     for rare in names[::4]:
-        assert splits.alike({name: 1 if name == rare else 1000 for name in names}) == []
+        assert split_checks.alike({name: 1 if name == rare else 1000 for name in names}) == []
 
 
 def test_classes():
@@ -82,7 +81,9 @@ def test_classes():
     train = split_of([[box] * 24], [[1] * 12 + [2] * 9 + [0] * 3], class_names=names)
     val = split_of([[box] * 2], [[1, 1]], class_names=names, name="val")
     unlabelled = split_of([[]], class_names=names, name="test")
-    found = [(finding.split, finding.problem.kind, str(finding.problem)) for finding in splits.class_findings([train, val, unlabelled])]
+    found = [
+        (finding.split, finding.problem.kind, str(finding.problem)) for finding in split_checks.class_findings([train, val, unlabelled])
+    ]
     assert found == [
         ("", "alike-classes", "class Dog: boxes: 3, beside 9 of dog"),
         ("train", "rare-class", "class Dog: boxes in train: 3"),

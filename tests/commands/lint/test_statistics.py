@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from detectors.linting import statistics
-from tests.linting.sets import split_of
+from detectors.commands.lint import statistics
+from tests.commands.lint.sets import split_of
 
 BOXES = [[[0, 0, 10, 10], [0, 0, 32, 32], [0, 0, 64, 20]], [], [[0, 0, 96, 96], [0, 0, 200, 40]]]
 

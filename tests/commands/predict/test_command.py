@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from detectors.predict import DarknetPredictor, main, read_darknet_image
-from detectors.weights.darknet_network import read_network
-from tests.weights import cfgs, streams
+from detectors.commands.predict.command import DarknetPredictor, main, read_darknet_image
+from detectors.darknet.network import read_network
+from tests.darknet import cfgs, streams
 
 VOC = (
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant sheep sofa train tvmonitor"
@@ -109,8 +109,8 @@ def test_mistakes(files, tmp_path, capsys):
 
 
 def darknet19_convs() -> list[list[int]]:
-    from detectors.models.darknet import darknet19
-    from tests.weights.test_darknet import shapes
+    from detectors.models.darknet19 import darknet19
+    from tests.darknet.test_weights import shapes
 
     return shapes(darknet19(num_classes=4, width=0.0625))
 

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import torch.nn.functional as F
 
-from detectors import anchors, layers, losses, matching, optim, verify
+from detectors import anchors, layers, losses, matching
+from detectors.commands.verify import command
+from detectors.commands.verify.recordings import Folder
 from detectors.metrics import voc
-from detectors.verification.files import Folder
+from detectors.training import optim
+from tests.darknet import streams
 from tests.recorded import FIXTURES, copy, write_cases
-from tests.weights import streams
 
 EVALUATION = {"voc_*": "voc", "coco_*": "coco", "known_*": "known"}  # tests/fixtures/evaluation is flat
 BURN_IN = "burn_in=1000\nmax_batches=80200\npolicy=steps\nsteps=40000,60000\nscales=.1,.1"
@@ -53,11 +55,11 @@ def with_evaluation(target: Path) -> Path:
     return copy(target, "keras_yolo2_loss/*", source="evaluation")
 
 
-def rows(folder: Path) -> list[verify.Row]:
-    return list(verify.verify(Folder(folder)))
+def rows(folder: Path) -> list[command.Row]:
+    return list(command.verify(Folder(folder)))
 
 
-def bad(folder: Path) -> list[verify.Row]:
+def bad(folder: Path) -> list[command.Row]:
     return [row for row in rows(folder) if row.bad]
 
 
@@ -65,7 +67,7 @@ def run(folder: Path, capsys) -> tuple[int, str]:
     """Exit status and output of the command."""
     status = 0
     try:
-        verify.main([str(folder)])
+        command.main([str(folder)])
     except SystemExit as end:
         status = end.code
     return status, capsys.readouterr().out
@@ -131,11 +133,11 @@ def test_two_folders_in_one_call(tmp_path, capsys):
     """The second one's failure counts, too; folders may hold several families at once, each in a folder of its own."""
     copy(tmp_path / "good/inner", "l2norm.npz", source="ssd")
     write_cases(tmp_path / "good/other", "region_train", {"one": "one"})
-    verify.main([str(tmp_path / "good"), str(tmp_path / "good/inner")])
+    command.main([str(tmp_path / "good"), str(tmp_path / "good/inner")])
     assert capsys.readouterr().out.count("l2norm ") == 2 * 4
     (tmp_path / "empty").mkdir()
     with pytest.raises(SystemExit, match="1"):
-        verify.main([str(tmp_path / "good"), str(tmp_path / "empty")])
+        command.main([str(tmp_path / "good"), str(tmp_path / "empty")])
     assert "nothing in this folder is a fixture" in capsys.readouterr().out
 
 
@@ -185,7 +187,7 @@ def decay_on_biases(monkeypatch):
 
 def match_above_the_threshold_only(monkeypatch):
     plain = voc.evaluate_voc
-    monkeypatch.setattr("detectors.verification.evaluation.evaluate_voc", lambda *a, inclusive, **k: plain(*a, **k))
+    monkeypatch.setattr("detectors.commands.verify.evaluators.evaluate_voc", lambda *a, inclusive, **k: plain(*a, **k))
 
 
 MISTAKES = {
@@ -215,4 +217,4 @@ def test_planted_mistakes_are_caught(mistake, tmp_path, monkeypatch, capsys):
 def test_voc_threshold_mistake_is_caught(tmp_path, monkeypatch):
     copy(tmp_path / "voc", "voc_edge.json", source="evaluation")
     match_above_the_threshold_only(monkeypatch)
-    assert {row.verdict for row in bad(tmp_path)} == {verify.FAIL}
+    assert {row.verdict for row in bad(tmp_path)} == {command.FAIL}

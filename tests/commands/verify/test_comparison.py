@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from detectors import verify
-from detectors.verification.comparison import EXACT, Tolerance, agree, compare, known, merge
-from detectors.verification.files import Arrays
+from detectors.commands.verify import command
+from detectors.commands.verify.comparison import EXACT, Tolerance, agree, compare, known, merge
+from detectors.commands.verify.recordings import Arrays
 
 
 def test_compare_sees_what_differs():
@@ -51,8 +51,8 @@ def test_merge_keeps_the_worst_and_known_needs_to_hold():
     both = merge("both", [good, wrong])
     assert (both.passed, both.absolute, both.tolerance) == (False, 2.0, "exact / 1e+00")
     assert both.note.startswith("b: ")
-    assert verify._row("f", known(good, "reason")).verdict == verify.KNOWN
-    assert verify._row("f", known(wrong, "reason")).verdict == verify.FAIL
+    assert command._row("f", known(good, "reason")).verdict == command.KNOWN
+    assert command._row("f", known(wrong, "reason")).verdict == command.FAIL
 
 
 def test_arrays_remember_what_was_read(tmp_path):

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detectors import verify
-from detectors.verification.files import Folder
+from detectors.commands.verify import command
+from detectors.commands.verify.recordings import Folder
 from tests.recorded import copy, write_cases
 
 
@@ -17,7 +17,7 @@ def run(folder: Path, capsys) -> tuple[int, str]:
     """Exit status and output of the command."""
     status = 0
     try:
-        verify.main([str(folder)])
+        command.main([str(folder)])
     except SystemExit as end:
         status = end.code
     return status, capsys.readouterr().out
@@ -120,7 +120,7 @@ def test_another_kind_of_operation_is_named(tmp_path):
     settings = json.loads((tmp_path / "ops.json").read_text())
     settings["reorg0"]["op"] = "shortcut"
     (tmp_path / "ops.json").write_text(json.dumps(settings))
-    (row,) = [row for row in verify.verify(Folder(tmp_path)) if row.bad]
+    (row,) = [row for row in command.verify(Folder(tmp_path)) if row.bad]
     assert "op 'shortcut' is not known here" in row.note
 
 
@@ -136,12 +136,12 @@ def test_remarks_fail_nothing(region, capsys):
 
 
 def test_only_what_fails_is_printed_when_asked(region, capsys):
-    verify.main([str(region), "--failed"])
+    command.main([str(region), "--failed"])
     assert "region_train/one" not in capsys.readouterr().out
 
 
 def test_a_folder_that_is_not_there(tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
-        verify.main([str(tmp_path / "nowhere")])
+        command.main([str(tmp_path / "nowhere")])
     assert end.value.code == 2
     assert "no such folder" in capsys.readouterr().err

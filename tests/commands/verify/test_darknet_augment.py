@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from detectors.weights.darknet_augment import CLASS_ONLY, correct_boxes, distort, place
+from detectors.commands.verify.darknet_augment import CLASS_ONLY, correct_boxes, distort, place
 
 
 def pixel(image: np.ndarray, c: int, y: int, x: int) -> float:

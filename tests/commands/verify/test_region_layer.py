@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from detectors.commands.verify.region_layer import cell_grid, region_delta, region_settings, region_targets
 from detectors.matching import ResponsibleCellMatcher
-from detectors.verification.region import cell_grid, region_delta, region_settings, region_targets
 
 ANCHORS = np.array([1.0, 1.5, 3.0, 2.0])
 CASE = {"classes": 3, "softmax": 1, "thresh": 0.6, "coord_scale": 1.0, "object_scale": 5.0, "noobject_scale": 1.0, "class_scale": 1.0}

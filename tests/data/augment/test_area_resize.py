@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from detectors.data.area_resize import resize_on_canvas
+from detectors.data.augment.area_resize import resize_on_canvas
 
 COLOUR = (123, 117, 104)
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from detectors.data import transforms
-from detectors.data.darknet_layout import CropDraws, DarknetCrop, DarknetPlacement, PlacementDraws, cropped, placed, put, scaled
-from detectors.data.fitting import GREY
-from detectors.data.photometric import Shade
-from detectors.weights import darknet_augment
-from detectors.weights.darknet_images import resize, to_unit
-from tests.data.test_ssd_layout import picture
+from detectors.commands.verify import darknet_augment
+from detectors.darknet.framing import resize, to_unit
+from detectors.data.augment import transforms
+from detectors.data.augment.darknet_layout import CropDraws, DarknetCrop, DarknetPlacement, PlacementDraws, cropped, placed, put, scaled
+from detectors.data.augment.fitting import GREY
+from detectors.data.augment.photometric import Shade
+from tests.data.augment.test_ssd_layout import picture
 
 SETTINGS = {"jitter": 0.3, "hue": 0.1, "saturation": 1.5, "exposure": 1.5, "max_boxes": 30}
 UNSHADED = Shade(0.0, 1.0, 1.0)
@@ -168,7 +168,7 @@ def test_what_is_drawn():
 @pytest.mark.parametrize("augment", ["darknet", "darknet_2016"])
 def test_boxes_follow_the_pixels(augment):
     """A red rectangle on black, found again: within the pixels that Darknet's cutting to whole numbers and aligned corners cost."""
-    transform = transforms.build_transform(augment=getattr(transforms, augment)(), size=(160, 160), resize="stretch", train=True)
+    transform = transforms.build_transform(augment=transforms.AUGMENTATIONS[augment](), size=(160, 160), resize="stretch", train=True)
     generator, errors = np.random.default_rng(0), []
     for seed in range(200):
         low = generator.integers(30, 60, 2)
@@ -188,4 +188,4 @@ def test_boxes_follow_the_pixels(augment):
 def test_bad_settings_are_refused(augment, settings):
     (name,) = settings
     with pytest.raises(ValueError, match=f"{name}=.*must be from"):
-        getattr(transforms, augment)(**settings)
+        transforms.AUGMENTATIONS[augment](**settings)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from detectors.data.mixing import Mixing, mixup, mosaic
-from detectors.data.transforms import TransformedSample
+from detectors.data.augment.mixing import Mixing, mixup, mosaic
+from detectors.data.augment.transforms import TransformedSample
 
 HEIGHT, WIDTH = 30, 40
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from detectors.data.photometric import UNCHANGED, Distortion, Shade, distort, draw_distortion, draw_shade, shade
-from detectors.weights import darknet_augment
-from detectors.weights.darknet_images import to_unit
+from detectors.commands.verify import darknet_augment
+from detectors.darknet.framing import to_unit
+from detectors.data.augment.photometric import UNCHANGED, Distortion, Shade, distort, draw_distortion, draw_shade, shade
 
 SSD = {"brightness": 32.0, "contrast": 0.5, "saturation": 0.5, "hue": 18.0, "probability": 0.5}
 DARKNET = {"hue": 0.1, "saturation": 1.5, "exposure": 1.5}

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from detectors.data import transforms
-from detectors.data.photometric import UNCHANGED
-from detectors.data.ssd_layout import INTERPOLATIONS, MEAN_RGB, SSDDraws, SSDLayout
-from detectors.data.ssd_sampling import Expansion
-from tests.data.test_photometric import caffe
+from detectors.data.augment import transforms
+from detectors.data.augment.photometric import UNCHANGED
+from detectors.data.augment.ssd_layout import INTERPOLATIONS, MEAN_RGB, SSDDraws, SSDLayout
+from detectors.data.augment.ssd_sampling import Expansion
+from tests.data.augment.test_photometric import caffe
 
 SSD = SSDLayout(32.0, 0.5, 0.5, 18.0, 4.0, colour_last=False)
 SMOOTH = np.array([cv2.INTER_CUBIC, cv2.INTER_LANCZOS4])  # their negative weights enlarge a difference
@@ -95,7 +95,7 @@ def test_colour_last_differs_little():
 def test_boxes_follow_the_pixels():
     """A red rectangle, found again by its pixels. The crop is cut to whole pixels of the canvas and its boxes are not, as in Caffe: an edge
     is up to two pixels of the canvas off, on average less than one."""
-    transform, errors = transforms.build_transform(augment=transforms.ssd(), size=(240, 240), resize="stretch", train=True), []
+    transform, errors = transforms.build_transform(augment=transforms.ssd_augmentation(), size=(240, 240), resize="stretch", train=True), []
     generator = np.random.default_rng(3)
     for seed in range(300):
         low = generator.integers(30, 90, 2)
@@ -143,7 +143,7 @@ def test_any_image_and_any_box_is_survived(augment, size):
             [-1e6, -1e6, 1e6, 1e6],
         ]
     )
-    augmentation = getattr(transforms, augment)()
+    augmentation = transforms.AUGMENTATIONS[augment]()
     transform = transforms.build_transform(augment=augmentation, size=(48, 64), resize=augmentation.resize or "stretch", train=True)
     for seed in range(25):
         result = transform(np.full((*size, 3), 200, np.uint8), boxes, np.arange(8), seed, (64, 40) if seed % 2 else None)
@@ -158,7 +158,7 @@ def test_any_image_and_any_box_is_survived(augment, size):
 @pytest.mark.parametrize("augment", ["ssd", "darknet", "darknet_2016"])
 def test_the_size_changes_no_draw(augment):
     """Multi-scale: boxes are the same in units of the input."""
-    transform = transforms.build_transform(augment=getattr(transforms, augment)(), size=(96, 96), resize="stretch", train=True)
+    transform = transforms.build_transform(augment=transforms.AUGMENTATIONS[augment](), size=(96, 96), resize="stretch", train=True)
     image, boxes = picture((90, 128), 0), np.array([[10.0, 10, 60, 60], [50, 20, 120, 80]])
     for seed in range(20):
         small, large = (transform(image, boxes, np.zeros(2), seed, size) for size in (None, (192, 192)))
@@ -168,12 +168,12 @@ def test_the_size_changes_no_draw(augment):
 
 def test_the_builder_hands_on_what_it_is_given():
     given = {"brightness": 1.0, "contrast": 0.2, "saturation": 0.3, "hue": 4.0, "expand": 5.0, "colour_last": True}
-    assert asdict(transforms.ssd(**given).layout) == given
-    assert transforms.ssd().layout == SSD
+    assert asdict(transforms.ssd_augmentation(**given).layout) == given
+    assert transforms.ssd_augmentation().layout == SSD
 
 
 @pytest.mark.parametrize("settings", [{"expand": 0.5}, {"brightness": -1}, {"contrast": 1.5}, {"saturation": 2}, {"hue": 100}])
 def test_bad_settings_are_refused(settings):
     (name,) = settings
     with pytest.raises(ValueError, match=f"{name}=.*must be from"):
-        transforms.ssd(**settings)
+        transforms.ssd_augmentation(**settings)

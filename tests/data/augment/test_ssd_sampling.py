@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from detectors.data import ssd_sampling
-from detectors.data.ssd_sampling import Expansion, draw_expansion, draw_window, expand_boxes, pixels_of, project_boxes
+from detectors.data.augment import ssd_sampling
+from detectors.data.augment.ssd_sampling import Expansion, draw_expansion, draw_window, expand_boxes, pixels_of, project_boxes
 
 RULES = [0.1, 0.3, 0.5, 0.7, 0.9, None]  # min_jaccard_overlap; the last has max_jaccard_overlap 1.0
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from detectors.data import transforms
-from detectors.data.fitting import GREY, letterbox, stretch
-from detectors.data.transforms import build_transform
+from detectors.data.augment import transforms
+from detectors.data.augment.fitting import GREY, letterbox, stretch
+from detectors.data.augment.transforms import build_transform
 
 
 def noise(size: tuple[int, int], seed: int = 0) -> np.ndarray:
@@ -18,7 +18,7 @@ def noise(size: tuple[int, int], seed: int = 0) -> np.ndarray:
 
 
 def transform(augment: str = "light", size: tuple[int, int] = (64, 64), resize: str = "letterbox", train: bool = True):
-    return build_transform(augment=getattr(transforms, augment)(), size=size, resize=resize, train=train)
+    return build_transform(augment=transforms.AUGMENTATIONS[augment](), size=size, resize=resize, train=train)
 
 
 @pytest.mark.parametrize(

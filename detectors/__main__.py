@@ -1,0 +1,52 @@
+"""The commands: detectors VERB [ARGUMENTS], or python -m detectors VERB [ARGUMENTS]. A verb is imported only when it is called."""
+
+from __future__ import annotations
+
+import sys
+from difflib import get_close_matches
+from importlib import import_module
+
+# verb -> (module below detectors.commands, what `detectors --help` says of it)
+VERBS = {
+    "train": ("train", "train YOLOv2 or SSD; the same as python train.py"),
+    "evaluate": ("evaluate", "AP of a run or checkpoint, by VOC's and COCO's rules; the same as python evaluate.py"),
+    "compare": ("compare.command", "one table for several evaluated runs"),
+    "predict": ("predict.command", "draw and print what a detector finds in images"),
+    "download": ("download.command", "fetch VOC, COCO and the blood cells"),
+    "lint": ("lint.command", "check every image and box of a data set"),
+    "cluster": ("cluster.command", "anchors that fit a data set"),
+    "browse": ("browse.command", "pictures of what training sees: augmented images, boxes, matched anchors"),
+    "convert": ("convert.command", "weights of Darknet, torchvision and ssd.pytorch to checkpoints and back"),
+    "verify": ("verify.command", "compare this code with numbers that the original programs computed"),
+    "benchmark": ("benchmark.command", "measure speed beside torchvision's"),
+}
+HYDRA = ("train", "evaluate")  # their arguments are overrides, which Hydra takes from sys.argv
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs one verb; exit status 2 with one message for a verb that does not exist."""
+    verb, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if verb in ("-h", "--help"):
+        print(overview())
+        return
+    if verb not in VERBS:
+        near = get_close_matches(verb, VERBS, n=1, cutoff=0.6)
+        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(VERBS)}"
+        sys.stderr.write(f"error: detectors {verb}: there is no such command; {hint}\n")
+        raise SystemExit(2)
+    command = import_module(f"detectors.commands.{VERBS[verb][0]}")
+    if verb in HYDRA:
+        sys.argv = [f"detectors {verb}", *rest]
+        command.main()
+    else:
+        command.main(rest)
+
+
+def overview() -> str:
+    """The verbs, a line each."""
+    lines = [f"  {verb:10} {line}" for verb, (_, line) in VERBS.items()]
+    return "\n".join(["usage: detectors VERB [ARGUMENTS]; detectors VERB --help tells more", "", *lines])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""From an image and its boxes to the model's input: augmentation and fitting."""

@@ -1,0 +1,31 @@
+"""The class names of VOC and COCO, in the one place where they stand, and files of class names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+VOC_CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse"),
+    *("motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+COCO_CLASSES = (  # the 80 names of COCO's categories, in the order of their ids
+    *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light", "fire hydrant", "stop sign"),
+    *("parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "backpack"),
+    *("umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball", "kite", "baseball bat", "baseball glove"),
+    *("skateboard", "surfboard", "tennis racket", "bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple"),
+    *("sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed"),
+    *("dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink"),
+    *("refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush"),
+)
+CLASS_LISTS = {"voc": VOC_CLASSES, "coco": COCO_CLASSES}
+
+
+def read_names(path: Path) -> tuple[str, ...]:
+    """A file with one class name a line. FileNotFoundError; ValueError for one that is empty or names a class twice."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file of class names (voc and coco are known without one)")
+    names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if not names or twice:
+        raise ValueError(f"{path}: {f'names {twice[0]!r} twice' if twice else 'is empty'}; it must hold each class name on one line")
+    return names

@@ -1,0 +1,1 @@
+"""The training loop, the task that it runs, and what both need."""
