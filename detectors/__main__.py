@@ -9,7 +9,10 @@ from importlib import import_module
 # verb -> (module below detectors.commands, what `detectors --help` says of it)
 VERBS = {
     "train": ("train", "train YOLOv2 or SSD; the same as python train.py"),
-    "evaluate": ("evaluate", "AP of a run or checkpoint, by VOC's and COCO's rules; the same as python evaluate.py"),
+    "evaluate": (
+        "evaluate",
+        "AP of a run or checkpoint, by VOC's and COCO's rules; the same as python evaluate.py",
+    ),
     "compare": ("compare.command", "one table for several evaluated runs"),
     "predict": ("predict.command", "draw and print what a detector finds in images"),
     "download": ("download.command", "fetch VOC, COCO and the blood cells"),

@@ -17,8 +17,20 @@ from detectors.structures import AnchorGrid, Level
 
 # Widths and heights in cells of 32 pixels, from Darknet's cfg files.
 YOLO_ANCHORS: dict[str, list[tuple[float, float]]] = {
-    "voc": [(1.3221, 1.73145), (3.19275, 4.00944), (5.05587, 8.09892), (9.47112, 4.84053), (11.2364, 10.0071)],
-    "coco": [(0.57273, 0.677385), (1.87446, 2.06253), (3.33843, 5.47434), (7.88282, 3.52778), (9.77052, 9.16828)],
+    "voc": [
+        (1.3221, 1.73145),
+        (3.19275, 4.00944),
+        (5.05587, 8.09892),
+        (9.47112, 4.84053),
+        (11.2364, 10.0071),
+    ],
+    "coco": [
+        (0.57273, 0.677385),
+        (1.87446, 2.06253),
+        (3.33843, 5.47434),
+        (7.88282, 3.52778),
+        (9.77052, 9.16828),
+    ],
     "tiny_voc": [(1.08, 1.19), (3.42, 4.41), (6.63, 11.38), (9.42, 5.11), (16.62, 10.52)],
 }
 
@@ -62,25 +74,38 @@ def ssd512_levels(sizes: str | Sequence[float] = "voc") -> list[DefaultBoxLevel]
     """SSD512: 24,564 boxes. Whole sizes, because Caffe's script truncates them; ports with floats differ in 24,552 boxes."""
     chosen = {"voc": (35, 76, 153, 230, 307, 384, 460, 537), "coco": (20, 51, 133, 215, 296, 378, 460, 542)}
     ratios = ((2.0,), (2.0, 3.0), (2.0, 3.0), (2.0, 3.0), (2.0, 3.0), (2.0,), (2.0,))
-    return _levels((64, 32, 16, 8, 4, 2, 1), (8, 16, 32, 64, 128, 256, 512), default_box_sizes(sizes, chosen), ratios)
+    return _levels(
+        (64, 32, 16, 8, 4, 2, 1), (8, 16, 32, 64, 128, 256, 512), default_box_sizes(sizes, chosen), ratios
+    )
 
 
-def default_box_sizes(sizes: str | Sequence[float], published: dict[str, tuple[int, ...]]) -> tuple[float, ...]:
+def default_box_sizes(
+    sizes: str | Sequence[float], published: dict[str, tuple[int, ...]]
+) -> tuple[float, ...]:
     """A published name, or the list itself: pixels, min_size of each level, then max_size of the last. ValueError if it is neither."""
     if isinstance(sizes, str):
         if sizes not in published:
-            raise ValueError(f"sizes={sizes!r}: default boxes are published for {' and '.join(published)}; choose one, or give a list")
+            raise ValueError(
+                f"sizes={sizes!r}: default boxes are published for {' and '.join(published)}; choose one, or give a list"
+            )
         return published[sizes]
     count = len(next(iter(published.values())))
     if len(sizes) != count or sizes[0] <= 0 or any(high <= low for low, high in pairwise(sizes)):
         example = list(next(iter(published.values())))
-        raise ValueError(f"sizes={list(sizes)}: must be {count} rising numbers of pixels (one more than levels), such as {example}")
+        raise ValueError(
+            f"sizes={list(sizes)}: must be {count} rising numbers of pixels (one more than levels), such as {example}"
+        )
     return tuple(sizes)
 
 
-def _levels(cells: Sequence[int], strides: Sequence[float], sizes: Sequence[float], ratios: Sequence[tuple]) -> list[DefaultBoxLevel]:
+def _levels(
+    cells: Sequence[int], strides: Sequence[float], sizes: Sequence[float], ratios: Sequence[tuple]
+) -> list[DefaultBoxLevel]:
     limits = pairwise(sizes)
-    return [DefaultBoxLevel(n, n, s, low, high, r) for n, s, (low, high), r in zip(cells, strides, limits, ratios, strict=True)]
+    return [
+        DefaultBoxLevel(n, n, s, low, high, r)
+        for n, s, (low, high), r in zip(cells, strides, limits, ratios, strict=True)
+    ]
 
 
 class YoloAnchors:
@@ -99,8 +124,12 @@ class YoloAnchors:
     def __call__(self, size: tuple[int, int]) -> AnchorGrid:
         """size: (height, width) of the model input. ValueError if a side is not a multiple of the stride."""
         if any(side <= 0 or side % self.stride for side in size):
-            raise ValueError(f"input size {tuple(size)} (height, width): this YOLOv2 needs multiples of its stride {self.stride}")
-        level = Level(size[0] // self.stride, size[1] // self.stride, float(self.stride), self.per_location[0])
+            raise ValueError(
+                f"input size {tuple(size)} (height, width): this YOLOv2 needs multiples of its stride {self.stride}"
+            )
+        level = Level(
+            size[0] // self.stride, size[1] // self.stride, float(self.stride), self.per_location[0]
+        )
         return _grid([level], [[(w * self.stride, h * self.stride) for w, h in self.shapes_cells]], size)
 
 
@@ -112,7 +141,9 @@ class DefaultBoxes:
 
     def __init__(self, levels: Sequence[DefaultBoxLevel], size: tuple[int, int], clip: str | None = None):
         if clip not in (None, "cxcywh", "wh"):
-            raise ValueError(f"clip={clip!r}: choose null (Caffe), 'cxcywh' (ssd.pytorch) or 'wh' (torchvision)")
+            raise ValueError(
+                f"clip={clip!r}: choose null (Caffe), 'cxcywh' (ssd.pytorch) or 'wh' (torchvision)"
+            )
         self.levels = tuple(levels)
         self.size = tuple(size)
         self.clip = clip
@@ -135,19 +166,30 @@ class DefaultBoxes:
         return AnchorGrid(clipped, grid.stride, grid.cell, grid.size, grid.levels)
 
 
-def _grid(levels: list[Level], shapes_wh: list[list[tuple[float, float]]], size: tuple[int, int]) -> AnchorGrid:
+def _grid(
+    levels: list[Level], shapes_wh: list[list[tuple[float, float]]], size: tuple[int, int]
+) -> AnchorGrid:
     """Every shape at the centre of every cell; computed in float64, stored in float32."""
     cells = [_cells(level) for level in levels]
-    strides = [torch.full((len(cell),), level.stride, dtype=torch.float64) for cell, level in zip(cells, levels, strict=True)]
-    wh = [torch.tensor(s, dtype=torch.float64).repeat(x.rows * x.columns, 1) for s, x in zip(shapes_wh, levels, strict=True)]
+    strides = [
+        torch.full((len(cell),), level.stride, dtype=torch.float64)
+        for cell, level in zip(cells, levels, strict=True)
+    ]
+    wh = [
+        torch.tensor(s, dtype=torch.float64).repeat(x.rows * x.columns, 1)
+        for s, x in zip(shapes_wh, levels, strict=True)
+    ]
     cell, stride = torch.cat(cells), torch.cat(strides)  # (A, 2), (A,)
     boxes_cxcywh = torch.cat([(cell + 0.5) * stride[:, None], torch.cat(wh)], 1)  # (A, 4)
-    return AnchorGrid(boxes_cxcywh.float(), stride.float(), cell.float(), (int(size[0]), int(size[1])), tuple(levels))
+    return AnchorGrid(
+        boxes_cxcywh.float(), stride.float(), cell.float(), (int(size[0]), int(size[1])), tuple(levels)
+    )
 
 
 def _cells(level: Level) -> Tensor:
     """(rows * columns * per_location, 2) column and row of each anchor of a level."""
     row, column, _ = torch.meshgrid(
-        *(torch.arange(n, dtype=torch.float64) for n in (level.rows, level.columns, level.per_location)), indexing="ij"
+        *(torch.arange(n, dtype=torch.float64) for n in (level.rows, level.columns, level.per_location)),
+        indexing="ij",
     )
     return torch.stack([column.flatten(), row.flatten()], 1)

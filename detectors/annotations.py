@@ -18,7 +18,9 @@ class Texts(Sequence[str]):
     """
 
     def __init__(self, texts: Sequence[str] = ()):
-        parts = [text.encode("utf-8", "surrogatepass") for text in texts]  # JSON and names of files may hold what UTF-8 has not
+        parts = [
+            text.encode("utf-8", "surrogatepass") for text in texts
+        ]  # JSON and names of files may hold what UTF-8 has not
         self.data = b"".join(parts)
         self.offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)  # (N + 1,)
 
@@ -39,13 +41,17 @@ class Texts(Sequence[str]):
         return self.data[self.offsets[place] : self.offsets[place + 1]].decode("utf-8", "surrogatepass")
 
     def __iter__(self) -> Iterator[str]:
-        for start, end in pairwise(map(int, self.offsets)):  # one at a time: a list of all would be as large as the texts
+        for start, end in pairwise(
+            map(int, self.offsets)
+        ):  # one at a time: a list of all would be as large as the texts
             yield self.data[start:end].decode("utf-8", "surrogatepass")
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence) or isinstance(other, str | bytes):
             return NotImplemented
-        return len(self) == len(other) and all(mine == theirs for mine, theirs in zip(self, other, strict=True))
+        return len(self) == len(other) and all(
+            mine == theirs for mine, theirs in zip(self, other, strict=True)
+        )
 
     __hash__ = None
 
@@ -90,8 +96,18 @@ class Annotations:
         """A split that has no image."""
         nothing = np.zeros(0, np.int64)
         boxes, no = np.zeros((0, 4)), np.zeros(0, bool)
-        arrays = {"sizes": np.zeros((0, 2), np.int64), "offsets": np.zeros(1, np.int64), "boxes_original": boxes, "labels": nothing}
-        flags = {"difficult": no, "crowd": no, "areas": np.zeros(0), "category_ids": tuple(range(1, len(class_names) + 1))}
+        arrays = {
+            "sizes": np.zeros((0, 2), np.int64),
+            "offsets": np.zeros(1, np.int64),
+            "boxes_original": boxes,
+            "labels": nothing,
+        }
+        flags = {
+            "difficult": no,
+            "crowd": no,
+            "areas": np.zeros(0),
+            "category_ids": tuple(range(1, len(class_names) + 1)),
+        }
         return cls(class_names=tuple(class_names), image_ids=(), paths=(), **arrays, **flags)
 
     def __len__(self) -> int:

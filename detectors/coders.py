@@ -40,8 +40,12 @@ class SSDBoxCoder(nn.Module):
     def __init__(self, variances: Sequence[float] = (0.1, 0.1, 0.2, 0.2)):
         super().__init__()
         if len(variances) != 4 or min(variances) <= 0:
-            raise ValueError(f"variances={list(variances)}: four numbers above 0 are needed, for x, y, width and height")
-        self.register_buffer("variances", torch.tensor(variances), persistent=False)  # a module only so that they live on its device
+            raise ValueError(
+                f"variances={list(variances)}: four numbers above 0 are needed, for x, y, width and height"
+            )
+        self.register_buffer(
+            "variances", torch.tensor(variances), persistent=False
+        )  # a module only so that they live on its device
 
     def encode(self, boxes: Tensor, grid: AnchorGrid) -> Tensor:
         """(..., A, 4) xyxy pixels -> (..., A, 4) offsets."""

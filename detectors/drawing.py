@@ -81,7 +81,10 @@ def draw_detections(
 ) -> np.ndarray:
     """draw() for the detections of one image: colour and name of the class, score. gt_boxes (n, 4) and gt_labels (n,) are dashed."""
     labels = found.labels.tolist()
-    texts = [f"{class_names[label]} {score:.2f}" for label, score in zip(labels, found.scores.tolist(), strict=True)]
+    texts = [
+        f"{class_names[label]} {score:.2f}"
+        for label, score in zip(labels, found.scores.tolist(), strict=True)
+    ]
     colours = class_colours(len(class_names))[labels]
     gt_texts = [] if gt_labels is None else [class_names[label] for label in gt_labels.tolist()]
     return draw(image, found.boxes.numpy(), texts, colours=colours, gt_boxes=gt_boxes, gt_texts=gt_texts)
@@ -98,7 +101,9 @@ def outline(image: np.ndarray, boxes: np.ndarray, colours: np.ndarray) -> np.nda
     """A new image with the edges of many boxes on it, thin and faint, the first box on top. boxes: (n, 4) xyxy; colours: (n, 3) RGB."""
     canvas = np.ascontiguousarray(image).copy()
     paint = np.reshape(colours, (-1, 3)).tolist()
-    for corners, colour in reversed(list(zip(_pixels(np.reshape(boxes, (-1, 4)), 1, canvas), paint, strict=True))):
+    for corners, colour in reversed(
+        list(zip(_pixels(np.reshape(boxes, (-1, 4)), 1, canvas), paint, strict=True))
+    ):
         cv2.rectangle(canvas, corners[:2], corners[2:], colour, 1)
     return cv2.addWeighted(canvas, 1 - FAINT, np.ascontiguousarray(image), FAINT, 0)
 
@@ -107,7 +112,10 @@ def captioned(image: np.ndarray, text: str) -> np.ndarray:
     """The image below a line of text, white on black; a text that is too long loses its beginning."""
     canvas = np.concatenate([np.zeros((CAPTION, *image.shape[1:]), np.uint8), image])
     shown = text
-    while len(shown) > 4 and cv2.getTextSize(shown, cv2.FONT_HERSHEY_SIMPLEX, SCALE, 1)[0][0] > image.shape[1] - 4:
+    while (
+        len(shown) > 4
+        and cv2.getTextSize(shown, cv2.FONT_HERSHEY_SIMPLEX, SCALE, 1)[0][0] > image.shape[1] - 4
+    ):
         shown = "..." + shown[4:]
     cv2.putText(canvas, shown, (2, CAPTION - 6), cv2.FONT_HERSHEY_SIMPLEX, SCALE, WHITE, 1, cv2.LINE_AA)
     return canvas
@@ -119,7 +127,9 @@ def grid(images: Sequence[np.ndarray], columns: int, gap: int = 4) -> np.ndarray
     images: at least one, (H, W, 3) uint8. ValueError: none, or columns < 1.
     """
     if not images or columns < 1:
-        raise ValueError(f"grid() needs at least one image and one column, got {len(images)} images, {columns} columns")
+        raise ValueError(
+            f"grid() needs at least one image and one column, got {len(images)} images, {columns} columns"
+        )
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     height = max(image.shape[0] for image in images) + gap
@@ -156,7 +166,9 @@ def _dashed(canvas: np.ndarray, corners: tuple[int, int, int, int]) -> None:
             cv2.line(canvas, (x, y), (x, min(y + dash, y1)), WHITE, thickness)
 
 
-def _write(canvas: np.ndarray, text: str, at: tuple[int, int], colour: tuple[int, int, int], *, above: bool) -> None:
+def _write(
+    canvas: np.ndarray, text: str, at: tuple[int, int], colour: tuple[int, int, int], *, above: bool
+) -> None:
     """Text on a plate of `colour`, above or below the point `at`, moved so that it lies within the canvas."""
     if not text:
         return

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 def scale_channels(channels: int, width: float) -> int:
     """`channels` times the width multiplier, rounded to a multiple of 8 for the vector units, at least 8. ValueError unless width > 0."""
     if width <= 0:
-        raise ValueError(f"width={width}: the channel multiplier must be above 0; 1 is the paper's network, 0.25 fits a laptop")
+        raise ValueError(
+            f"width={width}: the channel multiplier must be above 0; 1 is the paper's network, 0.25 fits a laptop"
+        )
     return max(8, round(channels * width / 8) * 8)
 
 
@@ -51,7 +53,9 @@ class ConvReLU(nn.Module):
         batch_norm: bool = False,
     ):
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=not batch_norm)
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, bias=not batch_norm
+        )
         self.norm = nn.BatchNorm2d(out_channels) if batch_norm else nn.Identity()
         init_caffe_xavier(self.conv)
 
@@ -134,7 +138,9 @@ class DarknetMaxPool(nn.Module):
     def _margins(self, side: int) -> tuple[int, int]:
         """What to put before and behind the image so that the windows of max_pool2d are Darknet's."""
         before = self.padding // 2
-        last = (side + self.padding - self.size) // self.stride * self.stride  # where the last window begins in the padded image
+        last = (
+            (side + self.padding - self.size) // self.stride * self.stride
+        )  # where the last window begins in the padded image
         return before, max(0, last + self.size - before - side)
 
 

@@ -78,10 +78,19 @@ class RegionLoss(nn.Module):
         _one_of("class_activation", class_activation, softmax="Darknet's softmax=1", logistic="softmax=0")
         _one_of("shared_class", shared_class, last="Darknet", lowest="the course")
         if class_weights is not None and (not len(class_weights) or min(class_weights) < 0):
-            raise ValueError(f"class_weights={list(class_weights)}: one number for each class is needed, none below 0")
+            raise ValueError(
+                f"class_weights={list(class_weights)}: one number for each class is needed, none below 0"
+            )
         if ignore_truths is not None and ignore_truths < 0:
-            raise ValueError(f"ignore_truths={ignore_truths}: 0 or more is needed, or null for all truths; the course has 50")
-        self.coord_scale, self.object_scale, self.noobject_scale, self.class_scale = coord_scale, object_scale, noobject_scale, class_scale
+            raise ValueError(
+                f"ignore_truths={ignore_truths}: 0 or more is needed, or null for all truths; the course has 50"
+            )
+        self.coord_scale, self.object_scale, self.noobject_scale, self.class_scale = (
+            coord_scale,
+            object_scale,
+            noobject_scale,
+            class_scale,
+        )
         self.normalizer, self.box_error, self.weigh_small_boxes = normalizer, box_error, weigh_small_boxes
         self.objectness_target, self.iou_gradient = objectness_target, iou_gradient
         self.ignore_iou, self.ignore_at_limit, self.ignore_truths = ignore_iou, ignore_at_limit, ignore_truths
@@ -89,7 +98,9 @@ class RegionLoss(nn.Module):
         self.class_activation, self.shared_class = class_activation, shared_class
         self.coder = YoloBoxCoder()
         self.register_buffer(
-            "class_weights", None if class_weights is None else torch.tensor(class_weights, dtype=torch.float64), persistent=False
+            "class_weights",
+            None if class_weights is None else torch.tensor(class_weights, dtype=torch.float64),
+            persistent=False,
         )
         self.register_buffer("images_seen", torch.zeros((), dtype=torch.int64))
 
@@ -99,12 +110,20 @@ class RegionLoss(nn.Module):
             self.images_seen += len(outputs.offsets)
         positive = encoded.positive  # (B, A)
         iou = self._truth_iou(outputs, encoded, grid)  # (B, M, A)
-        box, prior = self._halves(self._box_error(outputs, encoded, grid), self._box_weights(positive, encoded, grid), positive)
+        box, prior = self._halves(
+            self._box_error(outputs, encoded, grid), self._box_weights(positive, encoded, grid), positive
+        )
         goal = torch.where(positive, self._objectness_target(iou, outputs, encoded, grid), 0)
         doubt = F.mse_loss(outputs.objectness.sigmoid(), goal, reduction="none")  # (B, A)
         pushed = torch.where(self._ignored(iou, encoded), 0, doubt.new_full((), self.noobject_scale))
         found, rest = self._halves(doubt, torch.where(positive, self.object_scale, pushed), positive)
-        return {"box": box, "prior": prior, "object": found, "noobject": rest, "class": self._class_error(outputs, encoded)}
+        return {
+            "box": box,
+            "prior": prior,
+            "object": found,
+            "noobject": rest,
+            "class": self._class_error(outputs, encoded),
+        }
 
     def _halves(self, error: Tensor, weights: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
         """(B, A) squared errors, their weights, bool -> half the weighted sum over positive anchors, and over all others; normalised."""
@@ -113,7 +132,9 @@ class RegionLoss(nn.Module):
 
     def _count(self, weights: Tensor) -> Tensor | int:
         """n for one kind of error. weights: (B, ...)."""
-        return len(weights) if self.normalizer == "batch" else (weights > 0).sum(dtype=weights.dtype) + NONZERO
+        return (
+            len(weights) if self.normalizer == "batch" else (weights > 0).sum(dtype=weights.dtype) + NONZERO
+        )
 
     def _box_error(self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid) -> Tensor:
         """(B, A) squared error of centre and size together."""
@@ -145,7 +166,9 @@ class RegionLoss(nn.Module):
             good = good & (usable & (usable.flip(1).cumsum(1).flip(1) <= self.ignore_truths))[..., None]
         return good.any(1)
 
-    def _objectness_target(self, iou: Tensor, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid) -> Tensor:
+    def _objectness_target(
+        self, iou: Tensor, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid
+    ) -> Tensor:
         """(B, A) or () t of the positive anchors; any number elsewhere."""
         if self.objectness_target == "one" or iou.shape[1] == 0:
             return iou.new_ones(())
@@ -170,12 +193,16 @@ class RegionLoss(nn.Module):
         weights = self.class_scale * owns(encoded).to(error.dtype)
         if self.class_weights is not None:
             if len(self.class_weights) != logits.shape[-1]:
-                raise ValueError(f"class_weights has {len(self.class_weights)} numbers and the detector {logits.shape[-1]} classes")
+                raise ValueError(
+                    f"class_weights has {len(self.class_weights)} numbers and the detector {logits.shape[-1]} classes"
+                )
             weights = weights * self.class_weights[labels].to(weights.dtype)
         return (error * weights).sum() / self._count(weights)
 
     @torch.no_grad()
-    def statistics(self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid) -> dict[str, Tensor]:
+    def statistics(
+        self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid
+    ) -> dict[str, Tensor]:
         """The numbers that Darknet prints: Avg IOU, Class, Obj, No Obj, Avg Recall (IoU > .5), count; and the recall of the course.
 
         As there, means are over all truths, also those that another one overwrote; without truths they are NaN. With "logistic", a truth
@@ -184,13 +211,17 @@ class RegionLoss(nn.Module):
         """
         assigned, labels = encoded.assigned, encoded.targets.labels
         given = (assigned >= 0).to(outputs.offsets.dtype)
-        iou = self._truth_iou(outputs, encoded, grid).gather(2, assigned.clamp(min=0)[..., None]).squeeze(-1)  # (B, M)
+        iou = (
+            self._truth_iou(outputs, encoded, grid).gather(2, assigned.clamp(min=0)[..., None]).squeeze(-1)
+        )  # (B, M)
         logits = _rows(outputs.class_logits, assigned)
         classes = logits.softmax(-1) if self.class_activation == "softmax" else logits.sigmoid()
         objectness = outputs.objectness.sigmoid()
         own = objectness.gather(1, assigned.clamp(min=0))  # (B, M)
         count, mine = given.sum(), owns(encoded)
-        alone = self.class_activation == "softmax" or self.class_scale == 0  # without a class delta Darknet does not see who came first
+        alone = (
+            self.class_activation == "softmax" or self.class_scale == 0
+        )  # without a class delta Darknet does not see who came first
         seen = given if alone else given * ~meets(assigned).tril(-1).any(-1)
         return {
             "truth_iou": (iou * given).sum() / count,
@@ -225,7 +256,9 @@ class MultiBoxLoss(nn.Module):
         number, the first anchors first, so that their class counts twice (torchvision)."""
         super().__init__()
         if negatives_per_positive < 0:
-            raise ValueError(f"negatives_per_positive={negatives_per_positive}: 0 or more is needed; the paper has 3")
+            raise ValueError(
+                f"negatives_per_positive={negatives_per_positive}: 0 or more is needed; the paper has 3"
+            )
         _one_of("normalizer", normalizer, batch="Caffe, torchvision", images="NVIDIA", floor="mmdetection")
         self.negatives_per_positive, self.box_scale = negatives_per_positive, box_scale
         self.normalizer, self.recount_positives = normalizer, recount_positives
@@ -234,8 +267,13 @@ class MultiBoxLoss(nn.Module):
         """Terms box and class. outputs.class_logits: (B, A, C + 1), background first."""
         positive = encoded.positive  # (B, A)
         count = positive.sum(1, keepdim=True)  # (B, 1)
-        logits, columns = outputs.class_logits, encoded.labels + 1  # column 0 is background, and labels are -1 there
-        error = F.cross_entropy(logits.flatten(0, 1), columns.flatten(), reduction="none").view_as(columns)  # (B, A)
+        logits, columns = (
+            outputs.class_logits,
+            encoded.labels + 1,
+        )  # column 0 is background, and labels are -1 there
+        error = F.cross_entropy(logits.flatten(0, 1), columns.flatten(), reduction="none").view_as(
+            columns
+        )  # (B, A)
         smooth = F.smooth_l1_loss(outputs.offsets, encoded.offsets, reduction="none").sum(-1)
         per = self._normalizer(count)
         share = positive / per  # (B, A)
@@ -257,7 +295,9 @@ class MultiBoxLoss(nn.Module):
         """
         background = encoded.matched == BACKGROUND
         if self.recount_positives:
-            key = torch.where(background, error, encoded.matched.clamp(max=0).to(error.dtype) - 1)  # then positives, then what is ignored
+            key = torch.where(
+                background, error, encoded.matched.clamp(max=0).to(error.dtype) - 1
+            )  # then positives, then what is ignored
             hardest = error.gather(1, key.sort(dim=1, descending=True, stable=True).indices)
         else:
             hardest = torch.where(background, error, -1).sort(1, descending=True).values
@@ -270,7 +310,9 @@ class MultiBoxLoss(nn.Module):
         return torch.minimum(self.negatives_per_positive * count, candidates.sum(1, keepdim=True))
 
     @torch.no_grad()
-    def statistics(self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid) -> dict[str, Tensor]:
+    def statistics(
+        self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid
+    ) -> dict[str, Tensor]:
         """negatives_per_positive: what mining really gave; below the setting where negatives ran out."""
         count = encoded.positive.sum(1, keepdim=True)
         return {"negatives_per_positive": self._negatives(encoded, count).sum() / count.sum().clamp(min=1)}
@@ -279,7 +321,10 @@ class MultiBoxLoss(nn.Module):
 def _one_of(name: str, value: str, **choices: str) -> None:
     """ValueError unless value is one of the choices, given with whose choice each is."""
     if value not in choices:
-        raise ValueError(f"{name}={value!r}: choose " + " or ".join(f"{choice!r} ({whose})" for choice, whose in choices.items()))
+        raise ValueError(
+            f"{name}={value!r}: choose "
+            + " or ".join(f"{choice!r} ({whose})" for choice, whose in choices.items())
+        )
 
 
 def _sizes_in_cells(offsets: Tensor, grid: AnchorGrid) -> Tensor:

@@ -30,7 +30,9 @@ class ResponsibleCellMatcher:
         batch, truths = targets.labels.shape
         boxes_cxcywh = xyxy_to_cxcywh(targets.boxes)  # (B, M, 4)
         place = (boxes_cxcywh[..., :2] / level.stride).long().clamp(min=0)
-        location = place[..., 1].clamp(max=level.rows - 1) * level.columns + place[..., 0].clamp(max=level.columns - 1)  # (B, M)
+        location = place[..., 1].clamp(max=level.rows - 1) * level.columns + place[..., 0].clamp(
+            max=level.columns - 1
+        )  # (B, M)
         shapes_wh = grid.boxes_cxcywh[: level.per_location, 2:]  # (K, 2)
         if self.needs_predictions:
             shapes_wh = _predicted_shapes(predicted, location, level.per_location)  # (B, M, K, 2)
@@ -40,13 +42,17 @@ class ResponsibleCellMatcher:
         order = torch.arange(truths, device=assigned.device).expand(batch, truths)
         matched = torch.full((batch, grid.num_anchors), BACKGROUND, device=assigned.device)
         # The largest truth number is the latest truth; padding writes BACKGROUND, which changes nothing.
-        matched = matched.scatter_reduce(1, assigned.clamp(min=0), torch.where(usable, order, BACKGROUND), "amax")
+        matched = matched.scatter_reduce(
+            1, assigned.clamp(min=0), torch.where(usable, order, BACKGROUND), "amax"
+        )
         return Matches(matched, assigned)
 
 
 def _predicted_shapes(predicted: Tensor, location: Tensor, per_location: int) -> Tensor:
     """(B, A, 4) predicted boxes, (B, M) locations -> (B, M, K, 2) predicted widths and heights at each truth's location."""
-    wh = (predicted[..., 2:] - predicted[..., :2]).unflatten(1, (-1, per_location)).flatten(2)  # (B, rows * columns, K * 2)
+    wh = (
+        (predicted[..., 2:] - predicted[..., :2]).unflatten(1, (-1, per_location)).flatten(2)
+    )  # (B, rows * columns, K * 2)
     return wh.gather(1, location[..., None].expand(-1, -1, wh.shape[-1])).unflatten(-1, (per_location, 2))
 
 
@@ -63,7 +69,9 @@ class MultiBoxMatcher:
         if not 0 < positive_iou <= 1:
             raise ValueError(f"positive_iou={positive_iou}: an IoU in (0, 1] is needed; the paper has 0.5")
         if bipartite not in ("greedy", "last"):
-            raise ValueError(f"bipartite={bipartite!r}: choose 'greedy' (Caffe) or 'last' (torchvision, ssd.pytorch)")
+            raise ValueError(
+                f"bipartite={bipartite!r}: choose 'greedy' (Caffe) or 'last' (torchvision, ssd.pytorch)"
+            )
         self.positive_iou = positive_iou
         self.bipartite = bipartite
 

@@ -55,8 +55,15 @@ class PostProcess(nn.Module):
         scores = torch.where(boxes.isfinite().all(-1, keepdim=True), scores, 0)
         image, anchor, label = self._candidates(scores)
         found = Detections(image, boxes[image, anchor], scores[image, anchor, label], label)
-        keep = batched_nms(_from_zero(found.boxes.double()), found.scores.double(), image * scores.shape[-1] + label, self.nms_iou)
-        keep = keep[image[keep].argsort(stable=True)]  # batched_nms returns by score; images together, best first in each
+        keep = batched_nms(
+            _from_zero(found.boxes.double()),
+            found.scores.double(),
+            image * scores.shape[-1] + label,
+            self.nms_iou,
+        )
+        keep = keep[
+            image[keep].argsort(stable=True)
+        ]  # batched_nms returns by score; images together, best first in each
         keep = keep[_rank(image[keep], len(scores)) < (self.max_detections or len(keep) + 1)]
         return Detections(image[keep], found.boxes[keep], found.scores[keep], label[keep])
 
@@ -88,7 +95,9 @@ def _rank(image: Tensor, batch: int) -> Tensor:
 def to_original(detections: Detections, infos: list[ImageInfo], clip: bool = True) -> Detections:
     """Detections of the model input's frame -> the original image's frame, undoing letterbox or stretch; cut to the image unless told."""
     boxes = detections.boxes
-    frame = boxes.new_tensor([[*i.shift_xy, *i.scale_xy, i.size_original[1], i.size_original[0]] for i in infos]).reshape(-1, 6)
+    frame = boxes.new_tensor(
+        [[*i.shift_xy, *i.scale_xy, i.size_original[1], i.size_original[0]] for i in infos]
+    ).reshape(-1, 6)
     shift, scale, limit = frame[detections.image].split(2, 1)  # (T, 2) each
     boxes = (boxes - shift.repeat(1, 2)) / scale.repeat(1, 2)
     if clip:

@@ -112,9 +112,7 @@ class Matches(NamedTuple):
     """What a matcher finds."""
 
     matched: Tensor  # (B, A) int64: row of Targets that the anchor must find, BACKGROUND or IGNORED
-    assigned: (
-        Tensor  # (B, M) int64: the anchor each truth was given, -1 if none; two truths may name one anchor (YOLO), `matched` says who won
-    )
+    assigned: Tensor  # (B, M) int64: the anchor each truth was given, -1 if none; two truths may name one anchor (YOLO), `matched` says who won
 
 
 @dataclass(frozen=True)
@@ -181,9 +179,13 @@ class Matcher(Protocol):
 class Loss(Protocol):
     """An nn.Module. `statistics` gives log-only numbers and is called only on steps that are logged."""
 
-    def __call__(self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid) -> dict[str, Tensor]: ...
+    def __call__(
+        self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid
+    ) -> dict[str, Tensor]: ...
 
-    def statistics(self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid) -> dict[str, Tensor]: ...
+    def statistics(
+        self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid
+    ) -> dict[str, Tensor]: ...
 
 
 class ScoreRule(Protocol):

@@ -18,23 +18,34 @@ class TargetEncoder(nn.Module):
         self.coder = coder
 
     @torch.no_grad()
-    def forward(self, targets: Targets, grid: AnchorGrid, outputs: HeadOutputs | None = None) -> EncodedTargets:
+    def forward(
+        self, targets: Targets, grid: AnchorGrid, outputs: HeadOutputs | None = None
+    ) -> EncodedTargets:
         """targets: boxes (B, M, 4) xyxy pixels of the model input. `outputs` is read only if the matcher needs predictions.
 
         An anchor without a truth gets its own box as target, so that every number is finite; for YOLO its offsets are then
         (0.5, 0.5, 0, 0), which is what Darknet's prior term pulls towards.
         """
-        predicted = self.coder.decode(outputs.offsets.detach(), grid) if self.matcher.needs_predictions else None
+        predicted = (
+            self.coder.decode(outputs.offsets.detach(), grid) if self.matcher.needs_predictions else None
+        )
         matched, assigned = self.matcher(targets, grid, predicted)
-        boxes, labels = grid.boxes.expand(len(matched), -1, -1), matched  # (B, A, 4), (B, A); both as they are when nothing matches
+        boxes, labels = (
+            grid.boxes.expand(len(matched), -1, -1),
+            matched,
+        )  # (B, A, 4), (B, A); both as they are when nothing matches
         if targets.labels.shape[1]:
             row, positive = matched.clamp(min=0), matched >= 0
-            boxes = torch.where(positive[..., None], targets.boxes.gather(1, row[..., None].expand(-1, -1, 4)), boxes)
+            boxes = torch.where(
+                positive[..., None], targets.boxes.gather(1, row[..., None].expand(-1, -1, 4)), boxes
+            )
             labels = torch.where(positive, targets.labels.gather(1, row), -1)
         return EncodedTargets(matched, assigned, boxes, self.coder.encode(boxes, grid), labels, targets)
 
     @torch.no_grad()
-    def statistics(self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid) -> dict[str, Tensor]:
+    def statistics(
+        self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid
+    ) -> dict[str, Tensor]:
         """Log-only: positives per image, and the mean IoU of what the positive anchors predict with their truths (0 without positives)."""
         positive = encoded.positive
         count = positive.sum()

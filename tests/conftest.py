@@ -29,5 +29,7 @@ def pytest_runtest_makereport(item, call):
     report = yield
     if REQUIRED and report.skipped and not hasattr(report, "wasxfail") and item.get_closest_marker("data"):
         report.outcome = "failed"
-        report.longrepr = f"{item.nodeid} was skipped although DETECTORS_REQUIRE_SHARED=1: {call.excinfo.value}"
+        report.longrepr = (
+            f"{item.nodeid} was skipped although DETECTORS_REQUIRE_SHARED=1: {call.excinfo.value}"
+        )
     return report

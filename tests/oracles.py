@@ -24,7 +24,9 @@ def pad_targets(images: list[list[list[float]]]) -> Targets:
     return Targets(boxes, labels, valid)
 
 
-def random_targets(generator: torch.Generator, *, batch: int, most: int, classes: int, size: tuple[int, int]) -> Targets:
+def random_targets(
+    generator: torch.Generator, *, batch: int, most: int, classes: int, size: tuple[int, int]
+) -> Targets:
     """Random boxes inside an image of `size` (height, width); some images have none."""
     limit = torch.tensor([size[1], size[0]])
     wh = (0.03 + 0.6 * torch.rand(batch, most, 2, generator=generator) ** 2) * limit
@@ -103,17 +105,23 @@ def responsible_cell(targets: Targets, grid: AnchorGrid) -> list[dict[int, int]]
     return found
 
 
-def region_loss(outputs: HeadOutputs, targets: Targets, grid: AnchorGrid, *, softmax: bool, prior_scale: float = 0.0) -> dict[str, float]:
+def region_loss(
+    outputs: HeadOutputs, targets: Targets, grid: AnchorGrid, *, softmax: bool, prior_scale: float = 0.0
+) -> dict[str, float]:
     """reference formula with Darknet's default scales, summed over anchors one by one and divided by the batch."""
     terms = dict.fromkeys(("box", "prior", "object", "noobject", "class"), 0.0)
     for b, owner in enumerate(responsible_cell(targets, grid)):
-        truths = [box for box, ok in zip(targets.boxes[b].tolist(), targets.valid[b].tolist(), strict=True) if ok]
+        truths = [
+            box for box, ok in zip(targets.boxes[b].tolist(), targets.valid[b].tolist(), strict=True) if ok
+        ]
         for a in range(grid.num_anchors):
             tx, ty, tw, th = outputs.offsets[b, a].tolist()
             objectness = sigmoid(outputs.objectness[b, a].item())
             pw, ph = grid.boxes_cxcywh[a, 2:].tolist()
             (column, row), stride = grid.cell[a].tolist(), grid.stride[a].item()
-            predicted = corners((column + tx) * stride, (row + ty) * stride, pw * math.exp(tw), ph * math.exp(th))
+            predicted = corners(
+                (column + tx) * stride, (row + ty) * stride, pw * math.exp(tw), ph * math.exp(th)
+            )
             if a not in owner:
                 terms["prior"] += prior_scale * ((tx - 0.5) ** 2 + (ty - 0.5) ** 2 + tw**2 + th**2) / 2
                 if max((iou(predicted, t) for t in truths), default=0.0) <= 0.6:
@@ -121,15 +129,24 @@ def region_loss(outputs: HeadOutputs, targets: Targets, grid: AnchorGrid, *, sof
                 continue
             box = targets.boxes[b, owner[a]].tolist()
             w, h = box[2] - box[0], box[3] - box[1]
-            goal = ((box[0] + box[2]) / 2 / stride - column, (box[1] + box[3]) / 2 / stride - row, math.log(w / pw), math.log(h / ph))
+            goal = (
+                (box[0] + box[2]) / 2 / stride - column,
+                (box[1] + box[3]) / 2 / stride - row,
+                math.log(w / pw),
+                math.log(h / ph),
+            )
             weight = 2 - w * h / (grid.size[0] * grid.size[1])
-            terms["box"] += weight * sum((p - g) ** 2 for p, g in zip((tx, ty, tw, th), goal, strict=True)) / 2
+            terms["box"] += (
+                weight * sum((p - g) ** 2 for p, g in zip((tx, ty, tw, th), goal, strict=True)) / 2
+            )
             terms["object"] += 5 * (objectness - iou(predicted, box)) ** 2 / 2
             terms["class"] += class_error(outputs, targets, b, a, owner[a], softmax=softmax, grid=grid)
     return {name: value / len(outputs.offsets) for name, value in terms.items()}
 
 
-def class_error(outputs: HeadOutputs, targets: Targets, b: int, a: int, truth: int, *, softmax: bool, grid: AnchorGrid) -> float:
+def class_error(
+    outputs: HeadOutputs, targets: Targets, b: int, a: int, truth: int, *, softmax: bool, grid: AnchorGrid
+) -> float:
     logits = outputs.class_logits[b, a].tolist()
     label = targets.labels[b, truth].item()
     if softmax:
@@ -150,7 +167,9 @@ def multibox_match(targets: Targets, grid: AnchorGrid, b: int, positive_iou: flo
     """anchor number -> truth number of image b: greedy over all pairs, then every anchor with IoU >= .5."""
     anchors = [corners(*row) for row in grid.boxes_cxcywh.tolist()]
     truths = {t: box for t, box in enumerate(targets.boxes[b].tolist()) if targets.valid[b, t]}
-    overlaps = {(t, a): iou_float32(box, anchor) for t, box in truths.items() for a, anchor in enumerate(anchors)}
+    overlaps = {
+        (t, a): iou_float32(box, anchor) for t, box in truths.items() for a, anchor in enumerate(anchors)
+    }
     owner: dict[int, int] = {}
     free = set(truths)
     for (t, a), value in sorted(overlaps.items(), key=lambda item: (-item[1], item[0][1], item[0][0])):
@@ -168,7 +187,9 @@ def last_truth_match(targets: Targets, grid: AnchorGrid, b: int, positive_iou: f
     """anchor number -> truth number of image b: every anchor with IoU >= .5, then truth after truth its best anchor, whosever that is."""
     anchors = [corners(*row) for row in grid.boxes_cxcywh.tolist()]
     truths = {t: box for t, box in enumerate(targets.boxes[b].tolist()) if targets.valid[b, t]}
-    overlaps = {(t, a): iou_float32(box, anchor) for t, box in truths.items() for a, anchor in enumerate(anchors)}
+    overlaps = {
+        (t, a): iou_float32(box, anchor) for t, box in truths.items() for a, anchor in enumerate(anchors)
+    }
     owner: dict[int, int] = {}
     for a in range(len(anchors)):
         best = max(truths, key=lambda t: overlaps[t, a], default=None)
@@ -189,12 +210,19 @@ def multibox_loss(outputs: HeadOutputs, targets: Targets, grid: AnchorGrid, vari
         for a, t in owner.items():
             x0, y0, x1, y1 = targets.boxes[b, t].tolist()
             cx, cy, w, h = grid.boxes_cxcywh[a].tolist()
-            goal = [((x0 + x1) / 2 - cx) / w, ((y0 + y1) / 2 - cy) / h, math.log((x1 - x0) / w), math.log((y1 - y0) / h)]
+            goal = [
+                ((x0 + x1) / 2 - cx) / w,
+                ((y0 + y1) / 2 - cy) / h,
+                math.log((x1 - x0) / w),
+                math.log((y1 - y0) / h),
+            ]
             for value, wanted, variance in zip(outputs.offsets[b, a].tolist(), goal, variances, strict=True):
                 off = abs(value - wanted / variance)
                 box_sum += off * off / 2 if off < 1 else off - 0.5
             class_sum -= logs[a, targets.labels[b, t] + 1].item()
-        hardest = sorted((-logs[a, 0].item() for a in range(grid.num_anchors) if a not in owner), reverse=True)
+        hardest = sorted(
+            (-logs[a, 0].item() for a in range(grid.num_anchors) if a not in owner), reverse=True
+        )
         class_sum += sum(hardest[: 3 * len(owner)])
     return {"box": box_sum / max(1, positives), "class": class_sum / max(1, positives)}
 

@@ -23,7 +23,9 @@ def course_cases(fixtures: Path) -> dict[str, dict]:
     """Every recording of the course's Keras loss: its arrays, and its line of the manifest as `about`."""
     folder = fixtures / "evaluation/keras_yolo2_loss"
     manifest = json.loads((folder / "manifest.json").read_text())
-    return {name: dict(np.load(folder / f"{name}.npz")) | {"about": about} for name, about in manifest.items()}
+    return {
+        name: dict(np.load(folder / f"{name}.npz")) | {"about": about} for name, about in manifest.items()
+    }
 
 
 def copy(target: Path, *patterns: str, source: str = "darknet") -> Path:
@@ -43,5 +45,8 @@ def write_cases(target: Path, stem: str, names: dict[str, str]) -> Path:
     target.mkdir(exist_ok=True)
     (target / f"{stem}.json").write_text(json.dumps({new: settings[old] for old, new in names.items()}))
     chosen = {key: key.split("/", 1) for key in arrays.files if key.split("/", 1)[0] in names}
-    np.savez(target / f"{stem}.npz", **{f"{names[case]}/{rest}": arrays[key] for key, (case, rest) in chosen.items()})
+    np.savez(
+        target / f"{stem}.npz",
+        **{f"{names[case]}/{rest}": arrays[key] for key, (case, rest) in chosen.items()},
+    )
     return target

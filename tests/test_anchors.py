@@ -54,7 +54,9 @@ def test_yolo_anchors_lie_in_their_cells():
     for row in range(2):
         for column in range(3):
             for w, h in YOLO_ANCHORS["voc"]:
-                assert_close(grid.boxes_cxcywh[index], torch.tensor([column * 32 + 16, row * 32 + 16, w * 32, h * 32]))
+                assert_close(
+                    grid.boxes_cxcywh[index], torch.tensor([column * 32 + 16, row * 32 + 16, w * 32, h * 32])
+                )
                 assert grid.cell[index].tolist() == [column, row]
                 index += 1
 

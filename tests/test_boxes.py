@@ -33,7 +33,8 @@ def test_empty_boxes_have_iou_zero():
 def test_shape_iou_is_iou_on_one_centre():
     left, right = torch.tensor([[3.0, 4.0], [1.0, 9.0]]), torch.tensor([[5.0, 2.0], [2.0, 2.0]])
     expected = [
-        oracles.iou(oracles.corners(0, 0, *a), oracles.corners(0, 0, *b)) for a, b in zip(left.tolist(), right.tolist(), strict=True)
+        oracles.iou(oracles.corners(0, 0, *a), oracles.corners(0, 0, *b))
+        for a, b in zip(left.tolist(), right.tolist(), strict=True)
     ]
     assert_close(boxes.shape_iou(left, right), torch.tensor(expected))
 

@@ -26,8 +26,20 @@ COUNTS = {
     "trainer": 2,
 }
 HYDRA = {"help": 2, "job_logging": 2}
-SIZES = {"160": (160, 160), "300": (300, 300), "512": (512, 512), "yolov2_coco": (608, 608)}  # part of a model's name -> its input
-ANCHORS = {"ssd300": 8732, "ssd512": 24564, "ssd160": 2386, "yolov2": 845, "yolov2_coco": 1805, "yolov2_160": 500}
+SIZES = {
+    "160": (160, 160),
+    "300": (300, 300),
+    "512": (512, 512),
+    "yolov2_coco": (608, 608),
+}  # part of a model's name -> its input
+ANCHORS = {
+    "ssd300": 8732,
+    "ssd512": 24564,
+    "ssd160": 2386,
+    "yolov2": 845,
+    "yolov2_coco": 1805,
+    "yolov2_160": 500,
+}
 STRETCHING = ("augment=ssd", "augment=darknet_2016")  # these go with a model that stretches its images
 GENERIC = {"data=voc": ["data.root=/set"], "data=coco": ["data.root=/set"]}  # what these leave open
 
@@ -48,7 +60,9 @@ def checked(*overrides: str) -> Config:
 def built(config: Config) -> nn.Module:
     """The detector on the meta device: shapes without memory or arithmetic."""
     with torch.device("meta"):
-        detector = build(config.model, num_classes=len(config.data.class_names or "123456"), loss=build(config.loss))
+        detector = build(
+            config.model, num_classes=len(config.data.class_names or "123456"), loss=build(config.loss)
+        )
         build(config.optimizer, detector)
     return detector.eval()  # batch norm cannot train on one image whose last map is 1x1
 
@@ -65,7 +79,11 @@ def test_the_number_of_files():
 @pytest.mark.parametrize("override", [f"{group}={choice}" for group in COUNTS for choice in choices(group)])
 def test_each_choice_is_composed_checked_and_built(override):
     """With its own loss and whatever the defaults are; the head gives one row for every anchor of its input size."""
-    extra = [override, "model=ssd160"] if override.startswith("loss=multibox") or override in STRETCHING else [override]
+    extra = (
+        [override, "model=ssd160"]
+        if override.startswith("loss=multibox") or override in STRETCHING
+        else [override]
+    )
     config = checked(*extra, *GENERIC.get(override, []), "optimizer.rate=0.001")
     detector = built(config)
     outputs = detector(torch.empty(1, 3, *config.input.size, device="meta"))
@@ -77,7 +95,9 @@ def test_each_model_has_its_own_input_and_anchors(name):
     config = checked(f"model={name}")
     size = next((size for part, size in SIZES.items() if part in name), (416, 416))
     assert tuple(config.input.size) == size
-    assert config.input.resize == ("stretch" if name.startswith("ssd") or name == "yolov2_2016" else "letterbox")
+    assert config.input.resize == (
+        "stretch" if name.startswith("ssd") or name == "yolov2_2016" else "letterbox"
+    )
     assert config.name == name
     key = name if name in ANCHORS else name.split("_")[0]
     assert built(config).grid(size).num_anchors == ANCHORS[key]
@@ -89,7 +109,10 @@ def test_yaml_names_every_keyword(group):
     for name in choices(group):
         composed_with = ["model=ssd160"] if name.startswith("multibox") else []
         node = composed(*composed_with, f"{group}={name}")[group]
-        assert set(signature(find_target(node._target_)).parameters) <= {"num_classes", "loss", "module"} | node.keys(), name
+        assert (
+            set(signature(find_target(node._target_)).parameters)
+            <= {"num_classes", "loss", "module"} | node.keys()
+        ), name
 
 
 @pytest.mark.parametrize("experiment", choices("experiment"))
@@ -115,7 +138,9 @@ def test_what_wins():
     assert composed("model=ssd300", "loss=region").loss._target_.endswith("RegionLoss")
     recipe = checked("experiment=bccd_ssd300")
     assert (recipe.name, recipe.data.name, recipe.input.size) == ("bccd_ssd300", "bccd", [300, 300])
-    assert recipe.loss["_target_"].endswith("MultiBoxLoss")  # the experiment chose the model, and that the loss
+    assert recipe.loss["_target_"].endswith(
+        "MultiBoxLoss"
+    )  # the experiment chose the model, and that the loss
     assert recipe.model["batch_norm"] is True  # where the model's own yaml says false
     assert checked("experiment=bccd_ssd300", "model.width=0.5").model["width"] == 0.5
     assert checked("experiment=bccd_ssd300", "model=ssd512").input.size == [512, 512]
@@ -126,7 +151,11 @@ def test_a_loss_preset_also_sets_what_the_matcher_and_the_default_boxes_need():
     """It wins over the model's own yaml; an experiment and the command line win over it, setting by setting."""
     preset = ("model=ssd300", "loss=multibox_torchvision")
     node = checked(*preset)
-    assert (node.model["bipartite"], node.model["clip_default_boxes"], node.loss["recount_positives"]) == ("last", "wh", True)
+    assert (node.model["bipartite"], node.model["clip_default_boxes"], node.loss["recount_positives"]) == (
+        "last",
+        "wh",
+        True,
+    )
     assert built(node).encoder.matcher.bipartite == "last"
     assert checked(*preset, "model.bipartite=greedy").model["bipartite"] == "greedy"
     assert checked(*preset, "experiment=bccd_ssd300").model["batch_norm"] is True
@@ -161,6 +190,9 @@ def test_where_bccd_lies_comes_from_the_environment(monkeypatch):
 
 @pytest.mark.parametrize("data", choices("data"))
 def test_evaluate_takes_any_data(data):
-    config = check(composed("run=somewhere", f"data={data}", *GENERIC.get(f"data={data}", []), config_name="evaluate"), EvaluateConfig)
+    config = check(
+        composed("run=somewhere", f"data={data}", *GENERIC.get(f"data={data}", []), config_name="evaluate"),
+        EvaluateConfig,
+    )
     assert config.data["name"] == data
     assert check(composed("run=somewhere", config_name="evaluate"), EvaluateConfig).data == {}

@@ -2,7 +2,18 @@ import numpy as np
 import pytest
 import torch
 
-from detectors.drawing import CAPTION, READABLE, captioned, class_colours, draw, draw_detections, fit, grid, magnification, outline
+from detectors.drawing import (
+    CAPTION,
+    READABLE,
+    captioned,
+    class_colours,
+    draw,
+    draw_detections,
+    fit,
+    grid,
+    magnification,
+    outline,
+)
 from detectors.structures import Detections
 
 RED, GREEN, GREY = (255, 0, 0), (0, 255, 0), 128
@@ -21,7 +32,9 @@ def test_without_boxes_it_is_the_image():
     np.testing.assert_array_equal(draw(LARGE, np.zeros((0, 4)), []), LARGE)
 
 
-@pytest.mark.parametrize(("size", "factor"), [((160, 160), 3), ((100, 250), 2), ((480, 100), 1), ((479, 1), 2), ((2000, 10), 1)])
+@pytest.mark.parametrize(
+    ("size", "factor"), [((160, 160), 3), ((100, 250), 2), ((480, 100), 1), ((479, 1), 2), ((2000, 10), 1)]
+)
 def test_small_images_are_enlarged_by_a_whole_number(size, factor):
     assert magnification(size) == factor
     image = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
@@ -43,11 +56,20 @@ def test_box_edges_are_where_the_box_is():
 
 def test_detections_get_the_colour_and_the_name_of_their_class():
     boxes = torch.tensor([[100.0, 100, 200, 200], [300, 300, 400, 400]])
-    found = Detections(torch.zeros(2, dtype=torch.int64), boxes, torch.tensor([0.9, 0.5]), torch.tensor([1, 0]))
+    found = Detections(
+        torch.zeros(2, dtype=torch.int64), boxes, torch.tensor([0.9, 0.5]), torch.tensor([1, 0])
+    )
     truths = {"gt_boxes": np.array([[50.0, 250, 150, 350]]), "gt_labels": np.array([1])}
     mine = draw_detections(LARGE, found, ("cat", "dog"), **truths)
     cat, dog = class_colours(2)
-    drawn = draw(LARGE, boxes.numpy(), ["dog 0.90", "cat 0.50"], colours=[dog, cat], gt_boxes=truths["gt_boxes"], gt_texts=["dog"])
+    drawn = draw(
+        LARGE,
+        boxes.numpy(),
+        ["dog 0.90", "cat 0.50"],
+        colours=[dog, cat],
+        gt_boxes=truths["gt_boxes"],
+        gt_texts=["dog"],
+    )
     np.testing.assert_array_equal(mine, drawn)
     nothing = draw_detections(LARGE, Detections.concatenate([]), ("cat", "dog"))
     np.testing.assert_array_equal(nothing, LARGE)
@@ -71,20 +93,32 @@ def test_truths_are_dashed_black_and_white_and_below_predictions():
     assert set(np.unique(edge)) == {0, 255}
     assert 0.3 < (edge == 255).mean() < 0.95
     np.testing.assert_array_equal(
-        draw(LARGE, [[100.0, 200, 300, 400]], [""], colours=[RED], gt_boxes=[[100.0, 200, 300, 400]])[200, 110], RED
+        draw(LARGE, [[100.0, 200, 300, 400]], [""], colours=[RED], gt_boxes=[[100.0, 200, 300, 400]])[
+            200, 110
+        ],
+        RED,
     )
 
 
 def test_texts_lie_on_a_plate_of_the_box_colour_inside_the_image():
     """At the top left corner there is no room above the box: the plate moves inside."""
-    drawn = draw(LARGE, [[0.0, 0, 60, 40]], ["tvmonitor 0.97"], colours=[GREEN], gt_boxes=[[500.0, 450, 600, 500]], gt_texts=["sheep"])
+    drawn = draw(
+        LARGE,
+        [[0.0, 0, 60, 40]],
+        ["tvmonitor 0.97"],
+        colours=[GREEN],
+        gt_boxes=[[500.0, 450, 600, 500]],
+        gt_texts=["sheep"],
+    )
     plate = drawn[2:10, 62:90].reshape(-1, 3)
     assert (plate == GREEN).all(1).mean() > 0.4
     assert (plate != GREEN).any(1).any()  # ink
     assert (drawn[484:498, 505:540] == 255).all(-1).mean() > 0.4
 
 
-@pytest.mark.parametrize("box", [[-50, -50, 900, 900], [700, 700, 800, 800], [10, 10, 10, 10], [50, 50, 20, 20]])
+@pytest.mark.parametrize(
+    "box", [[-50, -50, 900, 900], [700, 700, 800, 800], [10, 10, 10, 10], [50, 50, 20, 20]]
+)
 def test_boxes_that_leave_the_image_or_have_no_area_do_no_harm(box):
     drawn = draw(LARGE, [box], ["odd"], gt_boxes=[box], gt_texts=["odd"])
     assert drawn.shape == LARGE.shape
@@ -128,7 +162,8 @@ def test_grid_refuses_nothing():
 
 
 @pytest.mark.parametrize(
-    ("size", "side", "expected"), [((160, 160), 400, (400, 400)), ((300, 400), 200, (150, 200)), ((5, 1000), 100, (1, 100))]
+    ("size", "side", "expected"),
+    [((160, 160), 400, (400, 400)), ((300, 400), 200, (150, 200)), ((5, 1000), 100, (1, 100))],
 )
 def test_fit_makes_the_longer_side_as_long_as_asked(size, side, expected):
     image = np.full((*size, 3), 90, np.uint8)
@@ -142,21 +177,27 @@ def test_fit_makes_the_longer_side_as_long_as_asked(size, side, expected):
 
 def test_outlines_are_thin_and_faint():
     drawn = outline(LARGE, [[100.0, 200, 300, 400], [100, 200, 300, 400]], [RED, GREEN])
-    np.testing.assert_array_equal(drawn[200, 100:300], np.tile(np.round([0.6 * 255 + 0.4 * GREY, 0.4 * GREY, 0.4 * GREY]), (200, 1)))
+    np.testing.assert_array_equal(
+        drawn[200, 100:300], np.tile(np.round([0.6 * 255 + 0.4 * GREY, 0.4 * GREY, 0.4 * GREY]), (200, 1))
+    )
     assert (drawn[201:399, 101:299] == GREY).all() and (drawn[:200] == GREY).all()
     assert (LARGE == GREY).all()
     np.testing.assert_array_equal(outline(LARGE, np.zeros((0, 4)), np.zeros((0, 3))), LARGE)
 
 
 def test_draw_can_leave_the_size_as_it_is():
-    drawn = draw(np.full((100, 100, 3), GREY, np.uint8), [[20.0, 30, 60, 80]], [""], colours=[RED], enlarge=False)
+    drawn = draw(
+        np.full((100, 100, 3), GREY, np.uint8), [[20.0, 30, 60, 80]], [""], colours=[RED], enlarge=False
+    )
     assert drawn.shape == (100, 100, 3)
     assert (drawn[30:80, 20] == RED).all()
 
 
 def test_a_caption_is_above_and_keeps_its_end():
     image = np.full((50, 120, 3), GREY, np.uint8)
-    short, long, longer = (captioned(image, text) for text in ("epoch 3", 40 * "a" + "epoch 3", 90 * "a" + "epoch 3"))
+    short, long, longer = (
+        captioned(image, text) for text in ("epoch 3", 40 * "a" + "epoch 3", 90 * "a" + "epoch 3")
+    )
     assert short.shape == (50 + CAPTION, 120, 3)
     np.testing.assert_array_equal(short[CAPTION:], image)
     assert (short[:CAPTION] > 128).any() and not (short[:CAPTION, 80:] > 0).any()

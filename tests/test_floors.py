@@ -32,8 +32,13 @@ FLOORS = {
     "train": 7,
     "evaluate": 7,
 }
-APART = [{"models", "data", "metrics"}, {"darknet", "config", "drawing"}]  # on one floor, and none imports another
-BETWEEN_VERBS = {("verify", "convert")}  # verify checks the names and layouts by which convert reads other programs' files
+APART = [
+    {"models", "data", "metrics"},
+    {"darknet", "config", "drawing"},
+]  # on one floor, and none imports another
+BETWEEN_VERBS = {
+    ("verify", "convert")
+}  # verify checks the names and layouts by which convert reads other programs' files
 PLACES = {
     "hydra": {"config", "commands", "train", "evaluate"},
     "omegaconf": {"config", "commands", "train", "evaluate"},
@@ -49,7 +54,10 @@ PLACES = {
 
 def modules() -> dict[str, Path]:
     """Dotted name below detectors -> file, and the two scripts."""
-    found = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
+    found = {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+        for path in sorted(PACKAGE.rglob("*.py"))
+    }
     scripts = {name: PROJECT / f"{name}.py" for name in ("train", "evaluate")}
     return {name: path for name, path in {**found, **scripts}.items() if not name.endswith("__init__")}
 
@@ -88,13 +96,21 @@ def faults(name: str, source: str) -> list[str]:
     inside = {module.removeprefix("detectors.") for module in named if module.startswith("detectors.")}
     rooms = sorted({room(other) for other in inside} & FLOORS.keys() - {room(name)})
     found = [
-        f"{name} (floor {FLOORS[room(name)]}) imports {other} (floor {FLOORS[other]})" for other in rooms if _upward(room(name), other)
+        f"{name} (floor {FLOORS[room(name)]}) imports {other} (floor {FLOORS[other]})"
+        for other in rooms
+        if _upward(room(name), other)
     ]
     mine = verb_of(name)
     others = sorted({verb_of(other) for other in inside} - {None, mine})
-    found += [f"the verb {mine} imports the verb {other}" for other in others if mine and (mine, other) not in BETWEEN_VERBS]
+    found += [
+        f"the verb {mine} imports the verb {other}"
+        for other in others
+        if mine and (mine, other) not in BETWEEN_VERBS
+    ]
     strangers = [package for package in PLACES if any(below(module, package) for module in named)]
-    return found + [f"{name} imports {p}" for p in strangers if not any(below(name, place) for place in PLACES[p])]
+    return found + [
+        f"{name} imports {p}" for p in strangers if not any(below(name, place) for place in PLACES[p])
+    ]
 
 
 def _upward(name: str, other: str) -> bool:
@@ -109,7 +125,10 @@ def test_imports_go_down(name):
 def test_no_cycles():
     """Within a floor, too: modules can be sorted so that each imports only earlier ones."""
     sources = modules()
-    needs = {name: {m.removeprefix("detectors.") for m in imports(path.read_text())} & sources.keys() for name, path in sources.items()}
+    needs = {
+        name: {m.removeprefix("detectors.") for m in imports(path.read_text())} & sources.keys()
+        for name, path in sources.items()
+    }
     while needs:
         free = {name for name, others in needs.items() if not others & needs.keys()}
         assert free, f"these import each other in a circle: {sorted(needs)}"
@@ -120,12 +139,24 @@ def test_no_cycles():
     ("name", "source", "fault"),
     [
         ("boxes", "from detectors import losses", "boxes (floor 0) imports losses (floor 2)"),
-        ("models.ssd", "from detectors.data.voc import read_voc", "models.ssd (floor 3) imports data (floor 3)"),
+        (
+            "models.ssd",
+            "from detectors.data.voc import read_voc",
+            "models.ssd (floor 3) imports data (floor 3)",
+        ),
         ("losses", "def f():\n    import hydra.utils", "losses imports hydra"),
-        ("training.engine", "from torch.utils.tensorboard import SummaryWriter", "training.engine imports torch.utils.tensorboard"),
+        (
+            "training.engine",
+            "from torch.utils.tensorboard import SummaryWriter",
+            "training.engine imports torch.utils.tensorboard",
+        ),
         ("data.voc", "import albumentations", "data.voc imports albumentations"),
         ("training.engine", "from torch import distributed", "training.engine imports torch.distributed"),
-        ("commands.lint.page", "import detectors.commands.browse.command", "the verb lint imports the verb browse"),
+        (
+            "commands.lint.page",
+            "import detectors.commands.browse.command",
+            "the verb lint imports the verb browse",
+        ),
         ("attic", "", "attic has no floor: add it to FLOORS here and to the layout in README.md"),
     ],
 )

@@ -15,7 +15,9 @@ from detectors.training.optim import sgd
 from tests import oracles
 
 BUILDERS = {
-    "yolov2": lambda: yolov2_tiny(num_classes=3, width=0.25, stride=16, anchors=[(1.3, 1.3), (3.0, 4.0)], last_channels=256),
+    "yolov2": lambda: yolov2_tiny(
+        num_classes=3, width=0.25, stride=16, anchors=[(1.3, 1.3), (3.0, 4.0)], last_channels=256
+    ),
     "ssd": lambda: ssd160(num_classes=3, width=0.25, batch_norm=True),
 }
 GOLDEN = {

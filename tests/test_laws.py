@@ -17,12 +17,18 @@ from detectors.structures import HeadOutputs, Targets
 from detectors.targets import TargetEncoder
 from tests import oracles
 
-YOLO = (YoloAnchors([(1.3, 1.7), (3.2, 4.0), (5.0, 2.0)], 32)((320, 416)), YoloBoxCoder(), ResponsibleCellMatcher())
+YOLO = (
+    YoloAnchors([(1.3, 1.7), (3.2, 4.0), (5.0, 2.0)], 32)((320, 416)),
+    YoloBoxCoder(),
+    ResponsibleCellMatcher(),
+)
 SSD = (DefaultBoxes(ssd300_levels()[2:], (300, 300))((300, 300)), SSDBoxCoder(), MultiBoxMatcher())
 FAMILIES = pytest.mark.parametrize(("grid", "coder", "matcher"), [YOLO, SSD], ids=["yolov2", "ssd"])
 
 sides = st.floats(1.0, 299.0, width=32)
-a_box = st.tuples(sides, sides, sides, sides).map(lambda v: [min(v[0], v[2]), min(v[1], v[3]), max(v[0], v[2]) + 1, max(v[1], v[3]) + 1])
+a_box = st.tuples(sides, sides, sides, sides).map(
+    lambda v: [min(v[0], v[2]), min(v[1], v[3]), max(v[0], v[2]) + 1, max(v[1], v[3]) + 1]
+)
 
 
 @given(st.lists(a_box, min_size=1, max_size=5))
@@ -51,7 +57,9 @@ def test_an_anchor_encodes_as_itself(grid, coder, matcher):
 @pytest.mark.parametrize("seed", range(3))
 def test_padding_changes_nothing(grid, coder, matcher, seed):
     """More padding rows, with garbage in them, give the same matches."""
-    targets = oracles.random_targets(torch.Generator().manual_seed(seed), batch=3, most=6, classes=3, size=grid.size)
+    targets = oracles.random_targets(
+        torch.Generator().manual_seed(seed), batch=3, most=6, classes=3, size=grid.size
+    )
     garbage = torch.full((3, 4, 4), 77.0)
     padded = Targets(
         torch.cat([targets.boxes, garbage], 1),
@@ -67,17 +75,23 @@ def test_padding_changes_nothing(grid, coder, matcher, seed):
 @FAMILIES
 @pytest.mark.parametrize("seed", range(3))
 def test_a_batch_is_its_images_one_by_one(grid, coder, matcher, seed):
-    targets = oracles.random_targets(torch.Generator().manual_seed(seed), batch=3, most=6, classes=3, size=grid.size)
+    targets = oracles.random_targets(
+        torch.Generator().manual_seed(seed), batch=3, most=6, classes=3, size=grid.size
+    )
     whole = TargetEncoder(matcher, coder)(targets, grid)
     for b in range(3):
-        alone = TargetEncoder(matcher, coder)(Targets(targets.boxes[b : b + 1], targets.labels[b : b + 1], targets.valid[b : b + 1]), grid)
+        alone = TargetEncoder(matcher, coder)(
+            Targets(targets.boxes[b : b + 1], targets.labels[b : b + 1], targets.valid[b : b + 1]), grid
+        )
         assert_close(whole.matched[b], alone.matched[0])
         assert_close(whole.offsets[b], alone.offsets[0])
 
 
 @FAMILIES
 def test_every_positive_holds_its_truth(grid, coder, matcher):
-    targets = oracles.random_targets(torch.Generator().manual_seed(5), batch=4, most=8, classes=3, size=grid.size)
+    targets = oracles.random_targets(
+        torch.Generator().manual_seed(5), batch=4, most=8, classes=3, size=grid.size
+    )
     encoded = TargetEncoder(matcher, coder)(targets, grid)
     decoded = coder.decode(encoded.offsets, grid)
     for b, a in encoded.positive.nonzero().tolist():
@@ -91,7 +105,9 @@ def test_every_positive_holds_its_truth(grid, coder, matcher):
 def test_a_perfect_prediction_costs_nothing(seed):
     """Outputs written from the encoded targets give (almost) no loss in both families."""
     for (grid, coder, matcher), loss in ((YOLO, RegionLoss(prior_images=0)), (SSD, MultiBoxLoss())):
-        targets = oracles.random_targets(torch.Generator().manual_seed(seed), batch=3, most=6, classes=3, size=grid.size)
+        targets = oracles.random_targets(
+            torch.Generator().manual_seed(seed), batch=3, most=6, classes=3, size=grid.size
+        )
         encoded = TargetEncoder(matcher, coder)(targets, grid)
         columns = encoded.labels + (1 if isinstance(loss, MultiBoxLoss) else 0)
         logits = 40.0 * torch.nn.functional.one_hot(columns.clamp(min=0), 4)

@@ -53,7 +53,9 @@ def recorded(fixtures) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize(("case", "stride"), [("reorg0", 2), ("reorg2", 3), ("reorg3", 2)])
 def test_reorg_equals_darknet(case, stride, recorded):
-    output, delta_in = (torch.from_numpy(recorded[f"{case}/{name}"]).float() for name in ("output", "delta_in"))
+    output, delta_in = (
+        torch.from_numpy(recorded[f"{case}/{name}"]).float() for name in ("output", "delta_in")
+    )
     x = torch.arange(output.numel(), dtype=torch.float32).reshape(delta_in.shape).requires_grad_()
     ours = DarknetReorg(stride)(x)
     assert_close(ours, output, atol=0, rtol=0)
@@ -65,13 +67,18 @@ def test_reorg_equals_darknet(case, stride, recorded):
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_reorg_equals_a_loop(shape, stride, layout):
     x = torch.arange(np.prod(shape)).reshape(shape)
-    assert_close(darknet_reorg(x.to(memory_format=layout), stride), torch.from_numpy(reorg(x.numpy(), stride)))
+    assert_close(
+        darknet_reorg(x.to(memory_format=layout), stride), torch.from_numpy(reorg(x.numpy(), stride))
+    )
 
 
 def test_reorg_is_not_an_ordinary_one():
     x = torch.arange(64 * 26 * 26).reshape(1, 64, 26, 26)
     ordinary = x.reshape(1, 64, 13, 2, 13, 2).permute(0, 3, 5, 1, 2, 4).reshape(1, 256, 13, 13)
-    equal = [(darknet_reorg(x) == other).float().mean().item() for other in (nn.functional.pixel_unshuffle(x, 2), ordinary)]
+    equal = [
+        (darknet_reorg(x) == other).float().mean().item()
+        for other in (nn.functional.pixel_unshuffle(x, 2), ordinary)
+    ]
     assert_close(equal, [0.0078125, 0.5], atol=1e-9, rtol=0)
 
 
@@ -96,7 +103,9 @@ def test_reorg_names_the_shape_that_does_not_divide(shape):
 
 @pytest.mark.parametrize(("case", "stride"), [("maxpool0", 1), ("maxpool1", 2), ("maxpool2", 2)])
 def test_max_pool_equals_darknet(case, stride, recorded):
-    x, output, delta, delta_in = (torch.from_numpy(recorded[f"{case}/{name}"]) for name in ("input", "output", "delta", "delta_in"))
+    x, output, delta, delta_in = (
+        torch.from_numpy(recorded[f"{case}/{name}"]) for name in ("input", "output", "delta", "delta_in")
+    )
     x.requires_grad_()
     ours = DarknetMaxPool(stride)(x)
     assert_close(ours, output, atol=0, rtol=0)
@@ -114,7 +123,9 @@ def test_max_pool_equals_a_loop(stride, size):
 @pytest.mark.parametrize(("case", "stride"), [("maxpool3", 2), ("maxpool4", 1)])
 def test_max_pool_of_size_3_equals_darknet(case, stride, fixtures):
     recorded = np.load(fixtures / "darknet/ops.npz")
-    x, output, delta, delta_in = (torch.from_numpy(recorded[f"{case}/{name}"]) for name in ("input", "output", "delta", "delta_in"))
+    x, output, delta, delta_in = (
+        torch.from_numpy(recorded[f"{case}/{name}"]) for name in ("input", "output", "delta", "delta_in")
+    )
     x.requires_grad_()
     ours = DarknetMaxPool(stride, size=3)(x)
     assert_close(ours, output, atol=0, rtol=0)
@@ -122,7 +133,9 @@ def test_max_pool_of_size_3_equals_darknet(case, stride, fixtures):
     assert_close(x.grad, delta_in)
 
 
-@pytest.mark.parametrize(("size", "stride", "padding"), [(3, 2, 0), (4, 3, 1), (5, 1, 4), (2, 2, 0), (3, 3, 4), (1, 2, 0)])
+@pytest.mark.parametrize(
+    ("size", "stride", "padding"), [(3, 2, 0), (4, 3, 1), (5, 1, 4), (2, 2, 0), (3, 3, 4), (1, 2, 0)]
+)
 @pytest.mark.parametrize("shape", [(7, 5), (12, 6), (5, 9)])
 def test_max_pool_of_any_size_equals_darknets_loop(size, stride, padding, shape):
     """src/maxpool_layer.c: windows begin at i * stride - padding / 2, and what lies outside counts for nothing."""
@@ -144,7 +157,11 @@ def test_max_pool_refuses_windows_outside_the_image(settings):
 
 def test_l2norm_equals_the_exact_values_and_gradients(fixtures):
     """One pixel of the recording is all zero and one is tiny, where the epsilon matters."""
-    recorded = {name: torch.from_numpy(value) for name, value in np.load(fixtures / "ssd/l2norm.npz").items() if name != "notes"}
+    recorded = {
+        name: torch.from_numpy(value)
+        for name, value in np.load(fixtures / "ssd/l2norm.npz").items()
+        if name != "notes"
+    }
     layer = L2Norm(24)
     assert_close(layer.scale.detach(), torch.full((24,), 20.0))
     layer.scale.data = recorded["scale"]
@@ -166,7 +183,9 @@ def test_l2norm_survives_float16():
 def test_conv_bn_leaky_is_convolution_norm_and_leaky_relu():
     layer = ConvBNLeaky(3, 8, 3)
     x = torch.randn(2, 3, 5, 6, generator=torch.Generator().manual_seed(1))
-    expected = nn.functional.leaky_relu(nn.functional.batch_norm(layer.conv(x), None, None, training=True, eps=1e-5), 0.1)
+    expected = nn.functional.leaky_relu(
+        nn.functional.batch_norm(layer.conv(x), None, None, training=True, eps=1e-5), 0.1
+    )
     assert_close(layer(x), expected)
     assert_close(layer.norm.running_mean, 0.01 * layer.conv(x).mean((0, 2, 3)))
     assert layer.conv.bias is None
@@ -194,7 +213,8 @@ def test_initial_weights_have_the_spread_of_darknet_and_caffe():
 
 
 @pytest.mark.parametrize(
-    ("channels", "width", "expected"), [(1024, 1, 1024), (64, 0.25, 16), (16, 0.25, 8), (512, 0.3, 152), (32, 0.01, 8)]
+    ("channels", "width", "expected"),
+    [(1024, 1, 1024), (64, 0.25, 16), (16, 0.25, 8), (512, 0.3, 152), (32, 0.01, 8)],
 )
 def test_scaled_channels_are_multiples_of_eight(channels, width, expected):
     assert scale_channels(channels, width) == expected

@@ -20,14 +20,22 @@ from tests import oracles, recorded
 
 FIXTURES = Path(__file__).parent / "fixtures"
 COURSE = recorded.course_cases(FIXTURES)
-NOTEBOOK = [name for name, case in COURSE.items() if case["about"]["source"] == "notebook"]  # frontend.py recorded less
+NOTEBOOK = [
+    name for name, case in COURSE.items() if case["about"]["source"] == "notebook"
+]  # frontend.py recorded less
 SIGMOID = (0, 1, 4)  # x, y and objectness, which the network gives before the sigmoid
 
 
 def course_loss(case: dict, **changes) -> RegionLoss:
     """The preset with a recording's settings, in float64. The course counts batches: the notebook's last one of the warm-up is W - 1, that
     of frontend.py is W."""
-    scales = dict(zip(("object_scale", "noobject_scale", "class_scale", "coord_scale"), case["scales"].tolist(), strict=True))
+    scales = dict(
+        zip(
+            ("object_scale", "noobject_scale", "class_scale", "coord_scale"),
+            case["scales"].tolist(),
+            strict=True,
+        )
+    )
     batches = int(case["warm_up_batches"]) + (case["about"]["source"] == "frontend")
     settings = {
         "class_weights": case["class_weights"].tolist(),
@@ -47,7 +55,11 @@ def course_setup(case: dict):
 
 def centres_only(outputs: HeadOutputs, encoded) -> HeadOutputs:
     """Outputs whose sizes are right."""
-    return HeadOutputs(torch.cat([outputs.offsets[..., :2], encoded.offsets[..., 2:]], -1), outputs.class_logits, outputs.objectness)
+    return HeadOutputs(
+        torch.cat([outputs.offsets[..., :2], encoded.offsets[..., 2:]], -1),
+        outputs.class_logits,
+        outputs.objectness,
+    )
 
 
 def near(found: torch.Tensor, expected) -> None:
@@ -72,7 +84,14 @@ def test_matching_equals_the_course(name):
     assert set(zip(image, place, strict=True)) == {tuple(x) for x in encoded.positive.nonzero().tolist()}
     wanted = torch.from_numpy(case["y_true_values"])
     boxes_cells = (
-        torch.cat([encoded.boxes[..., :2] + encoded.boxes[..., 2:], 2 * (encoded.boxes[..., 2:] - encoded.boxes[..., :2])], -1) / 2
+        torch.cat(
+            [
+                encoded.boxes[..., :2] + encoded.boxes[..., 2:],
+                2 * (encoded.boxes[..., 2:] - encoded.boxes[..., :2]),
+            ],
+            -1,
+        )
+        / 2
     )
     near(boxes_cells[image, place] / level.stride, wanted[:, :4])
 
@@ -104,7 +123,11 @@ def test_region_keras_equals_the_course(name):
 
 def gathered(terms: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Our five terms as the course's kinds."""
-    return {"box": terms["box"] + terms["prior"], "objectness": terms["object"] + terms["noobject"], "class": terms["class"]}
+    return {
+        "box": terms["box"] + terms["prior"],
+        "objectness": terms["object"] + terms["noobject"],
+        "class": terms["class"],
+    }
 
 
 def parts_of(loss: RegionLoss, outputs: HeadOutputs, encoded, grid) -> dict[str, torch.Tensor]:
@@ -151,7 +174,9 @@ def test_region_equals_darknet_on_the_courses_cases(name, seen):
     slope = torch.ones_like(delta)
     slope[..., SIGMOID] = (raw.sigmoid() * (1 - raw.sigmoid()))[..., SIGMOID].detach()
     assert_close(raw.grad, -delta * slope, atol=1e-4, rtol=0)
-    assert_close(delta.pow(2).sum(), torch.tensor(float(case[f"darknet_cost_seen{seen}"])).double(), rtol=1e-4, atol=0)
+    assert_close(
+        delta.pow(2).sum(), torch.tensor(float(case[f"darknet_cost_seen{seen}"])).double(), rtol=1e-4, atol=0
+    )
 
 
 def test_the_recall_that_the_course_prints():
@@ -162,9 +187,15 @@ def test_the_recall_that_the_course_prints():
     offsets = encoded.offsets.clone()
     offsets[1, 3, 2:] = -1  # IoU exp(-2)
     objectness = torch.full((2, 4), 3.0)
-    numbers = preset_loss("region_keras").statistics(HeadOutputs(offsets, torch.zeros(2, 4, 3), objectness), encoded, grid)
+    numbers = preset_loss("region_keras").statistics(
+        HeadOutputs(offsets, torch.zeros(2, 4, 3), objectness), encoded, grid
+    )
     assert_close(numbers["confident_recall"], torch.tensor(2 / 3))
     objectness[0, 1] = -1.0  # below .3
-    numbers = preset_loss("region_keras").statistics(HeadOutputs(offsets, torch.zeros(2, 4, 3), objectness), encoded, grid)
+    numbers = preset_loss("region_keras").statistics(
+        HeadOutputs(offsets, torch.zeros(2, 4, 3), objectness), encoded, grid
+    )
     assert_close(numbers["confident_recall"], torch.tensor(1 / 3))
-    assert_close(numbers["recall"], torch.tensor(3 / 4))  # Darknet's: all four truths, whatever their objectness
+    assert_close(
+        numbers["recall"], torch.tensor(3 / 4)
+    )  # Darknet's: all four truths, whatever their objectness

@@ -23,9 +23,15 @@ def step(name: str, targets: Targets, size: tuple[int, int], batch: int):
     """What a training step needs: predictions that want a gradient, the loss's inputs, and the loss."""
     region, generator = name.startswith("region"), torch.Generator().manual_seed(1)
     if region:
-        grid, encoder = YoloAnchors([(1.0, 1.0), (2.0, 3.0)], 16)(size), TargetEncoder(ResponsibleCellMatcher(), YoloBoxCoder())
+        grid, encoder = (
+            YoloAnchors([(1.0, 1.0), (2.0, 3.0)], 16)(size),
+            TargetEncoder(ResponsibleCellMatcher(), YoloBoxCoder()),
+        )
     else:
-        grid, encoder = oracles.small_ssd_grid(size), TargetEncoder(MultiBoxMatcher(bipartite="last"), SSDBoxCoder())
+        grid, encoder = (
+            oracles.small_ssd_grid(size),
+            TargetEncoder(MultiBoxMatcher(bipartite="last"), SSDBoxCoder()),
+        )
     raw = torch.randn(batch, grid.num_anchors, 5 + 4, generator=generator).requires_grad_()
     offsets = torch.cat([raw[..., :2].sigmoid(), raw[..., 2:4]], -1) if region else raw[..., :4]
     outputs = HeadOutputs(offsets, raw[..., 5:], raw[..., 4] if region else None)
@@ -46,7 +52,9 @@ def test_awkward_batches_are_finite(name, awkward):
 
 
 def operations(name: str, batch: int, most: int):
-    targets = oracles.random_targets(torch.Generator().manual_seed(0), batch=batch, most=most, classes=3, size=(96, 96))
+    targets = oracles.random_targets(
+        torch.Generator().manual_seed(0), batch=batch, most=most, classes=3, size=(96, 96)
+    )
     _, outputs, encode, grid = step(name, targets, (96, 96), batch)
     loss = preset_loss(name, **({"class_weights": [1.0] * 4} if name == "region_keras" else {}))
     with Counting() as counting:

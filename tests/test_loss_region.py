@@ -29,7 +29,9 @@ def region_setup(name: str):
     grid = YoloAnchors(np.asarray(case["anchors"]).reshape(-1, 2).tolist(), 32)(size)
     raw = torch.from_numpy(case["input"]).requires_grad_()
     outputs = region_layer.outputs_of(raw, case)
-    encoded = TargetEncoder(ResponsibleCellMatcher(), YoloBoxCoder())(region_layer.region_targets(case["truth"], size), grid)
+    encoded = TargetEncoder(ResponsibleCellMatcher(), YoloBoxCoder())(
+        region_layer.region_targets(case["truth"], size), grid
+    )
     return raw, outputs, encoded, grid
 
 
@@ -42,10 +44,18 @@ def test_region_2016_is_darknets_without_the_weight_of_small_boxes(name):
     loss = preset_loss("region_2016", ignore_iou=case["thresh"], **{key: case[key] for key in names})
     loss.images_seen += case["seen"] - case["batch"]
     (case["batch"] * sum(loss(outputs, encoded, grid).values())).backward()
-    wh = (encoded.boxes[..., 2:] - encoded.boxes[..., :2]) / torch.tensor([grid.size[1], grid.size[0]])  # relative
+    wh = (encoded.boxes[..., 2:] - encoded.boxes[..., :2]) / torch.tensor(
+        [grid.size[1], grid.size[0]]
+    )  # relative
     factor = torch.where(encoded.positive, 2 - wh.prod(-1), 1)  # (B, A)
     entries = 5 + case["classes"]
-    delta = torch.from_numpy(case["delta_in"]).unflatten(1, (-1, entries)).permute(0, 3, 4, 1, 2).flatten(1, 3).clone()
+    delta = (
+        torch.from_numpy(case["delta_in"])
+        .unflatten(1, (-1, entries))
+        .permute(0, 3, 4, 1, 2)
+        .flatten(1, 3)
+        .clone()
+    )
     delta[..., :4] /= factor[..., None]
     found = raw.grad.unflatten(1, (-1, entries)).permute(0, 3, 4, 1, 2).flatten(1, 3)
     assert factor.max() > 1.5
@@ -55,8 +65,12 @@ def test_region_2016_is_darknets_without_the_weight_of_small_boxes(name):
 def test_each_option_changes_its_own_terms():
     """Every setting in which the course's preset differs from Darknet's, alone: which terms it moves."""
     _, outputs, encoded, grid = region_setup("batch4_mixed")
-    limit = RegionLoss()._truth_iou(outputs, encoded, grid).max().item()  # an IoU that some prediction has exactly
-    plain = {name: value.item() for name, value in RegionLoss(ignore_iou=limit)(outputs, encoded, grid).items()}
+    limit = (
+        RegionLoss()._truth_iou(outputs, encoded, grid).max().item()
+    )  # an IoU that some prediction has exactly
+    plain = {
+        name: value.item() for name, value in RegionLoss(ignore_iou=limit)(outputs, encoded, grid).items()
+    }
     moved = {
         "box_error": ("cells", {"box", "prior"}),
         "weigh_small_boxes": (False, {"box"}),
@@ -74,7 +88,11 @@ def test_each_option_changes_its_own_terms():
     }
     for name, (value, expected) in moved.items():
         terms = RegionLoss(**{"ignore_iou": limit, name: value})(outputs, encoded, grid)
-        changed = {key for key, term in terms.items() if abs(term.item() - plain[key]) > 1e-6 * max(abs(plain[key]), 1e-3)}
+        changed = {
+            key
+            for key, term in terms.items()
+            if abs(term.item() - plain[key]) > 1e-6 * max(abs(plain[key]), 1e-3)
+        }
         assert changed == expected, name
 
 
@@ -84,10 +102,14 @@ def ignoring(**settings) -> list[bool]:
     targets = oracles.pad_targets([[[0.0, 0, 32, 32], [34, 0, 66, 32], [0, 32, 32, 48]]])
     encoded = TargetEncoder(ResponsibleCellMatcher(), YoloBoxCoder())(targets, grid)
     matched = torch.full_like(encoded.matched, -1)  # nobody's, so that only ignoring decides
-    encoded = type(encoded)(matched, encoded.assigned, encoded.boxes, encoded.offsets, encoded.labels, targets)
+    encoded = type(encoded)(
+        matched, encoded.assigned, encoded.boxes, encoded.offsets, encoded.labels, targets
+    )
     objectness = torch.zeros(1, 4, requires_grad=True)
     offsets = torch.tensor([0.5, 0.5, 0.0, 0.0]).expand(1, 4, 4)
-    RegionLoss(**settings)(HeadOutputs(offsets, torch.zeros(1, 4, 3), objectness), encoded, grid)["noobject"].backward()
+    RegionLoss(**settings)(HeadOutputs(offsets, torch.zeros(1, 4, 3), objectness), encoded, grid)[
+        "noobject"
+    ].backward()
     return (objectness.grad[0] != 0).tolist()
 
 

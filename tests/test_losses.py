@@ -35,7 +35,9 @@ def region_setup(case: dict) -> tuple[RegionLoss, TargetEncoder, YoloAnchors, tu
         class_activation="softmax" if case["softmax"] else "logistic",
     )
     loss.images_seen += case["seen"] - case["batch"]  # the layer compares after the batch was counted
-    encoder = TargetEncoder(ResponsibleCellMatcher(use_predicted_shapes=not case["bias_match"]), YoloBoxCoder())
+    encoder = TargetEncoder(
+        ResponsibleCellMatcher(use_predicted_shapes=not case["bias_match"]), YoloBoxCoder()
+    )
     anchors = np.asarray(case["anchors"]).reshape(-1, 2).tolist()
     return loss, encoder, YoloAnchors(anchors, STRIDE), (case["H"] * STRIDE, case["W"] * STRIDE)
 
@@ -64,7 +66,12 @@ def test_region_activation_equals_darknet(name):
     expected = region_layer.outputs_of(torch.logit(torch.from_numpy(case["output"]).double()), case)
     outputs = region_layer.outputs_of(torch.from_numpy(case["input"]), case)
     assert_close(outputs.offsets[..., :2], expected.offsets[..., :2].float(), atol=1e-5, rtol=0)
-    activated = torch.from_numpy(case["output"]).unflatten(1, (-1, 5 + case["classes"])).permute(0, 3, 4, 1, 2).flatten(1, 3)
+    activated = (
+        torch.from_numpy(case["output"])
+        .unflatten(1, (-1, 5 + case["classes"]))
+        .permute(0, 3, 4, 1, 2)
+        .flatten(1, 3)
+    )
     assert_close(outputs.objectness.sigmoid(), activated[..., 4], atol=1e-5, rtol=0)
     classes = outputs.class_logits.softmax(-1) if case["softmax"] else outputs.class_logits.sigmoid()
     assert_close(classes, activated[..., 5:], atol=1e-5, rtol=0)
@@ -80,7 +87,9 @@ def test_region_loss_equals_naive_loops(name):
     targets = region_layer.region_targets(case["truth"], size)
     terms = loss(outputs, encoder(targets, grid), grid)
     naive = oracles.region_loss(outputs, targets, grid, softmax=bool(case["softmax"]))
-    assert_close(torch.stack([terms[key] for key in naive]), torch.tensor(list(naive.values())), rtol=2e-5, atol=1e-6)
+    assert_close(
+        torch.stack([terms[key] for key in naive]), torch.tensor(list(naive.values())), rtol=2e-5, atol=1e-6
+    )
 
 
 def test_images_seen_counts_training_images_and_ends_the_prior_term():
@@ -88,7 +97,12 @@ def test_images_seen_counts_training_images_and_ends_the_prior_term():
     grid = anchors((64, 64))
     encoder = TargetEncoder(ResponsibleCellMatcher(), YoloBoxCoder())
     outputs = HeadOutputs(torch.full((2, 4, 4), 0.3), torch.zeros(2, 4, 3), torch.zeros(2, 4))
-    encoded = encoder(Targets(torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64), torch.zeros(2, 0, dtype=torch.bool)), grid)
+    encoded = encoder(
+        Targets(
+            torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64), torch.zeros(2, 0, dtype=torch.bool)
+        ),
+        grid,
+    )
     loss = RegionLoss(prior_images=5)
     seen = []
     for _ in range(3):
@@ -101,14 +115,18 @@ def test_images_seen_counts_training_images_and_ends_the_prior_term():
 
 def matches_allowed(case, matched: torch.Tensor) -> None:
     """Positives equal Caffe's, except that a truth with several best anchors (tie_sets) may have taken any of them."""
-    truth_of = {(int(b), int(p)): int(g) for (b, p), g in zip(case["caffe_pos"], case["caffe_pos_gt"], strict=True)}
+    truth_of = {
+        (int(b), int(p)): int(g) for (b, p), g in zip(case["caffe_pos"], case["caffe_pos_gt"], strict=True)
+    }
     ours = {(int(b), int(p)): int(matched[b, p]) for b, p in (matched >= 0).nonzero()}
     ties: dict[tuple[int, int], set[int]] = {}
     for image, truth, prior in case["tie_sets"].reshape(-1, 3).astype(int):
         ties.setdefault((image, truth), set()).add(prior)
     for extra in set(ours.items()) ^ set(truth_of.items()):
         (image, prior), truth = extra
-        assert prior in ties.get((image, truth), ()), f"image {image}: anchor {prior} with truth {truth} is not Caffe's, nor a tie"
+        assert prior in ties.get((image, truth), ()), (
+            f"image {image}: anchor {prior} with truth {truth} is not Caffe's, nor a tie"
+        )
     assert len(ours) == len(truth_of)
 
 
@@ -129,7 +147,12 @@ def test_multibox_equals_caffe(name):
         assert case["tie_sets"].size
         assert_close(terms["class"].item(), float(case["caffe_loss_conf"]), rtol=2e-2, atol=0)
         return
-    assert_close(encoded.offsets[image, prior], torch.from_numpy(case["caffe_pos_target"].reshape(-1, 4)), atol=2e-4, rtol=1e-4)
+    assert_close(
+        encoded.offsets[image, prior],
+        torch.from_numpy(case["caffe_pos_target"].reshape(-1, 4)),
+        atol=2e-4,
+        rtol=1e-4,
+    )
     assert_close(encoded.labels[image, prior] + 1, torch.from_numpy(case["caffe_pos_label"].astype(np.int64)))
     assert_close(terms["box"].item(), float(case["caffe_loss_loc"]), rtol=1e-5, atol=1e-6)
     assert_close(terms["class"].item(), float(case["caffe_loss_conf"]), rtol=1e-5, atol=1e-6)
@@ -140,7 +163,12 @@ def check_gradients(case, loc_grad: torch.Tensor, conf_grad: torch.Tensor) -> No
     norms = torch.stack([loc_grad.norm(), conf_grad.norm()])
     assert_close(norms, torch.from_numpy(case["caffe_grad_norms"]).float(), rtol=1e-4, atol=1e-6)
     image, prior = case["caffe_pos"].reshape(-1, 2).astype(int).T
-    assert_close(loc_grad[image, prior], torch.from_numpy(case["caffe_grad_loc_pos"].reshape(-1, 4)).float(), atol=1e-5, rtol=1e-4)
+    assert_close(
+        loc_grad[image, prior],
+        torch.from_numpy(case["caffe_grad_loc_pos"].reshape(-1, 4)).float(),
+        atol=1e-5,
+        rtol=1e-4,
+    )
     rest = loc_grad.clone()
     rest[image, prior] = 0
     assert not rest.any()
@@ -150,11 +178,17 @@ def check_gradients(case, loc_grad: torch.Tensor, conf_grad: torch.Tensor) -> No
     if "caffe_grad_conf_pos" in case.files:
         columns = conf_grad.shape[-1]
         assert_close(
-            conf_grad[image, prior], torch.from_numpy(case["caffe_grad_conf_pos"].reshape(-1, columns)).float(), atol=1e-6, rtol=1e-4
+            conf_grad[image, prior],
+            torch.from_numpy(case["caffe_grad_conf_pos"].reshape(-1, columns)).float(),
+            atol=1e-6,
+            rtol=1e-4,
         )
         image, prior = case["caffe_neg"].reshape(-1, 2).astype(int).T
         assert_close(
-            conf_grad[image, prior], torch.from_numpy(case["caffe_grad_conf_neg"].reshape(-1, columns)).float(), atol=1e-6, rtol=1e-4
+            conf_grad[image, prior],
+            torch.from_numpy(case["caffe_grad_conf_neg"].reshape(-1, columns)).float(),
+            atol=1e-6,
+            rtol=1e-4,
         )
 
 
@@ -164,12 +198,15 @@ def test_multibox_equals_naive_loops(seed):
     targets = oracles.random_targets(generator, batch=3, most=9, classes=4, size=(300, 300))
     grid = DefaultBoxes(ssd300_levels()[2:], (300, 300))((300, 300))
     outputs = HeadOutputs(
-        torch.randn(3, grid.num_anchors, 4, generator=generator), 2 * torch.randn(3, grid.num_anchors, 5, generator=generator)
+        torch.randn(3, grid.num_anchors, 4, generator=generator),
+        2 * torch.randn(3, grid.num_anchors, 5, generator=generator),
     )
     encoded = TargetEncoder(MultiBoxMatcher(), SSDBoxCoder())(targets, grid)
     terms = MultiBoxLoss()(outputs, encoded, grid)
     naive = oracles.multibox_loss(outputs, targets, grid, SSDBoxCoder().variances.tolist())
-    assert_close(torch.stack([terms[key] for key in naive]), torch.tensor(list(naive.values())), rtol=1e-5, atol=1e-6)
+    assert_close(
+        torch.stack([terms[key] for key in naive]), torch.tensor(list(naive.values())), rtol=1e-5, atol=1e-6
+    )
 
 
 def awkward_targets() -> dict[str, Targets]:
@@ -209,7 +246,12 @@ def test_awkward_batches_are_finite_and_right(family, name):
         naive = oracles.region_loss(outputs, targets, grid, softmax=True, prior_scale=0.01)
     else:
         naive = oracles.multibox_loss(outputs, targets, grid, SSDBoxCoder().variances.tolist())
-    assert_close(torch.stack([terms[key] for key in naive]).detach(), torch.tensor(list(naive.values())), rtol=1e-4, atol=1e-6)
+    assert_close(
+        torch.stack([terms[key] for key in naive]).detach(),
+        torch.tensor(list(naive.values())),
+        rtol=1e-4,
+        atol=1e-6,
+    )
 
 
 def test_a_truth_without_area_matches_nothing():

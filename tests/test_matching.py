@@ -15,7 +15,9 @@ from tests import oracles
 @pytest.mark.parametrize("seed", range(5))
 def test_responsible_cell_equals_loops(seed):
     grid = YoloAnchors([(1.0, 1.5), (3.0, 2.0), (5.0, 6.0)], 16)((96, 128))
-    targets = oracles.random_targets(torch.Generator().manual_seed(seed), batch=3, most=20, classes=3, size=grid.size)
+    targets = oracles.random_targets(
+        torch.Generator().manual_seed(seed), batch=3, most=20, classes=3, size=grid.size
+    )
     matched = ResponsibleCellMatcher()(targets, grid).matched
     for b, owner in enumerate(oracles.responsible_cell(targets, grid)):
         expected = torch.full((grid.num_anchors,), BACKGROUND)
@@ -40,7 +42,9 @@ def test_a_centre_on_the_far_edge_stays_inside():
 @pytest.mark.parametrize("seed", range(5))
 def test_multibox_equals_loops(seed):
     grid = oracles.small_ssd_grid((96, 128))
-    targets = oracles.random_targets(torch.Generator().manual_seed(seed), batch=3, most=12, classes=3, size=grid.size)
+    targets = oracles.random_targets(
+        torch.Generator().manual_seed(seed), batch=3, most=12, classes=3, size=grid.size
+    )
     matched = MultiBoxMatcher()(targets, grid).matched
     for b in range(3):
         expected = torch.full((grid.num_anchors,), BACKGROUND)
@@ -52,7 +56,9 @@ def test_multibox_equals_loops(seed):
 @pytest.mark.parametrize("seed", range(5))
 def test_last_truth_equals_loops(seed):
     grid = oracles.small_ssd_grid((96, 128))
-    targets = oracles.random_targets(torch.Generator().manual_seed(seed), batch=3, most=12, classes=3, size=grid.size)
+    targets = oracles.random_targets(
+        torch.Generator().manual_seed(seed), batch=3, most=12, classes=3, size=grid.size
+    )
     matched = MultiBoxMatcher(bipartite="last")(targets, grid).matched
     for b in range(3):
         expected = torch.full((grid.num_anchors,), BACKGROUND)
@@ -83,7 +89,9 @@ def test_truths_that_share_a_best_anchor_all_get_one():
 def test_greedy_takes_the_largest_pair_first():
     iou = torch.tensor([[[0.9, 0.8, 0.0], [0.95, 0.1, 0.0], [0.7, 0.75, 0.2]]])
     assert greedy_bipartite(iou).tolist() == [[1, 0, 2]]
-    assert greedy_bipartite(torch.tensor([[[0.9, 0.0], [0.8, 1e-7]]])).tolist() == [[0, -1]]  # nothing above 1e-6 is left
+    assert greedy_bipartite(torch.tensor([[[0.9, 0.0], [0.8, 1e-7]]])).tolist() == [
+        [0, -1]
+    ]  # nothing above 1e-6 is left
 
 
 def test_greedy_gives_ties_to_the_lowest_anchor():
@@ -99,7 +107,9 @@ def test_more_truths_than_anchors():
 
 
 def test_no_truths_at_all():
-    nothing = Targets(torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64), torch.zeros(2, 0, dtype=torch.bool))
+    nothing = Targets(
+        torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64), torch.zeros(2, 0, dtype=torch.bool)
+    )
     for grid, matcher in (
         (YoloAnchors([(1.0, 1.0)])((64, 64)), ResponsibleCellMatcher()),
         (oracles.small_ssd_grid((64, 64)), MultiBoxMatcher()),

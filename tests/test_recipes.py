@@ -57,21 +57,54 @@ def test_darknets_numbers(name):
     config = recipe(name)
     assert config.input.size == [side, side]
     assert config.input.resize == "letterbox"
-    assert config.input.multi_scale == MultiScaleConfig(min=320, max=608, step=32, every=10, final_steps=200)  # random=1
-    assert (images_per_step(config), config.trainer.accumulate, config.trainer.steps) == (batch, subdivisions, max_batches)
+    assert config.input.multi_scale == MultiScaleConfig(
+        min=320, max=608, step=32, every=10, final_steps=200
+    )  # random=1
+    assert (images_per_step(config), config.trainer.accumulate, config.trainer.steps) == (
+        batch,
+        subdivisions,
+        max_batches,
+    )
     assert config.trainer.clip_grad_norm is None
     schedule = config.schedule
     assert (schedule.name, schedule.warmup_steps, schedule.warmup_power) == ("step", burn_in, 4)
     assert (schedule.milestones, schedule.factors) == (steps, scales)
-    optimizer = {"rate": 0.001, "momentum": 0.9, "weight_decay": 0.0005, "bias_rate_factor": 1, "decay_scales": False}
-    assert config.optimizer == {"_target_": "detectors.training.optim.sgd", **optimizer, "rate_in_momentum": False}
-    loss = {"object_scale": 5, "noobject_scale": 1, "class_scale": 1, "coord_scale": 1, "ignore_iou": 0.6, "prior_images": 12800}
+    optimizer = {
+        "rate": 0.001,
+        "momentum": 0.9,
+        "weight_decay": 0.0005,
+        "bias_rate_factor": 1,
+        "decay_scales": False,
+    }
+    assert config.optimizer == {
+        "_target_": "detectors.training.optim.sgd",
+        **optimizer,
+        "rate_in_momentum": False,
+    }
+    loss = {
+        "object_scale": 5,
+        "noobject_scale": 1,
+        "class_scale": 1,
+        "coord_scale": 1,
+        "ignore_iou": 0.6,
+        "prior_images": 12800,
+    }
     assert {key: config.loss[key] for key in loss} == loss
-    assert (config.loss["prior_scale"], config.loss["normalizer"], config.loss["class_activation"]) == (0.01, "batch", "softmax")
+    assert (config.loss["prior_scale"], config.loss["normalizer"], config.loss["class_activation"]) == (
+        0.01,
+        "batch",
+        "softmax",
+    )
     assert config.loss["objectness_target"] == "iou"  # rescore=1
     assert (config.model["score_threshold"], config.model["nms_iou"]) == (0.005, 0.45)  # detector valid
     jitter = 0.2 if "tiny" in name else 0.3
-    regime = {"jitter": jitter, "hue": 0.1, "saturation": 1.5, "exposure": 1.5, "max_boxes": 30}  # [net] and [region], `max`
+    regime = {
+        "jitter": jitter,
+        "hue": 0.1,
+        "saturation": 1.5,
+        "exposure": 1.5,
+        "max_boxes": 30,
+    }  # [net] and [region], `max`
     assert config.augment == {"_target_": "detectors.data.augment.transforms.darknet_augmentation", **regime}
     assert config.data.train_difficult is ("coco" in name)  # scripts/voc_label.py skips them; COCO has none
 
@@ -82,17 +115,36 @@ def test_caffes_numbers(name):
     config = recipe(name)
     assert (config.input.size, config.input.resize) == ([side, side], "stretch")
     assert multi_scale(config) is None
-    assert (images_per_step(config), config.trainer.batch_size, config.trainer.steps) == (32, 8, max_iter)  # four GPUs of 8
+    assert (images_per_step(config), config.trainer.batch_size, config.trainer.steps) == (
+        32,
+        8,
+        max_iter,
+    )  # four GPUs of 8
     assert config.trainer.clip_grad_norm is None
     assert (config.schedule.name, config.schedule.warmup_steps) == ("step", 0)
     assert (config.schedule.milestones, config.schedule.factors) == (steps, [0.1, 0.1])  # stepvalue, gamma
-    optimizer = {"rate": 0.001, "momentum": 0.9, "weight_decay": 0.0005, "bias_rate_factor": 2, "decay_scales": True}  # lr_mult, decay_mult
-    assert config.optimizer == {"_target_": "detectors.training.optim.sgd", **optimizer, "rate_in_momentum": True}
+    optimizer = {
+        "rate": 0.001,
+        "momentum": 0.9,
+        "weight_decay": 0.0005,
+        "bias_rate_factor": 2,
+        "decay_scales": True,
+    }  # lr_mult, decay_mult
+    assert config.optimizer == {
+        "_target_": "detectors.training.optim.sgd",
+        **optimizer,
+        "rate_in_momentum": True,
+    }
     assert (config.loss["negatives_per_positive"], config.loss["box_scale"]) == (3, 1)
     limits = {"score_threshold": 0.01, "nms_iou": 0.45, "candidates_per_class": 400, "max_detections": 200}
     assert {key: config.model[key] for key in limits} == limits
     assert config.data.train_difficult is True  # use_difficult_gt
-    colours = {"brightness": 32, "contrast": 0.5, "saturation": 0.5, "hue": 18}  # train_transform_param's distort_param and expand_param
+    colours = {
+        "brightness": 32,
+        "contrast": 0.5,
+        "saturation": 0.5,
+        "hue": 18,
+    }  # train_transform_param's distort_param and expand_param
     assert config.augment == {
         "_target_": "detectors.data.augment.transforms.ssd_augmentation",
         **colours,
@@ -108,7 +160,12 @@ def test_the_courses_numbers():
     assert multi_scale(config) is None
     assert images_per_step(config) == config.trainer.batch_size == 16
     assert config.trainer.steps == 100 * -(-118287 // 16)  # epochs=100 of train2017's images
-    assert config.optimizer == {"_target_": "detectors.training.optim.adamw", "rate": 0.5e-4, "weight_decay": 0, "betas": [0.9, 0.999]}
+    assert config.optimizer == {
+        "_target_": "detectors.training.optim.adamw",
+        "rate": 0.5e-4,
+        "weight_decay": 0,
+        "betas": [0.9, 0.999],
+    }
     assert {rate_factor(config.schedule, step, config.trainer.steps) for step in (1, 1000, 739300)} == {1}
     assert config.loss == checked("loss=region_keras").loss
     assert config.augment == {"_target_": "detectors.data.augment.transforms.course_augmentation"}
@@ -122,9 +179,19 @@ def test_the_rate_at_the_corners(name):
     config = recipe(name)
     corners = {"yolov2_tiny_voc0712": [(1, 1e-4), (100, 1e-3), (20000, 1e-4), (30000, 1e-5)]}
     _, _, _, _, steps, _, last, _ = DARKNET[name]
-    usual = [(1, 1e-15), (500, 6.25e-5), (1000, 1e-3), (steps[0] - 1, 1e-3), (steps[0], 1e-4), (steps[1], 1e-5), (last, 1e-5)]
+    usual = [
+        (1, 1e-15),
+        (500, 6.25e-5),
+        (1000, 1e-3),
+        (steps[0] - 1, 1e-3),
+        (steps[0], 1e-4),
+        (steps[1], 1e-5),
+        (last, 1e-5),
+    ]
     for step, expected in corners.get(name, usual):
-        assert config.optimizer["rate"] * rate_factor(config.schedule, step, last) == pytest.approx(expected, rel=1e-9)
+        assert config.optimizer["rate"] * rate_factor(config.schedule, step, last) == pytest.approx(
+            expected, rel=1e-9
+        )
 
 
 @pytest.mark.parametrize("name", ANCHORS)
@@ -156,11 +223,22 @@ def test_a_recipe_names_its_data_and_where_it_starts(name):
     config = recipe(name)
     assert config.name == name
     assert config.data.name == ("coco2017" if "coco" in name else "voc0712")
-    start = {"ssd": "vgg16_reduced.pt", "yolov2_keras": "yolov2_coco.pt", "yolov2_tiny": None, "yolov2": "darknet19_448.pt"}
+    start = {
+        "ssd": "vgg16_reduced.pt",
+        "yolov2_keras": "yolov2_coco.pt",
+        "yolov2_tiny": None,
+        "yolov2": "darknet19_448.pt",
+    }
     expected = next(file for prefix, file in start.items() if name.startswith(prefix))
-    assert config.trainer.init_from is None if expected is None else Path(config.trainer.init_from).name == expected
+    assert (
+        config.trainer.init_from is None
+        if expected is None
+        else Path(config.trainer.init_from).name == expected
+    )
     held = [] if expected is None else ["head"] if "keras" in name else ["neck", "head"]
-    assert config.trainer.init_without == held  # conv.23 and the reduced VGG are backbones; the course draws its last layer anew
+    assert (
+        config.trainer.init_without == held
+    )  # conv.23 and the reduced VGG are backbones; the course draws its last layer anew
 
 
 @pytest.mark.parametrize("name", choices("experiment"))

@@ -13,7 +13,13 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
-FAST = ["trainer.device=cpu", "trainer.threads=1", "trainer.progress=false", "data.shapes.train=12", "data.shapes.val=4"]
+FAST = [
+    "trainer.device=cpu",
+    "trainer.threads=1",
+    "trainer.progress=false",
+    "data.shapes.train=12",
+    "data.shapes.val=4",
+]
 
 LONG = ["trainer.log_every=1", "trainer.steps=3000", "trainer.eval_every=0", "schedule.warmup_steps=0"]
 
@@ -26,7 +32,12 @@ def place(tmp_path_factory):
 def start(place: Path, *command: str) -> subprocess.Popen:
     environment = {**os.environ, "DETECTORS_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, *command], cwd=PROJECT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, *command],
+        cwd=PROJECT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -40,7 +51,9 @@ def trained(place: Path, model: str) -> Path:
     """A run of four steps, trained once per module."""
     folder = place / model
     if not folder.exists():
-        status, _, error = call(place, "train.py", "debug=fast", f"model={model}", f"hydra.run.dir={folder}", *FAST)
+        status, _, error = call(
+            place, "train.py", "debug=fast", f"model={model}", f"hydra.run.dir={folder}", *FAST
+        )
         assert status == 0, error
         status, _, error = call(place, "evaluate.py", f"run={folder}", "threads=1", "progress=false")
         assert status == 0, error
@@ -50,9 +63,13 @@ def trained(place: Path, model: str) -> Path:
 def test_two_detectors_from_training_to_comparison(place):
     folders = [trained(place, model) for model in ("yolov2_160", "ssd160")]
     for folder in folders:
-        assert {"best.pt", "last.pt", "summary.json", "evaluation.json", "detections.json"} <= {path.name for path in folder.iterdir()}
+        assert {"best.pt", "last.pt", "summary.json", "evaluation.json", "detections.json"} <= {
+            path.name for path in folder.iterdir()
+        }
     output = place / "comparison"
-    status, out, error = call(place, "-m", "detectors", "compare", *map(str, folders), "--output", str(output))
+    status, out, error = call(
+        place, "-m", "detectors", "compare", *map(str, folders), "--output", str(output)
+    )
     assert status == 0, error
     assert "AP50 (VOC10 area)" in out
     runs = json.loads(output.with_suffix(".json").read_text())["runs"]
@@ -66,7 +83,9 @@ def test_predict_prints_and_draws(place):
     options = ["--score", "0.0001", "--output", str(place / "drawn")]
     broken = place / "broken.jpg"
     broken.write_bytes(b"\xff\xd8 not much of an image")
-    status, out, error = call(place, "-m", "detectors", "predict", str(folder), str(broken), str(images), *options)
+    status, out, error = call(
+        place, "-m", "detectors", "predict", str(folder), str(broken), str(images), *options
+    )
     assert status == 2
     assert f"{broken}: the image cannot be decoded" in error
     assert "left out, see above: 1" in error

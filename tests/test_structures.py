@@ -17,8 +17,12 @@ from detectors.structures import Batch, Detections, ImageInfo, Targets
 
 
 def test_a_batch_moves_with_its_targets():
-    targets = Targets(torch.zeros(1, 2, 4), torch.zeros(1, 2, dtype=torch.int64), torch.zeros(1, 2, dtype=torch.bool))
-    moved = Batch(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), targets, [ImageInfo(0, "a", "a.jpg", (8, 8))]).to("meta")
+    targets = Targets(
+        torch.zeros(1, 2, 4), torch.zeros(1, 2, dtype=torch.int64), torch.zeros(1, 2, dtype=torch.bool)
+    )
+    moved = Batch(
+        torch.zeros(1, 3, 8, 8, dtype=torch.uint8), targets, [ImageInfo(0, "a", "a.jpg", (8, 8))]
+    ).to("meta")
     assert moved.images.device.type == moved.targets.boxes.device.type == "meta"
     assert moved.infos[0].image_id == "a"
 
@@ -52,16 +56,34 @@ def test_annotations_know_the_image_of_each_box():
 
 def test_annotations_without_images():
     nothing = Annotations.without_images(("cat", "dog"))
-    assert (len(nothing), len(nothing.labels), nothing.class_names, nothing.category_ids) == (0, 0, ("cat", "dog"), (1, 2))
+    assert (len(nothing), len(nothing.labels), nothing.class_names, nothing.category_ids) == (
+        0,
+        0,
+        ("cat", "dog"),
+        (1, 2),
+    )
     assert nothing.image.shape == nothing.labels.shape == (0,)
 
 
 def test_texts_behave_as_a_sequence_of_str():
-    words = ["a", "", "ünï", "long " * 20, "\udcff", "\ud800"]  # the last two: a name of a file, and of JSON, that UTF-8 does not have
+    words = [
+        "a",
+        "",
+        "ünï",
+        "long " * 20,
+        "\udcff",
+        "\ud800",
+    ]  # the last two: a name of a file, and of JSON, that UTF-8 does not have
     texts = Texts(words)
     assert list(texts) == words and [texts[i] for i in range(-6, 6)] == words * 2 and len(texts) == 6
     assert texts == words and texts == tuple(words) and words == texts and texts == Texts(words)
-    assert texts != words[:5] and texts != [*words[:5], "x"] and texts != "a" and Texts(["a"]) != "a" and Texts() == []
+    assert (
+        texts != words[:5]
+        and texts != [*words[:5], "x"]
+        and texts != "a"
+        and Texts(["a"]) != "a"
+        and Texts() == []
+    )
     assert texts[1:4] == tuple(words[1:4]) and texts.index("ünï") == 2 and "a" in texts and "b" not in texts
     assert all(type(text) is str for text in texts) and pickle.loads(pickle.dumps(texts)) == words
     assert texts[np.int64(2)] == "ünï"
@@ -92,7 +114,9 @@ def _growth(sequences, results) -> None:
     results.put(private() - before)
 
 
-@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux says what a process holds alone")
+@pytest.mark.skipif(
+    not Path("/proc/self/smaps_rollup").exists(), reason="Linux says what a process holds alone"
+)
 def test_a_worker_that_reads_paths_and_ids_copies_nothing():
     """100,000 of them: as tuples 9 MB come to be copied."""
     paths = [f"/data/train2017/{number:012d}.jpg" for number in range(100000)]

@@ -18,7 +18,17 @@ from detectors.targets import TargetEncoder
 from tests import oracles
 
 # Operations whose result (or its size) the host has to wait for.
-SYNCHRONISING = {"_local_scalar_dense", "nonzero", "masked_select", "item", "equal", "is_nonzero", "unique", "_unique2", "unique_dim"}
+SYNCHRONISING = {
+    "_local_scalar_dense",
+    "nonzero",
+    "masked_select",
+    "item",
+    "equal",
+    "is_nonzero",
+    "unique",
+    "_unique2",
+    "unique_dim",
+}
 FREE = {
     "scalar_tensor",
     "view",
@@ -65,7 +75,9 @@ def count(family: str, batch: int, most: int, bipartite: bool = True) -> Counter
         grid, loss = DefaultBoxes(ssd300_levels()[2:], (300, 300))((300, 300)), MultiBoxLoss()
         encoder, classes = TargetEncoder(MultiBoxMatcher(), SSDBoxCoder()), 21
     targets = oracles.random_targets(generator, batch=batch, most=most, classes=20, size=grid.size)
-    anchors = len(grid.boxes)  # asked for here because the corners are computed once per grid, not once per step
+    anchors = len(
+        grid.boxes
+    )  # asked for here because the corners are computed once per grid, not once per step
     shapes = (batch, anchors, 4), (batch, anchors, classes), (batch, anchors)
     outputs = HeadOutputs(*(torch.randn(shape, generator=generator).requires_grad_() for shape in shapes))
     with Counting() as counting:
@@ -99,7 +111,9 @@ def test_encoding_by_hand():
     assert encoded.matched[0].tolist() == [-1, -1, 0, -1, -1, -1, -1, -1]
     assert not encoded.positive[1].any()
     assert_close(
-        encoded.offsets[0, 2], torch.tensor([0.5, 0.5, 0.5, 0.5]).log() * torch.tensor([0, 0, 1, 1]) + torch.tensor([0.5, 0.5, 0, 0])
+        encoded.offsets[0, 2],
+        torch.tensor([0.5, 0.5, 0.5, 0.5]).log() * torch.tensor([0, 0, 1, 1])
+        + torch.tensor([0.5, 0.5, 0, 0]),
     )
     assert encoded.labels[0].tolist() == [-1, -1, 0, -1, -1, -1, -1, -1]
 

@@ -51,7 +51,9 @@ def main(cfg: DictConfig) -> float | None:
     folder, suffix = stored.path.parent, file_suffix(stored.path, asked.split)
     (folder / f"evaluation{suffix}.json").write_text(json.dumps(content, indent=1) + "\n")
     write_results_json(annotations, detections, folder / f"detections{suffix}.json")
-    print(f"{stored.path}, step {stored.step}, on {config.data.name} {asked.split} ({len(annotations)} images)\n{result.table()}")
+    print(
+        f"{stored.path}, step {stored.step}, on {config.data.name} {asked.split} ({len(annotations)} images)\n{result.table()}"
+    )
     print(*told_faults(scanned[1], loader), sep="", end="")
     print(f"written: {folder / f'evaluation{suffix}.json'}")
     return result.scalars[engine.METRIC]
@@ -59,7 +61,10 @@ def main(cfg: DictConfig) -> float | None:
 
 def counted_faults(left_out: Sequence[Problem], loader: BatchLoader) -> dict:
     """What was not measured on, for evaluation.json: findings of the reader by kind, and images that turned out to be useless."""
-    counts = {"left_out": dict(Counter(problem.kind for problem in left_out)), "broken_images": len(loader.problems)}
+    counts = {
+        "left_out": dict(Counter(problem.kind for problem in left_out)),
+        "broken_images": len(loader.problems),
+    }
     return {name: count for name, count in counts.items() if count}
 
 
@@ -91,7 +96,9 @@ def with_data(config: Config, asked: EvaluateConfig) -> Config:
     changed = check(OmegaConf.merge(asdict(config), {"data": asked.data}))
     if asked.split != "train" and (seen := trained_on(config.data, changed.data, asked.split)):
         what = f"data.{asked.split}={getattr(changed.data, asked.split)}: the run was trained on {', '.join(seen)}"
-        raise ValueError(f"{what}; choose images that it has not seen, or split=train, which says what the number is")
+        raise ValueError(
+            f"{what}; choose images that it has not seen, or split=train, which says what the number is"
+        )
     return changed
 
 

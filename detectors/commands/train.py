@@ -22,7 +22,13 @@ from detectors.training import assemble, engine
 from detectors.training import checkpoint as ckpt
 from detectors.training.tracking import Tracker
 
-HARMLESS = ("root", "cache", "workers", "prefetch", "image_cache")  # settings of `data` that change nothing about what is learned
+HARMLESS = (
+    "root",
+    "cache",
+    "workers",
+    "prefetch",
+    "image_cache",
+)  # settings of `data` that change nothing about what is learned
 
 
 @entry_point("train")
@@ -51,18 +57,26 @@ def resumed_config(stored: ckpt.Checkpoint, overrides: list[str]) -> Config:
     changes = [change for change in overrides if not change.lstrip("+").startswith("trainer.resume=")]
     for change in changes:
         if change.lstrip("+").startswith("trainer.init_from="):
-            raise ValueError(f"{change}: a resumed run goes on with the weights of {stored.path}; trainer.init_from is for a new run")
+            raise ValueError(
+                f"{change}: a resumed run goes on with the weights of {stored.path}; trainer.init_from is for a new run"
+            )
         if not change.lstrip("+").startswith(("trainer.", "paths.", *(f"data.{name}=" for name in HARMLESS))):
             raise ValueError(
                 f"{change}: a resumed run keeps the configuration of {stored.path}; "
                 f"only trainer.* and data.{{{','.join(HARMLESS)}}} may change"
             )
-    return check(OmegaConf.merge(stored.config, OmegaConf.from_dotlist([change.lstrip("+") for change in changes])))
+    return check(
+        OmegaConf.merge(stored.config, OmegaConf.from_dotlist([change.lstrip("+") for change in changes]))
+    )
 
 
 def build_run(config: Config, folder: Path, stored: ckpt.Checkpoint | None) -> engine.Run:
     device = assemble.choose_device(config.trainer.device)
-    origin = assemble.initial_weights(config.trainer.init_from) if config.trainer.init_from and stored is None else None
+    origin = (
+        assemble.initial_weights(config.trainer.init_from)
+        if config.trainer.init_from and stored is None
+        else None
+    )
     annotations, val_annotations = read_data(config, stored and stored.class_names)
     detector = assemble.build_detector(config, len(annotations.class_names)).to(device)
     if stored is not None:
@@ -76,7 +90,10 @@ def build_run(config: Config, folder: Path, stored: ckpt.Checkpoint | None) -> e
         optimizer=build(config.optimizer, detector),
         train_loader=assemble.train_loader(config, annotations, start_step=stored.step if stored else 0),
         val_loader=assemble.eval_loader(
-            config, val_annotations, batch_size=config.trainer.eval_batch_size, repeated=config.trainer.eval_every > 0
+            config,
+            val_annotations,
+            batch_size=config.trainer.eval_batch_size,
+            repeated=config.trainer.eval_every > 0,
         ),
         val_annotations=val_annotations,
         tracker=Tracker(folder, purge_step=stored.step + 1 if stored else None),
@@ -93,7 +110,11 @@ def build_run(config: Config, folder: Path, stored: ckpt.Checkpoint | None) -> e
 def left_out(run: engine.Run) -> str:
     """A line for each split of which images could not be used."""
     loaders = {"training": run.train_loader, "validation": run.val_loader}
-    return "".join(f"{split} images left out, named above: {it.summary()}\n" for split, it in loaders.items() if it.problems)
+    return "".join(
+        f"{split} images left out, named above: {it.summary()}\n"
+        for split, it in loaders.items()
+        if it.problems
+    )
 
 
 def read_data(config: Config, class_names: Sequence[str] | None = None) -> list[Annotations]:

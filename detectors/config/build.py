@@ -45,7 +45,11 @@ def find_target(target: str) -> Callable[..., Any]:
             raise  # the module is there, but something that it imports is not installed
         raise ValueError(f"_target_={target!r}: there is no module {error.name}") from error
     if not callable(found := getattr(module, name, None)):
-        offered = [n for n, value in vars(module).items() if callable(value) and getattr(value, "__module__", "") == module_name]
+        offered = [
+            n
+            for n, value in vars(module).items()
+            if callable(value) and getattr(value, "__module__", "") == module_name
+        ]
         raise ValueError(f"_target_={target!r}: {module_name} has no {name}{closest(name, offered)}")
     return found
 
@@ -53,7 +57,11 @@ def find_target(target: str) -> Callable[..., Any]:
 def closest(name: str, names: Sequence[str], place: str = "") -> str:
     """'; did you mean place.X?' or, where nothing is near, '; there are: A, B, C'."""
     near = get_close_matches(str(name), names, n=1, cutoff=0.6)
-    return f"; did you mean {place}{'.' * bool(place)}{near[0]}?" if near else f"; there are: {', '.join(names) or 'none'}"
+    return (
+        f"; did you mean {place}{'.' * bool(place)}{near[0]}?"
+        if near
+        else f"; there are: {', '.join(names) or 'none'}"
+    )
 
 
 def signature_problems(node: Mapping[str, Any], place: str, given: Sequence[str]) -> Iterator[str]:
@@ -77,7 +85,14 @@ def signature_problems(node: Mapping[str, Any], place: str, given: Sequence[str]
             yield f"{place}.{name}={node[name]!r}: must be {describe(hints[name])}"
 
 
-def _unknown(node: Mapping[str, Any], place: str, name: str, target: Callable, parameters: Mapping, given: Sequence[str]) -> str:
+def _unknown(
+    node: Mapping[str, Any],
+    place: str,
+    name: str,
+    target: Callable,
+    parameters: Mapping,
+    given: Sequence[str],
+) -> str:
     if name in given:
         return f"{place}.{name}={node[name]!r}: {name} cannot be set here, the program gives it to {target.__name__}; remove it"
     return f"{place}.{name}={node[name]!r}: {target.__name__} has no such keyword{closest(name, list(parameters), place)}"
@@ -102,13 +117,21 @@ def fits(value: Any, hint: Any) -> bool:
 def _items_fit(value: Sequence, origin: type, arguments: tuple) -> bool:
     """list[X] and tuple[X, ...]: every item; tuple[X, Y]: item by item."""
     if origin is tuple and arguments[-1:] != (Ellipsis,):
-        return len(value) == len(arguments) and all(fits(item, hint) for item, hint in zip(value, arguments, strict=True))
+        return len(value) == len(arguments) and all(
+            fits(item, hint) for item, hint in zip(value, arguments, strict=True)
+        )
     return all(fits(item, arguments[0]) for item in value)
 
 
 def describe(hint: Any) -> str:
     """int -> 'a whole number'; list[float] -> 'a list of numbers' ..., for messages."""
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", types.NoneType: "null"}
+    words = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        types.NoneType: "null",
+    }
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(describe(argument) for argument in arguments)

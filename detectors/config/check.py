@@ -70,14 +70,23 @@ def _read(schema: type, given: Any, place: str, problems: list[Problem]) -> Any:
     hints, known = typing.get_type_hints(schema), {f.name: f for f in fields(schema)}
     for name in given.keys() - known.keys():
         where = _join(place, name)
-        problems.append((where, f"{where}={given[name]!r}: there is no such setting{closest(name, list(known), place)}"))
+        problems.append(
+            (where, f"{where}={given[name]!r}: there is no such setting{closest(name, list(known), place)}")
+        )
     values = {name: given[name] if name in given else _default(f) for name, f in known.items()}
     for name, value in values.items():
         where = _join(place, name)
         if (group := _group(hints[name], value)) is not None:
             values[name] = value if is_dataclass(value) else _read(group, value, where, problems)
         elif text := _wrong(value, hints[name], known[name].metadata):
-            problems.append((where, f"{where}={value!r}: {text}" if value != "???" else f"{where} is missing: set {where}=..."))
+            problems.append(
+                (
+                    where,
+                    f"{where}={value!r}: {text}"
+                    if value != "???"
+                    else f"{where} is missing: set {where}=...",
+                )
+            )
     return schema(**values)
 
 
@@ -142,8 +151,13 @@ def _data_complete(config: Config) -> Iterator[Problem]:
     if data.format != "shapes" and not data.train:  # data.val may be empty: then a training is not evaluated
         what = "annotation file" if data.format == "coco" else "image sets"
         yield "data", f"data.train=[]: name the {what} of the train split, such as data.train=[train]"
-    if data.class_names is not None and (not data.class_names or len(set(data.class_names)) < len(data.class_names)):
-        yield "data", f"data.class_names={data.class_names}: must name each class once; null takes all that the annotations name"
+    if data.class_names is not None and (
+        not data.class_names or len(set(data.class_names)) < len(data.class_names)
+    ):
+        yield (
+            "data",
+            f"data.class_names={data.class_names}: must name each class once; null takes all that the annotations name",
+        )
     for split in ("train", "val", "test") if data.format == "coco" else ():
         yield from _coco_split(config, split)
 
@@ -157,9 +171,15 @@ def _one_way_to_decode(config: Config) -> Iterator[Problem]:
 def _coco_split(config: Config, split: str) -> Iterator[Problem]:
     files, folder = getattr(config.data, split), getattr(config.data.image_folders, split)
     if len(files) > 1:
-        yield "data", f"data.{split}={files}: COCO's format takes one annotation file for each split; join them first"
+        yield (
+            "data",
+            f"data.{split}={files}: COCO's format takes one annotation file for each split; join them first",
+        )
     if files and folder is None:
-        yield "data", f"data.image_folders.{split} is missing: set data.image_folders.{split}=... to the folder of the images of {files[0]}"
+        yield (
+            "data",
+            f"data.image_folders.{split} is missing: set data.image_folders.{split}=... to the folder of the images of {files[0]}",
+        )
 
 
 def _scales_form_a_row(config: Config) -> Iterator[Problem]:
@@ -192,7 +212,9 @@ def _parts_can_be_built(config: Config) -> Iterator[Problem]:
     with torch.device("meta"):
         model = yield from _try("model", config.model, num_classes=len(names))
         loss = yield from _try("loss", config.loss)
-        yield from _try("optimizer", config.optimizer, module=nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)))
+        yield from _try(
+            "optimizer", config.optimizer, module=nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1))
+        )
     if model is None:
         return
     builder = config.model["_target_"].rpartition(".")[2]
@@ -203,8 +225,13 @@ def _parts_can_be_built(config: Config) -> Iterator[Problem]:
     else:
         yield from _scales_can_be_taken(config, model, builder)
     if loss is not None and not isinstance(loss, type(model.loss)):
-        what = f"loss._target_={config.loss['_target_']}: {builder} is trained with {type(model.loss).__name__}"
-        yield "loss", f"{what}; set loss={type(model.loss).__name__.removesuffix('Loss').lower()}, or choose another model"
+        what = (
+            f"loss._target_={config.loss['_target_']}: {builder} is trained with {type(model.loss).__name__}"
+        )
+        yield (
+            "loss",
+            f"{what}; set loss={type(model.loss).__name__.removesuffix('Loss').lower()}, or choose another model",
+        )
 
 
 def _scales_can_be_taken(config: Config, model: nn.Module, builder: str) -> Iterator[Problem]:
@@ -215,7 +242,10 @@ def _scales_can_be_taken(config: Config, model: nn.Module, builder: str) -> Iter
             model.anchors((side, side))
         except ValueError as error:
             what = f"input.multi_scale: {builder} cannot take every side from {scales.min} to {scales.max}"
-            yield "input.multi_scale", f"{what}: {str(error).partition(';')[0]}; set input.multi_scale=null, or other sides"
+            yield (
+                "input.multi_scale",
+                f"{what}: {str(error).partition(';')[0]}; set input.multi_scale=null, or other sides",
+            )
             return
 
 

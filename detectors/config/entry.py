@@ -24,11 +24,20 @@ from detectors.config.build import closest, describe, find_target
 from detectors.config.schema import CONF
 
 # What a person can mend. Anything else is our mistake and keeps its traceback.
-MENDABLE = (HydraException, OmegaConfBaseException, YAMLError, ValueError, FileNotFoundError, FloatingPointError)
+MENDABLE = (
+    HydraException,
+    OmegaConfBaseException,
+    YAMLError,
+    ValueError,
+    FileNotFoundError,
+    FloatingPointError,
+)
 FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
-def entry_point(config_name: str, *, config_path: str = str(CONF)) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
+def entry_point(
+    config_name: str, *, config_path: str = str(CONF)
+) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Decorates `task(cfg)`; config_path: the folder of the yaml files.
 
     A mistake in the configuration, a missing file or a faulty one ends the process with status 2 and one message on stderr.
@@ -38,7 +47,9 @@ def entry_point(config_name: str, *, config_path: str = str(CONF)) -> Callable[[
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
         if os.environ.get(FULL_ERROR) == "1":
             return hydra.main(version_base="1.3", config_path=config_path, config_name=config_name)(task)
-        return _outside(hydra.main(version_base="1.3", config_path=config_path, config_name=config_name)(_inside(task)))
+        return _outside(
+            hydra.main(version_base="1.3", config_path=config_path, config_name=config_name)(_inside(task))
+        )
 
     return decorate
 
@@ -105,7 +116,11 @@ def message(error: Exception) -> str:
     cause = error
     while cause is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__ or cause.__context__
-    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.key is not None and cause.parent_node is not None:
+    if (
+        isinstance(cause, ConfigAttributeError | ConfigKeyError)
+        and cause.key is not None
+        and cause.parent_node is not None
+    ):
         return _unknown_key(error, cause)
     if isinstance(cause, ValidationError) and cause.full_key:
         return _wrong_type(error, cause)
@@ -120,17 +135,22 @@ def _missing_config(error: MissingConfigException) -> str:
     if not error.options:
         return f"{error.missing_cfg_file}: there is no such file or group in the configuration; `--help` lists them"
     listed = ", ".join(error.options)
-    return (
-        f"{group}={name}: there is no such choice{closest(name, error.options).partition('; there are')[0]}\n  choices of {group}: {listed}"
-    )
+    return f"{group}={name}: there is no such choice{closest(name, error.options).partition('; there are')[0]}\n  choices of {group}: {listed}"
 
 
 def _unknown_key(error: Exception, cause: OmegaConfBaseException) -> str:
     """trainer.stpes=3 -> the closest setting of that group, as its dataclass or its builder has it."""
     names = [str(name) for name in cause.parent_node]
     place = cause.full_key or str(cause.key)
-    fix = closest(str(cause.key), names, place.rpartition(".")[0]) if names else f"; to put it there: +{place}=..."
-    if "_target_" in names and str(cause.key) in inspect.signature(find_target(cause.parent_node["_target_"])).parameters:
+    fix = (
+        closest(str(cause.key), names, place.rpartition(".")[0])
+        if names
+        else f"; to put it there: +{place}=..."
+    )
+    if (
+        "_target_" in names
+        and str(cause.key) in inspect.signature(find_target(cause.parent_node["_target_"])).parameters
+    ):
         fix = f"; {cause.parent_node['_target_']} knows it, so add it with +{place}=..."
     return f"{_source(error)}{place}{_value(error)}: there is no such setting{fix}"
 
@@ -144,7 +164,9 @@ def _wrong_type(error: Exception, cause: ValidationError) -> str:
 
 def _value(error: Exception) -> str:
     """'=3' where Hydra quotes the override that failed, as it does for those of the command line."""
-    found = re.search(r"override '?\+*([\w./@]+)(=.*)|To append to your config use \+\+?[\w./@]+(=.*)", str(error))
+    found = re.search(
+        r"override '?\+*([\w./@]+)(=.*)|To append to your config use \+\+?[\w./@]+(=.*)", str(error)
+    )
     return next(filter(None, found.groups()[1:]), "") if found else ""
 
 

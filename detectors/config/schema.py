@@ -17,7 +17,9 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from detectors.data.class_names import CLASS_LISTS
 
 PACKAGE = Path(__file__).resolve().parents[1]
-INSTALLED = (PACKAGE / "conf").is_dir()  # a wheel carries conf/ inside the package; in a checkout it lies beside it
+INSTALLED = (
+    PACKAGE / "conf"
+).is_dir()  # a wheel carries conf/ inside the package; in a checkout it lies beside it
 CONF = PACKAGE / "conf" if INSTALLED else PACKAGE.parent / "conf"
 HOME = Path.cwd() if INSTALLED else PACKAGE.parent  # where data, caches and runs lie by default
 
@@ -83,21 +85,27 @@ class ImageFolders:
 class DataConfig:
     name: str = MISSING
     format: str = _choice("voc", "coco", "shapes")
-    root: str = (
-        MISSING  # VOC: the folder of Annotations/ or of VOC2007/; COCO: the folder that relative paths start from; shapes: the cache
-    )
+    root: str = MISSING  # VOC: the folder of Annotations/ or of VOC2007/; COCO: the folder that relative paths start from; shapes: the cache
     train: list[str] = _empty()  # VOC: image sets; COCO: one annotation file
     val: list[str] = _empty()
     test: list[str] = _empty()  # may stay empty
     image_folders: ImageFolders = _empty(ImageFolders)
     class_names: list[str] | None = None  # null: all classes that the annotations of train, val and test name
-    on_error: str = _choice("stop", "skip")  # faulty files: stop and name them, or leave them out, name and count them
+    on_error: str = _choice(
+        "stop", "skip"
+    )  # faulty files: stop and name them, or leave them out, name and count them
     cache: str | None = None  # folder in which parsed annotations are kept; null parses them anew each time
-    train_difficult: bool = True  # VOC's `difficult` objects: trained on (Caffe) or not (Darknet); evaluation never counts them
+    train_difficult: bool = (
+        True  # VOC's `difficult` objects: trained on (Caffe) or not (Darknet); evaluation never counts them
+    )
     workers: int = _at_least(0, 0)  # loading processes; 0 loads in the training process
     prefetch: int = _at_least(1, 2)  # batches that each of them has ready
-    image_cache: str = _choice("none", "ram", "disk")  # where decoded images are kept: height * width * 3 bytes each; disk: in paths.cache
-    reduced_decode: bool = False  # decode large JPEGs at 1/2, 1/4 or 1/8 where that leaves all the pixels that the input needs
+    image_cache: str = _choice(
+        "none", "ram", "disk"
+    )  # where decoded images are kept: height * width * 3 bytes each; disk: in paths.cache
+    reduced_decode: bool = (
+        False  # decode large JPEGs at 1/2, 1/4 or 1/8 where that leaves all the pixels that the input needs
+    )
     shapes: ShapesConfig = _empty(ShapesConfig)
 
 
@@ -134,8 +142,12 @@ class TrainerConfig:
     threads: int = _at_least(0, 0)  # of PyTorch on the CPU; 0 leaves its choice
     probe_images: int = _at_least(0, 4)  # fixed images drawn with their detections at every evaluation
     progress: bool = True  # the bar
-    init_from: str | None = None  # a run folder or a checkpoint whose weights a new run starts from, as far as they fit
-    init_without: list[str] = _empty()  # what does not come from there: names or their beginnings, such as head
+    init_from: str | None = (
+        None  # a run folder or a checkpoint whose weights a new run starts from, as far as they fit
+    )
+    init_without: list[str] = (
+        _empty()
+    )  # what does not come from there: names or their beginnings, such as head
     resume: str | None = None  # a run folder or a checkpoint to go on from
 
 

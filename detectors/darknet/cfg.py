@@ -64,13 +64,17 @@ def read_cfg(path: Path | str, text: str | None = None) -> Config:
             raise section.error(f"no such layer in the YOLOv2 family; there are {', '.join(READERS)}")
         plan = READERS[kind](section, shapes)
         operations += plan.operations
-        layers.append(Layer(len(layers), section.line, kind, plan.settings, shapes[-1], plan.output, plan.parameters))
+        layers.append(
+            Layer(len(layers), section.line, kind, plan.settings, shapes[-1], plan.output, plan.parameters)
+        )
         shapes.append(plan.output)
         _check_cost(section, layers, operations)
     if not layers:
         raise first.error("no layer follows")
     _check_last(rest, layers)
-    return Config(Path(path), net, tuple(layers), tuple(line for section in (first, *rest) for line in section.unused))
+    return Config(
+        Path(path), net, tuple(layers), tuple(line for section in (first, *rest) for line in section.unused)
+    )
 
 
 def _check_cost(section: Section, layers: list[Layer], operations: int) -> None:
@@ -93,7 +97,20 @@ def _check_last(sections: list[Section], layers: list[Layer]) -> None:
 
 
 def _net(section: Section) -> Net:
-    section.ignore("time_steps", "notruth", "random", "adam", "B1", "B2", "eps", "aspect", "center", "clip", "min_ratio", "max_ratio")
+    section.ignore(
+        "time_steps",
+        "notruth",
+        "random",
+        "adam",
+        "B1",
+        "B2",
+        "eps",
+        "aspect",
+        "center",
+        "clip",
+        "min_ratio",
+        "max_ratio",
+    )
     section.ignore("inputs", "min_crop", "max_crop")
     side = {"least": 1, "most": 1 << 15}
     return Net(
@@ -137,12 +154,20 @@ def _convolutional(section: Section, shapes: Sequence[Shape]) -> _Plan:
         activation=section.text("activation", "logistic"),
     )
     if found.activation not in ACTIVATIONS:
-        raise section.error(f"activation {found.activation!r} is not one of the family's: {', '.join(ACTIVATIONS)}", "activation")
+        raise section.error(
+            f"activation {found.activation!r} is not one of the family's: {', '.join(ACTIVATIONS)}",
+            "activation",
+        )
     if channels % found.groups or found.filters % found.groups:
-        raise section.error(f"must divide the {channels} channels of the input and the {found.filters} filters", "groups")
+        raise section.error(
+            f"must divide the {channels} channels of the input and the {found.filters} filters", "groups"
+        )
     out = [(side + 2 * found.padding - size) // found.stride + 1 for side in (rows, columns)]
     if min(out) < 1:
-        raise section.error(f"a kernel of {size} pixels does not fit its input of {columns} x {rows} with padding {found.padding}", "size")
+        raise section.error(
+            f"a kernel of {size} pixels does not fit its input of {columns} x {rows} with padding {found.padding}",
+            "size",
+        )
     weights = found.filters * (channels // found.groups) * size * size
     per_filter = 4 if found.batch_normalize else 1
     return _Plan(found, (found.filters, *out), found.filters * per_filter + weights, weights * prod(out))
@@ -154,13 +179,21 @@ def _maxpool(section: Section, shapes: Sequence[Shape]) -> _Plan:
     size = section.whole("size", stride, least=1)
     found = MaxPool(size, stride, section.whole("padding", size - 1))
     if found.padding > 2 * size - 2:
-        raise section.error(f"with padding {found.padding} a window of {size} pixels can lie wholly outside the image", "padding")
+        raise section.error(
+            f"with padding {found.padding} a window of {size} pixels can lie wholly outside the image",
+            "padding",
+        )
     out = [(side + found.padding - size) // stride + 1 for side in (rows, columns)]
     if min(rows, columns) + found.padding < size:
-        raise section.error(f"a window of {size} pixels does not fit its input of {columns} x {rows} with padding {found.padding}", "size")
+        raise section.error(
+            f"a window of {size} pixels does not fit its input of {columns} x {rows} with padding {found.padding}",
+            "size",
+        )
     padded = channels * (rows + found.padding) * (columns + found.padding)
     if padded > MOST_OUTPUTS:
-        raise section.error(f"the padded input has {padded} numbers, above the limit of {MOST_OUTPUTS}", "size")
+        raise section.error(
+            f"the padded input has {padded} numbers, above the limit of {MOST_OUTPUTS}", "size"
+        )
     return _Plan(found, (channels, *out), operations=channels * prod(out) * size * size)
 
 
@@ -171,12 +204,17 @@ def _route(section: Section, shapes: Sequence[Shape]) -> _Plan:
     if not chosen:
         raise section.error("layers=... is missing: which outputs to join")
     if any(not 0 <= n < this for n in chosen):
-        raise section.error(f"this is layer {this}: give numbers from 0 to {this - 1}, or from -{this} to -1", "layers")
+        raise section.error(
+            f"this is layer {this}: give numbers from 0 to {this - 1}, or from -{this} to -1", "layers"
+        )
     sources = [shapes[n + 1] for n in chosen]
     if len({shape[1:] for shape in sources}) > 1:
-        sizes = ", ".join(f"layer {n}: {columns} x {rows}" for n, (_, rows, columns) in zip(chosen, sources, strict=True))
+        sizes = ", ".join(
+            f"layer {n}: {columns} x {rows}" for n, (_, rows, columns) in zip(chosen, sources, strict=True)
+        )
         raise section.error(
-            f"outputs of different sizes cannot be joined ({sizes}); is the network's width or height a multiple of 32?", "layers"
+            f"outputs of different sizes cannot be joined ({sizes}); is the network's width or height a multiple of 32?",
+            "layers",
         )
     return _Plan(Route(chosen), (sum(shape[0] for shape in sources), *sources[0][1:]))
 
@@ -187,7 +225,8 @@ def _reorg(section: Section, shapes: Sequence[Shape]) -> _Plan:
     stride = section.whole("stride", 1, least=1)
     if channels % stride**2 or rows % stride or columns % stride:
         raise section.error(
-            f"the input of {channels} channels, {columns} x {rows}, must divide by {stride**2} in channels and {stride} in size", "stride"
+            f"the input of {channels} channels, {columns} x {rows}, must divide by {stride**2} in channels and {stride} in size",
+            "stride",
         )
     return _Plan(Reorg(stride), (channels * stride**2, rows // stride, columns // stride))
 
@@ -228,7 +267,8 @@ def _region(section: Section, shapes: Sequence[Shape]) -> _Plan:
     anchors = section.numbers("anchors")
     if len(anchors) != 2 * count or min(anchors) <= 0:
         raise section.error(
-            f"num={count} needs {2 * count} numbers above 0, width and height of each anchor; {len(anchors)} are given", "anchors"
+            f"num={count} needs {2 * count} numbers above 0, width and height of each anchor; {len(anchors)} are given",
+            "anchors",
         )
     channels, rows, columns = shapes[-1]
     if channels != count * (5 + classes):

@@ -42,7 +42,12 @@ class RegionView(nn.Module):
 
 
 def darknet_detector(
-    *, num_classes: int, cfg: str, loss: Loss | None = None, score_threshold: float = 0.005, nms_iou: float = 0.45
+    *,
+    num_classes: int,
+    cfg: str,
+    loss: Loss | None = None,
+    score_threshold: float = 0.005,
+    nms_iou: float = 0.45,
 ) -> Detector:
     """cfg: the text of the file. num_classes: another number than the cfg's changes its last two sections, as one would by hand.
 
@@ -73,13 +78,20 @@ def with_classes(config: Config, num_classes: int) -> Config:
         raise ValueError(f"{config.path}: channels={config.net.channels} in [net]; images have 3")
     if region is None or len(config.layers) < 2 or not isinstance(config.layers[-2].settings, Convolutional):
         kinds = ", ".join(f"[{layer.kind}]" for layer in config.layers[-2:])
-        raise ValueError(f"{config.path}: a detector's last layers are [convolutional] and [region]; this network ends in {kinds}")
+        raise ValueError(
+            f"{config.path}: a detector's last layers are [convolutional] and [region]; this network ends in {kinds}"
+        )
     if num_classes == region.classes:
         return config
     *layers, last, view = config.layers
     before, (_, rows, columns) = last.settings.filters, last.output
     shape = (len(region.anchors) * (5 + num_classes), rows, columns)
-    last = replace(last, settings=replace(last.settings, filters=shape[0]), output=shape, parameters=last.parameters // before * shape[0])
+    last = replace(
+        last,
+        settings=replace(last.settings, filters=shape[0]),
+        output=shape,
+        parameters=last.parameters // before * shape[0],
+    )
     view = replace(view, settings=replace(region, classes=num_classes), input=shape, output=shape)
     return replace(config, layers=(*layers, last, view))
 

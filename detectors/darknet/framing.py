@@ -62,7 +62,9 @@ def letterbox_size(image_size: tuple[int, int], size: tuple[int, int]) -> tuple[
     else:
         found = (rows, width * rows // height)
     if min(found) < 1:
-        raise ValueError(f"an image of {width} x {height} pixels has no room in a letterbox of {columns} x {rows}; use stretch, or cut it")
+        raise ValueError(
+            f"an image of {width} x {height} pixels has no room in a letterbox of {columns} x {rows}; use stretch, or cut it"
+        )
     return found
 
 

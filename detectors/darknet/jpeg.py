@@ -16,7 +16,9 @@ from detectors.darknet.jpeg_pixels import enlarge, inverse_transform, to_rgb
 LARGEST_SCAN = 1 << 20  # bytes; the tables of all bit positions take about 150 times as much memory
 MOST_PIXELS = 1 << 26
 # Place in the 8 x 8 block of each coefficient in the order of the file.
-ZIGZAG = np.array(sorted(range(64), key=lambda n: (n // 8 + n % 8, n // 8 if (n // 8 + n % 8) % 2 else n % 8)))
+ZIGZAG = np.array(
+    sorted(range(64), key=lambda n: (n // 8 + n % 8, n // 8 if (n // 8 + n % 8) % 2 else n % 8))
+)
 SOF_SEQUENTIAL, SOF_OTHERS = (0xC0, 0xC1), (0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
 
 
@@ -53,7 +55,13 @@ class _Image:
 
     def frame(self, body: bytes) -> None:
         """SOF0 and SOF1."""
-        if self.components or body[0] != 8 or len(body) < 6 or len(body) != 6 + 3 * body[5] or body[5] not in (1, 3):
+        if (
+            self.components
+            or body[0] != 8
+            or len(body) < 6
+            or len(body) != 6 + 3 * body[5]
+            or body[5] not in (1, 3)
+        ):
             raise UnsupportedJpeg("not 8 bits in 1 or 3 colours")
         self.size = (body[1] << 8 | body[2], body[3] << 8 | body[4])
         if not 0 < self.size[0] * self.size[1] <= MOST_PIXELS:
@@ -67,7 +75,10 @@ class _Image:
             raise UnsupportedJpeg("sampling factors that do not divide one another")
         for c in self.components:
             c.size = (-(-self.size[0] * c.down // self.down), -(-self.size[1] * c.across // self.across))
-            c.blocks = (-(-self.size[0] // (8 * self.down)) * c.down, -(-self.size[1] // (8 * self.across)) * c.across)
+            c.blocks = (
+                -(-self.size[0] // (8 * self.down)) * c.down,
+                -(-self.size[1] // (8 * self.across)) * c.across,
+            )
 
     @property
     def across(self) -> int:
@@ -127,14 +138,19 @@ class _Image:
             for column in range(mcus[1]):
                 for c in chosen:
                     first = row * c.down * c.blocks[1] + column * c.across
-                    found += [(c, first + y * c.blocks[1] + x) for y in range(c.down) for x in range(c.across)]
+                    found += [
+                        (c, first + y * c.blocks[1] + x) for y in range(c.down) for x in range(c.across)
+                    ]
         return found
 
     def _segment(self, data: bytes, blocks: list[tuple[_Component, int]]) -> None:
         """Decodes the bits between two restarts. The one loop over codes; what they mean is known for every bit already."""
         window = _windows(data)
         components = {id(c): c for c, _ in blocks}.values()
-        tables = {n: memoryview(_entries(window, self.codes[n])) for n in {n for c in components for n in (c.dc_table, c.ac_table)}}
+        tables = {
+            n: memoryview(_entries(window, self.codes[n]))
+            for n in {n for c in components for n in (c.dc_table, c.ac_table)}
+        }
         before = {id(c): 0 for c in components}
         bit = 0
         for component, block in blocks:
@@ -165,11 +181,15 @@ class _Image:
             rows, columns = c.blocks
             numbers = np.zeros(rows * columns * 64, np.int32)
             numbers[c.places] = c.values
-            numbers = (numbers.reshape(-1, 64) * self.quantizers[c.quantizer]).astype(np.int16).astype(np.int32)
+            numbers = (
+                (numbers.reshape(-1, 64) * self.quantizers[c.quantizer]).astype(np.int16).astype(np.int32)
+            )
             blocks = np.zeros_like(numbers)
             blocks[:, ZIGZAG] = numbers
             pixels = inverse_transform(blocks.reshape(-1, 8, 8)).reshape(rows, columns, 8, 8)
-            found.append(pixels.transpose(0, 2, 1, 3).reshape(rows * 8, columns * 8)[: c.size[0], : c.size[1]])
+            found.append(
+                pixels.transpose(0, 2, 1, 3).reshape(rows * 8, columns * 8)[: c.size[0], : c.size[1]]
+            )
         return found
 
 
@@ -180,7 +200,9 @@ def decode(data: bytes) -> np.ndarray:
         coloured = _read(image, data)
         planes = image.planes()
     except (IndexError, KeyError, ValueError) as error:
-        raise error if isinstance(error, UnsupportedJpeg) else UnsupportedJpeg("the file is damaged") from error
+        raise (
+            error if isinstance(error, UnsupportedJpeg) else UnsupportedJpeg("the file is damaged")
+        ) from error
     factors = [(image.down // c.down, image.across // c.across) for c in image.components]
     planes = [enlarge(plane, image.size, factor) for plane, factor in zip(planes, factors, strict=True)]
     if len(planes) == 1:

@@ -42,7 +42,9 @@ class CpuBatchNorm(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape"""
         if self.training:
-            raise ValueError("batch_norm='cpu' is for evaluation, since Darknet's CPU build cannot train; choose batch_norm='gpu'")
+            raise ValueError(
+                "batch_norm='cpu' is for evaluation, since Darknet's CPU build cannot train; choose batch_norm='gpu'"
+            )
         scale = self.weight / (self.running_var.sqrt() + 1e-6)
         return (x - self.running_mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
 
@@ -118,8 +120,15 @@ class DarknetNetwork(nn.Module):
             raise ValueError(f"batch_norm={batch_norm!r}: choose 'gpu' or 'cpu', one of Darknet's builds")
         self.config = config if isinstance(config, Config) else read_cfg(config)
         self.layers = nn.ModuleList(_module(layer, batch_norm) for layer in self.config.layers)
-        self.register_buffer("images_seen", torch.zeros((), dtype=torch.int64))  # the `seen` of a .weights file
-        self._needed = {n for layer in self.config.layers if isinstance(layer.settings, Route) for n in layer.settings.layers}
+        self.register_buffer(
+            "images_seen", torch.zeros((), dtype=torch.int64)
+        )  # the `seen` of a .weights file
+        self._needed = {
+            n
+            for layer in self.config.layers
+            if isinstance(layer.settings, Route)
+            for n in layer.settings.layers
+        }
 
     def forward(self, images: Tensor) -> Tensor:
         """images: (B, channels, H, W) RGB in 0..1 -> the last layer's output."""
@@ -148,7 +157,9 @@ class DarknetNetwork(nn.Module):
         """Outputs of the first `stop` layers; those not in `keep` are dropped (None) once the next layer has read them."""
         channels = self.config.net.channels
         if images.ndim != 4 or images.shape[1] != channels:
-            raise ValueError(f"images of shape {tuple(images.shape)}: {self.config.path} takes (B, {channels}, H, W), RGB from 0 to 1")
+            raise ValueError(
+                f"images of shape {tuple(images.shape)}: {self.config.path} takes (B, {channels}, H, W), RGB from 0 to 1"
+            )
         found: list[Tensor] = []
         x = images
         for n, (layer, module) in enumerate(zip(self.config.layers[:stop], self.layers, strict=False)):
@@ -162,7 +173,9 @@ class DarknetNetwork(nn.Module):
         return found
 
 
-def read_network(cfg: Path | str, weights: Path | str, *, batch_norm: str = "gpu") -> tuple[DarknetNetwork, Report]:
+def read_network(
+    cfg: Path | str, weights: Path | str, *, batch_norm: str = "gpu"
+) -> tuple[DarknetNetwork, Report]:
     """A network with its weights, in evaluation mode, and what was loaded. The two files are held against each other before memory is
     asked for. FileNotFoundError, ValueError: as read_cfg and load_weights."""
     config = read_cfg(cfg)
@@ -174,14 +187,18 @@ def read_network(cfg: Path | str, weights: Path | str, *, batch_norm: str = "gpu
 
 def _region(config: Config) -> Region:
     if config.region is None:
-        raise ValueError(f"{config.path}: the last layer is [{config.layers[-1].kind}], not [region], so this network detects nothing")
+        raise ValueError(
+            f"{config.path}: the last layer is [{config.layers[-1].kind}], not [region], so this network detects nothing"
+        )
     return config.region
 
 
 def _join(sources: list[Tensor], layer: Layer) -> Tensor:
     if len({source.shape[2:] for source in sources}) > 1:
         sizes = [tuple(source.shape[2:]) for source in sources]
-        raise ValueError(f"layer {layer.index} [route]: outputs of sizes {sizes} cannot be joined; give images of a multiple of 32")
+        raise ValueError(
+            f"layer {layer.index} [route]: outputs of sizes {sizes} cannot be joined; give images of a multiple of 32"
+        )
     return torch.cat(sources, 1)
 
 

@@ -28,7 +28,9 @@ def activate(raw: Tensor, settings: Region) -> Tensor:
 
 def head_outputs(raw: Tensor, settings: Region) -> HeadOutputs:
     """(B, n * (5 + C), rows, columns) -> A = rows * columns * n, in that order; as models.yolov2.RegionHead."""
-    entries = raw.unflatten(1, (len(settings.anchors), 5 + settings.classes)).permute(0, 3, 4, 1, 2).flatten(1, 3)  # (B, A, 5 + C)
+    entries = (
+        raw.unflatten(1, (len(settings.anchors), 5 + settings.classes)).permute(0, 3, 4, 1, 2).flatten(1, 3)
+    )  # (B, A, 5 + C)
     offsets = torch.cat([entries[..., :2].sigmoid(), entries[..., 2:4]], -1)
     return HeadOutputs(offsets, class_logits=entries[..., 5:], objectness=entries[..., 4])
 
@@ -63,16 +65,22 @@ def region_matcher(settings: Region) -> ResponsibleCellMatcher:
 def region_postprocess(settings: Region, *, score_threshold: float, nms_iou: float) -> PostProcess:
     """get_region_detections and do_nms_sort."""
     rule = yolo_scores if settings.softmax else yolo_logistic_scores
-    return PostProcess(coder=YoloBoxCoder(), score_rule=rule, score_threshold=score_threshold, nms_iou=nms_iou)
+    return PostProcess(
+        coder=YoloBoxCoder(), score_rule=rule, score_threshold=score_threshold, nms_iou=nms_iou
+    )
 
 
-def detect(raw: Tensor, settings: Region, *, size: tuple[int, int], score_threshold: float, nms_iou: float) -> Detections:
+def detect(
+    raw: Tensor, settings: Region, *, size: tuple[int, int], score_threshold: float, nms_iou: float
+) -> Detections:
     """(B, n * (5 + C), rows, columns) -> detections in pixels of an input of `size` (height, width), not clipped.
 
     Decoded in cells: Darknet's grid need not divide the input (100 x 76 pixels give 4 x 3 cells).
     """
     rows, columns = raw.shape[-2:]
     grid = YoloAnchors(settings.anchors, stride=1)((rows, columns)).to(raw.device)
-    found = region_postprocess(settings, score_threshold=score_threshold, nms_iou=nms_iou)(head_outputs(raw, settings), grid)
+    found = region_postprocess(settings, score_threshold=score_threshold, nms_iou=nms_iou)(
+        head_outputs(raw, settings), grid
+    )
     pixels = found.boxes.new_tensor([size[1] / columns, size[0] / rows] * 2)  # per cell
     return Detections(found.image, found.boxes * pixels, found.scores, found.labels)

@@ -26,7 +26,9 @@ class Section:
     def add(self, key: str, value: str, line: int) -> None:
         """The first of two equal keys counts, as in Darknet."""
         if key in self._values:
-            self._doubled.append(f"{self.path}:{line}: [{self.kind}] {key}={value} comes second and is not used")
+            self._doubled.append(
+                f"{self.path}:{line}: [{self.kind}] {key}={value} comes second and is not used"
+            )
         else:
             self._values[key] = (value, line)
 
@@ -79,7 +81,10 @@ class Section:
     def unused(self) -> list[str]:
         """One line for each option that had no effect."""
         unknown = [(key, *entry) for key, entry in self._values.items() if key not in self._asked]
-        lines = [f"{self.path}:{line}: [{self.kind}] {key}={value} is not known and not used" for key, value, line in unknown]
+        lines = [
+            f"{self.path}:{line}: [{self.kind}] {key}={value} is not known and not used"
+            for key, value, line in unknown
+        ]
         return lines + self._doubled
 
     def _parts(self, key: str) -> list[str]:
@@ -109,7 +114,9 @@ def read_text(path: Path | str) -> str:
     with path.open("rb") as file:
         data = file.read(LARGEST_FILE + 1)
     if len(data) > LARGEST_FILE:
-        raise ValueError(f"{path}: larger than {LARGEST_FILE} bytes, so it is no Darknet cfg; is it the .weights file?")
+        raise ValueError(
+            f"{path}: larger than {LARGEST_FILE} bytes, so it is no Darknet cfg; is it the .weights file?"
+        )
     return data.decode("utf-8-sig", errors="replace")
 
 
@@ -132,17 +139,23 @@ def _read_line(line: str, number: int, path: Path, sections: list[Section]) -> N
     """Adds a line without its spaces to the sections."""
     if not line or line[0] in "#;":
         return
-    line = line.partition("#")[0]  # Darknet's numbers end at the first character that is no digit, so a remark may follow
+    line = line.partition("#")[
+        0
+    ]  # Darknet's numbers end at the first character that is no digit, so a remark may follow
     if line[0] == "[":
         if line[-1] != "]":
             raise ValueError(f"{path}:{number}: {line[:60]!r} opens a section and does not close it with ]")
         if len(sections) == MOST_SECTIONS:
-            raise ValueError(f"{path}:{number}: more than {MOST_SECTIONS} sections; a network of the YOLOv2 family has about 30")
+            raise ValueError(
+                f"{path}:{number}: more than {MOST_SECTIONS} sections; a network of the YOLOv2 family has about 30"
+            )
         sections.append(Section(path, line[1:-1][:60], number))
         return
     key, equals, value = line.partition("=")
     if not equals or not key:
         raise ValueError(f"{path}:{number}: {line[:60]!r} is neither a [section] nor key=value")
     if not sections:
-        raise ValueError(f"{path}:{number}: {line[:60]!r} stands before the first section; a Darknet cfg begins with [net]")
+        raise ValueError(
+            f"{path}:{number}: {line[:60]!r} stands before the first section; a Darknet cfg begins with [net]"
+        )
     sections[-1].add(key[:60], value, number)

@@ -41,7 +41,9 @@ class Header(NamedTuple):
         """ValueError for numbers that the format cannot hold."""
         limit = 2**63 if self.wide else 2**31
         if not 0 <= self.seen < limit:
-            raise ValueError(f"seen={self.seen}: a header of version {self.major}.{self.minor} holds numbers from 0 to {limit - 1}")
+            raise ValueError(
+                f"seen={self.seen}: a header of version {self.major}.{self.minor} holds numbers from 0 to {limit - 1}"
+            )
         numbers = np.array([self.major, self.minor, self.revision], "<i4").tobytes()
         return numbers + self.seen.to_bytes(8 if self.wide else 4, "little")
 
@@ -57,7 +59,13 @@ class Convolution(NamedTuple):
         """What a .weights file holds of it, in order."""
         if self.norm is None:
             return [self.conv.bias, self.conv.weight]
-        return [self.norm.bias, self.norm.weight, self.norm.running_mean, self.norm.running_var, self.conv.weight]
+        return [
+            self.norm.bias,
+            self.norm.weight,
+            self.norm.running_mean,
+            self.norm.running_var,
+            self.conv.weight,
+        ]
 
     @property
     def count(self) -> int:
@@ -99,11 +107,15 @@ def convolutions(module: nn.Module) -> list[Convolution]:
             found.append(Convolution(name.removesuffix(".conv"), part, None))
         elif isinstance(part, nn.BatchNorm2d):
             if not found or found[-1].norm is not None or found[-1].conv.out_channels != part.num_features:
-                raise ValueError(f"{name}: this batch norm follows no convolution of its own, which a .weights file cannot hold")
+                raise ValueError(
+                    f"{name}: this batch norm follows no convolution of its own, which a .weights file cannot hold"
+                )
             found[-1] = found[-1]._replace(norm=part)
     for layer in found:
         if (layer.conv.bias is None) != (layer.norm is not None):
-            raise ValueError(f"{layer}: a .weights file holds a bias for a convolution, or a batch norm, not both and not neither")
+            raise ValueError(
+                f"{layer}: a .weights file holds a bias for a convolution, or a batch norm, not both and not neither"
+            )
     return found
 
 
@@ -116,12 +128,18 @@ def read_header(path: Path | str) -> Header:
         data = file.read(20)
     header = Header(*np.frombuffer(data[:12], "<i4").tolist()) if len(data) >= 16 else None
     if header is None or len(data) < header.size:
-        raise ValueError(f"{path}: {len(data)} bytes are too few for the header of a Darknet weights file (16 or 20)")
+        raise ValueError(
+            f"{path}: {len(data)} bytes are too few for the header of a Darknet weights file (16 or 20)"
+        )
     if not (0 <= header.major < 1000 and 0 <= header.minor < 1000):
-        raise ValueError(f"{path}: version {header.major}.{header.minor} is none of Darknet's, so this is no Darknet weights file")
+        raise ValueError(
+            f"{path}: version {header.major}.{header.minor} is none of Darknet's, so this is no Darknet weights file"
+        )
     seen = int.from_bytes(data[12 : header.size], "little", signed=True)
     if seen < 0:
-        raise ValueError(f"{path}: the header counts {seen} training images; the file is damaged or is no Darknet weights file")
+        raise ValueError(
+            f"{path}: the header counts {seen} training images; the file is damaged or is no Darknet weights file"
+        )
     return header._replace(seen=seen)
 
 
@@ -182,7 +200,9 @@ def _numbers(path: Path, header: Header) -> np.ndarray:
     """The file's floats, mapped and not yet read."""
     size = path.stat().st_size - header.size
     if size % FLOAT.itemsize:
-        raise ValueError(f"{path}: {size} bytes follow the header, which is no multiple of 4; the file is truncated or damaged")
+        raise ValueError(
+            f"{path}: {size} bytes follow the header, which is no multiple of 4; the file is truncated or damaged"
+        )
     if not size:
         raise ValueError(f"{path}: nothing follows the header; the file is truncated")
     return np.memmap(path, FLOAT, mode="r", offset=header.size, shape=(size // FLOAT.itemsize,))
@@ -196,31 +216,56 @@ def _fitting(path: Path, numbers: np.ndarray, layers: list[Convolution], partial
             return layers[:n]
         if place + layer.count > len(numbers):
             left = f"{layer.count} numbers, and the file has {len(numbers) - place} left"
-            hint = "; it ends between two layers: if it is a backbone, load it with partial=True" if place == len(numbers) else ""
-            raise ValueError(_misfit(path, numbers, layers, f"convolution {n + 1} of {len(layers)} ({layer}) needs {left}{hint}"))
+            hint = (
+                "; it ends between two layers: if it is a backbone, load it with partial=True"
+                if place == len(numbers)
+                else ""
+            )
+            raise ValueError(
+                _misfit(
+                    path,
+                    numbers,
+                    layers,
+                    f"convolution {n + 1} of {len(layers)} ({layer}) needs {left}{hint}",
+                )
+            )
         place += layer.count
     if place < len(numbers):
-        last = f"the last convolution ({layers[-1]})" if layers else "the header, the network having no convolution,"
-        raise ValueError(_misfit(path, numbers, layers, f"after {last} {len(numbers) - place} numbers are left"))
+        last = (
+            f"the last convolution ({layers[-1]})"
+            if layers
+            else "the header, the network having no convolution,"
+        )
+        raise ValueError(
+            _misfit(path, numbers, layers, f"after {last} {len(numbers) - place} numbers are left")
+        )
     return layers
 
 
 def _misfit(path: Path, numbers: np.ndarray, layers: list[Convolution], ended: str) -> str:
     """The counts, and where the file and the network part as far as the numbers themselves show it."""
     count = sum(layer.count for layer in layers)
-    verdict = f"{len(numbers) - count} too many" if len(numbers) > count else f"{count - len(numbers)} too few"
+    verdict = (
+        f"{len(numbers) - count} too many" if len(numbers) > count else f"{count - len(numbers)} too few"
+    )
     text = f"{path}: the file has {len(numbers)} numbers, the network {count}: {verdict}; {ended}"
     normed = [layer for layer in layers if layer.norm is not None]
     if normed and len(numbers) == count - sum(3 * layer.conv.out_channels for layer in normed):
         return f"{text}. It fits this network without batch norm: the first layer that does not fit is {normed[0]}; set batch_normalize=0"
     broken = _impossible(numbers, layers)
-    return text if broken is None else f"{text}. The first layer that cannot fit is {broken}: its variances would be negative"
+    return (
+        text
+        if broken is None
+        else f"{text}. The first layer that cannot fit is {broken}: its variances would be negative"
+    )
 
 
 def _check_variances(path: Path, numbers: np.ndarray, layers: list[Convolution]) -> None:
     broken = _impossible(numbers, layers)
     if broken is not None:
-        raise ValueError(f"{path}: {broken}: its variances would be negative; the file is damaged, or of another network of the same size")
+        raise ValueError(
+            f"{path}: {broken}: its variances would be negative; the file is damaged, or of another network of the same size"
+        )
 
 
 def _impossible(numbers: np.ndarray, layers: list[Convolution]) -> Convolution | None:

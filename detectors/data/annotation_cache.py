@@ -25,7 +25,9 @@ import numpy as np
 from detectors.annotations import Annotations, Texts
 from detectors.data.problems import Problem
 
-FORMAT = 2  # raise it with every change of what a scan returns for the same files, and of the layout of the file
+FORMAT = (
+    2  # raise it with every change of what a scan returns for the same files, and of the layout of the file
+)
 MAGIC = b"detectors annotations %d\n" % FORMAT
 DIGEST = 32  # bytes
 ARRAYS = ("sizes", "offsets", "boxes_original", "labels", "difficult", "crowd", "areas")
@@ -79,7 +81,8 @@ def _name(reader: str, arguments: dict[str, Any]) -> str:
     A relative place counts both as it is given, since the paths of the images begin with it, and as the place that it means here.
     """
     plain = {
-        name: [os.fspath(value), os.path.abspath(value)] if isinstance(value, os.PathLike) else value for name, value in arguments.items()
+        name: [os.fspath(value), os.path.abspath(value)] if isinstance(value, os.PathLike) else value
+        for name, value in arguments.items()
     }
     return f"{reader}-{_hash(json.dumps(plain, sort_keys=True, default=list))[:DIGEST]}"
 
@@ -111,7 +114,9 @@ def save(path: Path, key: str, found: Scanned) -> bool:
 @functools.cache  # once for each folder, not for each split
 def _warn_unwritable(folder: str, reason: str) -> None:
     logger.warning(
-        "%s: annotations cannot be kept there (%s), so they are read anew each time; set paths.cache to another folder", folder, reason
+        "%s: annotations cannot be kept there (%s), so they are read anew each time; set paths.cache to another folder",
+        folder,
+        reason,
     )
 
 

@@ -13,7 +13,9 @@ from detectors.annotations import Annotations
 from detectors.data.problems import Problem, settle
 
 LISTED = 20  # lines of a long list that an error spells out; the rest is counted
-LARGEST = 2.0**20  # pixels: no image is so large, and nothing that is computed from such a box overflows in float32
+LARGEST = (
+    2.0**20
+)  # pixels: no image is so large, and nothing that is computed from such a box overflows in float32
 
 
 def check_class_names(class_names: Sequence[str]) -> tuple[str, ...]:
@@ -22,7 +24,9 @@ def check_class_names(class_names: Sequence[str]) -> tuple[str, ...]:
     if twice:
         raise ValueError(f"data.class_names holds {', '.join(map(repr, twice))} more than once")
     if not class_names:
-        raise ValueError("data.class_names is empty: name the classes, or set it to null to take those of the files")
+        raise ValueError(
+            "data.class_names is empty: name the classes, or set it to null to take those of the files"
+        )
     return tuple(class_names)
 
 
@@ -33,7 +37,9 @@ def settled(scanned: tuple[Annotations, list[Problem]], on_error: str) -> Annota
     if not len(annotations):
         raise ValueError("no image is left: see the warnings about what was left out")
     if not annotations.class_names:
-        raise ValueError("no class at all: data.class_names is null, and the files hold no box to take a class from")
+        raise ValueError(
+            "no class at all: data.class_names is null, and the files hold no box to take a class from"
+        )
     return annotations
 
 
@@ -61,7 +67,9 @@ def to_offsets(counts: Sequence[int] | np.ndarray) -> np.ndarray:
 
 def as_size(height: object, width: object) -> tuple[int, int] | None:
     """(height, width) of numbers that an image can have; None for anything else."""
-    sides = [side for side in (height, width) if isinstance(side, int | float) and 1 <= side <= LARGEST]  # False for NaN
+    sides = [
+        side for side in (height, width) if isinstance(side, int | float) and 1 <= side <= LARGEST
+    ]  # False for NaN
     return (int(sides[0]), int(sides[1])) if len(sides) == 2 else None
 
 

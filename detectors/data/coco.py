@@ -40,7 +40,9 @@ class _Instances:
     content: dict[str, list]
     problems: list[Problem] = field(default_factory=list)
     categories: dict[int, str] = field(default_factory=dict)  # id -> name, by rising id
-    place: dict[str | int, int | None] = field(default_factory=dict)  # image id -> row; None: left out, and told
+    place: dict[str | int, int | None] = field(
+        default_factory=dict
+    )  # image id -> row; None: left out, and told
     image_ids: list[str | int] = field(default_factory=list)  # (N)
     paths: list[str] = field(default_factory=list)  # (N)
     sizes: list[tuple[int, int]] = field(default_factory=list)  # (N) (height, width)
@@ -59,19 +61,33 @@ class _Instances:
             if absent == []:
                 yield number, entry
             else:
-                what = f"lacks {', '.join(map(repr, absent))}" if absent else f"is {reprlib.repr(entry)}, not an object with {keys[0]!r}"
+                what = (
+                    f"lacks {', '.join(map(repr, absent))}"
+                    if absent
+                    else f"is {reprlib.repr(entry)}, not an object with {keys[0]!r}"
+                )
                 self.note(kind, f"{part}[{number}] {what}")
 
 
 def read_coco(
-    *, annotation_file: str | os.PathLike, image_folder: str | os.PathLike, class_names: list[str] | None = None, on_error: str = "stop"
+    *,
+    annotation_file: str | os.PathLike,
+    image_folder: str | os.PathLike,
+    class_names: list[str] | None = None,
+    on_error: str = "stop",
 ) -> Annotations:
     """scan_coco, and then what `on_error` says: "stop" raises one ValueError that lists all findings, "skip" logs them."""
-    return settled(scan_coco(annotation_file=annotation_file, image_folder=image_folder, class_names=class_names), on_error)
+    return settled(
+        scan_coco(annotation_file=annotation_file, image_folder=image_folder, class_names=class_names),
+        on_error,
+    )
 
 
 def scan_coco(
-    *, annotation_file: str | os.PathLike, image_folder: str | os.PathLike, class_names: list[str] | None = None
+    *,
+    annotation_file: str | os.PathLike,
+    image_folder: str | os.PathLike,
+    class_names: list[str] | None = None,
 ) -> tuple[Annotations, list[Problem]]:
     """Read an instances file; and everything in it that had to be left out.
 
@@ -142,7 +158,9 @@ def _load(file: Path) -> dict[str, list]:
         raise ValueError(f"{file}: not valid JSON ({error})") from error
     for part in PARTS:
         if not isinstance(content, dict) or not isinstance(content.get(part), list):
-            raise ValueError(f"{file}: no list of {part!r}; an instances file holds images, annotations and categories")
+            raise ValueError(
+                f"{file}: no list of {part!r}; an instances file holds images, annotations and categories"
+            )
     if not content["images"]:
         raise ValueError(f"{file}: lists no image")
     return content
@@ -153,10 +171,15 @@ def _read_categories(found: _Instances) -> None:
     for number, category in found.entries("categories", ("id", "name"), "broken-entry"):
         identity, name = category["id"], category["name"]
         if type(identity) is not int or abs(identity) >= 2**63 or not isinstance(name, str) or not name:
-            what = f"categories[{number}] has the id {reprlib.repr(identity)} and the name {reprlib.repr(name)}"
+            what = (
+                f"categories[{number}] has the id {reprlib.repr(identity)} and the name {reprlib.repr(name)}"
+            )
             found.note("broken-entry", f"{what}, not a whole number and a text")
         elif identity in found.categories or name in found.categories.values():
-            found.note("broken-entry", f"categories[{number}] repeats the id or the name of another: {identity}, {name}")
+            found.note(
+                "broken-entry",
+                f"categories[{number}] repeats the id or the name of another: {identity}, {name}",
+            )
         else:
             found.categories[identity] = name
     found.categories = dict(sorted(found.categories.items()))
@@ -171,12 +194,17 @@ def _classes(found: _Instances, class_names: list[str] | None) -> tuple[tuple[in
         return tuple(found.categories), tuple(found.categories.values())
     names = check_class_names(class_names)
     named = {name: identity for identity, name in found.categories.items()}
-    absent, others = [name for name in names if name not in named], [name for name in named if name not in names]
+    absent, others = (
+        [name for name in names if name not in named],
+        [name for name in named if name not in names],
+    )
     hints = {name: did_you_mean(name, others) for name in absent}
     wrong = absent if len(absent) == len(names) else [name for name in absent if hints[name]]
     if wrong:
         lines = shortened([f"{found.file}: no category {name!r}{hints[name]}" for name in wrong])
-        raise ValueError("\n".join([*lines, f"its categories: {', '.join(named)}", "correct data.class_names"]))
+        raise ValueError(
+            "\n".join([*lines, f"its categories: {', '.join(named)}", "correct data.class_names"])
+        )
     free = max([0, *named.values()])
     own = {name: free + number for number, name in enumerate(absent, start=1)}
     return tuple((named | own)[name] for name in names), names
@@ -190,12 +218,18 @@ def _read_images(found: _Instances, folder: Path) -> None:
     for number, image in found.entries("images", ("id", "file_name"), "broken-entry"):
         identity, name = image["id"], image["file_name"]
         if type(identity) not in (int, str) or not isinstance(name, str) or not name:
-            what = f"images[{number}] has the id {reprlib.repr(identity)} and the file_name {reprlib.repr(name)}"
+            what = (
+                f"images[{number}] has the id {reprlib.repr(identity)} and the file_name {reprlib.repr(name)}"
+            )
             found.note("broken-entry", f"{what}, not a number or text and a text")
             if type(identity) in (int, str):
                 found.place.setdefault(identity, None)  # its boxes go with it
         elif identity in found.place:
-            found.note("broken-entry", f"images[{number}] {name} repeats the id of another: {identity}", os.path.join(folder, name))
+            found.note(
+                "broken-entry",
+                f"images[{number}] {name} repeats the id of another: {identity}",
+                os.path.join(folder, name),
+            )
         else:
             found.place[identity] = _add_image(found, image, os.path.join(folder, name), known=name in there)
 
@@ -218,7 +252,9 @@ def _add_image(found: _Instances, image: dict, path: str, *, known: bool) -> int
 
 def _read_boxes(found: _Instances, names: tuple[str, ...]) -> None:
     """Annotations of images and classes that are there, with four numbers."""
-    label = {identity: names.index(name) if name in names else None for identity, name in found.categories.items()}
+    label = {
+        identity: names.index(name) if name in names else None for identity, name in found.categories.items()
+    }
     for number, truth in found.entries("annotations", ("image_id", "category_id", "bbox"), "broken-object"):
         image, category, box = truth["image_id"], truth["category_id"], truth["bbox"]
         try:
@@ -228,12 +264,16 @@ def _read_boxes(found: _Instances, names: tuple[str, ...]) -> None:
             continue
         if not isinstance(box, list) or len(box) != 4 or not NUMBERS.issuperset(map(type, box)):
             what = f"bbox is {reprlib.repr(box)}, not four numbers [x, y, width, height]"
-            found.note("broken-object", f"{_where(number, truth)}: {what}", "" if row is None else found.paths[row])
+            found.note(
+                "broken-object", f"{_where(number, truth)}: {what}", "" if row is None else found.paths[row]
+            )
         elif row is not None and mine is not None:
             found.entry.append(number)
             found.row.append(row)
             found.label.append(mine)
-            found.xywh.append(tuple(value if abs(value) < 1e300 else math.inf for value in box))  # whole numbers have no bounds in JSON
+            found.xywh.append(
+                tuple(value if abs(value) < 1e300 else math.inf for value in box)
+            )  # whole numbers have no bounds in JSON
 
 
 def _note_stranger(found: _Instances, number: int, truth: dict) -> None:

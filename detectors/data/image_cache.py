@@ -16,7 +16,9 @@ from detectors.annotations import Annotations
 
 VERSION = 1  # of the file's layout and of the decoder
 MARK_BYTES = 4  # of one image's mark
-SAMPLED = 1021  # every so manieth byte of an image goes into its mark: four and more of each page of 4,096 bytes
+SAMPLED = (
+    1021  # every so manieth byte of an image goes into its mark: four and more of each page of 4,096 bytes
+)
 MEMORY_MARGIN = 1 << 30  # bytes of memory that stay free for everything else
 DISK_MARGIN = 1 << 28
 MEMORY_LIMITS = (  # of a container: bytes allowed, bytes used (cgroup v2, v1)
@@ -42,7 +44,9 @@ class ImageCache:
 
     def _map(self) -> None:
         ends = MARK_BYTES * len(self.sizes) + np.cumsum(self.sizes.prod(1) * 3)
-        self.starts = np.concatenate([[MARK_BYTES * len(self.sizes)], ends]).astype(np.int64)  # (N + 1,) places in the file
+        self.starts = np.concatenate([[MARK_BYTES * len(self.sizes)], ends]).astype(
+            np.int64
+        )  # (N + 1,) places in the file
         self.bytes = np.memmap(self.path, mode="r+", shape=(int(self.starts[-1]),))
         self.marks = self.bytes[: self.starts[0]].view(np.uint32)  # (N,)
 
@@ -101,10 +105,14 @@ def _on_disk(annotations: Annotations, need: int, folder: Path) -> ImageCache:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         what = f"{folder} cannot be written ({error.strerror})"
-        raise ValueError(f"data.image_cache=disk: {what}; set paths.cache to another folder, or data.image_cache=ram or none") from error
+        raise ValueError(
+            f"data.image_cache=disk: {what}; set paths.cache to another folder, or data.image_cache=ram or none"
+        ) from error
     try:
         there = os.fstat(handle).st_blocks * 512
-        _check_space("disk", need - there, shutil.disk_usage(folder).free - DISK_MARGIN, f"the disk of {folder}")
+        _check_space(
+            "disk", need - there, shutil.disk_usage(folder).free - DISK_MARGIN, f"the disk of {folder}"
+        )
         _reserve(handle, need, "disk")
     except ValueError:
         if not there:
@@ -141,7 +149,9 @@ def _check_space(kind: str, need: int, free: int, where: str) -> None:
     if need > free:
         other = "disk or none" if kind == "ram" else "none"
         what = f"the decoded images take {need / 1e9:.1f} GB, and {where} has room for {max(free, 0) / 1e9:.1f} GB"
-        raise ValueError(f"data.image_cache={kind}: {what}; set data.image_cache={other}, free some, or store the images smaller")
+        raise ValueError(
+            f"data.image_cache={kind}: {what}; set data.image_cache={other}, free some, or store the images smaller"
+        )
 
 
 def _reserve(handle: int, need: int, kind: str) -> None:

@@ -14,7 +14,9 @@ from detectors.annotations import Annotations
 from detectors.data.image_cache import ImageCache
 from detectors.data.problems import Problem
 
-SIZE_TOLERANCE = 1  # pixels by which a file may differ from its annotation: tools that shrink images round differently
+SIZE_TOLERANCE = (
+    1  # pixels by which a file may differ from its annotation: tools that shrink images round differently
+)
 DIVISORS = (8, 4, 2)  # a JPEG's blocks of 8 x 8 can be decoded to 1 x 1, 2 x 2 or 4 x 4
 
 
@@ -121,7 +123,11 @@ def check_size(found: tuple[int, int], annotated: tuple[int, int], path: str) ->
     if max(abs(found[0] - annotated[0]), abs(found[1] - annotated[1])) <= SIZE_TOLERANCE:
         return
     (height, width), (rows, columns) = annotated, found
-    why = "; the two sides are swapped, so the boxes may belong to the image turned upright" if annotated == (columns, rows) else ""
+    why = (
+        "; the two sides are swapped, so the boxes may belong to the image turned upright"
+        if annotated == (columns, rows)
+        else ""
+    )
     what = f"the image is {columns} x {rows} (width x height), its annotation says {width} x {height}{why}"
     raise ImageError(path, what, "size-differs")
 

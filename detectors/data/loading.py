@@ -74,9 +74,17 @@ class DetectionDataset(Dataset):
     ):
         if on_error not in ON_ERROR:
             raise ValueError(f"on_error={on_error!r}: choose one of {', '.join(ON_ERROR)}")
-        self.annotations, self.transform, self.seed, self.on_error, self.mixing = annotations, transform, seed, on_error, mixing
+        self.annotations, self.transform, self.seed, self.on_error, self.mixing = (
+            annotations,
+            transform,
+            seed,
+            on_error,
+            mixing,
+        )
         self.reader = reader or ImageReader(annotations)
-        self.trained_on = ~annotations.crowd if use_difficult else ~(annotations.crowd | annotations.difficult)  # (T,) bool
+        self.trained_on = (
+            ~annotations.crowd if use_difficult else ~(annotations.crowd | annotations.difficult)
+        )  # (T,) bool
 
     def __len__(self) -> int:
         return len(self.annotations)
@@ -102,7 +110,12 @@ class DetectionDataset(Dataset):
         if self.mixing is not None:
             random = np.random.default_rng(self._entropy(key, MIX))
             result = self.mixing(result, lambda part: self._part(key, part, problems)[0], random)
-        return Sample(torch.from_numpy(result.image), torch.from_numpy(result.boxes), torch.from_numpy(result.labels), info)
+        return Sample(
+            torch.from_numpy(result.image),
+            torch.from_numpy(result.boxes),
+            torch.from_numpy(result.labels),
+            info,
+        )
 
     def _part(self, key: Key, part: int, problems: list[Problem]) -> tuple[TransformedSample, ImageInfo]:
         """Image number `part` of a sample: 0 is the key's own, the others, which are mixed into it, are drawn."""
@@ -130,7 +143,9 @@ class DetectionDataset(Dataset):
         """Streams of one sample, each independent of the others; the first part's augmentation has the one without a number."""
         return np.random.SeedSequence((self.seed, key.epoch, key.index), spawn_key=stream)
 
-    def _transformed(self, row: int, seed: int, size: tuple[int, int] | None) -> tuple[TransformedSample, ImageInfo]:
+    def _transformed(
+        self, row: int, seed: int, size: tuple[int, int] | None
+    ) -> tuple[TransformedSample, ImageInfo]:
         truths = self.annotations
         decoded = self.reader.read(row, self._wanted(size))
         rows = np.arange(truths.offsets[row], truths.offsets[row + 1])
@@ -138,7 +153,9 @@ class DetectionDataset(Dataset):
         boxes = truths.boxes_original[rows] / decoded.divisor
         result = self.transform(decoded.image, boxes, truths.labels[rows], seed, size)
         scale = tuple(value / decoded.divisor for value in result.scale_xy)
-        info = ImageInfo(row, truths.image_ids[row], truths.paths[row], decoded.size_original, scale, result.shift_xy)
+        info = ImageInfo(
+            row, truths.image_ids[row], truths.paths[row], decoded.size_original, scale, result.shift_xy
+        )
         return result, info
 
     def _wanted(self, size: tuple[int, int] | None) -> tuple[float, float] | None:
@@ -155,8 +172,12 @@ def collate(samples: list[Sample]) -> Batch:
 
     The images are (B, 3, H, W) in channels_last memory: stacked as they come, without a transposition.
     """
-    boxes = torch.nn.utils.rnn.pad_sequence([sample.boxes for sample in samples], batch_first=True)  # (B, M, 4)
-    labels = torch.nn.utils.rnn.pad_sequence([sample.labels for sample in samples], batch_first=True)  # (B, M)
+    boxes = torch.nn.utils.rnn.pad_sequence(
+        [sample.boxes for sample in samples], batch_first=True
+    )  # (B, M, 4)
+    labels = torch.nn.utils.rnn.pad_sequence(
+        [sample.labels for sample in samples], batch_first=True
+    )  # (B, M)
     counts = torch.tensor([len(sample.labels) for sample in samples])
     valid = torch.arange(boxes.shape[1]) < counts[:, None]  # (B, M)
     images = torch.stack([sample.image for sample in samples]).permute(0, 3, 1, 2)  # (B, 3, H, W)
@@ -168,7 +189,9 @@ class BatchLoader(DataLoader):
 
     def __init__(self, *arguments, **settings):
         super().__init__(*arguments, **settings)
-        self.problems: dict[str, Problem] = {}  # by path: images that were replaced or left out, in any iteration so far
+        self.problems: dict[
+            str, Problem
+        ] = {}  # by path: images that were replaced or left out, in any iteration so far
 
     def __iter__(self) -> Iterator[Batch]:
         batches = super().__iter__()
@@ -180,13 +203,23 @@ class BatchLoader(DataLoader):
                 yield fetched.samples
         else:
             return
-        del batches  # ends the workers; an error's traceback would keep them, and take ten seconds to let them go
+        del (
+            batches
+        )  # ends the workers; an error's traceback would keep them, and take ten seconds to let them go
         path, what, kind = fetched.error.args
-        raise ImageError(path, f"{what}; data.on_error=skip goes on without it" if self.dataset.on_error == "stop" else what, kind)
+        raise ImageError(
+            path,
+            f"{what}; data.on_error=skip goes on without it" if self.dataset.on_error == "stop" else what,
+            kind,
+        )
 
     def _tell(self, problems: list[Problem]) -> None:
         """Each file once."""
-        fate = "other images take its place" if self.dataset.on_error == "replace" else "it is left out, and its truths count as missed"
+        fate = (
+            "other images take its place"
+            if self.dataset.on_error == "replace"
+            else "it is left out, and its truths count as missed"
+        )
         for problem in problems:
             if problem.image not in self.problems:
                 logger.warning("%s; %s", problem, fate)
@@ -215,15 +248,25 @@ def build_train_loader(
     size_of: number of a batch -> its (height, width); None leaves it to the dataset's transform. prefetch: batches that each worker has
     ready. rank, world_size: this process's share of each batch, see ResumableSampler; batch_size is that of one process.
     """
-    span, share = {"start_step": start_step, "steps": steps, "size_of": size_of}, {"rank": rank, "world_size": world_size}
+    span, share = (
+        {"start_step": start_step, "steps": steps, "size_of": size_of},
+        {"rank": rank, "world_size": world_size},
+    )
     sampler = ResumableSampler(images=len(dataset), batch_size=batch_size, seed=dataset.seed, **span, **share)
     return _loader(dataset, sampler, workers, prefetch)
 
 
-def build_eval_loader(dataset: DetectionDataset, *, batch_size: int, workers: int, prefetch: int = 2) -> BatchLoader:
+def build_eval_loader(
+    dataset: DetectionDataset, *, batch_size: int, workers: int, prefetch: int = 2
+) -> BatchLoader:
     """Every image once, in the order of the Annotations; the last batch may be smaller."""
     keys = [Key(0, index) for index in range(len(dataset))]
-    return _loader(dataset, [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)], workers, prefetch)
+    return _loader(
+        dataset,
+        [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)],
+        workers,
+        prefetch,
+    )
 
 
 def _loader(dataset: DetectionDataset, batches: Sampler | list, workers: int, prefetch: int) -> BatchLoader:
@@ -246,4 +289,6 @@ def _collate(fetched: Fetched) -> Fetched:
 
 def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's business: it saves, then ends the workers
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C is the main process's business: it saves, then ends the workers

@@ -17,7 +17,9 @@ class Key(NamedTuple):
 
     epoch: int
     index: int  # row of the Annotations
-    size: tuple[int, int] | None = None  # (height, width) of the model input in multi-scale training; None is the transform's own
+    size: tuple[int, int] | None = (
+        None  # (height, width) of the model input in multi-scale training; None is the transform's own
+    )
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,9 @@ class MultiScale:
         if step >= self.steps - self.final_steps:
             side = self.sides[-1]
         else:
-            entropy = np.random.SeedSequence(self.seed, spawn_key=(step // self.every,))  # a stream apart from permutations and samples
+            entropy = np.random.SeedSequence(
+                self.seed, spawn_key=(step // self.every,)
+            )  # a stream apart from permutations and samples
             side = self.sides[np.random.default_rng(entropy).integers(len(self.sides))]
         return side, side
 
@@ -69,10 +73,18 @@ class ResumableSampler(Sampler):
         world_size: int = 1,
     ):
         if min(images, batch_size) < 1:
-            raise ValueError(f"{images} images in batches of {batch_size}: there must be at least one of each")
+            raise ValueError(
+                f"{images} images in batches of {batch_size}: there must be at least one of each"
+            )
         if not 0 <= rank < world_size:
             raise ValueError(f"rank={rank}: processes are numbered 0 to world_size - 1 = {world_size - 1}")
-        self.images, self.batch_size, self.seed, self.start_step, self.steps = images, batch_size, seed, start_step, steps
+        self.images, self.batch_size, self.seed, self.start_step, self.steps = (
+            images,
+            batch_size,
+            seed,
+            start_step,
+            steps,
+        )
         self.size_of, self.rank, self.world_size = size_of, rank, world_size
 
     def __len__(self) -> int:
@@ -86,9 +98,15 @@ class ResumableSampler(Sampler):
             first = (step * self.world_size + self.rank) * self.batch_size
             places = range(first, first + self.batch_size)
             epochs = {place // self.images for place in places}
-            permutations = {epoch: permutations[epoch] if epoch in permutations else self.permutation(epoch) for epoch in epochs}
+            permutations = {
+                epoch: permutations[epoch] if epoch in permutations else self.permutation(epoch)
+                for epoch in epochs
+            }
             size = self.size_of(step) if self.size_of else None
-            yield [Key(place // self.images, int(permutations[place // self.images][place % self.images]), size) for place in places]
+            yield [
+                Key(place // self.images, int(permutations[place // self.images][place % self.images]), size)
+                for place in places
+            ]
             step += 1
 
     def permutation(self, epoch: int) -> np.ndarray:

@@ -20,7 +20,14 @@ import numpy as np
 
 CLASSES = ("cross", "disc", "ring", "square", "star", "triangle")
 FORMAT = 3  # raise it with every change of what is drawn: it is part of the cache folder's name
-COUNTS = (0.04, 0.14, 0.22, 0.26, 0.20, 0.14)  # probability of 0, 1, 2, ... shapes in an image: 2.9 on average
+COUNTS = (
+    0.04,
+    0.14,
+    0.22,
+    0.26,
+    0.20,
+    0.14,
+)  # probability of 0, 1, 2, ... shapes in an image: 2.9 on average
 SIDES = (0.2, 0.55)  # longer side of a shape's own frame over the image's side, drawn log-uniformly
 ASPECT = 1.5  # a shape's own frame is at most so many times as long as wide, before it is turned
 VISIBLE = 0.65  # no shape is hidden more than this leaves
@@ -32,14 +39,18 @@ JPEG_QUALITY = 92
 logger = logging.getLogger(__name__)
 
 
-def write_shapes(*, folder: str | os.PathLike, seed: int = 0, train: int = 600, val: int = 150, size: int = 160) -> Path:
+def write_shapes(
+    *, folder: str | os.PathLike, seed: int = 0, train: int = 600, val: int = 150, size: int = 160
+) -> Path:
     """The data set's root (for read_voc, image sets "train" and "val"); written if it is not there yet. size: side of the images, pixels.
 
     It is made in a temporary folder that is then renamed, so that it is there as a whole or not at all; of two processes that start at
     once, one throws its copy away. ValueError for a folder that cannot be written.
     """
     if min(train, val) < 1 or size < 32:
-        raise ValueError(f"shapes with train={train}, val={val}, size={size}: both splits need an image, and a side of 32 pixels or more")
+        raise ValueError(
+            f"shapes with train={train}, val={val}, size={size}: both splits need an image, and a side of 32 pixels or more"
+        )
     root = Path(folder).absolute() / f"shapes-v{FORMAT}-seed{seed}-train{train}-val{val}-size{size}"
     if root.is_dir():
         return root
@@ -47,13 +58,17 @@ def write_shapes(*, folder: str | os.PathLike, seed: int = 0, train: int = 600, 
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".shapes-", dir=root.parent) as draft:
-            made = Path(draft) / root.name  # a folder that the umask gives its rights; the temporary one is the owner's alone
+            made = (
+                Path(draft) / root.name
+            )  # a folder that the umask gives its rights; the temporary one is the owner's alone
             _write_splits(made, seed, {"train": train, "val": val}, size)
             os.replace(made, root)
     except OSError as error:
         if not root.is_dir():  # otherwise another process was first, with the same files
             fix = "set data.root, or paths.cache, to a folder that can be written"
-            raise ValueError(f"{root.parent}: the generated images cannot be written there ({error.strerror}); {fix}") from error
+            raise ValueError(
+                f"{root.parent}: the generated images cannot be written there ({error.strerror}); {fix}"
+            ) from error
     logger.info("wrote %d generated images into %s (%.1f s)", train + val, root, time.monotonic() - started)
     return root
 
@@ -71,7 +86,9 @@ def _write_splits(root: Path, seed: int, counts: dict[str, int], size: int) -> N
         (root / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{stem}\n" for stem in stems))
 
 
-def draw(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[int], list[tuple[int, int, int, int]]]:
+def draw(
+    rng: np.random.Generator, size: int
+) -> tuple[np.ndarray, list[int], list[tuple[int, int, int, int]]]:
     """One image: (size, size, 3) uint8 RGB, labels into CLASSES, boxes xyxy with continuous edges, tight around what is visible."""
     canvas = _background(rng, size)
     owner = np.full((size, size), -1, dtype=np.int16)  # the shape that each pixel belongs to
@@ -82,24 +99,36 @@ def draw(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[int], li
         coverage, corner, pixels = _place(rng, label, owner, full)
         if coverage is None:
             continue
-        rows, columns = (slice(start, start + length) for start, length in zip(corner, coverage.shape, strict=True))
+        rows, columns = (
+            slice(start, start + length) for start, length in zip(corner, coverage.shape, strict=True)
+        )
         patch = canvas[rows, columns]
         patch += coverage[..., None] * (_texture(rng, coverage.shape, label) - patch)
         owner[rows, columns][coverage >= 0.5] = len(labels)
         labels.append(label)
         full.append(pixels)
-    canvas = cv2.GaussianBlur(canvas, (3, 3), rng.uniform(0.3, 0.6)) + rng.normal(0, rng.uniform(2, 7), canvas.shape)
-    return np.clip(canvas, 0, 255).astype(np.uint8), labels, [_tight_box(owner == number) for number in range(len(labels))]
+    canvas = cv2.GaussianBlur(canvas, (3, 3), rng.uniform(0.3, 0.6)) + rng.normal(
+        0, rng.uniform(2, 7), canvas.shape
+    )
+    return (
+        np.clip(canvas, 0, 255).astype(np.uint8),
+        labels,
+        [_tight_box(owner == number) for number in range(len(labels))],
+    )
 
 
-def _place(rng: np.random.Generator, label: int, owner: np.ndarray, full: list[int]) -> tuple[np.ndarray | None, tuple[int, int], int]:
+def _place(
+    rng: np.random.Generator, label: int, owner: np.ndarray, full: list[int]
+) -> tuple[np.ndarray | None, tuple[int, int], int]:
     """(coverage 0..1 cut to the image, its corner (row, column), pixels before the cut); None after 20 tries that hide too much."""
     size = len(owner)
     for _ in range(20):
         coverage = _coverage(rng, label, size)
         pixels = int((coverage >= 0.5).sum())
         reach = np.array(coverage.shape)
-        corner = np.floor(rng.uniform(-0.1 * reach, size - 0.9 * reach)).astype(int)  # at most a tenth of either side out of the image
+        corner = np.floor(rng.uniform(-0.1 * reach, size - 0.9 * reach)).astype(
+            int
+        )  # at most a tenth of either side out of the image
         low, high = np.maximum(corner, 0), np.minimum(corner + reach, size)
         part = coverage[tuple(slice(*ends) for ends in zip(low - corner, high - corner, strict=True))]
         after = owner.copy()
@@ -150,7 +179,9 @@ def _outlines(rng: np.random.Generator, name: str) -> list[np.ndarray]:
 
 def _texture(rng: np.random.Generator, shape: tuple[int, int], label: int) -> np.ndarray:
     """(h, w, 3) float32: a strong colour of the class's range and a darker one, in a pattern, with light from one side."""
-    bright = _colour((HUES[label] + rng.uniform(-HUE_SPREAD, HUE_SPREAD)) % 1, rng.uniform(0.55, 1), rng.uniform(0.75, 1))
+    bright = _colour(
+        (HUES[label] + rng.uniform(-HUE_SPREAD, HUE_SPREAD)) % 1, rng.uniform(0.55, 1), rng.uniform(0.75, 1)
+    )
     dark = bright * rng.uniform(0.45, 0.8)
     rows, columns = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
     angle, period = rng.uniform(0, np.pi), rng.uniform(5, 12)
@@ -172,7 +203,10 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
     """(size, size, 3) float32: soft patches, nearly grey, and on them lines, arcs, dots and zigzags: nothing that could be
     taken for a shape, which would be a truth without a label."""
     cells = int(rng.integers(2, 8))
-    tint, light = rng.uniform(50, 140) + rng.normal(0, 8, 3), rng.normal(0, rng.uniform(5, 25), (cells, cells, 1))
+    tint, light = (
+        rng.uniform(50, 140) + rng.normal(0, 8, 3),
+        rng.normal(0, rng.uniform(5, 25), (cells, cells, 1)),
+    )
     soft = tint + light + rng.normal(0, 5, (cells, cells, 3))
     canvas = cv2.resize(soft.astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
     scale = size / 160
@@ -187,7 +221,15 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
             axes = tuple(int(value) for value in rng.integers(4, 40, 2) * scale)
             start = int(rng.integers(360))
             cv2.ellipse(
-                canvas, (x, y), axes, int(rng.integers(180)), start, start + int(rng.integers(30, 160)), colour, thickness, cv2.LINE_AA
+                canvas,
+                (x, y),
+                axes,
+                int(rng.integers(180)),
+                start,
+                start + int(rng.integers(30, 160)),
+                colour,
+                thickness,
+                cv2.LINE_AA,
             )
         elif kind == 2:
             cv2.circle(canvas, (x, y), max(1, round(scale * rng.integers(1, 4))), colour, -1, cv2.LINE_AA)
@@ -210,4 +252,6 @@ def _xml(stem: str, size: int, labels: list[int], boxes: list[tuple[int, int, in
         for label, (xmin, ymin, xmax, ymax) in zip(labels, boxes, strict=True)
     )
     sides = f"<width>{size}</width><height>{size}</height><depth>3</depth>"
-    return f"<annotation>\n  <filename>{stem}.jpg</filename>\n  <size>{sides}</size>\n{objects}</annotation>\n"
+    return (
+        f"<annotation>\n  <filename>{stem}.jpg</filename>\n  <size>{sides}</size>\n{objects}</annotation>\n"
+    )

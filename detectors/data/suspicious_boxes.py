@@ -21,7 +21,9 @@ TWINS = 0.95  # IoU above which two boxes of an image are one object annotated t
 def overreach(annotations: Annotations) -> np.ndarray:
     """(T,) by how many pixels each box reaches out of its image, on the side where it is most; 0 inside."""
     boxes, (height, width) = annotations.boxes_original, annotations.sizes[annotations.image].T
-    return np.max([-boxes[:, 0], -boxes[:, 1], boxes[:, 2] - width, boxes[:, 3] - height, np.zeros(len(boxes))], axis=0)
+    return np.max(
+        [-boxes[:, 0], -boxes[:, 1], boxes[:, 2] - width, boxes[:, 3] - height, np.zeros(len(boxes))], axis=0
+    )
 
 
 def outside(annotations: Annotations) -> np.ndarray:
@@ -85,7 +87,9 @@ def suspicious(annotations: Annotations, *, size: tuple[int, int], resize: str) 
     return {kind: rows for kind, rows in found.items() if len(rows)}
 
 
-def remark(splits: Mapping[str, tuple[Annotations, Sequence[Problem]]], *, size: tuple[int, int], resize: str) -> str | None:
+def remark(
+    splits: Mapping[str, tuple[Annotations, Sequence[Problem]]], *, size: tuple[int, int], resize: str
+) -> str | None:
     """What a training says about its data in one line, or None if there is nothing to say.
 
     splits: name -> what scan_annotations gave: the truths and what was left out of them.
@@ -103,5 +107,9 @@ def remark(splits: Mapping[str, tuple[Annotations, Sequence[Problem]]], *, size:
 
 def _counted(counts: Mapping[str, Counter]) -> list[str]:
     """boxes without area: 2 in train, 1 in val"""
-    words = {kind: ", ".join(f"{number} in {split}" for split, number in found.items()) for kind, found in counts.items() if found}
+    words = {
+        kind: ", ".join(f"{number} in {split}" for split, number in found.items())
+        for kind, found in counts.items()
+        if found
+    }
     return [f"{KINDS[kind].title}: {text}" for kind, text in words.items()]

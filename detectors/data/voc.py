@@ -16,7 +16,16 @@ from pathlib import Path
 import numpy as np
 
 from detectors.annotations import Annotations
-from detectors.data.checks import as_box, as_size, box_faults, check_class_names, did_you_mean, header_size, settled, to_offsets
+from detectors.data.checks import (
+    as_box,
+    as_size,
+    box_faults,
+    check_class_names,
+    did_you_mean,
+    header_size,
+    settled,
+    to_offsets,
+)
 from detectors.data.problems import Problem
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -41,13 +50,19 @@ class _Listed:
 
 
 def read_voc(
-    *, root: str | os.PathLike, image_sets: list[str], class_names: list[str] | None = None, on_error: str = "stop"
+    *,
+    root: str | os.PathLike,
+    image_sets: list[str],
+    class_names: list[str] | None = None,
+    on_error: str = "stop",
 ) -> Annotations:
     """scan_voc, and then what `on_error` says: "stop" raises one ValueError that lists all findings, "skip" logs them."""
     return settled(scan_voc(root=root, image_sets=image_sets, class_names=class_names), on_error)
 
 
-def scan_voc(*, root: str | os.PathLike, image_sets: list[str], class_names: list[str] | None = None) -> tuple[Annotations, list[Problem]]:
+def scan_voc(
+    *, root: str | os.PathLike, image_sets: list[str], class_names: list[str] | None = None
+) -> tuple[Annotations, list[Problem]]:
     """Read one or several image sets, joined in the order given; and everything that had to be left out.
 
     root: a year's folder, with image_sets such as ["train"], or a devkit that holds several, with ["VOC2007/trainval", "VOC2012/trainval"].
@@ -114,9 +129,13 @@ def _image_ids(listed: _Listed) -> list[str]:
     return [f"{folder.name}/{stem}" for folder, stem in zip(listed.folders, listed.stems, strict=True)]
 
 
-def _note_boxes(listed: _Listed, corners: np.ndarray, kinds: np.ndarray, known: tuple[str, ...] | None) -> None:
+def _note_boxes(
+    listed: _Listed, corners: np.ndarray, kinds: np.ndarray, known: tuple[str, ...] | None
+) -> None:
     """A problem for each box that is left out."""
-    hint = cache(lambda name: did_you_mean(name, known))  # one search for each misspelling, not for each object
+    hint = cache(
+        lambda name: did_you_mean(name, known)
+    )  # one search for each misspelling, not for each object
     for place in np.flatnonzero(kinds != ""):
         name, row = listed.names[place], listed.row[place]
         what = f"object {listed.number[place]} {name} [{', '.join(f'{value:g}' for value in corners[place])}]"
@@ -148,7 +167,9 @@ def _stems(split: Path, image_set: str) -> list[str]:
     try:
         stems = [line.strip() for line in split.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
-        raise ValueError(f"{split}: the split list is no text in UTF-8 ({error.reason} at byte {error.start})") from error
+        raise ValueError(
+            f"{split}: the split list is no text in UTF-8 ({error.reason} at byte {error.start})"
+        ) from error
     if not stems:
         raise ValueError(f"{split}: the split list is empty")
     return stems
@@ -160,10 +181,16 @@ def _locate(root: Path, image_set: str) -> tuple[Path, str]:
         raise FileNotFoundError(f"{root}: no such folder (data.root)")
     year, _, name = image_set.rpartition("/")
     folder = root / year
-    absent = [part for part in ("JPEGImages", "Annotations", "ImageSets/Main") if not (folder / part).is_dir()]
+    absent = [
+        part for part in ("JPEGImages", "Annotations", "ImageSets/Main") if not (folder / part).is_dir()
+    ]
     if absent:
         years = sorted(path.parent.name for path in root.glob("*/ImageSets"))
-        hint = f"as a devkit it holds {', '.join(years)}: write data.image_sets=[{years[0]}/{name}]" if years else _layout_hint(folder)
+        hint = (
+            f"as a devkit it holds {', '.join(years)}: write data.image_sets=[{years[0]}/{name}]"
+            if years
+            else _layout_hint(folder)
+        )
         where = f"(data.root={root}, data.image_sets={image_set})"
         raise FileNotFoundError(f"{folder}: not a VOC folder, it lacks {', '.join(absent)} {where}; {hint}")
     return folder, name
@@ -187,7 +214,9 @@ def _images(folder: Path) -> dict[str, str]:
     rank = {suffix: place for place, suffix in enumerate(IMAGE_SUFFIXES)}
     with os.scandir(folder / "JPEGImages") as entries:
         names = [(*os.path.splitext(entry.name), entry.path) for entry in entries]
-    for stem, _, path in sorted((n for n in names if n[1].lower() in rank), key=lambda name: (-rank[name[1].lower()], name[2])):
+    for stem, _, path in sorted(
+        (n for n in names if n[1].lower() in rank), key=lambda name: (-rank[name[1].lower()], name[2])
+    ):
         found[stem] = path
     return found
 
@@ -208,7 +237,11 @@ def _parse(listed: _Listed, path: Path, image: str, split: Path) -> ElementTree.
         problem = Problem("missing-annotation", str(path), f"{split} lists {path.stem}", image)
     except OSError as error:
         problem = Problem("broken-annotation", str(path), f"cannot be read ({error.strerror})", image)
-    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the latter two: encodings that expat has not
+    except (
+        ElementTree.ParseError,
+        ValueError,
+        LookupError,
+    ) as error:  # the latter two: encodings that expat has not
         problem = Problem("broken-annotation", str(path), f"not well-formed XML ({error})", image)
     listed.problems.append(problem)
     return None
@@ -254,7 +287,9 @@ def _number(parent: ElementTree.Element, tag: str) -> float:
     try:
         return float((text or "").replace("_", "?"))  # Python takes 1_0 for ten
     except ValueError:
-        raise ValueError(f"no <{tag}>" if text is None else f"<{tag}> is {text[:40]!r}, not a number") from None
+        raise ValueError(
+            f"no <{tag}>" if text is None else f"<{tag}> is {text[:40]!r}, not a number"
+        ) from None
 
 
 def _size(root: ElementTree.Element) -> tuple[int, int] | None:
@@ -271,4 +306,6 @@ def _check_unique(images: list[str], image_sets: list[str]) -> None:
     seen: set[str] = set()
     twice = [path for path in images if path in seen or seen.add(path)]
     if twice:
-        raise ValueError(f"{twice[0]}: listed more than once in data.image_sets=[{', '.join(image_sets)}] ({len(twice)} such images)")
+        raise ValueError(
+            f"{twice[0]}: listed more than once in data.image_sets=[{', '.join(image_sets)}] ({len(twice)} such images)"
+        )

@@ -31,7 +31,9 @@ def to_arrays(annotations: Annotations, detections: Detections) -> DetectionArra
     )
     images, classes = len(annotations), len(annotations.class_names)
     _refuse_unless(
-        (found.image >= 0) & (found.image < images), found.image, f"image outside 0..{images - 1}; were they made on another data set?"
+        (found.image >= 0) & (found.image < images),
+        found.image,
+        f"image outside 0..{images - 1}; were they made on another data set?",
     )
     _refuse_unless(
         (found.labels >= 0) & (found.labels < classes),
@@ -40,7 +42,11 @@ def to_arrays(annotations: Annotations, detections: Detections) -> DetectionArra
     )
     finite = np.isfinite(found.boxes_original).all(1) & np.isfinite(found.scores)
     image_ids = [annotations.image_ids[row] for row in found.image[~finite][:3]]
-    _refuse_unless(finite, image_ids, "image with a NaN or infinite box or score; the weights have diverged: use an earlier checkpoint")
+    _refuse_unless(
+        finite,
+        image_ids,
+        "image with a NaN or infinite box or score; the weights have diverged: use an earlier checkpoint",
+    )
     return found
 
 
@@ -48,4 +54,6 @@ def _refuse_unless(good: np.ndarray, values, problem: str) -> None:
     """values: one per detection, or already those of the bad ones."""
     if not good.all():
         bad = values[~good][:3] if isinstance(values, np.ndarray) else values
-        raise ValueError(f"{int((~good).sum())} detections cannot be evaluated ({', '.join(map(str, bad))}): {problem}")
+        raise ValueError(
+            f"{int((~good).sum())} detections cannot be evaluated ({', '.join(map(str, bad))}): {problem}"
+        )

@@ -19,9 +19,25 @@ from detectors.annotations import Annotations
 from detectors.metrics.arrays import DetectionArrays, to_arrays
 from detectors.structures import Detections
 
-STATISTICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large")
+STATISTICS = (
+    "AP",
+    "AP50",
+    "AP75",
+    "AP_small",
+    "AP_medium",
+    "AP_large",
+    "AR1",
+    "AR10",
+    "AR100",
+    "AR_small",
+    "AR_medium",
+    "AR_large",
+)
 
-ALL_AREAS, MOST_DETECTIONS = 0, -1  # positions in COCOeval's tables: area range "all", 100 detections per image and class
+ALL_AREAS, MOST_DETECTIONS = (
+    0,
+    -1,
+)  # positions in COCOeval's tables: area range "all", 100 detections per image and class
 
 
 @dataclass(frozen=True)
@@ -50,8 +66,17 @@ def evaluate_coco(annotations: Annotations, detections: Detections) -> CocoResul
     """
     found = to_arrays(annotations, detections)
     # COCOeval sorts and matches by the ids of images: integers. VOC's are strings, so running numbers stand in.
-    ids = annotations.image_ids if all(isinstance(i, int) for i in annotations.image_ids) else tuple(range(len(annotations)))
-    return _evaluate(_ground_truth(annotations, ids), _results(annotations, found, ids), annotations.class_names, annotations.category_ids)
+    ids = (
+        annotations.image_ids
+        if all(isinstance(i, int) for i in annotations.image_ids)
+        else tuple(range(len(annotations)))
+    )
+    return _evaluate(
+        _ground_truth(annotations, ids),
+        _results(annotations, found, ids),
+        annotations.class_names,
+        annotations.category_ids,
+    )
 
 
 def evaluate_json(ground_truth: dict, results: list[dict]) -> CocoResult:
@@ -62,9 +87,13 @@ def evaluate_json(ground_truth: dict, results: list[dict]) -> CocoResult:
     strangers = {result["image_id"] for result in results} - {image["id"] for image in ground_truth["images"]}
     if strangers:
         examples = ", ".join(map(repr, sorted(strangers, key=str)[:3]))
-        raise ValueError(f"results name {len(strangers)} images that the annotation file does not have ({examples}): is it another split?")
+        raise ValueError(
+            f"results name {len(strangers)} images that the annotation file does not have ({examples}): is it another split?"
+        )
     categories = sorted(ground_truth["categories"], key=lambda category: category["id"])
-    return _evaluate(ground_truth, results, tuple(c["name"] for c in categories), tuple(c["id"] for c in categories))
+    return _evaluate(
+        ground_truth, results, tuple(c["name"] for c in categories), tuple(c["id"] for c in categories)
+    )
 
 
 def write_results_json(annotations: Annotations, detections: Detections, path: Path) -> None:
@@ -89,9 +118,12 @@ class _BoxEvaluation(COCOeval):
                 truth["ignore"] = truth["ignore"] or truth.get("difficult", 0)
 
 
-def _evaluate(ground_truth: dict, results: list[dict], class_names: tuple[str, ...], category_ids: tuple[int, ...]) -> CocoResult:
+def _evaluate(
+    ground_truth: dict, results: list[dict], class_names: tuple[str, ...], category_ids: tuple[int, ...]
+) -> CocoResult:
     numbered = [  # as COCO.loadRes does, which cannot take an empty list
-        result | {"id": i, "area": result["bbox"][2] * result["bbox"][3], "iscrowd": 0} for i, result in enumerate(results, start=1)
+        result | {"id": i, "area": result["bbox"][2] * result["bbox"][3], "iscrowd": 0}
+        for i, result in enumerate(results, start=1)
     ]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         evaluation = _BoxEvaluation(_index(ground_truth), _index(ground_truth | {"annotations": numbered}))
@@ -117,18 +149,32 @@ def _evaluate(ground_truth: dict, results: list[dict], class_names: tuple[str, .
 
 def _index(contents: dict) -> COCO:
     coco = COCO()
-    coco.dataset = contents | {"annotations": [dict(row) for row in contents["annotations"]]}  # COCOeval writes into them
+    coco.dataset = contents | {
+        "annotations": [dict(row) for row in contents["annotations"]]
+    }  # COCOeval writes into them
     coco.createIndex()
     return coco
 
 
 def _ground_truth(annotations: Annotations, ids: tuple[int, ...]) -> dict:
     """The contents of an instances file. Annotation ids start at 1: COCOeval takes id 0 for "not matched"."""
-    columns = (annotations.image, annotations.labels, _xywh(annotations.boxes_original), annotations.areas, annotations.crowd)
+    columns = (
+        annotations.image,
+        annotations.labels,
+        _xywh(annotations.boxes_original),
+        annotations.areas,
+        annotations.crowd,
+    )
     rows = zip(*(column.tolist() for column in columns), annotations.difficult.tolist(), strict=True)
     return {
-        "images": [{"id": i, "height": int(h), "width": int(w)} for i, (h, w) in zip(ids, annotations.sizes, strict=True)],
-        "categories": [{"id": i, "name": name} for i, name in zip(annotations.category_ids, annotations.class_names, strict=True)],
+        "images": [
+            {"id": i, "height": int(h), "width": int(w)}
+            for i, (h, w) in zip(ids, annotations.sizes, strict=True)
+        ],
+        "categories": [
+            {"id": i, "name": name}
+            for i, name in zip(annotations.category_ids, annotations.class_names, strict=True)
+        ],
         "annotations": [
             {
                 "id": number,

@@ -24,17 +24,27 @@ class Report:
     detections: int
 
     def as_dict(self) -> dict:
-        return {**self.scalars, "images": self.images, "detections": self.detections, "per_class": self.per_class}
+        return {
+            **self.scalars,
+            "images": self.images,
+            "detections": self.detections,
+            "per_class": self.per_class,
+        }
 
     def table(self) -> str:
         """The numbers as text, one class a line."""
         head = f"{'class':20s} {'truths':>7s} {'AP':>7s} {'AP50':>7s} {'voc07':>7s} {'voc10':>7s}"
         keys = ("AP", "AP50", "AP50_voc07", "AP50_voc10")
-        rows = [f"{name:20.20s} {row['truths']:7d} " + " ".join(_cell(row[key]) for key in keys) for name, row in self.per_class.items()]
+        rows = [
+            f"{name:20.20s} {row['truths']:7d} " + " ".join(_cell(row[key]) for key in keys)
+            for name, row in self.per_class.items()
+        ]
         mean = f"{'mean':20s} {sum(row['truths'] for row in self.per_class.values()):7d} " + " ".join(
             _cell(self.scalars[key]) for key in keys
         )
-        rest = ", ".join(f"{key} {_cell(value).strip()}" for key, value in self.scalars.items() if key not in keys)
+        rest = ", ".join(
+            f"{key} {_cell(value).strip()}" for key, value in self.scalars.items() if key not in keys
+        )
         return "\n".join([head, *rows, mean, rest])
 
 

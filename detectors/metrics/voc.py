@@ -54,7 +54,9 @@ class VocResult:
         return _mean_of_defined(self.ap10)
 
 
-def evaluate_voc(annotations: Annotations, detections: Detections, *, iou: float = 0.5, inclusive: bool = False) -> VocResult:
+def evaluate_voc(
+    annotations: Annotations, detections: Detections, *, iou: float = 0.5, inclusive: bool = False
+) -> VocResult:
     """AP of `detections` (original frame; `image` is the row of `annotations`) at one IoU threshold.
 
     Within a class, detections are taken by falling score, ties in the order given. Each looks at one truth only, the one of its image with
@@ -73,9 +75,15 @@ def evaluate_voc(annotations: Annotations, detections: Detections, *, iou: float
     codes = _judge(hit, best_truth, ignored, order)
     classes = len(annotations.class_names)
     npos = np.bincount(annotations.labels[~ignored], minlength=classes)
-    curves = tuple(_curve(order[found.labels[order] == label], codes, found.scores, npos[label]) for label in range(classes))
+    curves = tuple(
+        _curve(order[found.labels[order] == label], codes, found.scores, npos[label])
+        for label in range(classes)
+    )
     ap07, ap10 = (
-        np.array([ap(curve.recall, curve.precision) if npos[k] else np.nan for k, curve in enumerate(curves)], dtype=np.float64)
+        np.array(
+            [ap(curve.recall, curve.precision) if npos[k] else np.nan for k, curve in enumerate(curves)],
+            dtype=np.float64,
+        )
         for ap in (ap_11_point, ap_area)
     )
     return VocResult(annotations.class_names, ap07, ap10, npos, codes, curves)
@@ -111,9 +119,14 @@ def _best_truths(annotations: Annotations, found: DetectionArrays) -> tuple[np.n
     first = np.searchsorted(truth_group[by_group], group, "left")
     count = np.searchsorted(truth_group[by_group], group, "right") - first
     detection = np.repeat(np.arange(len(group)), count)  # (P,): one row per pair
-    place = np.arange(len(detection)) - np.repeat(np.cumsum(count) - count, count)  # 0, 1, ... within each detection's pairs
+    place = np.arange(len(detection)) - np.repeat(
+        np.cumsum(count) - count, count
+    )  # 0, 1, ... within each detection's pairs
     truth = by_group[first[detection] + place]  # (P,)
-    boxes, gt_boxes = torch.from_numpy(found.boxes_original), torch.from_numpy(annotations.boxes_original.reshape(-1, 4))
+    boxes, gt_boxes = (
+        torch.from_numpy(found.boxes_original),
+        torch.from_numpy(annotations.boxes_original.reshape(-1, 4)),
+    )
     iou = paired_iou(boxes[detection], gt_boxes[truth]).numpy()
     best_first = np.lexsort((-iou, detection))  # stable, so equal IoUs stay in the order of the annotations
     has_truth = np.flatnonzero(count)

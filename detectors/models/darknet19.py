@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from detectors.layers import ConvBNLeaky, DarknetMaxPool, init_darknet, scale_channels
 
 # Channels of each stage; a max pool of stride 2 lies between two stages; kernels alternate 3, 1, 3, ... in each.
-DARKNET19_STAGES = ((32,), (64,), (128, 64, 128), (256, 128, 256), (512, 256, 512, 256, 512), (1024, 512, 1024, 512, 1024))
+DARKNET19_STAGES = (
+    (32,),
+    (64,),
+    (128, 64, 128),
+    (256, 128, 256),
+    (512, 256, 512, 256, 512),
+    (1024, 512, 1024, 512, 1024),
+)
 TINY_CHANNELS = (16, 32, 64, 128, 256, 512, 1024)
 
 

@@ -85,7 +85,10 @@ class Detector(nn.Module):
         grid = self.grid(size)
         with torch.autocast(self.pixel_mean.device.type, enabled=False):
             encoded = self.encoder(targets, grid, outputs)
-            return {**self.encoder.statistics(outputs, encoded, grid), **self.loss.statistics(outputs, encoded, grid)}
+            return {
+                **self.encoder.statistics(outputs, encoded, grid),
+                **self.loss.statistics(outputs, encoded, grid),
+            }
 
     @torch.no_grad()
     def detections(self, outputs: HeadOutputs, infos: list[ImageInfo], size: Sequence[int]) -> Detections:
@@ -100,10 +103,16 @@ class Detector(nn.Module):
     def flops(self, size: Sequence[int]) -> int:
         """FLOPs of one image of size (height, width): 2 per multiply-add, convolutions only (many tables count multiply-adds instead)."""
         self.grid(size)  # raises for a size that the detector cannot take
-        twin = copy.deepcopy(self).to("meta").eval()  # shapes only: nothing is computed, and this module stays as it is
+        twin = (
+            copy.deepcopy(self).to("meta").eval()
+        )  # shapes only: nothing is computed, and this module stays as it is
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             twin.head(twin.neck(twin.backbone(torch.empty(1, 3, *size, device="meta"))))
-        return sum(count for operation, count in counter.get_flop_counts()["Global"].items() if "convolution" in str(operation))
+        return sum(
+            count
+            for operation, count in counter.get_flop_counts()["Global"].items()
+            if "convolution" in str(operation)
+        )
 
     def __getstate__(self) -> dict:
         """Copies and pickles leave the cached anchors behind."""

@@ -22,7 +22,11 @@ from detectors.postprocess import PostProcess, ssd_scores
 from detectors.structures import HeadOutputs, Loss
 from detectors.targets import TargetEncoder
 
-PIXEL_MEAN = (123.0, 117.0, 104.0)  # RGB; Caffe's VGG-16 was trained on pixels minus this, not divided by anything
+PIXEL_MEAN = (
+    123.0,
+    117.0,
+    104.0,
+)  # RGB; Caffe's VGG-16 was trained on pixels minus this, not divided by anything
 
 
 class Extra(NamedTuple):
@@ -35,7 +39,12 @@ class Extra(NamedTuple):
     padding: int = 0
 
 
-SSD300_EXTRAS = (Extra(256, 512, stride=2, padding=1), Extra(128, 256, stride=2, padding=1), Extra(128, 256), Extra(128, 256))
+SSD300_EXTRAS = (
+    Extra(256, 512, stride=2, padding=1),
+    Extra(128, 256, stride=2, padding=1),
+    Extra(128, 256),
+    Extra(128, 256),
+)
 SSD512_EXTRAS = (
     Extra(256, 512, stride=2, padding=1),
     *(Extra(128, 256, stride=2, padding=1),) * 3,
@@ -43,13 +52,25 @@ SSD512_EXTRAS = (
 )
 SSD160_EXTRAS = (Extra(128, 256, stride=2, padding=1), Extra(128, 256, stride=2, padding=1))
 # One convolution per stage and at most half of VGG-16's channels; the first stages, which cost most per channel, have a quarter.
-SSD160_BACKBONE = {"convs": (1, 1, 1, 1, 1), "channels": (32, 32, 64, 256, 256), "fc_channels": 512, "fc_dilation": 3}
+SSD160_BACKBONE = {
+    "convs": (1, 1, 1, 1, 1),
+    "channels": (32, 32, 64, 256, 256),
+    "fc_channels": 512,
+    "fc_dilation": 3,
+}
 
 
 class SSDExtras(nn.Module):
     """The added levels conv6_2, conv7_2, ..., and the L2Norm on conv4_3, whose values are larger than those of the other maps."""
 
-    def __init__(self, channels: Sequence[int], extras: Sequence[Extra], *, width: float = 1.0, batch_norm: bool = False):
+    def __init__(
+        self,
+        channels: Sequence[int],
+        extras: Sequence[Extra],
+        *,
+        width: float = 1.0,
+        batch_norm: bool = False,
+    ):
         """channels: those of the backbone's conv4_3 and fc7. width multiplies every channel count. batch_norm: see ConvReLU."""
         super().__init__()
         self.conv4_3_norm = L2Norm(channels[0])
@@ -60,7 +81,9 @@ class SSDExtras(nn.Module):
             level = nn.Sequential()
             level.add_module(f"conv{number}_1", ConvReLU(found[-1], squeeze, 1, batch_norm=batch_norm))
             place = {"stride": extra.stride, "padding": extra.padding}
-            level.add_module(f"conv{number}_2", ConvReLU(squeeze, wide, extra.kernel, **place, batch_norm=batch_norm))
+            level.add_module(
+                f"conv{number}_2", ConvReLU(squeeze, wide, extra.kernel, **place, batch_norm=batch_norm)
+            )
             self.levels.append(level)
             found.append(wide)
         self.channels = tuple(found)
@@ -83,17 +106,23 @@ class MultiBoxHead(nn.Module):
         pairs = list(zip(channels, per_location, strict=True))
         self.columns = num_classes + 1
         self.offsets = nn.ModuleList(nn.Conv2d(wide, k * 4, 3, padding=1) for wide, k in pairs)
-        self.class_logits = nn.ModuleList(nn.Conv2d(wide, k * self.columns, 3, padding=1) for wide, k in pairs)
+        self.class_logits = nn.ModuleList(
+            nn.Conv2d(wide, k * self.columns, 3, padding=1) for wide, k in pairs
+        )
         init_caffe_xavier(*self.offsets, *self.class_logits)
 
     def forward(self, features: Sequence[Tensor]) -> HeadOutputs:
         """A runs over (level, row, column, anchor)."""
-        return HeadOutputs(_predict(self.offsets, features, 4), _predict(self.class_logits, features, self.columns))
+        return HeadOutputs(
+            _predict(self.offsets, features, 4), _predict(self.class_logits, features, self.columns)
+        )
 
 
 def _predict(convs: nn.ModuleList, features: Sequence[Tensor], entries: int) -> Tensor:
     """One convolution per map -> (B, A, entries) in float32."""
-    maps = [conv(x).permute(0, 2, 3, 1) for conv, x in zip(convs, features, strict=True)]  # (B, rows, columns, K * entries)
+    maps = [
+        conv(x).permute(0, 2, 3, 1) for conv, x in zip(convs, features, strict=True)
+    ]  # (B, rows, columns, K * entries)
     return torch.cat([x.reshape(len(x), -1, entries).float() for x in maps], 1)
 
 
@@ -127,7 +156,9 @@ def ssd300(
     pixels = {"pixel_mean": pixel_mean, "pixel_std": pixel_std, "channel_order": channel_order}
     limits = {"candidates_per_class": candidates_per_class, "max_detections": max_detections}
     found = {"score_threshold": score_threshold, "nms_iou": nms_iou, **limits}
-    return _multibox_detector(backbone, neck, anchors, num_classes, loss=loss, bipartite=bipartite, pixels=pixels, found=found)
+    return _multibox_detector(
+        backbone, neck, anchors, num_classes, loss=loss, bipartite=bipartite, pixels=pixels, found=found
+    )
 
 
 def ssd512(
@@ -154,7 +185,9 @@ def ssd512(
     pixels = {"pixel_mean": pixel_mean, "pixel_std": pixel_std, "channel_order": channel_order}
     limits = {"candidates_per_class": candidates_per_class, "max_detections": max_detections}
     found = {"score_threshold": score_threshold, "nms_iou": nms_iou, **limits}
-    return _multibox_detector(backbone, neck, anchors, num_classes, loss=loss, bipartite=bipartite, pixels=pixels, found=found)
+    return _multibox_detector(
+        backbone, neck, anchors, num_classes, loss=loss, bipartite=bipartite, pixels=pixels, found=found
+    )
 
 
 def ssd160(
@@ -182,7 +215,9 @@ def ssd160(
     pixels = {"pixel_mean": pixel_mean, "pixel_std": pixel_std, "channel_order": channel_order}
     limits = {"candidates_per_class": candidates_per_class, "max_detections": max_detections}
     found = {"score_threshold": score_threshold, "nms_iou": nms_iou, **limits}
-    return _multibox_detector(backbone, neck, anchors, num_classes, loss=loss, bipartite=bipartite, pixels=pixels, found=found)
+    return _multibox_detector(
+        backbone, neck, anchors, num_classes, loss=loss, bipartite=bipartite, pixels=pixels, found=found
+    )
 
 
 def ssd160_levels(sizes: str | Sequence[float] = "voc") -> list[DefaultBoxLevel]:
@@ -210,7 +245,9 @@ def _multibox_detector(
 ) -> Detector:
     """Wires a backbone and a neck to the multibox head. pixels: keywords of Detector; found: keywords of PostProcess."""
     if num_classes < 1:
-        raise ValueError(f"num_classes={num_classes}: a detector needs at least one class (background does not count)")
+        raise ValueError(
+            f"num_classes={num_classes}: a detector needs at least one class (background does not count)"
+        )
     coder = SSDBoxCoder()
     return Detector(
         backbone=backbone,

@@ -40,7 +40,10 @@ class ReducedVGG(nn.Module):
         for number, (count, wide) in enumerate(zip(convs, channels, strict=True), 1):
             stage = nn.Sequential()
             for i in range(1, count + 1):
-                stage.add_module(f"conv{number}_{i}", ConvReLU(before, scale_channels(wide, width), 3, padding=1, batch_norm=batch_norm))
+                stage.add_module(
+                    f"conv{number}_{i}",
+                    ConvReLU(before, scale_channels(wide, width), 3, padding=1, batch_norm=batch_norm),
+                )
                 before = scale_channels(wide, width)
             self.stages[f"stage{number}"] = stage
         fc = scale_channels(fc_channels, width)

@@ -45,7 +45,9 @@ class PassthroughNeck(nn.Module):
         """(B, 512, H / 16, W / 16) and (B, 1024, H / 32, W / 32) -> (B, 1024, H / 32, W / 32)"""
         fine, deep = features
         folded = self.reorg(self.passthrough(fine))  # (B, 256, H / 32, W / 32)
-        return (self.fuse(torch.cat([folded, self.deep(deep)], 1)),)  # the cfg's [route] layers=-1,-4: the folded map first
+        return (
+            self.fuse(torch.cat([folded, self.deep(deep)], 1)),
+        )  # the cfg's [route] layers=-1,-4: the folded map first
 
 
 class TinyNeck(nn.Module):
@@ -96,7 +98,9 @@ def yolov2(
     backbone = Darknet19(width)
     neck = PassthroughNeck(backbone.channels, width, passthrough_channels)
     postprocess = {"score_threshold": score_threshold, "nms_iou": nms_iou, "max_detections": max_detections}
-    return _region_detector(backbone, neck, _anchors(anchors, 32), num_classes, loss or RegionLoss(), **postprocess)
+    return _region_detector(
+        backbone, neck, _anchors(anchors, 32), num_classes, loss or RegionLoss(), **postprocess
+    )
 
 
 def yolov2_tiny(
@@ -118,20 +122,28 @@ def yolov2_tiny(
     backbone = TinyDarknet(width, stride)
     neck = TinyNeck(backbone.channels, width, last_channels)
     postprocess = {"score_threshold": score_threshold, "nms_iou": nms_iou, "max_detections": max_detections}
-    return _region_detector(backbone, neck, _anchors(anchors, stride), num_classes, loss or RegionLoss(), **postprocess)
+    return _region_detector(
+        backbone, neck, _anchors(anchors, stride), num_classes, loss or RegionLoss(), **postprocess
+    )
 
 
 def _anchors(anchors: str | Sequence[Sequence[float]], stride: int) -> YoloAnchors:
     """A name in YOLO_ANCHORS or a list of shapes in cells."""
     if isinstance(anchors, str) and anchors not in YOLO_ANCHORS:
-        raise ValueError(f"anchors={anchors!r}: choose one of {', '.join(YOLO_ANCHORS)}, or give pairs (width, height) in cells")
+        raise ValueError(
+            f"anchors={anchors!r}: choose one of {', '.join(YOLO_ANCHORS)}, or give pairs (width, height) in cells"
+        )
     return YoloAnchors(YOLO_ANCHORS[anchors] if isinstance(anchors, str) else anchors, stride)
 
 
-def _region_detector(backbone: nn.Module, neck: nn.Module, anchors: YoloAnchors, num_classes: int, loss: Loss, **postprocess) -> Detector:
+def _region_detector(
+    backbone: nn.Module, neck: nn.Module, anchors: YoloAnchors, num_classes: int, loss: Loss, **postprocess
+) -> Detector:
     """Wires a backbone and a neck to the region head. Darknet's pixels are RGB divided by 255, without a mean."""
     if num_classes < 1:
-        raise ValueError(f"num_classes={num_classes}: a detector needs at least one class (background does not count)")
+        raise ValueError(
+            f"num_classes={num_classes}: a detector needs at least one class (background does not count)"
+        )
     coder = YoloBoxCoder()
     logistic = getattr(loss, "class_activation", "softmax") == "logistic"
     return Detector(
@@ -141,7 +153,9 @@ def _region_detector(backbone: nn.Module, neck: nn.Module, anchors: YoloAnchors,
         anchors=anchors,
         encoder=TargetEncoder(ResponsibleCellMatcher(), coder),
         loss=loss,
-        postprocess=PostProcess(coder=coder, score_rule=yolo_logistic_scores if logistic else yolo_scores, **postprocess),
+        postprocess=PostProcess(
+            coder=coder, score_rule=yolo_logistic_scores if logistic else yolo_scores, **postprocess
+        ),
         pixel_mean=(0.0, 0.0, 0.0),
         pixel_std=(255.0, 255.0, 255.0),
     )

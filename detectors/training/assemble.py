@@ -28,7 +28,11 @@ from detectors.models.detector import Detector
 from detectors.training.checkpoint import Checkpoint, find, load
 from detectors.training.transfer import Transfer, fit
 
-PIXELS = ("pixel_mean", "pixel_std", "channel_order")  # what a network's first layer was trained with, as far as its builder has a choice
+PIXELS = (
+    "pixel_mean",
+    "pixel_std",
+    "channel_order",
+)  # what a network's first layer was trained with, as far as its builder has a choice
 SPLITS = ("train", "val", "test")
 
 logger = logging.getLogger(__name__)
@@ -64,7 +68,9 @@ def infer_class_names(data: DataConfig) -> list[str]:
     names = sorted(ids, key=(lambda name: ids[name]) if data.format == "coco" else None)
     strange = [f"{name}{did_you_mean(name, sorted(learned))}" for name in names if name not in learned]
     if strange:
-        logger.warning("classes that data.train does not have, so that they cannot be learned: %s", "; ".join(strange))
+        logger.warning(
+            "classes that data.train does not have, so that they cannot be learned: %s", "; ".join(strange)
+        )
     return names
 
 
@@ -74,14 +80,30 @@ def _scan(data: DataConfig, split: str, class_names: list[str] | None) -> Scanne
         raise ValueError(f"data.{split} is empty: {data.name} has no such split; set data.{split}=[...]")
     if data.format == "coco":
         if len(image_sets) != 1:
-            raise ValueError(f"data.{split}={image_sets}: COCO's format takes one annotation file for each split")
+            raise ValueError(
+                f"data.{split}={image_sets}: COCO's format takes one annotation file for each split"
+            )
         root, folder = Path(data.root), getattr(data.image_folders, split)
         if folder is None:
-            raise ValueError(f"data.image_folders.{split} is missing: name the folder of the images of {image_sets[0]}, relative to {root}")
-        return cached(scan_coco, coco_sources, **common, annotation_file=root / image_sets[0], image_folder=root / folder)
+            raise ValueError(
+                f"data.image_folders.{split} is missing: name the folder of the images of {image_sets[0]}, relative to {root}"
+            )
+        return cached(
+            scan_coco,
+            coco_sources,
+            **common,
+            annotation_file=root / image_sets[0],
+            image_folder=root / folder,
+        )
     root = Path(data.root)
     if data.format == "shapes":
-        root = write_shapes(folder=root, seed=data.shapes.seed, train=data.shapes.train, val=data.shapes.val, size=data.shapes.size)
+        root = write_shapes(
+            folder=root,
+            seed=data.shapes.seed,
+            train=data.shapes.train,
+            val=data.shapes.val,
+            size=data.shapes.size,
+        )
     return cached(scan_voc, voc_sources, **common, root=root, image_sets=list(image_sets))
 
 
@@ -96,7 +118,9 @@ def train_dataset(config: Config, annotations: Annotations) -> DetectionDataset:
     mixing = Mixing(config.mixing.mosaic, config.mixing.mixup)
     on_error = {"stop": "stop", "skip": "replace"}[config.data.on_error]
     size = tuple(config.input.size)
-    transform = build_transform(augment=build(config.augment), size=size, resize=config.input.resize, train=True)
+    transform = build_transform(
+        augment=build(config.augment), size=size, resize=config.input.resize, train=True
+    )
     return DetectionDataset(
         annotations,
         transform,
@@ -132,13 +156,27 @@ def multi_scale(config: Config) -> MultiScale | None:
     scales = config.input.multi_scale
     if scales is None or not scales.sides():
         return None
-    return MultiScale(scales.sides(), every=scales.every, final_steps=scales.final_steps, steps=config.trainer.steps, seed=config.seed)
+    return MultiScale(
+        scales.sides(),
+        every=scales.every,
+        final_steps=scales.final_steps,
+        steps=config.trainer.steps,
+        seed=config.seed,
+    )
 
 
-def eval_loader(config: Config, annotations: Annotations, *, batch_size: int, repeated: bool = False) -> BatchLoader:
+def eval_loader(
+    config: Config, annotations: Annotations, *, batch_size: int, repeated: bool = False
+) -> BatchLoader:
     """Every image once, in order. repeated: it will be gone through more than once, so that keeping images in memory pays."""
-    transform = build_transform(augment=no_augmentation(), size=tuple(config.input.size), resize=config.input.resize, train=False)
-    data = config.data if repeated or config.data.image_cache != "ram" else replace(config.data, image_cache="none")
+    transform = build_transform(
+        augment=no_augmentation(), size=tuple(config.input.size), resize=config.input.resize, train=False
+    )
+    data = (
+        config.data
+        if repeated or config.data.image_cache != "ram"
+        else replace(config.data, image_cache="none")
+    )
     reader = image_reader(replace(config, data=data), annotations)
     on_error = {"stop": "stop", "skip": "leave_out"}[data.on_error]
     dataset = DetectionDataset(annotations, transform, seed=config.seed, on_error=on_error, reader=reader)
@@ -169,34 +207,54 @@ def initial_weights(place: str) -> Checkpoint:
         raise type(error)(f"trainer.init_from: {error}; {fix}") from error
 
 
-def start_from(detector: Detector, checkpoint: Checkpoint, config: Config, class_names: Sequence[str]) -> list[str]:
+def start_from(
+    detector: Detector, checkpoint: Checkpoint, config: Config, class_names: Sequence[str]
+) -> list[str]:
     """Weights of a checkpoint into a new detector, as far as names and shapes agree; the lines that say what was loaded and what was not.
 
     What the loss counts (images_seen) starts anew, as with Darknet's `partial` and -clear. ValueError if nothing fits.
     """
     ours = {name: tensor for name, tensor in detector.state_dict().items() if not name.startswith("loss.")}
     held = [name for name in ours if name.startswith(tuple(config.trainer.init_without))]
-    found = {name: tensor for name, tensor in checkpoint.model.items() if not name.startswith("loss.") and name not in held}
+    found = {
+        name: tensor
+        for name, tensor in checkpoint.model.items()
+        if not name.startswith("loss.") and name not in held
+    }
     with torch.device("meta"):
-        twin = build(config.model, num_classes=len(checkpoint.class_names), loss=build(config.loss)).state_dict()
+        twin = build(
+            config.model, num_classes=len(checkpoint.class_names), loss=build(config.loss)
+        ).state_dict()
     transfer = fit(ours, found, where=str(checkpoint.path), twin=twin, partial=True)
     transfer.left |= dict.fromkeys(held, "trainer.init_without")
-    transfer.unused = dict.fromkeys((name for name in found if name not in ours), "nothing here has this name")
+    transfer.unused = dict.fromkeys(
+        (name for name in found if name not in ours), "nothing here has this name"
+    )
     if not transfer.loaded:
         what = f"none of its {len(checkpoint.model)} tensors fits {config.name}"
-        raise ValueError(f"{checkpoint.path}: {what}; set trainer.init_from to weights of this network, or fewer trainer.init_without")
+        raise ValueError(
+            f"{checkpoint.path}: {what}; set trainer.init_from to weights of this network, or fewer trainer.init_without"
+        )
     detector.load_state_dict(transfer.state, strict=False)
     first, *rest = transfer.summary()
-    return [f"weights of {checkpoint.path}: {first}", *rest, *_other_meaning(transfer, checkpoint, config, class_names)]
+    return [
+        f"weights of {checkpoint.path}: {first}",
+        *rest,
+        *_other_meaning(transfer, checkpoint, config, class_names),
+    ]
 
 
-def _other_meaning(transfer: Transfer, checkpoint: Checkpoint, config: Config, class_names: Sequence[str]) -> Iterator[str]:
+def _other_meaning(
+    transfer: Transfer, checkpoint: Checkpoint, config: Config, class_names: Sequence[str]
+) -> Iterator[str]:
     """What fits by size and yet was trained for something else: pixels of another scale, classes of other names."""
     before = checkpoint.config["model"]
     for name in PIXELS:
         if name in before and name in config.model and list(before[name]) != list(config.model[name]):
             yield f"trained with {name}={before[name]}, but model.{name}={config.model[name]} here; make them equal"
-    same_size = len(class_names) == len(checkpoint.class_names) and any(name.startswith("head.") for name in transfer.loaded)
+    same_size = len(class_names) == len(checkpoint.class_names) and any(
+        name.startswith("head.") for name in transfer.loaded
+    )
     if same_size and tuple(class_names) != checkpoint.class_names:
         yield "its classes have other names or another order, and its head fits by size alone; trainer.init_without=[head] starts it anew"
 

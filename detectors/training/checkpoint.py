@@ -31,7 +31,11 @@ class Checkpoint:
 
 def save(checkpoint: Checkpoint) -> None:
     """Writes checkpoint.path, whole or not at all."""
-    content = {"format": FORMAT, **{k: v for k, v in vars(checkpoint).items() if k != "path"}, "class_names": list(checkpoint.class_names)}
+    content = {
+        "format": FORMAT,
+        **{k: v for k, v in vars(checkpoint).items() if k != "path"},
+        "class_names": list(checkpoint.class_names),
+    }
     with whole_file(checkpoint.path) as file:
         torch.save(content, file)
 
@@ -66,11 +70,17 @@ def load(path: Path | str) -> Checkpoint:
 def from_content(path: Path, content: Any) -> Checkpoint:
     """What read_tensors found -> Checkpoint. ValueError if something else lies in the file."""
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{path}: a file of tensors, but no checkpoint that train.py wrote (format {FORMAT})")
+        raise ValueError(
+            f"{path}: a file of tensors, but no checkpoint that train.py wrote (format {FORMAT})"
+        )
     names = [name for name in Checkpoint.__dataclass_fields__ if name != "path"]
     if absent := [name for name in names if name not in content]:
-        raise ValueError(f"{path}: a checkpoint without {', '.join(absent)}; it was damaged, or another version wrote it")
-    return Checkpoint(path, **{name: content[name] for name in names} | {"class_names": tuple(content["class_names"])})
+        raise ValueError(
+            f"{path}: a checkpoint without {', '.join(absent)}; it was damaged, or another version wrote it"
+        )
+    return Checkpoint(
+        path, **{name: content[name] for name in names} | {"class_names": tuple(content["class_names"])}
+    )
 
 
 def read_tensors(path: Path) -> Any:
@@ -83,9 +93,15 @@ def read_tensors(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(f"{path}: refused, because it is no plain file of tensors ({_asked_for(error)})") from error
-    except Exception as error:  # on garbage PyTorch's reader raises nearly anything, struct.error and IndexError among them
-        raise ValueError(f"{path}: cannot be read as a checkpoint, it may be truncated ({_first_line(error)})") from error
+        raise ValueError(
+            f"{path}: refused, because it is no plain file of tensors ({_asked_for(error)})"
+        ) from error
+    except (
+        Exception
+    ) as error:  # on garbage PyTorch's reader raises nearly anything, struct.error and IndexError among them
+        raise ValueError(
+            f"{path}: cannot be read as a checkpoint, it may be truncated ({_first_line(error)})"
+        ) from error
 
 
 def _asked_for(error: Exception) -> str:
@@ -113,7 +129,9 @@ def find(place: Path | str, which: str = BEST) -> Path:
     for name in (which, LAST):
         if (place / name).is_file():
             return place / name
-    raise FileNotFoundError(f"{place}: neither {BEST} nor {LAST} in this folder; did the training reach its first evaluation?")
+    raise FileNotFoundError(
+        f"{place}: neither {BEST} nor {LAST} in this folder; did the training reach its first evaluation?"
+    )
 
 
 def random_state() -> dict[str, torch.Tensor]:

@@ -54,11 +54,16 @@ def train(run: Run) -> Report:
     trainer, progress, detector = run.config.trainer, run.progress, run.detector
     batches, recent, clock = iter(run.train_loader), Recent(), Clock(progress)
     detector.train()
-    with stop_requests() as stop, tqdm(total=trainer.steps, initial=progress.step, disable=not trainer.progress, unit="step") as bar:
+    with (
+        stop_requests() as stop,
+        tqdm(total=trainer.steps, initial=progress.step, disable=not trainer.progress, unit="step") as bar,
+    ):
         last = None
         while progress.step < trainer.steps and not stop:
             # One training step.
-            rate = run.config.optimizer["rate"] * rate_factor(run.config.schedule, progress.step + 1, trainer.steps)
+            rate = run.config.optimizer["rate"] * rate_factor(
+                run.config.schedule, progress.step + 1, trainer.steps
+            )
             set_rate(run.optimizer, rate)
             run.optimizer.zero_grad(set_to_none=True)
             for _ in range(trainer.accumulate):
@@ -66,7 +71,11 @@ def train(run: Run) -> Report:
                 outputs, terms = forward(run, batch)
                 (sum(terms.values()) / trainer.accumulate).backward()
                 recent.add(terms, progress.step + 1, batch)
-            grad_norm = clip_grad_norm_(detector.parameters(), trainer.clip_grad_norm) if trainer.clip_grad_norm else None
+            grad_norm = (
+                clip_grad_norm_(detector.parameters(), trainer.clip_grad_norm)
+                if trainer.clip_grad_norm
+                else None
+            )
             run.optimizer.step()
             progress.step += 1
             progress.images_seen += trainer.accumulate * len(batch.infos)
@@ -76,7 +85,13 @@ def train(run: Run) -> Report:
             ended = progress.step == trainer.steps
             if ended or progress.step % trainer.log_every == 0:
                 grad_norm = gradient_norm(detector) if grad_norm is None else grad_norm
-                log(run, recent, clock, bar, {"rate": rate, "grad_norm": grad_norm, **statistics(run, outputs, batch)})
+                log(
+                    run,
+                    recent,
+                    clock,
+                    bar,
+                    {"rate": rate, "grad_norm": grad_norm, **statistics(run, outputs, batch)},
+                )
             if ended or (trainer.eval_every and progress.step % trainer.eval_every == 0):
                 recent.check()
                 clock.pause()
@@ -87,7 +102,9 @@ def train(run: Run) -> Report:
             recent.check()
             clock.pause()
             save(run, ckpt.LAST)
-            raise KeyboardInterrupt(f"stopped after step {progress.step}; go on with: python train.py trainer.resume={run.folder}")
+            raise KeyboardInterrupt(
+                f"stopped after step {progress.step}; go on with: python train.py trainer.resume={run.folder}"
+            )
     return last if last is not None else evaluate_and_save(run)
 
 
@@ -114,7 +131,10 @@ def log(run: Run, recent: Recent, clock: Clock, bar: tqdm, numbers: dict[str, fl
     rates = clock.rates()
     numbers = {name: float(value) for name, value in numbers.items()}
     scalars = {f"train/loss/{name}": value for name, value in losses.items()}
-    scalars |= {f"train/{name}": value for name, value in (numbers | rates | {"images_seen": run.progress.images_seen}).items()}
+    scalars |= {
+        f"train/{name}": value
+        for name, value in (numbers | rates | {"images_seen": run.progress.images_seen}).items()
+    }
     if broken := len(run.train_loader.problems):
         scalars["train/broken_images"] = broken
     run.tracker.scalars(scalars, run.progress.step)
@@ -131,7 +151,9 @@ def evaluate_and_save(run: Run) -> Report:
     scalars["time/evaluation"] = perf_counter() - started
     if broken := len(run.val_loader.problems):
         scalars["val/broken_images"] = broken
-    run.tracker.scalars({tag: value for tag, value in scalars.items() if value is not None}, run.progress.step)
+    run.tracker.scalars(
+        {tag: value for tag, value in scalars.items() if value is not None}, run.progress.step
+    )
     probe(run, detections)
     score = result.scalars[METRIC]
     best = score is not None and score > run.progress.best
@@ -144,7 +166,9 @@ def evaluate_and_save(run: Run) -> Report:
 
 
 @torch.no_grad()
-def detect(detector: Detector, loader: BatchLoader, device: torch.device, *, progress: bool) -> tuple[Detections, float]:
+def detect(
+    detector: Detector, loader: BatchLoader, device: torch.device, *, progress: bool
+) -> tuple[Detections, float]:
     """Detections of every image of the loader, in the original frame, `image` = row of its Annotations; and the seconds without loading.
 
     The detector is left in evaluation mode.
@@ -163,7 +187,11 @@ def detect(detector: Detector, loader: BatchLoader, device: torch.device, *, pro
 
 def device_name(device: torch.device) -> str:
     """What timings were taken on."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    return (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"cpu, {torch.get_num_threads()} threads"
+    )
 
 
 def probe(run: Run, detections: Detections) -> None:
@@ -177,7 +205,13 @@ def probe(run: Run, detections: Detections) -> None:
         image = read_image(truths.paths[index])
         mine = detections.of_image(index).above(PROBE_SCORE)
         pictures.append(
-            draw_detections(image, mine, truths.class_names, gt_boxes=truths.boxes_original[rows], gt_labels=truths.labels[rows])
+            draw_detections(
+                image,
+                mine,
+                truths.class_names,
+                gt_boxes=truths.boxes_original[rows],
+                gt_labels=truths.labels[rows],
+            )
         )
     if pictures:
         run.tracker.images("probe/detections", pictures, run.progress.step)

@@ -26,13 +26,17 @@ def sgd(
     Caffe's SSD: bias_rate_factor=2 (biases learn twice as fast, without decay), decay_scales=True (L2Norm's scale decays),
     rate_in_momentum=True (v = momentum * v + rate * gradient; w -= v: after a drop of the rate, the steps of before go on at their own).
     """
-    groups = parameter_groups(module, weight_decay=weight_decay, bias_rate_factor=bias_rate_factor, decay_scales=decay_scales)
+    groups = parameter_groups(
+        module, weight_decay=weight_decay, bias_rate_factor=bias_rate_factor, decay_scales=decay_scales
+    )
     for group in groups:
         group["rate_in_momentum"] = rate_in_momentum
     return torch.optim.SGD(groups, lr=rate, momentum=momentum)
 
 
-def adamw(module: nn.Module, *, rate: float, weight_decay: float = 0.02, betas: Sequence[float] = (0.9, 0.999)) -> torch.optim.AdamW:
+def adamw(
+    module: nn.Module, *, rate: float, weight_decay: float = 0.02, betas: Sequence[float] = (0.9, 0.999)
+) -> torch.optim.AdamW:
     """AdamW with decay on convolution weights only. In neither paper; it trains small networks from scratch in fewer steps.
 
     weight_decay=0 is Adam, as the Keras course uses it.
@@ -40,7 +44,9 @@ def adamw(module: nn.Module, *, rate: float, weight_decay: float = 0.02, betas: 
     return torch.optim.AdamW(parameter_groups(module, weight_decay=weight_decay), lr=rate, betas=tuple(betas))
 
 
-def parameter_groups(module: nn.Module, *, weight_decay: float, bias_rate_factor: float = 1.0, decay_scales: bool = False) -> list[dict]:
+def parameter_groups(
+    module: nn.Module, *, weight_decay: float, bias_rate_factor: float = 1.0, decay_scales: bool = False
+) -> list[dict]:
     """Three groups: weights of convolutions (decay), biases (none), scales of BatchNorm and L2Norm (decay only if asked).
 
     Each carries `rate_factor`, by which the loop multiplies the schedule's rate. Empty groups are left out. Frozen parameters, too.
@@ -53,7 +59,11 @@ def parameter_groups(module: nn.Module, *, weight_decay: float, bias_rate_factor
     groups = [
         {"params": kinds["weights"], "weight_decay": weight_decay, "rate_factor": 1.0},
         {"params": kinds["biases"], "weight_decay": 0.0, "rate_factor": bias_rate_factor},
-        {"params": kinds["scales"], "weight_decay": weight_decay if decay_scales else 0.0, "rate_factor": 1.0},
+        {
+            "params": kinds["scales"],
+            "weight_decay": weight_decay if decay_scales else 0.0,
+            "rate_factor": 1.0,
+        },
     ]
     return [group for group in groups if group["params"]]
 
@@ -67,7 +77,11 @@ def rate_factor(schedule: ScheduleConfig, update: int, updates: int) -> float:
     if update < schedule.warmup_steps:
         return (update / schedule.warmup_steps) ** schedule.warmup_power
     if schedule.name == "step":
-        return prod(factor for milestone, factor in zip(schedule.milestones, schedule.factors, strict=True) if update >= milestone)
+        return prod(
+            factor
+            for milestone, factor in zip(schedule.milestones, schedule.factors, strict=True)
+            if update >= milestone
+        )
     if schedule.name == "cosine":
         done = (update - schedule.warmup_steps) / max(1, updates - schedule.warmup_steps)
         return schedule.final_fraction + (1 - schedule.final_fraction) * (1 + cos(pi * done)) / 2

@@ -44,7 +44,10 @@ class Recent:
         """Mean of each term and of their total since the last call. FloatingPointError if one is not finite."""
         values, names = self.check(), self.names
         self.clear()
-        return {"total": values.sum(1).mean().item(), **dict(zip(names, values.mean(0).tolist(), strict=True))}
+        return {
+            "total": values.sum(1).mean().item(),
+            **dict(zip(names, values.mean(0).tolist(), strict=True)),
+        }
 
     def check(self) -> Tensor:
         """(batches, terms) on the host. FloatingPointError names the first step that went wrong, its terms and its images."""
@@ -53,10 +56,13 @@ class Recent:
         if bad.any():
             first = int(bad.nonzero()[0])
             step, paths = self.origin[first]
-            terms = ", ".join(f"{name}={value:g}" for name, value in zip(self.names, values[first].tolist(), strict=True))
+            terms = ", ".join(
+                f"{name}={value:g}" for name, value in zip(self.names, values[first].tolist(), strict=True)
+            )
             raise FloatingPointError(
                 f"step {step}: the loss is not finite ({terms}). Try a lower optimizer.rate, more schedule.warmup_steps or "
-                f"trainer.clip_grad_norm; the last checkpoint is from before. Images of the batch:\n  " + "\n  ".join(paths)
+                f"trainer.clip_grad_norm; the last checkpoint is from before. Images of the batch:\n  "
+                + "\n  ".join(paths)
             )
         return values
 
@@ -65,7 +71,12 @@ class Clock:
     """Seconds of training, without the pauses for evaluation; and how much of them went into waiting for data."""
 
     def __init__(self, progress: Progress):
-        self.progress, self.waited, self.images, self.seconds = progress, 0.0, progress.images_seen, progress.train_seconds
+        self.progress, self.waited, self.images, self.seconds = (
+            progress,
+            0.0,
+            progress.images_seen,
+            progress.train_seconds,
+        )
         self.started = perf_counter()
 
     def wait_for(self, batches: Iterator[Batch]) -> Batch:

@@ -111,7 +111,9 @@ def check_tag(tag: str) -> str:
     return tag
 
 
-_PATTERNS = {tag: re.compile(re.sub("<[^>]+>", ".+", tag)) for tag in TAGS}  # no tag has characters that a pattern would take as special
+_PATTERNS = {
+    tag: re.compile(re.sub("<[^>]+>", ".+", tag)) for tag in TAGS
+}  # no tag has characters that a pattern would take as special
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, int | float | str]]:
@@ -120,4 +122,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, 
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", value if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+            yield (
+                f"{prefix}{name}",
+                value if isinstance(value, int | float) and not isinstance(value, bool) else str(value),
+            )

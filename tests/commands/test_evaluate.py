@@ -36,7 +36,10 @@ def asked(config: Config, split: str, **data) -> Config:
 )
 def test_ap_on_training_images_is_refused(split, data):
     config = check(composed(["data=voc0712plus"]))
-    with pytest.raises(ValueError, match=r"data\.(val|test)=.*: the run was trained on VOC20(07/test|12/val|12/trainval); choose images"):
+    with pytest.raises(
+        ValueError,
+        match=r"data\.(val|test)=.*: the run was trained on VOC20(07/test|12/val|12/trainval); choose images",
+    ):
         asked(config, split, **data)
     assert asked(config, "train", **data).data.train == config.data.train  # it says so itself
 
@@ -50,11 +53,20 @@ def test_other_images_may_be_evaluated():
 
 def test_what_was_not_measured_on_is_told():
     """What the reader leaves out makes the set smaller; an image that cannot be decoded counts as missed."""
-    missing = [Problem("missing-image", "a.jpg", "listed in val.txt"), Problem("missing-image", "b.jpg", "listed in val.txt")]
+    missing = [
+        Problem("missing-image", "a.jpg", "listed in val.txt"),
+        Problem("missing-image", "b.jpg", "listed in val.txt"),
+    ]
     flat = Problem("no-area", "c.xml", "object 1 cat [3, 3, 3, 9]")
-    sound, broken = SimpleNamespace(problems={}, summary=lambda: ""), SimpleNamespace(problems={"d.jpg": flat}, summary=lambda: "1 broken")
+    sound, broken = (
+        SimpleNamespace(problems={}, summary=lambda: ""),
+        SimpleNamespace(problems={"d.jpg": flat}, summary=lambda: "1 broken"),
+    )
     assert counted_faults([], sound) == {} and told_faults([], sound) == []
-    assert counted_faults([*missing, flat], broken) == {"left_out": {"missing-image": 2, "no-area": 1}, "broken_images": 1}
+    assert counted_faults([*missing, flat], broken) == {
+        "left_out": {"missing-image": 2, "no-area": 1},
+        "broken_images": 1,
+    }
     first, second = told_faults([*missing, flat], broken)
     assert first.endswith("does not count at all: 2 images that are not there, 1 boxes without area\n")
     assert second.endswith("count as missed: 1 broken\n")

@@ -14,7 +14,9 @@ def test_build_calls_the_target_with_the_rest():
     assert (loss.ignore_iou, loss.object_scale) == (0.4, 2.0)
 
 
-@pytest.mark.parametrize("target", ["os.system", "builtins.eval", "detectors.losses.NoSuchLoss", "detectors.nowhere.thing", 3])
+@pytest.mark.parametrize(
+    "target", ["os.system", "builtins.eval", "detectors.losses.NoSuchLoss", "detectors.nowhere.thing", 3]
+)
 def test_only_callables_of_this_package_are_built(target):
     with pytest.raises(ValueError, match="_target_"):
         find_target(target)

@@ -58,7 +58,11 @@ def test_a_checkpoints_configuration_is_read_back(plain):
         ("mixing.mixup", -0.1, "mixing.mixup=-0.1: must be 0 or more"),
         ("trainer.device", "gpu", "trainer.device='gpu': must be one of auto, cpu, cuda"),
         ("trainer.clip_grad_norm", -1, "trainer.clip_grad_norm=-1: must be 0 or more"),
-        ("input.resize", "leterbox", "input.resize='leterbox': must be one of letterbox, stretch; did you mean letterbox?"),
+        (
+            "input.resize",
+            "leterbox",
+            "input.resize='leterbox': must be one of letterbox, stretch; did you mean letterbox?",
+        ),
         ("input.size", [300], "input.size=[300]: must be [height, width] in pixels"),
         ("input.size", ["a", 3], "input.size=['a', 3]: must be a list whose items are each a whole number"),
         ("input", None, "input=None: must be a group of settings"),
@@ -66,14 +70,30 @@ def test_a_checkpoints_configuration_is_read_back(plain):
         ("data.root", "${nowhere}", "data.root: Interpolation key 'nowhere' not found; give it a value"),
         ("data.class_names", ["cat", "cat"], "data.class_names=['cat', 'cat']: must name each class once"),
         ("model.widht", 0.5, "model.widht=0.5: yolov2_tiny has no such keyword; did you mean model.width?"),
-        ("model.num_classes", 3, "model.num_classes=3: num_classes cannot be set here, the program gives it to yolov2_tiny; remove it"),
+        (
+            "model.num_classes",
+            3,
+            "model.num_classes=3: num_classes cannot be set here, the program gives it to yolov2_tiny; remove it",
+        ),
         ("model.width", "wide", "model.width='wide': must be a number"),
         ("model.anchors", "vok", "model: anchors='vok': choose one of voc, coco, tiny_voc"),
         ("model.stride", 5, "model: stride=5"),
         ("model", {}, "model._target_ is missing: choose a yaml of conf/model/"),
-        ("model._target_", "os.system", "model._target_='os.system': only functions and classes of this package can be built"),
-        ("model._target_", "detectors.models.sdd.ssd300", "model._target_='detectors.models.sdd.ssd300': there is no module"),
-        ("model._target_", "detectors.models.yolov2.yolov3", "detectors.models.yolov2 has no yolov3; did you mean yolov2?"),
+        (
+            "model._target_",
+            "os.system",
+            "model._target_='os.system': only functions and classes of this package can be built",
+        ),
+        (
+            "model._target_",
+            "detectors.models.sdd.ssd300",
+            "model._target_='detectors.models.sdd.ssd300': there is no module",
+        ),
+        (
+            "model._target_",
+            "detectors.models.yolov2.yolov3",
+            "detectors.models.yolov2 has no yolov3; did you mean yolov2?",
+        ),
         ("augment.jiter", 0.2, "augment.jiter=0.2: light_augmentation has no such keyword"),
         ("augment", {"name": "light"}, "augment._target_ is missing: choose a yaml of conf/augment/"),
         (
@@ -99,7 +119,9 @@ def test_each_mistake_has_its_message(plain, place, value, text):
 
 def test_missing_keyword(plain):
     del (broken := copy.deepcopy(plain))["optimizer"]["rate"]
-    with pytest.raises(ConfigError, match=r"optimizer.rate is missing: adamw needs it; set optimizer.rate=..."):
+    with pytest.raises(
+        ConfigError, match=r"optimizer.rate is missing: adamw needs it; set optimizer.rate=..."
+    ):
         check(broken)
 
 
@@ -107,10 +129,22 @@ def test_missing_keyword(plain):
     ("overrides", "text"),
     [
         (["input.size=[300,300]"], "input.size=[300, 300]: yolov2_tiny cannot take it"),
-        (["model=ssd300", "input.size=[512,512]"], "these default boxes belong to (300, 300); set input.size=[300, 300]"),
-        (["model=ssd300", "loss=region"], "ssd300 is trained with MultiBoxLoss; set loss=multibox, or choose another model"),
-        (["loss=multibox"], "yolov2_tiny is trained with RegionLoss; set loss=region, or choose another model"),
-        (["trainer.steps=50"], "schedule.warmup_steps=100: longer than the whole run, trainer.steps=50; set schedule.warmup_steps=5"),
+        (
+            ["model=ssd300", "input.size=[512,512]"],
+            "these default boxes belong to (300, 300); set input.size=[300, 300]",
+        ),
+        (
+            ["model=ssd300", "loss=region"],
+            "ssd300 is trained with MultiBoxLoss; set loss=multibox, or choose another model",
+        ),
+        (
+            ["loss=multibox"],
+            "yolov2_tiny is trained with RegionLoss; set loss=region, or choose another model",
+        ),
+        (
+            ["trainer.steps=50"],
+            "schedule.warmup_steps=100: longer than the whole run, trainer.steps=50; set schedule.warmup_steps=5",
+        ),
         (["schedule=step", "schedule.factors=[.1]"], "each milestone needs one factor"),
         (["schedule=step", "schedule.milestones=[5,3]"], "schedule.milestones=[5, 3]: must grow"),
         (["schedule.name=step"], "schedule.milestones=[]: the step schedule needs some"),
@@ -120,9 +154,18 @@ def test_missing_keyword(plain):
         ),
         (["data=voc"], "data.root is missing: set data.root=..."),
         (["data=voc07", "data.train=[]"], "data.train=[]: name the image sets of the train split"),
-        (["data=coco2017", "data.train=[a,b]"], "data.train=['a', 'b']: COCO's format takes one annotation file for each split"),
-        (["data=coco2017", "data.image_folders.val=null"], "data.image_folders.val is missing: set data.image_folders.val=..."),
-        (["input.multi_scale={min: 96}"], "input.multi_scale: min=96, max=0: set both, such as min=320 and max=608, or both to 0"),
+        (
+            ["data=coco2017", "data.train=[a,b]"],
+            "data.train=['a', 'b']: COCO's format takes one annotation file for each split",
+        ),
+        (
+            ["data=coco2017", "data.image_folders.val=null"],
+            "data.image_folders.val is missing: set data.image_folders.val=...",
+        ),
+        (
+            ["input.multi_scale={min: 96}"],
+            "input.multi_scale: min=96, max=0: set both, such as min=320 and max=608, or both to 0",
+        ),
         (["input.multi_scale={min: 96, max: 64}"], "input.multi_scale: min=96, max=64: set both"),
         (
             ["input.multi_scale={min: 96, max: 170}"],
@@ -132,7 +175,10 @@ def test_missing_keyword(plain):
             ["input.multi_scale={min: 88, max: 152}"],
             "yolov2_tiny cannot take every side from 88 to 152: input size (88, 88) (height, width)",
         ),
-        (["model=ssd160", "input.multi_scale={min: 96, max: 160}"], "ssd160 cannot take every side from 96 to 160: input size (96, 96)"),
+        (
+            ["model=ssd160", "input.multi_scale={min: 96, max: 160}"],
+            "ssd160 cannot take every side from 96 to 160: input size (96, 96)",
+        ),
         (["input.multi_scale={min: 96, max: 160, every: 0}"], "input.multi_scale.every=0: must be 1 or more"),
         (["+trainer.foo=1"], "trainer.foo=1: there is no such setting; there are: steps,"),
         (["++extra.foo=1"], "extra={'foo': 1}: there is no such setting"),
@@ -153,7 +199,11 @@ def test_multi_scale_is_off_until_its_sides_are_set(plain):
     assert to_plain(check(changed(plain, "input.multi_scale", None)))["input"]["multi_scale"] is None
     del (old := copy.deepcopy(plain))["input"]["multi_scale"]
     assert check(old) == check(plain)
-    assert list(check(composed("input.multi_scale={min: 96, max: 160}")).input.multi_scale.sides()) == [96, 128, 160]
+    assert list(check(composed("input.multi_scale={min: 96, max: 160}")).input.multi_scale.sides()) == [
+        96,
+        128,
+        160,
+    ]
     (found,) = problems(plain, input__multi_scale__mni=3)
     assert "did you mean input.multi_scale.min?" in found
     (found,) = problems(plain, input__multi_scale=5)
@@ -163,7 +213,9 @@ def test_multi_scale_is_off_until_its_sides_are_set(plain):
 def test_all_problems_in_one_error(plain):
     found = problems(plain, trainer__stpes=3, trainer__steps=0, seed=-1, model__widht=1, input__size=[7])
     assert len(found) == 5
-    with pytest.raises(ConfigError, match=r"the configuration has 2 problems:\n  sede=1: .*\n  seed=-1: must be 0 or more"):
+    with pytest.raises(
+        ConfigError, match=r"the configuration has 2 problems:\n  sede=1: .*\n  seed=-1: must be 0 or more"
+    ):
         check(changed(changed(plain, "sede", 1), "seed", -1))
 
 

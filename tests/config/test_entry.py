@@ -18,7 +18,12 @@ CONF = str(PROJECT / "conf")
 
 def run(capfd, monkeypatch, task, *arguments: str, full_error: str = "0") -> tuple[int, str]:
     """Status and stderr of a program whose main is `task`, in this process."""
-    quiet = ("hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.run.dir=.", "hydra.output_subdir=null")
+    quiet = (
+        "hydra/job_logging=none",
+        "hydra/hydra_logging=none",
+        "hydra.run.dir=.",
+        "hydra.output_subdir=null",
+    )
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments, *quiet])
     monkeypatch.setenv("HYDRA_FULL_ERROR", full_error)
     status = 0
@@ -39,7 +44,10 @@ def run(capfd, monkeypatch, task, *arguments: str, full_error: str = "0") -> tup
         ("trainer.threads=null", "trainer.threads=null: must be a whole number"),
         ("input.size=[300,a]", "Value 'a' of type 'str' could not be converted to Integer"),
         ("traner=demo", "traner=demo: there is no such setting; did you mean trainer?"),
-        ("model=ssd30", "model=ssd30: there is no such choice; did you mean ssd300?\n  choices of model: ssd160, ssd300, "),
+        (
+            "model=ssd30",
+            "model=ssd30: there is no such choice; did you mean ssd300?\n  choices of model: ssd160, ssd300, ",
+        ),
         ("model.widht=2", "model.widht=2: there is no such setting; did you mean model.width?"),
         (
             "model.loss=2",
@@ -64,7 +72,10 @@ def test_message(capfd, monkeypatch, tmp_path, override, text):
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        ("trainer:\n  stpes: 3\n", "experiment/mine.yaml: trainer.stpes: there is no such setting; did you mean trainer.steps?"),
+        (
+            "trainer:\n  stpes: 3\n",
+            "experiment/mine.yaml: trainer.stpes: there is no such setting; did you mean trainer.steps?",
+        ),
         ("trainer:\n  steps: many\n", "experiment/mine.yaml: trainer.steps: must be a whole number"),
         ("trainer: {\n", "mine.yaml"),
     ],
@@ -78,14 +89,20 @@ def test_mistakes_in_a_yaml_name_the_file(capfd, monkeypatch, tmp_path, content,
     assert text in told
 
 
-@pytest.mark.parametrize("error", [ValueError("bad.xml: no box"), FileNotFoundError("no such folder"), FloatingPointError("step 3")])
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("bad.xml: no box"), FileNotFoundError("no such folder"), FloatingPointError("step 3")],
+)
 def test_errors_of_the_run_are_told_once(capfd, monkeypatch, tmp_path, error):
     def task(cfg):
         raise error
 
     monkeypatch.chdir(tmp_path)
     status, told = run(capfd, monkeypatch, task)
-    assert (status, told) == (2, f"error: {error}\n(HYDRA_FULL_ERROR=1 shows where in the code this came up)\n")
+    assert (status, told) == (
+        2,
+        f"error: {error}\n(HYDRA_FULL_ERROR=1 shows where in the code this came up)\n",
+    )
 
 
 def test_our_own_mistakes_keep_their_traceback(capfd, monkeypatch, tmp_path):
@@ -112,7 +129,9 @@ def test_full_error_shows_the_traceback(capfd, monkeypatch, tmp_path):
         run(capfd, monkeypatch, check, "+trainer.foo=3", full_error="1")
 
 
-@pytest.mark.parametrize(("flag", "text"), [("--help", "model: ssd160, ssd300,"), ("--cfg=job", "trainer:\n  steps: 1000\n")])
+@pytest.mark.parametrize(
+    ("flag", "text"), [("--help", "model: ssd160, ssd300,"), ("--cfg=job", "trainer:\n  steps: 1000\n")]
+)
 def test_what_can_be_set_is_shown(capfd, monkeypatch, flag, text):
     monkeypatch.setattr(sys, "argv", ["train.py", flag])
     with contextlib.suppress(SystemExit):  # --help leaves so
@@ -125,5 +144,7 @@ def test_train_py_itself(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
     told = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert (told.returncode, told.stdout) == (2, "")
-    assert told.stderr.startswith("error: trainer.stpes=3: there is no such setting; did you mean trainer.steps?\n")
+    assert told.stderr.startswith(
+        "error: trainer.stpes=3: there is no such setting; did you mean trainer.steps?\n"
+    )
     assert told.stderr.count("\n") == 2

@@ -8,7 +8,14 @@ from pathlib import Path
 from detectors.anchors import YOLO_ANCHORS
 from detectors.layers import scale_channels
 
-DARKNET19 = ((32,), (64,), (128, 64, 128), (256, 128, 256), (512, 256, 512, 256, 512), (1024, 512, 1024, 512, 1024))
+DARKNET19 = (
+    (32,),
+    (64,),
+    (128, 64, 128),
+    (256, 128, 256),
+    (512, 256, 512, 256, 512),
+    (1024, 512, 1024, 512, 1024),
+)
 
 
 def section(kind: str, **options) -> str:
@@ -16,7 +23,9 @@ def section(kind: str, **options) -> str:
 
 
 def conv(filters: int, size: int) -> str:
-    return section("convolutional", batch_normalize=1, filters=filters, size=size, stride=1, pad=1, activation="leaky")
+    return section(
+        "convolutional", batch_normalize=1, filters=filters, size=size, stride=1, pad=1, activation="leaky"
+    )
 
 
 def linear(filters: int) -> str:
@@ -30,7 +39,16 @@ def pool(stride: int = 2) -> str:
 def region(anchors: str, classes: int) -> str:
     numbers = ",  ".join(f"{w},{h}" for w, h in YOLO_ANCHORS[anchors])
     return section(
-        "region", anchors=numbers, bias_match=1, classes=classes, coords=4, num=5, softmax=1, rescore=1, object_scale=5, thresh=".6"
+        "region",
+        anchors=numbers,
+        bias_match=1,
+        classes=classes,
+        coords=4,
+        num=5,
+        softmax=1,
+        rescore=1,
+        object_scale=5,
+        thresh=".6",
     )
 
 
@@ -46,7 +64,14 @@ def backbone(width: float) -> Iterable[str]:
 
 def yolov2(width: float, classes: int, anchors: str = "voc") -> str:
     wide = scale_channels(1024, width)
-    parts = [net(), *backbone(width), conv(wide, 3), conv(wide, 3), section("route", layers="-9"), conv(scale_channels(64, width), 1)]
+    parts = [
+        net(),
+        *backbone(width),
+        conv(wide, 3),
+        conv(wide, 3),
+        section("route", layers="-9"),
+        conv(scale_channels(64, width), 1),
+    ]
     parts += [
         section("reorg", stride=2),
         section("route", layers="-1,-4"),
@@ -66,7 +91,9 @@ def tiny(width: float, classes: int, *, anchors: str = "tiny_voc", last: int = 1
 
 
 def darknet19(width: float, classes: int) -> str:
-    return "\n".join([net(), *backbone(width), linear(classes), section("avgpool"), section("softmax", groups=1)])
+    return "\n".join(
+        [net(), *backbone(width), linear(classes), section("avgpool"), section("softmax", groups=1)]
+    )
 
 
 def write(folder: Path, text: str, name: str = "net.cfg") -> Path:

@@ -19,7 +19,14 @@ def header(version: Sequence[int], seen: int) -> bytes:
     return np.array(version, "<i4").tobytes() + np.array([seen], "<u8" if wide else "<i4").tobytes()
 
 
-def write(path: Path, convs: Sequence[Sequence[int]], seed: int, *, version: Sequence[int] = (0, 2, 0), seen: int = 0) -> Path:
+def write(
+    path: Path,
+    convs: Sequence[Sequence[int]],
+    seed: int,
+    *,
+    version: Sequence[int] = (0, 2, 0),
+    seen: int = 0,
+) -> Path:
     """A .weights file of these parameters."""
     path.write_bytes(header(version, seen) + parameters(convs, seed).tobytes())
     return path

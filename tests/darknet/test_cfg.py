@@ -18,8 +18,20 @@ def recorded_nets(fixtures) -> dict[str, dict]:
     return json.loads((fixtures / "darknet/net.json").read_text())
 
 
-NETS = ("mini-yolov2-64", "mini-yolov2-128x96-b2", "mini-yolov2-nosoftmax", "mini-tiny-96x64", "mini-tiny-odd-100x76", "mini-darknet19-64")
-ORIGINALS = {"yolov2": (32, 80), "yolov2-voc": (32, 20), "yolov2-tiny": (16, 80), "yolov2-tiny-voc": (16, 20)}  # layers, classes
+NETS = (
+    "mini-yolov2-64",
+    "mini-yolov2-128x96-b2",
+    "mini-yolov2-nosoftmax",
+    "mini-tiny-96x64",
+    "mini-tiny-odd-100x76",
+    "mini-darknet19-64",
+)
+ORIGINALS = {
+    "yolov2": (32, 80),
+    "yolov2-voc": (32, 20),
+    "yolov2-tiny": (16, 80),
+    "yolov2-tiny-voc": (16, 20),
+}  # layers, classes
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -27,19 +39,37 @@ def test_recorded_cfgs(name, fixtures):
     recorded = recorded_nets(fixtures)[name]
     config = read_cfg(fixtures / "darknet" / recorded["cfg"])
     convs = [(layer, layer.settings) for layer in config.layers if isinstance(layer.settings, Convolutional)]
-    assert [[s.filters, layer.input[0], s.size, int(s.batch_normalize)] for layer, s in convs] == recorded["convs"]
+    assert [[s.filters, layer.input[0], s.size, int(s.batch_normalize)] for layer, s in convs] == recorded[
+        "convs"
+    ]
     assert config.parameters == recorded["params"]
-    assert (config.net.width, config.net.height, config.net.batch) == (recorded["width"], recorded["height"], recorded["batch"])
+    assert (config.net.width, config.net.height, config.net.batch) == (
+        recorded["width"],
+        recorded["height"],
+        recorded["batch"],
+    )
     assert config.unused == ()
 
 
 def test_numbers_of_a_cfg(fixtures):
     config = read_cfg(fixtures / "darknet/cfg/nano-train.cfg")
     net, region = config.net, config.region
-    assert (net.batch, net.subdivisions, net.momentum, net.decay, net.policy) == (4, 2, 0.9, 0.0005, "constant")
+    assert (net.batch, net.subdivisions, net.momentum, net.decay, net.policy) == (
+        4,
+        2,
+        0.9,
+        0.0005,
+        "constant",
+    )
     assert region.classes == 3
     assert len(region.anchors) == 5
-    assert (region.object_scale, region.thresh, region.softmax, region.rescore, region.bias_match) == (5.0, 0.6, True, True, True)
+    assert (region.object_scale, region.thresh, region.softmax, region.rescore, region.bias_match) == (
+        5.0,
+        0.6,
+        True,
+        True,
+        True,
+    )
     assert config.layers[-1].output == (40, 6, 8)
 
 
@@ -50,7 +80,12 @@ def test_defaults_are_darknets(tmp_path):
     assert config.layers[1].settings == MaxPool(size=3, stride=3, padding=2)
     assert config.layers[2].settings == Dropout(0.5)
     assert config.layers[3].settings == Cost()
-    assert (config.net.batch, config.net.learning_rate, config.net.decay, config.net.power) == (1, 0.001, 0.0001, 4.0)
+    assert (config.net.batch, config.net.learning_rate, config.net.decay, config.net.power) == (
+        1,
+        0.001,
+        0.0001,
+        4.0,
+    )
     assert [layer.output for layer in config.layers] == [(1, 32, 32), (1, 11, 11), (1, 11, 11), (1, 11, 11)]
 
 
@@ -72,7 +107,10 @@ def test_spaces_comments_and_line_ends(tmp_path):
 
 def test_padding_and_pad(tmp_path):
     """pad=1 means half the kernel and outdoes padding, as in Darknet."""
-    text = HEAD + "[conv]\nsize=5\npadding=1\nactivation=leaky\n[conv]\nsize=5\npad=1\npadding=7\nactivation=leaky\n"
+    text = (
+        HEAD
+        + "[conv]\nsize=5\npadding=1\nactivation=leaky\n[conv]\nsize=5\npad=1\npadding=7\nactivation=leaky\n"
+    )
     config = read_cfg(cfgs.write(tmp_path, text))
     assert [layer.output[1:] for layer in config.layers] == [(30, 30), (30, 30)]
 
@@ -102,38 +140,74 @@ REGION = "[region]\nanchors=1,2,3,4\nnum=2\nclasses=15\n"
         ("width=3\n[net]\n", 1, "stands before the first section"),
         ("[convolutional]\n", 1, "[convolutional]: a Darknet cfg begins with [net]"),
         (HEAD, 1, "[net]: no layer follows"),
-        (HEAD + "[yolo]\nmask=1\n", 5, "[yolo]: no such layer in the YOLOv2 family; there are convolutional, maxpool"),
+        (
+            HEAD + "[yolo]\nmask=1\n",
+            5,
+            "[yolo]: no such layer in the YOLOv2 family; there are convolutional, maxpool",
+        ),
         (HEAD + "[convolutional\n", 5, "does not close it with ]"),
         (HEAD + "[conv]\nfilters 3\n", 6, "'filters3' is neither a [section] nor key=value"),
         (HEAD + "[conv]\n=3\n", 6, "'=3' is neither"),
-        ("[net]\nwidth=32\nheight=32\n[conv]\n", 1, "[net] channels (not given): must lie between 1 and 1024"),
+        (
+            "[net]\nwidth=32\nheight=32\n[conv]\n",
+            1,
+            "[net] channels (not given): must lie between 1 and 1024",
+        ),
         ("[net]\nwidth=0\nheight=32\nchannels=3\n[conv]\n", 2, "[net] width=0: must lie between 1 and 32768"),
         ("[net]\nwidth=99999999999999999999\n", 2, "is not a whole number"),
         (HEAD + CONV.replace("40", "x"), 6, "[convolutional] filters=x: 'x' is not a whole number"),
         (HEAD + CONV.replace("40", "-1"), 6, "[convolutional] filters=-1: must lie between 1 and"),
-        (HEAD + CONV.replace("leaky", "mish"), 10, "'mish' is not one of the family's: leaky, linear, relu, logistic"),
+        (
+            HEAD + CONV.replace("leaky", "mish"),
+            10,
+            "'mish' is not one of the family's: leaky, linear, relu, logistic",
+        ),
         (HEAD + CONV + "binary=1\n", 11, "[convolutional] binary=1: the YOLOv2 family has no such layer"),
         (HEAD + CONV + "groups=2\n", 11, "[convolutional] groups=2: must divide the 3 channels"),
-        (HEAD + "[conv]\nsize=40\nactivation=leaky\n", 6, "a kernel of 40 pixels does not fit its input of 32 x 32 with padding 0"),
+        (
+            HEAD + "[conv]\nsize=40\nactivation=leaky\n",
+            6,
+            "a kernel of 40 pixels does not fit its input of 32 x 32 with padding 0",
+        ),
         (HEAD + "[maxpool]\nsize=40\npadding=2\n", 6, "a window of 40 pixels does not fit"),
         (HEAD + "[maxpool]\nsize=2\npadding=3\n", 7, "a window of 2 pixels can lie wholly outside"),
         (HEAD + "[route]\n", 5, "layers=... is missing"),
-        (HEAD + CONV + "[route]\nlayers=1\n", 12, "[route] layers=1: this is layer 1: give numbers from 0 to 0, or from -1 to -1"),
-        (HEAD + CONV + "[maxpool]\nstride=2\n[route]\nlayers=0,1\n", 14, "(layer 0: 32 x 32, layer 1: 16 x 16)"),
-        (HEAD + "[reorg]\nstride=2\n", 6, "the input of 3 channels, 32 x 32, must divide by 4 in channels and 2 in size"),
+        (
+            HEAD + CONV + "[route]\nlayers=1\n",
+            12,
+            "[route] layers=1: this is layer 1: give numbers from 0 to 0, or from -1 to -1",
+        ),
+        (
+            HEAD + CONV + "[maxpool]\nstride=2\n[route]\nlayers=0,1\n",
+            14,
+            "(layer 0: 32 x 32, layer 1: 16 x 16)",
+        ),
+        (
+            HEAD + "[reorg]\nstride=2\n",
+            6,
+            "the input of 3 channels, 32 x 32, must divide by 4 in channels and 2 in size",
+        ),
         (HEAD + "[reorg]\nreverse=1\n", 6, "[reorg] reverse=1: the YOLOv2 family has no such layer"),
         (HEAD + "[softmax]\ngroups=5\n", 6, "must divide the 3072 inputs"),
         (HEAD + "[softmax]\ntemperature=0\n", 6, "must be above 0"),
         (HEAD + "[dropout]\nprobability=1\n", 6, "at least 0 and below 1"),
         (HEAD + "[dropout]\nprobability=nan\n", 6, "'nan' is not a number"),
-        (HEAD + CONV + REGION.replace("4\n", "\n"), 12, "num=2 needs 4 numbers above 0, width and height of each anchor; 3 are given"),
+        (
+            HEAD + CONV + REGION.replace("4\n", "\n"),
+            12,
+            "num=2 needs 4 numbers above 0, width and height of each anchor; 3 are given",
+        ),
         (
             HEAD + CONV + REGION.replace("15", "20"),
             11,
             "2 anchors and 20 classes need 2 * (5 + 20) = 50 channels",
         ),
         (HEAD + CONV + REGION + "coords=5\n", 15, "[region] coords=5: YOLOv2 has 4"),
-        (HEAD + CONV + REGION + "tree=a.tree\n", 15, "[region] tree=a.tree: the YOLOv2 family has no such layer"),
+        (
+            HEAD + CONV + REGION + "tree=a.tree\n",
+            15,
+            "[region] tree=a.tree: the YOLOv2 family has no such layer",
+        ),
         (HEAD + CONV + REGION + "[conv]\nactivation=leaky\n", 11, "[region]: must be the last layer"),
     ],
 )
@@ -148,7 +222,10 @@ def test_mistakes_name_the_line_and_the_section(text, line, message, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (HEAD + CONV.replace("40", "999999999"), "brings the network to 27999999972 parameters, above the limit"),
+        (
+            HEAD + CONV.replace("40", "999999999"),
+            "brings the network to 27999999972 parameters, above the limit",
+        ),
         (HEAD.replace("32", "32000") + CONV, "outputs for one image, above the limit"),
         (HEAD + CONV.replace("size=3", "size=99999"), "parameters, above the limit"),
         (HEAD + "[maxpool]\nsize=100000\n", "the padded input has 30018602883 numbers, above the limit"),

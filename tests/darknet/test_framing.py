@@ -17,7 +17,10 @@ def test_images_equal_darknets(case, fixtures):
     assert_allclose(ours, expected, atol=2e-6, rtol=0)
 
 
-@pytest.mark.parametrize(("source", "target"), [((7, 5), (3, 9)), ((4, 1), (2, 3)), ((1, 4), (3, 2)), ((5, 6), (1, 1)), ((3, 8), (42, 8))])
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [((7, 5), (3, 9)), ((4, 1), (2, 3)), ((1, 4), (3, 2)), ((5, 6), (1, 1)), ((3, 8), (42, 8))],
+)
 def test_resize_equals_darknets_loops(source, target):
     """src/image.c, resize_image, one pixel at a time. 3 rows to 42: rounding puts the last one above the image's last row."""
     image = np.random.default_rng(0).random((2, *source), dtype=np.float32)
@@ -28,7 +31,9 @@ def test_resize_equals_darknets_loops(source, target):
         left = int(place)
         part = place - np.float32(left)
         last = c == columns - 1 or width == 1
-        wide[:, :, c] = image[:, :, -1] if last else (one - part) * image[:, :, left] + part * image[:, :, left + 1]
+        wide[:, :, c] = (
+            image[:, :, -1] if last else (one - part) * image[:, :, left] + part * image[:, :, left + 1]
+        )
     for r in range(rows):
         place = np.float32(r) * (np.float32(height - 1) / np.float32(max(rows - 1, 1)))
         above = int(place)
@@ -46,7 +51,8 @@ def test_bytes_become_parts_of_one():
 
 
 @pytest.mark.parametrize(
-    ("image", "net", "inside"), [((576, 768), (224, 224), (168, 224)), ((500, 353), (64, 96), (64, 45)), ((10, 10), (96, 64), (64, 64))]
+    ("image", "net", "inside"),
+    [((576, 768), (224, 224), (168, 224)), ((500, 353), (64, 96), (64, 45)), ((10, 10), (96, 64), (64, 64))],
 )
 def test_letterbox_sizes_and_the_way_back(image, net, inside):
     """correct_region_boxes takes the exact half of the free space, also where the image lies half a pixel beside it."""
@@ -59,5 +65,7 @@ def test_letterbox_sizes_and_the_way_back(image, net, inside):
 
 
 def test_an_image_too_narrow_for_its_letterbox():
-    with pytest.raises(ValueError, match="an image of 1000 x 2 pixels has no room in a letterbox of 224 x 224"):
+    with pytest.raises(
+        ValueError, match="an image of 1000 x 2 pixels has no room in a letterbox of 224 x 224"
+    ):
         letterbox(np.zeros((3, 2, 1000), np.float32), (224, 224))

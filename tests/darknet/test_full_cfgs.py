@@ -93,17 +93,26 @@ def test_layers_and_detections_equal_darknets(name, shared, tmp_path):
         values = outputs[n].flatten()[arrays[f"{name}/layer{n}_index"]]
         assert_allclose(values, arrays[f"{name}/gpu/layer{n}_value"], atol=1e-5, rtol=0)
     if "dets" in recorded:
-        assert_same_detections(network, images, recorded["dets"], {key: arrays[f"{name}/det_top_{key}"] for key in ("idx", "prob", "box")})
+        assert_same_detections(
+            network,
+            images,
+            recorded["dets"],
+            {key: arrays[f"{name}/det_top_{key}"] for key in ("idx", "prob", "box")},
+        )
 
 
-def assert_same_detections(network: DarknetNetwork, images: torch.Tensor, dets: dict, top: dict[str, np.ndarray]) -> None:
+def assert_same_detections(
+    network: DarknetNetwork, images: torch.Tensor, dets: dict, top: dict[str, np.ndarray]
+) -> None:
     """top: the best detections after suppression, the best first: (n, 2) box and class, (n) scores, (n, 4) centre and size in pixels."""
     net, image_size = network.config.net, (dets["image_h"], dets["image_w"])
     assert not dets["relative"]
     info = frame(image_size, (net.height, net.width), "letterbox")
     counts = []
     for nms in (1.0, dets["nms"]):
-        found = to_original(network.detections(images, score_threshold=dets["thresh"], nms_iou=nms), [info], clip=False)
+        found = to_original(
+            network.detections(images, score_threshold=dets["thresh"], nms_iou=nms), [info], clip=False
+        )
         counts.append(len(found.scores))
     assert counts == [dets["n_prob"], dets["n_prob_nms"]]
     count = len(top["prob"])
@@ -111,4 +120,9 @@ def assert_same_detections(network: DarknetNetwork, images: torch.Tensor, dets: 
     assert_allclose(found.scores[:count], top["prob"][order], atol=2e-6, rtol=0)
     centre, half = top["box"][order, :2], top["box"][order, 2:] / 2
     assert_array_equal(found.labels[:count], top["idx"][order, 1])
-    assert_allclose(found.boxes[:count], np.concatenate([centre - half, centre + half], 1), rtol=1e-5, atol=1e-5 * max(image_size))
+    assert_allclose(
+        found.boxes[:count],
+        np.concatenate([centre - half, centre + half], 1),
+        rtol=1e-5,
+        atol=1e-5 * max(image_size),
+    )

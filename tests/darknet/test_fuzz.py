@@ -19,8 +19,40 @@ from tests.darknet import cfgs, streams
 CASES = 1000  # of each kind
 LONGEST = 10.0  # seconds for one case, on a machine that others use too
 MOST_MEMORY = 1 << 20  # KiB above what the process had
-NUMBERS = ["0", "-1", "1", "2", "7", "1000", "99999", "2147483647", "-2147483648", "9" * 20, "1e30", "nan", "-inf", "", ",", "x", "1,2,3"]
-WORDS = ["[route]", "[yolo]", "[net]", "[region]", "[reorg]", "[maxpool]", "size=3", "stride=2", "layers=-1,-1", "groups=2", "=", "[", "]"]
+NUMBERS = [
+    "0",
+    "-1",
+    "1",
+    "2",
+    "7",
+    "1000",
+    "99999",
+    "2147483647",
+    "-2147483648",
+    "9" * 20,
+    "1e30",
+    "nan",
+    "-inf",
+    "",
+    ",",
+    "x",
+    "1,2,3",
+]
+WORDS = [
+    "[route]",
+    "[yolo]",
+    "[net]",
+    "[region]",
+    "[reorg]",
+    "[maxpool]",
+    "size=3",
+    "stride=2",
+    "layers=-1,-1",
+    "groups=2",
+    "=",
+    "[",
+    "]",
+]
 
 
 def small_network(folder: Path) -> tuple[str, bytes]:
@@ -53,7 +85,9 @@ def spoil_cfg(text: str, draw: Random) -> str:
                 lines.insert(n, draw.choice(WORDS))
             case 6:
                 place = draw.randint(0, len(lines[n]))
-                lines[n] = lines[n][:place] + chr(draw.randrange(0x250)) + lines[n][place + draw.randint(0, 2) :]
+                lines[n] = (
+                    lines[n][:place] + chr(draw.randrange(0x250)) + lines[n][place + draw.randint(0, 2) :]
+                )
         lines = lines or [""]
     return "\n".join(lines)
 
@@ -98,23 +132,35 @@ def peak() -> int:
 @torch.no_grad()
 def test_broken_files_are_read_or_refused(kind, tmp_path):
     text, data = small_network(tmp_path / "sound")
-    cfg, weights, draw, before, found = tmp_path / "x.cfg", tmp_path / "x.weights", Random(kind), peak(), Counter()
+    cfg, weights, draw, before, found = (
+        tmp_path / "x.cfg",
+        tmp_path / "x.weights",
+        Random(kind),
+        peak(),
+        Counter(),
+    )
 
     def use() -> None:
         """As far as predict goes, on an input of the cfg's own size if that is not large."""
         network, _ = read_network(cfg, weights)
         net = network.config.net
         if network.config.region and net.width * net.height * net.channels < 1 << 18:
-            network.detections(torch.zeros(1, net.channels, net.height, net.width), score_threshold=0.3, nms_iou=0.45)
+            network.detections(
+                torch.zeros(1, net.channels, net.height, net.width), score_threshold=0.3, nms_iou=0.45
+            )
 
     for _ in range(CASES):
-        cfg.write_text(text if kind == "weights" else spoil_cfg(text, draw), encoding="utf-8", errors="surrogateescape")
+        cfg.write_text(
+            text if kind == "weights" else spoil_cfg(text, draw), encoding="utf-8", errors="surrogateescape"
+        )
         weights.write_bytes(data if kind == "cfg" else spoil_weights(data, draw))
         found[outcome(use)] += 1
     assert found["refused"] > CASES // 3
     assert peak() - before < MOST_MEMORY
     if kind == "cfg":
-        assert found["read"] > CASES // 50  # some changes leave a sound network: so the cases are not all trivial
+        assert (
+            found["read"] > CASES // 50
+        )  # some changes leave a sound network: so the cases are not all trivial
 
 
 @pytest.mark.slow

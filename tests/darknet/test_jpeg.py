@@ -34,12 +34,16 @@ def test_a_photograph_is_decoded_as_darknet_does(shared):
     """Every pixel that the plain resizing reads, to the last bit: nearly half of dog.jpg."""
     folder = shared / "weights/yolo-lite/oracle"
     image = decode((folder / "dog.jpg").read_bytes())
-    assert_array_equal(resize(to_unit(image), (224, 224)), np.load(folder / "darknet_dog_224.npz")["x__resize"])
+    assert_array_equal(
+        resize(to_unit(image), (224, 224)), np.load(folder / "darknet_dog_224.npz")["x__resize"]
+    )
 
 
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
 @pytest.mark.parametrize("size", [(48, 64), (37, 53), (8, 8), (5, 17), (1, 1), (17, 6)])
-@pytest.mark.parametrize("options", [{}, {"optimize": True}, {"restart_marker_blocks": 2}, {"quality": 98}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"optimize": True}, {"restart_marker_blocks": 2}, {"quality": 98}], ids=str
+)
 def test_near_libjpeg(subsampling, size, options):
     """Both round, so that three levels may lie between them. Without its slip in the last columns of 4:2:2 (test_enlarging)."""
     data = encode(picture(*size), subsampling=subsampling, **options)
@@ -98,10 +102,14 @@ def double_both(near: list[int], far: list[int]) -> list[int]:
 def test_enlarging_equals_the_loops(shape):
     plane = np.random.default_rng(2).integers(0, 256, shape).astype(np.uint8)
     rows, last = plane.tolist(), shape[0] - 1
-    pairs = [(rows[r // 2], rows[min(max(r // 2 + (1 if r % 2 else -1), 0), last)]) for r in range(2 * len(rows))]  # nearest row, next
+    pairs = [
+        (rows[r // 2], rows[min(max(r // 2 + (1 if r % 2 else -1), 0), last)]) for r in range(2 * len(rows))
+    ]  # nearest row, next
     height, width = shape
     assert_array_equal(enlarge(plane, (height, 2 * width), (1, 2)), [double_rows(row) for row in rows])
-    assert_array_equal(enlarge(plane, (2 * height, 2 * width), (2, 2)), [double_both(*pair) for pair in pairs])
+    assert_array_equal(
+        enlarge(plane, (2 * height, 2 * width), (2, 2)), [double_both(*pair) for pair in pairs]
+    )
     mixed = [[(3 * a + b + 2) >> 2 for a, b in zip(*pair, strict=True)] for pair in pairs]
     assert_array_equal(enlarge(plane, (2 * height, width), (2, 1)), mixed)
     assert_array_equal(enlarge(plane, (3 * height, width), (3, 1)), plane.repeat(3, 0))
@@ -110,7 +118,9 @@ def test_enlarging_equals_the_loops(shape):
 
 def test_colours():
     """Black, grey, white, and the standard's full red, all exact."""
-    y, cb, cr = (np.array([row], np.uint8) for row in ([0, 128, 255, 76], [128, 128, 128, 85], [128, 128, 128, 255]))
+    y, cb, cr = (
+        np.array([row], np.uint8) for row in ([0, 128, 255, 76], [128, 128, 128, 85], [128, 128, 128, 255])
+    )
     assert to_rgb(y, cb, cr)[0].tolist() == [[0, 0, 0], [128, 128, 128], [255, 255, 255], [254, 0, 0]]
 
 
@@ -122,7 +132,10 @@ def test_colours():
         (encode(picture(16, 16), progressive=True), "not sequential"),
         (encode(picture(16, 16))[:300], "damaged"),
         (encode(picture(64, 64))[:-400], "a code that no table has|damaged"),
-        (encode(picture(16, 16)).replace(b"\x11\x08\x00\x10\x00\x10", b"\x11\x08\xff\xff\xff\xff"), "65535 x 65535 pixels"),
+        (
+            encode(picture(16, 16)).replace(b"\x11\x08\x00\x10\x00\x10", b"\x11\x08\xff\xff\xff\xff"),
+            "65535 x 65535 pixels",
+        ),
     ],
     ids=["empty", "png", "progressive", "cut in a table", "cut in the picture", "huge"],
 )

@@ -21,16 +21,27 @@ from detectors.postprocess import to_original
 from detectors.structures import Detections
 from tests.darknet import cfgs, streams
 
-NETS = ("mini-yolov2-64", "mini-yolov2-128x96-b2", "mini-yolov2-nosoftmax", "mini-tiny-96x64", "mini-tiny-odd-100x76", "mini-darknet19-64")
+NETS = (
+    "mini-yolov2-64",
+    "mini-yolov2-128x96-b2",
+    "mini-yolov2-nosoftmax",
+    "mini-tiny-96x64",
+    "mini-tiny-odd-100x76",
+    "mini-darknet19-64",
+)
 DETECTED = ("mini-yolov2-64", "mini-yolov2-nosoftmax", "mini-tiny-96x64", "mini-tiny-odd-100x76")
 
 
-def load(fixtures: Path, name: str, place: Path, batch_norm: str = "gpu") -> tuple[DarknetNetwork, torch.Tensor, dict, dict]:
+def load(
+    fixtures: Path, name: str, place: Path, batch_norm: str = "gpu"
+) -> tuple[DarknetNetwork, torch.Tensor, dict, dict]:
     """The network, its input, the json and the arrays of a recording."""
     recorded = json.loads((fixtures / "darknet/net.json").read_text())[name]
     network = DarknetNetwork(fixtures / "darknet" / recorded["cfg"], batch_norm=batch_norm).eval()
     load_weights(network, streams.write(place / "net.weights", recorded["convs"], recorded["weight_seed"]))
-    images = streams.images(recorded["input_seed"], recorded["batch"], 3, recorded["height"], recorded["width"])
+    images = streams.images(
+        recorded["input_seed"], recorded["batch"], 3, recorded["height"], recorded["width"]
+    )
     return network, torch.from_numpy(images), recorded, dict(np.load(fixtures / f"darknet/net_{name}.npz"))
 
 
@@ -43,7 +54,13 @@ def test_every_layer_equals_darknets(name, build, fixtures, tmp_path):
     recorded = [key for key in arrays if key.startswith(f"{build}/layer") and key[-2:].isdigit()]
     assert len(recorded) >= 2
     for key in recorded:
-        assert_close(outputs[int(key[-2:])], torch.from_numpy(arrays[key]), atol=1e-5, rtol=0, msg=lambda text, key=key: f"{key}: {text}")
+        assert_close(
+            outputs[int(key[-2:])],
+            torch.from_numpy(arrays[key]),
+            atol=1e-5,
+            rtol=0,
+            msg=lambda text, key=key: f"{key}: {text}",
+        )
     found = [[x.mean(), x.std(correction=0), x.min(), x.max()] for x in outputs]
     assert_allclose(np.array(found, np.float32), arrays[f"{build}/layer_mean_std_min_max"], atol=1e-5, rtol=0)
     assert_close(network(images), outputs[-1], atol=0, rtol=0)
@@ -51,7 +68,10 @@ def test_every_layer_equals_darknets(name, build, fixtures, tmp_path):
 
 def recorded_boxes(arrays: dict, key: str, image_wh: tuple[int, int]) -> np.ndarray:
     """(N, 4) xyxy pixels or parts of the image, as recorded, of all boxes in Darknet's order."""
-    centre, half = arrays[f"{key}/box"][:, :2].astype(np.float64), arrays[f"{key}/box"][:, 2:].astype(np.float64) / 2
+    centre, half = (
+        arrays[f"{key}/box"][:, :2].astype(np.float64),
+        arrays[f"{key}/box"][:, 2:].astype(np.float64) / 2,
+    )
     return np.concatenate([centre - half, centre + half], 1) * np.tile(image_wh, 2)
 
 
@@ -66,11 +86,15 @@ def test_detections_equal_darknets(name, fixtures, tmp_path):
         key, image_size = f"gpu/det{n}", (det["image_h"], det["image_w"])
         expected = recorded_boxes(arrays, key, image_size[::-1] if det["relative"] else (1, 1))
         info = frame(image_size, size, "letterbox")
-        assert_allclose(all_boxes(raw, settings, size, info), expected, rtol=1e-5, atol=1e-5 * max(image_size))
+        assert_allclose(
+            all_boxes(raw, settings, size, info), expected, rtol=1e-5, atol=1e-5 * max(image_size)
+        )
         for which, iou in (("prob", 1.0), ("prob_nms", det["nms"])):
             found = network.detections(images, score_threshold=det["thresh"], nms_iou=iou)
             found = to_original(found, [info], clip=False)
-            assert_same_detections(found, expected, arrays[f"{key}/{which}_idx"], arrays[f"{key}/{which}_val"])
+            assert_same_detections(
+                found, expected, arrays[f"{key}/{which}_idx"], arrays[f"{key}/{which}_val"]
+            )
 
 
 def all_boxes(raw: torch.Tensor, settings, size: tuple[int, int], info) -> np.ndarray:
@@ -85,10 +109,14 @@ def all_boxes(raw: torch.Tensor, settings, size: tuple[int, int], info) -> np.nd
     return ordered
 
 
-def assert_same_detections(found: Detections, boxes: np.ndarray, index: np.ndarray, scores: np.ndarray) -> None:
+def assert_same_detections(
+    found: Detections, boxes: np.ndarray, index: np.ndarray, scores: np.ndarray
+) -> None:
     """index: (n, 2) box and class, scores: (n); boxes: (N, 4) of all boxes. Each detection is the nearest recorded box."""
     nearest = np.abs(found.boxes.numpy()[:, None] - boxes).max(-1).argmin(1)
-    ours = dict(zip(zip(nearest.tolist(), found.labels.tolist(), strict=True), found.scores.tolist(), strict=True))
+    ours = dict(
+        zip(zip(nearest.tolist(), found.labels.tolist(), strict=True), found.scores.tolist(), strict=True)
+    )
     theirs = dict(zip(map(tuple, index.tolist()), scores.tolist(), strict=True))
     assert len(ours) == len(found.scores)
     assert ours.keys() == theirs.keys()
@@ -160,7 +188,9 @@ def test_files_that_do_not_fit_are_told_before_memory_is_asked_for(tmp_path, mon
     cfg = cfgs.write(tmp_path, cfgs.net() + cfgs.conv(2000, 3) + cfgs.conv(5000, 3))
     weights = streams.write(tmp_path / "x.weights", [[4, 3, 3, 1]], 0)
     devices = []
-    monkeypatch.setattr("detectors.darknet.network.init_darknet", lambda conv: devices.append(conv.weight.device.type))
+    monkeypatch.setattr(
+        "detectors.darknet.network.init_darknet", lambda conv: devices.append(conv.weight.device.type)
+    )
     with pytest.raises(ValueError, match="the file has 124 numbers, the network 90082000"):
         read_network(cfg, weights)
     assert devices == ["meta", "meta"]
@@ -174,7 +204,9 @@ def test_an_input_whose_routes_do_not_meet(tmp_path):
 
 @pytest.mark.data
 @pytest.mark.parametrize("mode", ["letterbox", "resize"])
-@pytest.mark.parametrize(("net", "cfg", "weights"), [("voc_bn", "tiny-yolov2-trial3", ""), ("coco_nobn", "coco_trial6", "_653550")])
+@pytest.mark.parametrize(
+    ("net", "cfg", "weights"), [("voc_bn", "tiny-yolov2-trial3", ""), ("coco_nobn", "coco_trial6", "_653550")]
+)
 @torch.no_grad()
 def test_trained_weights_give_darknets_numbers(net, cfg, weights, mode, shared):
     """Recorded with Darknet's CPU build on its own input tensors, which are in the recording."""

@@ -20,7 +20,10 @@ NARROW = 0.0625
 # Builder, and the cfg text of the same network.
 BUILDERS = {
     "yolov2 voc": (lambda: yolov2(num_classes=20, width=NARROW), cfgs.yolov2(NARROW, 20)),
-    "yolov2 coco": (lambda: yolov2(num_classes=80, width=NARROW, anchors="coco"), cfgs.yolov2(NARROW, 80, "coco")),
+    "yolov2 coco": (
+        lambda: yolov2(num_classes=80, width=NARROW, anchors="coco"),
+        cfgs.yolov2(NARROW, 80, "coco"),
+    ),
     "tiny voc": (lambda: yolov2_tiny(num_classes=20, width=NARROW), cfgs.tiny(NARROW, 20)),
     "tiny coco": (
         lambda: yolov2_tiny(num_classes=80, width=NARROW, anchors="coco", last_channels=512),
@@ -32,16 +35,24 @@ BUILDERS = {
 
 def shapes(module: torch.nn.Module) -> list[list[int]]:
     """Filters, channels, kernel, batch norm or not of each convolution: the recordings' `convs`."""
-    return [[x.conv.out_channels, x.conv.in_channels, x.conv.kernel_size[0], int(x.norm is not None)] for x in convolutions(module)]
+    return [
+        [x.conv.out_channels, x.conv.in_channels, x.conv.kernel_size[0], int(x.norm is not None)]
+        for x in convolutions(module)
+    ]
 
 
 @pytest.mark.parametrize("name", ["nano-train.hdr1.weights", "nano-train.hdr2.weights"])
 def test_recorded_files_come_back_byte_by_byte(name, fixtures, tmp_path):
     recorded = json.loads((fixtures / "darknet/weights.json").read_text())[name]
     source, target = tmp_path / name, tmp_path / "again.weights"
-    streams.write(source, recorded["convs"], recorded["weight_seed"], version=recorded["header"], seen=recorded["seen"])
+    streams.write(
+        source, recorded["convs"], recorded["weight_seed"], version=recorded["header"], seen=recorded["seen"]
+    )
     assert source.stat().st_size == recorded["bytes"]
-    assert hashlib.sha256(source.read_bytes()[recorded["header_bytes"] :]).hexdigest() == recorded["stream_sha256"]
+    assert (
+        hashlib.sha256(source.read_bytes()[recorded["header_bytes"] :]).hexdigest()
+        == recorded["stream_sha256"]
+    )
     if "sha256" in recorded:
         assert hashlib.sha256(source.read_bytes()).hexdigest() == recorded["sha256"]
     network = DarknetNetwork(fixtures / "darknet" / recorded["cfg"])
@@ -74,7 +85,9 @@ def test_builders_compute_what_the_cfg_computes(builder, tmp_path):
     path = streams.write(tmp_path / "a.weights", shapes(ours), 3, seen=12)
     load_weights(ours, path)
     load_weights(network, path)
-    pixels = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pixels = torch.randint(
+        0, 256, (2, 3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     if builder == "darknet19":
         assert_close(ours(pixels / 255).softmax(-1), network(pixels / 255))
         return
@@ -99,18 +112,31 @@ def test_a_backbone_file_fills_the_first_layers(tmp_path):
     part = tmp_path / "darknet19.conv.23"
     part.write_bytes(whole.read_bytes()[: 16 + 4 * sum(x.count for x in convolutions(Darknet19(NARROW)))])
     before = {name: value.clone() for name, value in detector.state_dict().items()}
-    with pytest.raises(ValueError, match=r"convolution 19 of 23 \(neck.deep.0: .*the file has 0 left; it ends between two layers"):
+    with pytest.raises(
+        ValueError,
+        match=r"convolution 19 of 23 \(neck.deep.0: .*the file has 0 left; it ends between two layers",
+    ):
         load_weights(detector, part)
     report = load_weights(detector, part, partial=True)
-    assert [layer.name for layer in report.left] == ["neck.deep.0", "neck.deep.1", "neck.passthrough", "neck.fuse", "head"]
+    assert [layer.name for layer in report.left] == [
+        "neck.deep.0",
+        "neck.deep.1",
+        "neck.passthrough",
+        "neck.fuse",
+        "head",
+    ]
     assert len(report.loaded) == 18
     load_weights(classifier, whole)
     for name, value in detector.state_dict().items():
-        expected = classifier.state_dict().get(name, before[name]) if name.startswith("backbone.") else before[name]
+        expected = (
+            classifier.state_dict().get(name, before[name]) if name.startswith("backbone.") else before[name]
+        )
         assert_close(value, expected, atol=0, rtol=0, msg=name)
     lines = list(report.lines())
     assert "version 0.1.0, header of 16 bytes, 0 training images seen" in lines[0]
-    assert lines[1] == "  loaded: backbone.stages.0.0: 8 filters of 3 x 3 on 3 channels, batch norm: 248 numbers"
+    assert (
+        lines[1] == "  loaded: backbone.stages.0.0: 8 filters of 3 x 3 on 3 channels, batch norm: 248 numbers"
+    )
     assert lines[-1].startswith("  left as it was: head: 40 filters of 1 x 1 on 64 channels, bias: ")
     part.write_bytes(part.read_bytes()[:-4])
     with pytest.raises(ValueError, match=r"convolution 18 of 23 \(backbone.stages.5.4: .* has 18687 left"):
@@ -136,8 +162,14 @@ def file(tmp_path):
             lambda data: data[:-4],
             "1 too few; convolution 9 of 9 (head: 40 filters of 1 x 1 on 64 channels, bias) needs 2600 numbers",
         ),
-        (lambda data: data[:24], "convolution 1 of 9 (backbone.convs.0: 8 filters of 3 x 3 on 3 channels, batch norm) needs 248 numbers"),
-        (lambda data: data + bytes(8), "2 too many; after the last convolution (head: 40 filters of 1 x 1 on 64 channels, bias) 2 numbers"),
+        (
+            lambda data: data[:24],
+            "convolution 1 of 9 (backbone.convs.0: 8 filters of 3 x 3 on 3 channels, batch norm) needs 248 numbers",
+        ),
+        (
+            lambda data: data + bytes(8),
+            "2 too many; after the last convolution (head: 40 filters of 1 x 1 on 64 channels, bias) 2 numbers",
+        ),
         (lambda data: b"\xff" * 12 + data[12:], "version -1.-1 is none of Darknet's"),
         (lambda data: np.int32([0, 1001, 0]).tobytes() + data[12:], "version 0.1001 is none of Darknet's"),
         (lambda data: data[:12] + b"\xff" * 8 + data[20:], "the header counts -1 training images"),
@@ -166,7 +198,10 @@ def test_the_weights_of_another_network(tmp_path):
     streams.write(path, shapes(yolov2_tiny(num_classes=20, width=NARROW)), 1)
     with pytest.raises(ValueError, match=r"19500 too few; convolution 9 of 9 \(head: 425 filters"):
         load_weights(yolov2_tiny(num_classes=80, width=NARROW), path)
-    with pytest.raises(ValueError, match=r"too few; convolution \d+ of 23 .*The first layer that cannot fit is backbone.stages.2.2"):
+    with pytest.raises(
+        ValueError,
+        match=r"too few; convolution \d+ of 23 .*The first layer that cannot fit is backbone.stages.2.2",
+    ):
         load_weights(yolov2(num_classes=20, width=NARROW), path)
 
 
@@ -177,7 +212,9 @@ def test_files_and_modules_that_are_none(tmp_path):
         convolutions(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(8)))
     with pytest.raises(ValueError, match="0: 4 filters.*a bias for a convolution, or a batch norm"):
         convolutions(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4)))
-    with pytest.raises(ValueError, match=r"seen=3000000000: a header of version 0.1 holds numbers from 0 to 2147483647"):
+    with pytest.raises(
+        ValueError, match=r"seen=3000000000: a header of version 0.1 holds numbers from 0 to 2147483647"
+    ):
         save_weights(darknet19(width=NARROW), tmp_path / "x.weights", header=Header(0, 1, 0, 3_000_000_000))
 
 

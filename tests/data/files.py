@@ -22,15 +22,26 @@ def write_image(path: Path, size: tuple[int, int], seed: int = 0) -> None:
 
 
 def write_voc(
-    root: Path, objects: dict[str, str], *, split: str = "train", size: tuple[int, int] = (60, 80), size_xml: str | None = None
+    root: Path,
+    objects: dict[str, str],
+    *,
+    split: str = "train",
+    size: tuple[int, int] = (60, 80),
+    size_xml: str | None = None,
 ) -> Path:
     """`objects`: stem -> the <object> elements of its XML. Every image has `size` (height, width)."""
     for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    tag = f"<size><width>{size[1]}</width><height>{size[0]}</height><depth>3</depth></size>" if size_xml is None else size_xml
+    tag = (
+        f"<size><width>{size[1]}</width><height>{size[0]}</height><depth>3</depth></size>"
+        if size_xml is None
+        else size_xml
+    )
     for number, (stem, elements) in enumerate(objects.items()):
         write_image(root / "JPEGImages" / f"{stem}.jpg", size, seed=number)
-        (root / "Annotations" / f"{stem}.xml").write_text(f"<annotation><filename>lie.png</filename>{tag}{elements}</annotation>")
+        (root / "Annotations" / f"{stem}.xml").write_text(
+            f"<annotation><filename>lie.png</filename>{tag}{elements}</annotation>"
+        )
     (root / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{stem}\n" for stem in objects))
     return root
 

@@ -21,7 +21,10 @@ from detectors.data.coco import coco_sources, scan_coco
 from detectors.data.voc import scan_voc, voc_sources
 from tests.data.files import box_xml, write_coco, write_voc
 
-OBJECTS = {"a": box_xml("cat", 1, 1, 5, 5) + box_xml("dog", 9, 9, 9, 9), "ü": box_xml("dog", 2, 2, 7, 9.5) + box_xml("cat", "nan", 1, 5, 5)}
+OBJECTS = {
+    "a": box_xml("cat", 1, 1, 5, 5) + box_xml("dog", 9, 9, 9, 9),
+    "ü": box_xml("dog", 2, 2, 7, 9.5) + box_xml("cat", "nan", 1, 5, 5),
+}
 
 
 class Reader:
@@ -31,7 +34,9 @@ class Reader:
         self.scan, self.sources, self.folder, self.places, self.scans = scan, sources, folder, places, 0
 
     def __call__(self, class_names: list[str] | None = None) -> Scanned:
-        return cached(self.counted(), self.sources, folder=self.folder, class_names=class_names, **self.places)
+        return cached(
+            self.counted(), self.sources, folder=self.folder, class_names=class_names, **self.places
+        )
 
     def counted(self):
         def scan(**arguments):
@@ -63,7 +68,9 @@ def coco(tmp_path) -> Reader:
             {"image_id": 3, "category_id": 90, "bbox": [1, 2, 3, float("nan")]},
         ],
     }
-    return Reader(scan_coco, coco_sources, tmp_path / "cache/annotations", **write_coco(tmp_path / "coco", content))
+    return Reader(
+        scan_coco, coco_sources, tmp_path / "cache/annotations", **write_coco(tmp_path / "coco", content)
+    )
 
 
 def assert_same(found: Scanned, expected: Scanned) -> None:
@@ -120,7 +127,10 @@ def test_every_change_of_a_voc_set_is_noticed(voc, change):
     found = voc()
     assert voc.scans == 2
     assert_same(found, voc.scan(**voc.places))
-    assert any(len(a) != len(b) for a, b in zip(found, first, strict=True)) or (found[0].boxes_original != first[0].boxes_original).any()
+    assert (
+        any(len(a) != len(b) for a, b in zip(found, first, strict=True))
+        or (found[0].boxes_original != first[0].boxes_original).any()
+    )
     assert_same(voc(), found)
     assert voc.scans == 2 and voc.file.exists()  # one file: the old one is overwritten
 
@@ -247,7 +257,9 @@ def _read_often(read: Reader, start, results, spoil: bool) -> None:
 def test_processes_that_write_at_once_all_read_the_truth(voc):
     context = multiprocessing.get_context("fork")
     start, results = context.Event(), context.Queue()
-    workers = [context.Process(target=_read_often, args=(voc, start, results, number == 0)) for number in range(3)]
+    workers = [
+        context.Process(target=_read_often, args=(voc, start, results, number == 0)) for number in range(3)
+    ]
     for worker in workers:
         worker.start()
     start.set()
@@ -262,7 +274,19 @@ def test_texts_of_any_kind_are_kept(tmp_path):
     names = ["a", "", "ü", "\udcff.jpg", "\ud800"]
     texts = Texts(names)
     whole = np.zeros(0)
-    empty = Annotations((), texts, texts, np.zeros((5, 2), np.int64), np.zeros(6, np.int64), whole, whole, whole, whole, whole, ())
+    empty = Annotations(
+        (),
+        texts,
+        texts,
+        np.zeros((5, 2), np.int64),
+        np.zeros(6, np.int64),
+        whole,
+        whole,
+        whole,
+        whole,
+        whole,
+        (),
+    )
     found = unpack(annotation_cache.pack("key", (empty, [])), "key")
     assert found[0].paths == names and json.dumps(list(found[0].image_ids))
     with pytest.raises(ValueError, match="have changed"):
@@ -278,10 +302,17 @@ def test_a_set_of_the_size_of_cocos_training_set(tmp_path):
     for number in range(count):
         (tmp_path / "images" / f"{number:012d}.jpg").touch()
     corner, sides = rng.uniform(0, 300, (total, 2)).round(2), rng.uniform(1, 300, (total, 2)).round(2)
-    boxes, image, category = np.concatenate([corner, sides], 1), rng.integers(0, count, total), rng.integers(1, 81, total)
+    boxes, image, category = (
+        np.concatenate([corner, sides], 1),
+        rng.integers(0, count, total),
+        rng.integers(1, 81, total),
+    )
     columns = zip(boxes.tolist(), image.tolist(), category.tolist(), strict=True)
     content = {
-        "images": [{"id": i, "file_name": f"{i:012d}.jpg", "height": 480, "width": 640, "date_captured": "2013"} for i in range(count)],
+        "images": [
+            {"id": i, "file_name": f"{i:012d}.jpg", "height": 480, "width": 640, "date_captured": "2013"}
+            for i in range(count)
+        ],
         "categories": [{"id": i, "name": f"class {i}", "supercategory": "thing"} for i in range(1, 81)],
         "annotations": [
             {"id": n, "image_id": i, "category_id": c, "bbox": box, "area": box[2] * box[3] / 2, "iscrowd": 0}
@@ -291,7 +322,11 @@ def test_a_set_of_the_size_of_cocos_training_set(tmp_path):
     (tmp_path / "instances.json").write_text(json.dumps(content))
     del content
     read = Reader(
-        scan_coco, coco_sources, tmp_path / "cache", annotation_file=tmp_path / "instances.json", image_folder=tmp_path / "images"
+        scan_coco,
+        coco_sources,
+        tmp_path / "cache",
+        annotation_file=tmp_path / "instances.json",
+        image_folder=tmp_path / "images",
     )
     seconds = []
     for _ in range(2):

@@ -19,7 +19,11 @@ CONTENT = {
         {"id": 3, "file_name": "c.jpg"},
         {"id": 5, "file_name": "e.jpg"},
     ],
-    "categories": [{"id": 90, "name": "toothbrush"}, {"id": 2, "name": "bicycle"}, {"id": 13, "name": "stop sign"}],
+    "categories": [
+        {"id": 90, "name": "toothbrush"},
+        {"id": 2, "name": "bicycle"},
+        {"id": 13, "name": "stop sign"},
+    ],
     "annotations": [
         {"id": 1, "image_id": 5, "category_id": 90, "bbox": [1, 2, 3, 4], "area": 9.5, "iscrowd": 0},
         {"id": 2, "image_id": 7, "category_id": 2, "bbox": [10.5, 20, 30, 10.25], "iscrowd": 1},
@@ -59,7 +63,11 @@ def test_degenerate_boxes(tmp_path, caplog):
     files = write_coco(tmp_path, content)
     with pytest.raises(ValueError, match="boxes without area: 1") as caught:
         read_coco(**files)
-    for fault in ("annotation 44 of c.jpg: stop sign [5, 5, 0, 9]", "annotation 45 of g.jpg", "data.on_error=skip"):
+    for fault in (
+        "annotation 44 of c.jpg: stop sign [5, 5, 0, 9]",
+        "annotation 45 of g.jpg",
+        "data.on_error=skip",
+    ):
         assert fault in str(caught.value)
     truths = read_coco(**files, on_error="skip")
     assert "annotation 44" in caplog.text and "annotation 45" in caplog.text
@@ -68,36 +76,96 @@ def test_degenerate_boxes(tmp_path, caplog):
 
 FAULTS = {
     # what breaks the content, the kind of the finding, its text, boxes that are left of three
-    "no bbox": (lambda content: content["annotations"][1].pop("bbox"), "broken-object", "annotations[1] lacks 'bbox'", 2),
-    "no object": (lambda content: content["annotations"].append(5), "broken-object", "annotations[3] is 5, not an object", 3),
+    "no bbox": (
+        lambda content: content["annotations"][1].pop("bbox"),
+        "broken-object",
+        "annotations[1] lacks 'bbox'",
+        2,
+    ),
+    "no object": (
+        lambda content: content["annotations"].append(5),
+        "broken-object",
+        "annotations[3] is 5, not an object",
+        3,
+    ),
     "three numbers": (
         lambda content: truth(content).update(bbox=[1, 2, 3]),
         "broken-object",
         "annotation 1: bbox is [1, 2, 3], not four",
         2,
     ),
-    "text": (lambda content: truth(content).update(bbox=["1", 2, 3, 4]), "broken-object", "bbox is ['1', 2, 3, 4], not four numbers", 2),
-    "truth value": (lambda content: truth(content).update(bbox=[True, 2, 3, 4]), "broken-object", "bbox is [True, 2, 3, 4], not four", 2),
-    "no list": (lambda content: truth(content).update(bbox={"x": 1}), "broken-object", "bbox is {'x': 1}, not four numbers", 2),
+    "text": (
+        lambda content: truth(content).update(bbox=["1", 2, 3, 4]),
+        "broken-object",
+        "bbox is ['1', 2, 3, 4], not four numbers",
+        2,
+    ),
+    "truth value": (
+        lambda content: truth(content).update(bbox=[True, 2, 3, 4]),
+        "broken-object",
+        "bbox is [True, 2, 3, 4], not four",
+        2,
+    ),
+    "no list": (
+        lambda content: truth(content).update(bbox={"x": 1}),
+        "broken-object",
+        "bbox is {'x': 1}, not four numbers",
+        2,
+    ),
     "infinite": (
         lambda content: truth(content).update(bbox=[math.inf, 2, 3, 4]),
         "broken-object",
         "annotation 1 of e.jpg: toothbrush [inf, ",
         2,
     ),
-    "huge": (lambda content: truth(content).update(bbox=[1, 2, 1e308, 4]), "broken-object", "toothbrush [1, 2, 1e+308, 4]", 2),
-    "huge whole": (lambda content: truth(content).update(bbox=[10**400, 2, 3, 4]), "broken-object", "annotation 1 of e.jpg", 2),
-    "negative": (lambda content: truth(content).update(bbox=[1, 2, -3, 4]), "no-area", "toothbrush [1, 2, -3, 4]", 2),
-    "thin": (lambda content: truth(content).update(bbox=[100, 2, 1e-9, 4]), "no-area", "toothbrush [100, 2, 1e-09, 4]", 2),
+    "huge": (
+        lambda content: truth(content).update(bbox=[1, 2, 1e308, 4]),
+        "broken-object",
+        "toothbrush [1, 2, 1e+308, 4]",
+        2,
+    ),
+    "huge whole": (
+        lambda content: truth(content).update(bbox=[10**400, 2, 3, 4]),
+        "broken-object",
+        "annotation 1 of e.jpg",
+        2,
+    ),
+    "negative": (
+        lambda content: truth(content).update(bbox=[1, 2, -3, 4]),
+        "no-area",
+        "toothbrush [1, 2, -3, 4]",
+        2,
+    ),
+    "thin": (
+        lambda content: truth(content).update(bbox=[100, 2, 1e-9, 4]),
+        "no-area",
+        "toothbrush [100, 2, 1e-09, 4]",
+        2,
+    ),
     "unknown image": (
         lambda content: truth(content).update(image_id=99),
         "broken-object",
         "annotation 1: image_id 99 is listed nowhere",
         2,
     ),
-    "odd image id": (lambda content: truth(content).update(image_id=[5]), "broken-object", "image_id [5] is listed nowhere", 2),
-    "unknown category": (lambda content: truth(content).update(category_id=1), "unknown-class", "annotation 1: category_id 1 is listed", 2),
-    "odd category id": (lambda content: truth(content).update(category_id={}), "unknown-class", "category_id {} is listed nowhere", 2),
+    "odd image id": (
+        lambda content: truth(content).update(image_id=[5]),
+        "broken-object",
+        "image_id [5] is listed nowhere",
+        2,
+    ),
+    "unknown category": (
+        lambda content: truth(content).update(category_id=1),
+        "unknown-class",
+        "annotation 1: category_id 1 is listed",
+        2,
+    ),
+    "odd category id": (
+        lambda content: truth(content).update(category_id={}),
+        "unknown-class",
+        "category_id {} is listed nowhere",
+        2,
+    ),
     "same image twice": (
         lambda content: content["images"].append(dict(content["images"][1])),
         "broken-entry",
@@ -110,8 +178,18 @@ FAULTS = {
         "images[0] has the id 7 and the file_name",
         2,
     ),
-    "image id": (lambda content: content["images"][1].update(id=3.5), "broken-entry", "images[1] has the id 3.5", 3),
-    "no category name": (lambda content: content["categories"].append({"id": 4}), "broken-entry", "categories[3] lacks 'name'", 3),
+    "image id": (
+        lambda content: content["images"][1].update(id=3.5),
+        "broken-entry",
+        "images[1] has the id 3.5",
+        3,
+    ),
+    "no category name": (
+        lambda content: content["categories"].append({"id": 4}),
+        "broken-entry",
+        "categories[3] lacks 'name'",
+        3,
+    ),
     "category id": (
         lambda content: content["categories"].append({"id": "4", "name": "x"}),
         "broken-entry",
@@ -124,8 +202,18 @@ FAULTS = {
         "categories[3] has the id 9223372036854775808",
         3,
     ),
-    "same category": (lambda content: content["categories"].append({"id": 2, "name": "x"}), "broken-entry", "categories[3] repeats", 3),
-    "same name": (lambda content: content["categories"].append({"id": 4, "name": "bicycle"}), "broken-entry", "categories[3] repeats", 3),
+    "same category": (
+        lambda content: content["categories"].append({"id": 2, "name": "x"}),
+        "broken-entry",
+        "categories[3] repeats",
+        3,
+    ),
+    "same name": (
+        lambda content: content["categories"].append({"id": 4, "name": "bicycle"}),
+        "broken-entry",
+        "categories[3] repeats",
+        3,
+    ),
 }
 
 
@@ -142,7 +230,11 @@ def test_each_fault_is_one_finding_and_nothing_else_is_lost(tmp_path, fault, cap
     files["annotation_file"].write_text(json.dumps(content))
     truths, (problem,) = scan_coco(**files)
     assert problem.kind == kind and text in problem.what and problem.file == str(files["annotation_file"])
-    assert len(truths.labels) == left and np.isfinite(truths.boxes_original).all() and np.isfinite(truths.areas).all()
+    assert (
+        len(truths.labels) == left
+        and np.isfinite(truths.boxes_original).all()
+        and np.isfinite(truths.areas).all()
+    )
     with pytest.raises(ValueError, match="data.on_error=skip") as caught:
         read_coco(**files)
     assert text in str(caught.value)
@@ -163,7 +255,10 @@ def test_senseless_sizes_areas_and_flags_have_stand_ins(tmp_path, value):
 
 
 STRUCTURE = {
-    "no annotations": (lambda content: content.pop("annotations"), "instances.json: no list of 'annotations'"),
+    "no annotations": (
+        lambda content: content.pop("annotations"),
+        "instances.json: no list of 'annotations'",
+    ),
     "an object": (lambda content: content.update(images={}), "instances.json: no list of 'images'"),
     "no image": (lambda content: content.update(images=[]), "instances.json: lists no image"),
 }
@@ -210,7 +305,10 @@ def test_missing_files(tmp_path):
     (files["image_folder"] / "e.jpg").unlink()
     (files["image_folder"] / "c.jpg").write_bytes(b"no image")  # its size is not in the file
     truths, problems = scan_coco(**files)
-    assert [(problem.kind, problem.file[-5:]) for problem in problems] == [("broken-image", "c.jpg"), ("missing-image", "e.jpg")]
+    assert [(problem.kind, problem.file[-5:]) for problem in problems] == [
+        ("broken-image", "c.jpg"),
+        ("missing-image", "e.jpg"),
+    ]
     assert tuple(truths.image_ids) == (7,)
     assert_array_equal(truths.boxes_original, [[10.5, 20, 40.5, 30.25]])
     (files["image_folder"] / "g.jpg").unlink()
@@ -218,7 +316,10 @@ def test_missing_files(tmp_path):
         read_coco(**files, on_error="skip")
 
 
-@pytest.mark.parametrize("text", ['{"images": [', "", "[1, 2]", "null", "[" * 100000, '{"images": ' + "1" * 5000 + "}", "\udcff\udcfe"])
+@pytest.mark.parametrize(
+    "text",
+    ['{"images": [', "", "[1, 2]", "null", "[" * 100000, '{"images": ' + "1" * 5000 + "}", "\udcff\udcfe"],
+)
 def test_what_is_no_json_is_refused(tmp_path, text):
     (tmp_path / "instances.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(ValueError, match=r"instances\.json: (not valid JSON|no list of 'categories')"):
@@ -237,8 +338,12 @@ def test_coco_mini(shared, split, images, boxes):
         here = [truth for truth in content["annotations"] if truth["image_id"] == truths.image_ids[row]]
         rows = truths.rows(row)
         xywh = np.array([truth["bbox"] for truth in here]).reshape(-1, 4)
-        assert_allclose(truths.boxes_original[rows, 2:] - truths.boxes_original[rows, :2], xywh[:, 2:], atol=1e-9)
-        assert [truths.category_ids[label] for label in truths.labels[rows]] == [truth["category_id"] for truth in here]
+        assert_allclose(
+            truths.boxes_original[rows, 2:] - truths.boxes_original[rows, :2], xywh[:, 2:], atol=1e-9
+        )
+        assert [truths.category_ids[label] for label in truths.labels[rows]] == [
+            truth["category_id"] for truth in here
+        ]
         assert_array_equal(truths.crowd[rows], [truth["iscrowd"] for truth in here])
         assert_array_equal(truths.areas[rows], [truth["area"] for truth in here])
 
@@ -247,7 +352,10 @@ def test_coco_mini(shared, split, images, boxes):
 def test_coco_mini_crowd_and_negatives(shared):
     folder = shared / "data/coco2017-mini"
     truths = [
-        read_coco(annotation_file=folder / f"annotations/instances_{split}2017_official.json", image_folder=folder / f"{split}2017")
+        read_coco(
+            annotation_file=folder / f"annotations/instances_{split}2017_official.json",
+            image_folder=folder / f"{split}2017",
+        )
         for split in ("train", "val")
     ]
     assert sum(int(part.crowd.sum()) for part in truths) == 39

@@ -23,7 +23,11 @@ from tests.test_configs import checked
 
 AUGMENTATIONS = sorted(path.stem for path in (CONF / "augment").glob("*.yaml"))
 RESIZE = {"ssd": "stretch", "darknet_2016": "stretch"}
-QUIET = {"deadline": 5000, "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow], "derandomize": True}
+QUIET = {
+    "deadline": 5000,
+    "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    "derandomize": True,
+}
 HEIGHT, WIDTH = 37, 53
 
 
@@ -45,7 +49,9 @@ def originals() -> list[bytes]:
         ("RGB", "WEBP", {}),
     ):
         stream = io.BytesIO()
-        (image.convert("L").convert("I").convert(mode) if mode == "I;16" else image.convert(mode)).save(stream, kind, **options)
+        (image.convert("L").convert("I").convert(mode) if mode == "I;16" else image.convert(mode)).save(
+            stream, kind, **options
+        )
         kinds.append(stream.getvalue())
     return kinds
 
@@ -98,7 +104,9 @@ def check_files(data: bytes, path) -> None:
     for read in (read_image, lambda path: getattr(read_reduced(path, 2), "image", None)):
         image, error = attempt(read, str(path))
         assert error is None or str(error).startswith(f"{path}: the image cannot be ")
-        assert image is None or (image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8 and image.size)
+        assert image is None or (
+            image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8 and image.size
+        )
     for mode in ("stop", "replace", "leave_out"):
         truths = annotations(str(path), np.array([[1.0, 1, 30, 30]]))
         reader = ImageReader(truths, reduced=mode == "leave_out")
@@ -123,7 +131,25 @@ def test_any_bytes_are_an_image_or_one_error_at_length(tmp_path, data):
 
 numbers = st.one_of(
     st.floats(-20, 80),
-    st.sampled_from([0.0, -0.0, 1e-12, 0.5, 37.0, 53.0, 1e6, -1e6, 1e30, -1e30, 1e308, -1e308, math.inf, -math.inf, math.nan]),
+    st.sampled_from(
+        [
+            0.0,
+            -0.0,
+            1e-12,
+            0.5,
+            37.0,
+            53.0,
+            1e6,
+            -1e6,
+            1e30,
+            -1e30,
+            1e308,
+            -1e308,
+            math.inf,
+            -math.inf,
+            math.nan,
+        ]
+    ),
 )
 boxes = st.lists(st.tuples(numbers, numbers, numbers, numbers), max_size=12)
 
@@ -131,7 +157,9 @@ boxes = st.lists(st.tuples(numbers, numbers, numbers, numbers), max_size=12)
 @lru_cache(maxsize=16)
 def transform(name: str, train: bool) -> Transform:
     config = checked("model=yolov2_160", f"augment={name}", f"input.resize={RESIZE.get(name, 'letterbox')}")
-    return build_transform(augment=build(config.augment), size=(64, 96), resize=config.input.resize, train=train)
+    return build_transform(
+        augment=build(config.augment), size=(64, 96), resize=config.input.resize, train=train
+    )
 
 
 def check_boxes(name: str, given_boxes: list, seed: int, tmp_path, mixing: Mixing | None = None) -> None:

@@ -21,7 +21,9 @@ from tests.data.files import box_xml, write_image, write_voc
 FEW = settings(max_examples=60, deadline=5000, suppress_health_check=list(HealthCheck))
 MANY = settings(max_examples=1500, deadline=5000, suppress_health_check=list(HealthCheck))
 NUMBERS = st.one_of(
-    st.integers(-10, 200), st.floats(), st.sampled_from([1e308, -1e308, 2**31, 2**63, 2**64, 10**30, 2**20, 2**20 + 1, 5e-324, 0.1, -0.0])
+    st.integers(-10, 200),
+    st.floats(),
+    st.sampled_from([1e308, -1e308, 2**31, 2**63, 2**64, 10**30, 2**20, 2**20 + 1, 5e-324, 0.1, -0.0]),
 )
 
 
@@ -30,10 +32,22 @@ def assert_sound(found: tuple[Annotations, list], images: int) -> None:
     truths, problems = found
     boxes, count = truths.boxes_original, len(truths.labels)
     for kind in (np.float64, np.float32):
-        assert np.isfinite(boxes.astype(kind)).all() and (boxes[:, 2:].astype(kind) > boxes[:, :2].astype(kind)).all()
-    assert len(boxes) == len(truths.areas) == len(truths.difficult) == len(truths.crowd) == count == truths.offsets[-1]
+        assert (
+            np.isfinite(boxes.astype(kind)).all()
+            and (boxes[:, 2:].astype(kind) > boxes[:, :2].astype(kind)).all()
+        )
+    assert (
+        len(boxes)
+        == len(truths.areas)
+        == len(truths.difficult)
+        == len(truths.crowd)
+        == count
+        == truths.offsets[-1]
+    )
     assert len(truths) == len(truths.paths) == len(truths.sizes) == len(truths.offsets) - 1 <= images
-    assert (np.diff(truths.offsets) >= 0).all() and np.isfinite(truths.areas).all() and (truths.areas >= 0).all()
+    assert (
+        (np.diff(truths.offsets) >= 0).all() and np.isfinite(truths.areas).all() and (truths.areas >= 0).all()
+    )
     assert (truths.sizes > 0).all() and (truths.sizes < 2**31).all()
     assert count == 0 or (truths.labels.min() >= 0 and truths.labels.max() < len(truths.class_names))
     assert len(truths.class_names) == len(truths.category_ids) == len(set(truths.category_ids))
@@ -42,14 +56,32 @@ def assert_sound(found: tuple[Annotations, list], images: int) -> None:
 
 
 # --- VOC ---
-TAGS = st.sampled_from(["object", "name", "bndbox", "xmin", "ymin", "xmax", "ymax", "difficult", "part", "size", "width", "height", "x"])
+TAGS = st.sampled_from(
+    [
+        "object",
+        "name",
+        "bndbox",
+        "xmin",
+        "ymin",
+        "xmax",
+        "ymax",
+        "difficult",
+        "part",
+        "size",
+        "width",
+        "height",
+        "x",
+    ]
+)
 TEXTS = st.one_of(
     NUMBERS.map(repr),
     st.sampled_from(["cat", "dog", " ", "", "\uff11\uff12", "1_0", "0x10", "nan", "-inf", "1e400", "1,5"]),
     st.text(max_size=6),
 )
 ELEMENTS = st.recursive(
-    st.tuples(TAGS, TEXTS.map(lambda text: [text])), lambda inner: st.tuples(TAGS, st.lists(inner, max_size=5)), max_leaves=25
+    st.tuples(TAGS, TEXTS.map(lambda text: [text])),
+    lambda inner: st.tuples(TAGS, st.lists(inner, max_size=5)),
+    max_leaves=25,
 )
 
 
@@ -70,13 +102,17 @@ def annotations_xml(draw) -> bytes:
     if kind == 1:
         text = as_xml(("annotation", draw(st.lists(ELEMENTS, max_size=6))))
     else:
-        objects = [box_xml(draw(names), *(draw(NUMBERS) for _ in range(4))) for _ in range(draw(st.integers(0, 4)))]
+        objects = [
+            box_xml(draw(names), *(draw(NUMBERS) for _ in range(4))) for _ in range(draw(st.integers(0, 4)))
+        ]
         size = f"<size><width>{draw(NUMBERS)}</width><height>{draw(NUMBERS)}</height></size>"
         text = f"<annotation>{size}{''.join(objects)}</annotation>"
     content = bytearray(text.encode("utf-8", "replace"))
     for _ in range(draw(st.integers(0, 3)) if kind == 3 else 0):
         content[draw(st.integers(0, len(content) - 1))] = draw(st.integers(0, 255))
-    return bytes(content[: draw(st.integers(0, len(content)))] if kind == 3 and draw(st.booleans()) else content)
+    return bytes(
+        content[: draw(st.integers(0, len(content)))] if kind == 3 and draw(st.booleans()) else content
+    )
 
 
 @pytest.fixture(scope="module")
@@ -98,14 +134,19 @@ def check_split(voc: Path, content: bytes) -> None:
     try:
         assert_sound(scan_voc(root=voc, image_sets=["fuzz"]), 2)
     except ValueError as error:
-        if not any(text in str(error) for text in ("the split list is empty", "the split list is no text", "listed more than once")):
+        if not any(
+            text in str(error)
+            for text in ("the split list is empty", "the split list is no text", "listed more than once")
+        ):
             raise
 
 
 CLASSES = st.sampled_from([None, ["cat"], ["horse", "cat", "dog"]])
 LISTS = st.one_of(
     st.binary(max_size=30),
-    st.lists(st.sampled_from(["a", "good", "a.b", "../a", "", "x" * 300, "ü", "\0"])).map(lambda n: "\n".join(n).encode()),
+    st.lists(st.sampled_from(["a", "good", "a.b", "../a", "", "x" * 300, "ü", "\0"])).map(
+        lambda n: "\n".join(n).encode()
+    ),
 )
 
 
@@ -153,9 +194,16 @@ def test_xml_that_is_made_to_hurt(voc, text):
 
 
 # --- COCO ---
-SCALARS = st.one_of(NUMBERS, st.none(), st.booleans(), st.sampled_from(["", "1", "a.jpg", "cat", "\0", "../a.jpg", "x" * 300, "\ud800"]))
+SCALARS = st.one_of(
+    NUMBERS,
+    st.none(),
+    st.booleans(),
+    st.sampled_from(["", "1", "a.jpg", "cat", "\0", "../a.jpg", "x" * 300, "\ud800"]),
+)
 VALUES = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.sampled_from(["id", "name"]), inner), max_leaves=8
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.sampled_from(["id", "name"]), inner),
+    max_leaves=8,
 )
 IDS = st.one_of(st.integers(0, 4), VALUES)
 FILES = st.one_of(st.sampled_from(["a.jpg", "b.jpg", "c.jpg"]), VALUES)
@@ -174,7 +222,9 @@ LOOSE = st.one_of(
         {
             "images": entries(id=IDS, file_name=FILES, height=NUMBERS, width=VALUES),
             "categories": entries(id=IDS, name=st.one_of(st.sampled_from(["cat", "dog"]), VALUES)),
-            "annotations": entries(id=IDS, image_id=IDS, category_id=IDS, bbox=BOXES, area=VALUES, iscrowd=VALUES),
+            "annotations": entries(
+                id=IDS, image_id=IDS, category_id=IDS, bbox=BOXES, area=VALUES, iscrowd=VALUES
+            ),
         }
     ),
     VALUES,
@@ -183,7 +233,15 @@ GOOD = {
     "images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg", "height": 33, "width": 47}],
     "categories": [{"id": 1, "name": "cat"}, {"id": 4, "name": "dog"}],
     "annotations": [
-        {"id": number, "image_id": 1 + number % 2, "category_id": 1, "bbox": [1, 2, 3, 4], "area": 9, "iscrowd": 0} for number in range(4)
+        {
+            "id": number,
+            "image_id": 1 + number % 2,
+            "category_id": 1,
+            "bbox": [1, 2, 3, 4],
+            "area": 9,
+            "iscrowd": 0,
+        }
+        for number in range(4)
     ],
 }
 
@@ -218,7 +276,9 @@ def coco() -> Path:
 def check_json(coco: Path, content: bytes, class_names: list[str] | None) -> None:
     (coco / "instances.json").write_bytes(content)
     try:
-        found = scan_coco(annotation_file=coco / "instances.json", image_folder=coco / "images", class_names=class_names)
+        found = scan_coco(
+            annotation_file=coco / "instances.json", image_folder=coco / "images", class_names=class_names
+        )
     except ValueError as error:
         if not any(text in str(error) for text in REFUSALS):
             raise

@@ -26,7 +26,11 @@ WHOLE = 3 * (4 + 60 * 80 * 3)  # bytes of the three images below and of their ma
 
 @pytest.fixture
 def truths(tmp_path) -> Annotations:
-    return read_voc(root=write_voc(tmp_path / "voc", {"a": "", "b": "", "c": ""}), image_sets=["train"], class_names=["cat"])
+    return read_voc(
+        root=write_voc(tmp_path / "voc", {"a": "", "b": "", "c": ""}),
+        image_sets=["train"],
+        class_names=["cat"],
+    )
 
 
 @pytest.fixture
@@ -118,13 +122,21 @@ def test_an_image_of_another_size_has_no_place(truths, tmp_path, decoded):
 
 def test_space_is_looked_at_first(truths, tmp_path, monkeypatch):
     monkeypatch.setattr(image_cache, "free_memory", lambda: image_cache.MEMORY_MARGIN + WHOLE - 1)
-    with pytest.raises(ValueError, match=r"data\.image_cache=ram: the decoded images take 0\.0 GB, and memory has room for 0\.0 GB; set"):
+    with pytest.raises(
+        ValueError,
+        match=r"data\.image_cache=ram: the decoded images take 0\.0 GB, and memory has room for 0\.0 GB; set",
+    ):
         open_cache("ram", truths, tmp_path)
     monkeypatch.setattr(image_cache, "free_memory", lambda: image_cache.MEMORY_MARGIN + WHOLE)
     assert open_cache("ram", truths, tmp_path).starts[-1] == WHOLE
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=image_cache.DISK_MARGIN + WHOLE - 1))
-    with pytest.raises(ValueError, match=r"data\.image_cache=disk: .* the disk of .*cache has room for .*; set data\.image_cache=none"):
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda _: usage._replace(free=image_cache.DISK_MARGIN + WHOLE - 1)
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"data\.image_cache=disk: .* the disk of .*cache has room for .*; set data\.image_cache=none",
+    ):
         open_cache("disk", truths, tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
     monkeypatch.undo()
@@ -141,14 +153,19 @@ def test_a_disk_that_says_no(truths, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(ValueError, match=r"image_cache=disk: no room for 0\.0 GB \(No space left on device\); set"):
+    with pytest.raises(
+        ValueError, match=r"image_cache=disk: no room for 0\.0 GB \(No space left on device\); set"
+    ):
         open_cache("disk", truths, tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
 
 
 def test_a_folder_that_cannot_be_made(truths, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match=r"image_cache=disk: .*/file/images cannot be written \(Not a directory\); set paths\.cache"):
+    with pytest.raises(
+        ValueError,
+        match=r"image_cache=disk: .*/file/images cannot be written \(Not a directory\); set paths\.cache",
+    ):
         open_cache("disk", truths, tmp_path / "file/images")
 
 
@@ -156,7 +173,11 @@ def test_free_memory_is_the_container_s_if_that_is_less(tmp_path, monkeypatch):
     assert 0 < free_memory() < 1 << 50
     (tmp_path / "max").write_text("1000\n")
     (tmp_path / "current").write_text("400\n")
-    monkeypatch.setattr(image_cache, "MEMORY_LIMITS", [(tmp_path / "none", tmp_path / "none"), (tmp_path / "max", tmp_path / "current")])
+    monkeypatch.setattr(
+        image_cache,
+        "MEMORY_LIMITS",
+        [(tmp_path / "none", tmp_path / "none"), (tmp_path / "max", tmp_path / "current")],
+    )
     assert free_memory() == 600
     (tmp_path / "max").write_text("max\n")
     assert free_memory() > 600

@@ -41,7 +41,9 @@ def test_the_orientation_tag_is_ignored(tmp_path):
     write_image(tmp_path / "plain.jpg", (20, 30))
     data = (tmp_path / "plain.jpg").read_bytes()
     tag = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"  # orientation 6: turn by 90 degrees
-    (tmp_path / "turned.jpg").write_bytes(data[:2] + b"\xff\xe1" + (len(tag) + 2).to_bytes(2, "big") + tag + data[2:])
+    (tmp_path / "turned.jpg").write_bytes(
+        data[:2] + b"\xff\xe1" + (len(tag) + 2).to_bytes(2, "big") + tag + data[2:]
+    )
     assert_array_equal(read_image(str(tmp_path / "turned.jpg")), read_image(str(tmp_path / "plain.jpg")))
 
 
@@ -83,7 +85,9 @@ def test_every_kind_of_file_reads_as_pillow_reads_it(tmp_path, kind, mode, diffe
 def test_an_animation_is_its_first_picture(tmp_path):
     first, second = smooth("P"), smooth("P").transpose(Image.Transpose.FLIP_TOP_BOTTOM)
     first.save(tmp_path / "a.gif", save_all=True, append_images=[second])
-    assert_array_equal(read_image(str(tmp_path / "a.gif")), np.asarray(Image.open(tmp_path / "a.gif").convert("RGB")))
+    assert_array_equal(
+        read_image(str(tmp_path / "a.gif")), np.asarray(Image.open(tmp_path / "a.gif").convert("RGB"))
+    )
 
 
 @pytest.mark.parametrize(
@@ -108,7 +112,11 @@ def test_what_is_wrong_is_said(tmp_path, content, kind, what):
     assert str(caught.value).startswith(f"{path}: {what}")
     crossed = pickle.loads(pickle.dumps(caught.value))  # as it does from a worker
     assert str(crossed) == str(caught.value)
-    assert (crossed.problem.kind, crossed.problem.file, str(crossed.problem)) == (kind, str(path), str(caught.value))
+    assert (crossed.problem.kind, crossed.problem.file, str(crossed.problem)) == (
+        kind,
+        str(path),
+        str(caught.value),
+    )
 
 
 @pytest.mark.parametrize(("kind", "keep"), [("JPEG", 0.6), ("JPEG", 0.99), ("PNG", 0.6), ("PNG", 0.97)])
@@ -124,7 +132,9 @@ def test_a_file_that_ends_too_soon_is_refused(tmp_path, kind, keep):
 
 def test_a_size_that_differs_says_how():
     check_size((61, 79), (60, 80), "a.jpg")  # rounding
-    with pytest.raises(ImageError, match=r"a\.jpg: the image is 90 x 60 \(width x height\), its annotation says 80 x 60$") as caught:
+    with pytest.raises(
+        ImageError, match=r"a\.jpg: the image is 90 x 60 \(width x height\), its annotation says 80 x 60$"
+    ) as caught:
         check_size((60, 90), (60, 80), "a.jpg")
     assert caught.value.problem.kind == "size-differs"
     with pytest.raises(ImageError, match="swapped"):
@@ -133,7 +143,10 @@ def test_a_size_that_differs_says_how():
 
 def test_divisors():
     """Each time the largest that leaves enough, in height and in width."""
-    assert [divisor_for((1200, 1600), wanted) for wanted in ((1200, 1), (601, 1), (600, 800), (600, 801), (300, 300), (151, 1))] == [
+    assert [
+        divisor_for((1200, 1600), wanted)
+        for wanted in ((1200, 1), (601, 1), (600, 800), (600, 801), (300, 300), (151, 1))
+    ] == [
         1,
         1,
         2,
@@ -157,9 +170,15 @@ def test_a_reduced_image_is_the_mean_of_its_squares(tmp_path, divisor, mode):
     rows, columns = -(-203 // divisor), -(-301 // divisor)
     assert decoded.image.shape == (rows, columns, 3)
     squares = [
-        [whole[i * divisor : (i + 1) * divisor, j * divisor : (j + 1) * divisor].mean((0, 1)) for j in range(columns)] for i in range(rows)
+        [
+            whole[i * divisor : (i + 1) * divisor, j * divisor : (j + 1) * divisor].mean((0, 1))
+            for j in range(columns)
+        ]
+        for i in range(rows)
     ]
-    assert_allclose(decoded.image[:-1, :-1], np.array(squares)[:-1, :-1], atol=4)  # the last ones reach over the edge
+    assert_allclose(
+        decoded.image[:-1, :-1], np.array(squares)[:-1, :-1], atol=4
+    )  # the last ones reach over the edge
     shifted = np.roll(squares, 1, axis=1)
     assert (
         np.abs(decoded.image[:-1, 1:-1] - np.array(squares)[:-1, 1:-1]).mean()
@@ -198,7 +217,10 @@ def test_real_broken_and_awkward_files(shared):
     assert read_image(str(images / "kangaroo_00053_zero_padded_524288.jpg")).shape == (655, 1000, 3)
     assert read_reduced(str(images / "kangaroo_00053_zero_padded_524288.jpg"), 2).image.shape == (328, 500, 3)
     for name in ("raccoon-150", "raccoon-152", "raccoon-161", "coco_000000000086_grayscale"):
-        for image in (read_image(str(images / f"{name}.jpg")), read_reduced(str(images / f"{name}.jpg"), 4).image):
+        for image in (
+            read_image(str(images / f"{name}.jpg")),
+            read_reduced(str(images / f"{name}.jpg"), 4).image,
+        ):
             assert image.shape[2] == 3 and (image[..., 0] == image[..., 1]).all()
     assert read_image(str(images / "coco_000000226111_no_annotations.jpg")).shape == (640, 480, 3)
     for name in ("BloodImage_00338", "BloodImage_00343"):

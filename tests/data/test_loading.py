@@ -36,7 +36,11 @@ ENLARGING = [
 
 @pytest.fixture
 def voc_large(tmp_path):
-    return write_voc(tmp_path / "large", {"a": box_xml("cat", 100, 50, 400, 300), "b": box_xml("dog", 1, 1, 700, 500)}, size=(501, 701))
+    return write_voc(
+        tmp_path / "large",
+        {"a": box_xml("cat", 100, 50, 400, 300), "b": box_xml("dog", 1, 1, 700, 500)},
+        size=(501, 701),
+    )
 
 
 @pytest.fixture
@@ -48,7 +52,9 @@ def voc(tmp_path):
         "b": box_xml("cat", 5, 5, 40, 40),
         "c": box_xml("dog", 1, 1, 80, 60) + box_xml("cat", 20, 20, 50, 50),
         "d": "",
-        "e": box_xml("dog", 3, 3, 30, 30) + box_xml("dog", 33, 3, 70, 30) + box_xml("cat", 10, 10, 60, 60, difficult),
+        "e": box_xml("dog", 3, 3, 30, 30)
+        + box_xml("dog", 33, 3, 70, 30)
+        + box_xml("cat", 10, 10, 60, 60, difficult),
     }
     return write_voc(tmp_path / "voc", objects)
 
@@ -57,7 +63,9 @@ def transform_of(augment: str, **settings) -> Transform:
     return transforms.build_transform(augment=transforms.AUGMENTATIONS[augment](), **settings)
 
 
-def dataset(root, *, train: bool = True, augment: str = "light", seed: int = 7, **settings) -> DetectionDataset:
+def dataset(
+    root, *, train: bool = True, augment: str = "light", seed: int = 7, **settings
+) -> DetectionDataset:
     annotations = read_voc(root=root, image_sets=["train"], class_names=CLASSES)
     transform = transform_of(augment, size=(48, 64), resize="letterbox", train=train)
     return DetectionDataset(annotations, transform, seed=seed, **settings)
@@ -93,7 +101,9 @@ def test_evaluation_sees_each_image_once_in_order(voc):
         batches = list(loader)
         assert len(loader) == len(batches) == 3 and batches[-1].images.shape == (1, 3, 48, 64)
         assert [info.index for batch in batches for info in batch.infos] == [0, 1, 2, 3, 4]
-        assert [digest(batch) for batch in loader] == [digest(batch) for batch in batches]  # a second evaluation
+        assert [digest(batch) for batch in loader] == [
+            digest(batch) for batch in batches
+        ]  # a second evaluation
 
 
 def test_a_sample_is_what_the_files_say(voc):
@@ -104,7 +114,9 @@ def test_a_sample_is_what_the_files_say(voc):
     assert (info.index, info.image_id, info.size_original) == (2, "c", (60, 80))
     assert info.scale_xy == (0.8, 0.8) and info.shift_xy == (0.0, 0.0)
     image = cv2.imread(info.path)[..., ::-1]
-    assert np.abs(sample.image.numpy().astype(int) - cv2.resize(image, (64, 48))).max() <= 2  # two JPEG decoders
+    assert (
+        np.abs(sample.image.numpy().astype(int) - cv2.resize(image, (64, 48))).max() <= 2
+    )  # two JPEG decoders
     assert_close(sample.boxes, torch.tensor([[0.0, 0, 64, 48], [15.2, 15.2, 40, 40]]))
     assert sample.labels.tolist() == [1, 0]
 
@@ -115,8 +127,17 @@ def test_collate_pads(voc):
     assert batch.images.shape == (5, 3, 48, 64) and batch.images.dtype == torch.uint8
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
     assert batch.targets.boxes.shape == (5, 3, 4) and batch.targets.labels.dtype == torch.int64
-    assert batch.targets.valid.tolist() == [[False] * 3, [True, False, False], [True, True, False], [False] * 3, [True] * 3]
-    assert not batch.targets.boxes[~batch.targets.valid].any() and not batch.targets.labels[~batch.targets.valid].any()
+    assert batch.targets.valid.tolist() == [
+        [False] * 3,
+        [True, False, False],
+        [True, True, False],
+        [False] * 3,
+        [True] * 3,
+    ]
+    assert (
+        not batch.targets.boxes[~batch.targets.valid].any()
+        and not batch.targets.labels[~batch.targets.valid].any()
+    )
     assert_close(batch.images[2].permute(1, 2, 0), data[0, 2].image)
     empty = collate([data[0, 0], data[0, 3]]).targets
     assert empty.boxes.shape == (2, 0, 4) and empty.labels.shape == empty.valid.shape == (2, 0)
@@ -125,11 +146,19 @@ def test_collate_pads(voc):
 def test_difficult_truths_are_a_choice_and_crowds_are_never_trained_on(voc, tmp_path):
     assert len(dataset(voc, augment="none")[0, 4].labels) == 3
     assert dataset(voc, augment="none", use_difficult=False)[0, 4].labels.tolist() == [1, 1]
-    truths = [{"image_id": 1, "category_id": 1, "bbox": [5, 5, 20, 20], "iscrowd": crowd} for crowd in (1, 0, 1)]
-    content = {"images": [{"id": 1, "file_name": "a.jpg"}], "categories": [{"id": 1, "name": "cat"}], "annotations": truths}
+    truths = [
+        {"image_id": 1, "category_id": 1, "bbox": [5, 5, 20, 20], "iscrowd": crowd} for crowd in (1, 0, 1)
+    ]
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg"}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": truths,
+    }
     annotations = read_coco(**write_coco(tmp_path / "coco", content))
     assert len(annotations.labels) == 3
-    data = DetectionDataset(annotations, transform_of("none", size=(60, 80), resize="stretch", train=True), seed=0)
+    data = DetectionDataset(
+        annotations, transform_of("none", size=(60, 80), resize="stretch", train=True), seed=0
+    )
     assert len(data[0, 0].labels) == 1
 
 
@@ -139,7 +168,10 @@ def truncate(path, keep: float) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize(("keep", "reason"), [(0.6, "cannot be decoded (Image is incomplete or truncated)"), (0, "the file is empty")])
+@pytest.mark.parametrize(
+    ("keep", "reason"),
+    [(0.6, "cannot be decoded (Image is incomplete or truncated)"), (0, "the file is empty")],
+)
 def test_a_broken_image_is_one_error_that_names_it(voc, workers, keep, reason):
     path = voc / "JPEGImages/c.jpg"
     truncate(path, keep)
@@ -156,12 +188,18 @@ def test_pixels_travel_as_bytes(voc, workers):
     batch = next(iter(build_train_loader(dataset(voc), batch_size=2, workers=workers, steps=1)))
     assert batch.images.dtype == torch.uint8
     seen = []
-    detector, mean, std = yolov2_tiny(num_classes=2, width=0.125), torch.tensor([10.0, 20, 30]), torch.tensor([2.0, 4, 5])
+    detector, mean, std = (
+        yolov2_tiny(num_classes=2, width=0.125),
+        torch.tensor([10.0, 20, 30]),
+        torch.tensor([2.0, 4, 5]),
+    )
     detector.pixel_mean.copy_(mean.view(3, 1, 1))
     detector.pixel_std.copy_(std.view(3, 1, 1))
     detector.backbone.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     detector(batch.images[..., :32, :64])
-    assert_close(seen[0].permute(0, 2, 3, 1), (batch.images[..., :32, :64].permute(0, 2, 3, 1).float() - mean) / std)
+    assert_close(
+        seen[0].permute(0, 2, 3, 1), (batch.images[..., :32, :64].permute(0, 2, 3, 1).float() - mean) / std
+    )
 
 
 @pytest.mark.gpu
@@ -171,7 +209,9 @@ def test_batches_are_pinned(voc, workers):
     cut_short(voc, "c")
     loader = build_eval_loader(dataset(voc, on_error="leave_out"), batch_size=2, workers=workers)
     for batch in loader:
-        assert batch.images.is_pinned() and batch.targets.boxes.is_pinned() and batch.targets.valid.is_pinned()
+        assert (
+            batch.images.is_pinned() and batch.targets.boxes.is_pinned() and batch.targets.valid.is_pinned()
+        )
     assert len(loader.problems) == 1
     assert [info.index for batch in loader for info in batch.infos] == [0, 1, 3, 4]
 
@@ -202,14 +242,23 @@ def test_other_images_take_the_place_of_broken_ones(voc, caplog, workers):
         same = digest(collate([data[key]]))
         assert data[key].info == info
         assert (same == old) == (key.index not in (0, 2))
-    replaced = [info.index for key, info in zip((key for batch in keys for key in batch), infos, strict=True) if key.index in (0, 2)]
-    assert len(replaced) == 8 and set(replaced) <= {1, 3, 4} and len(set(replaced)) > 1  # not always the same one
+    replaced = [
+        info.index
+        for key, info in zip((key for batch in keys for key in batch), infos, strict=True)
+        if key.index in (0, 2)
+    ]
+    assert (
+        len(replaced) == 8 and set(replaced) <= {1, 3, 4} and len(set(replaced)) > 1
+    )  # not always the same one
     assert loader.problems.keys() == set(paths)
     assert {problem.kind for problem in loader.problems.values()} == {"broken-image", "missing-image"}
     messages = [record.getMessage() for record in caplog.records]
     assert [sum(path in message for message in messages) for path in paths] == [1, 1]
     assert all(message.endswith("; other images take its place") for message in messages)
-    assert loader.summary() in (f"1 {a}, 1 {b}" for a, b in permutations(("images that cannot be decoded", "images that are not there")))
+    assert loader.summary() in (
+        f"1 {a}, 1 {b}"
+        for a, b in permutations(("images that cannot be decoded", "images that are not there"))
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -223,14 +272,19 @@ def test_evaluation_leaves_broken_images_out_of_the_batch(voc, caplog, workers):
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == 2
     assert all(
-        "cannot be decoded" in message and message.endswith("; it is left out, and its truths count as missed") for message in messages
+        "cannot be decoded" in message
+        and message.endswith("; it is left out, and its truths count as missed")
+        for message in messages
     )
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_when_nothing_can_be_read_training_ends_with_one_message(voc, workers):
     cut_short(voc, *"abcde")
-    with pytest.raises(ImageError, match=r"\.jpg: the image cannot be decoded .*None of 50 images tried can be used; this is the last"):
+    with pytest.raises(
+        ImageError,
+        match=r"\.jpg: the image cannot be decoded .*None of 50 images tried can be used; this is the last",
+    ):
         list(build_train_loader(dataset(voc, on_error="replace"), batch_size=2, workers=workers, steps=2))
     assert list(build_eval_loader(dataset(voc, on_error="leave_out"), batch_size=2, workers=workers)) == []
     with pytest.raises(ValueError, match="on_error='ignore': choose one of stop, replace, leave_out"):
@@ -265,10 +319,17 @@ def test_mixed_samples_hold_the_truths_of_all(voc):
     plain, mixed = dataset(voc, augment="none"), dataset(voc, augment="none", mixing=Mixing(mixup=1.0))
     for index in range(5):
         own, both = plain[0, index], mixed[0, index]
-        assert both.boxes[: len(own.boxes)].equal(own.boxes) and both.labels[: len(own.labels)].equal(own.labels)
+        assert both.boxes[: len(own.boxes)].equal(own.boxes) and both.labels[: len(own.labels)].equal(
+            own.labels
+        )
         assert both.info == own.info
     assert not mixed[0, 0].image.equal(plain[0, 0].image)
-    assert {len(mixed[epoch, 0].labels) for epoch in range(20)} == {0, 1, 2, 3}  # any image may be the other one
+    assert {len(mixed[epoch, 0].labels) for epoch in range(20)} == {
+        0,
+        1,
+        2,
+        3,
+    }  # any image may be the other one
     mosaic = dataset(voc, augment="none", mixing=Mixing(mosaic=1.0))
     for index in range(5):
         whole, half = mosaic[1, index], mosaic[Key(1, index, (24, 32))]
@@ -296,11 +357,15 @@ def test_reduced_decoding_moves_nothing(voc_large):
         )
         assert np.abs(a.image.numpy().astype(int) - b.image.numpy()).mean() < 2
     transform.max_zoom = 2.5
-    assert reduced[0, 1].image.equal(whole[0, 1].image)  # half would be 351 pixels wide and 251 high, 320 each way may be needed
+    assert reduced[0, 1].image.equal(
+        whole[0, 1].image
+    )  # half would be 351 pixels wide and 251 high, 320 each way may be needed
     transform.max_zoom = 1.9
     assert not reduced[0, 1].image.equal(whole[0, 1].image)
     del transform.max_zoom
-    assert reduced[0, 0].image.equal(whole[0, 0].image)  # a transform that does not say how much it enlarges gets everything
+    assert reduced[0, 0].image.equal(
+        whole[0, 0].image
+    )  # a transform that does not say how much it enlarges gets everything
 
 
 @pytest.mark.parametrize(("augment", "resize"), ENLARGING)
@@ -309,14 +374,23 @@ def test_no_augmentation_enlarges_by_more_than_it_says(augment, resize):
     transform = transform_of(augment, size=(100, 100), resize=resize, train=True)
     image, places = np.zeros((200, 200, 3), np.uint8), np.arange(0, 200, 20)
     corners = np.stack(np.meshgrid(places, places), -1).reshape(-1, 2)
-    boxes = np.concatenate([np.concatenate([corners, np.minimum(corners + side, 200)], 1) for side in (4, 60)])
+    boxes = np.concatenate(
+        [np.concatenate([corners, np.minimum(corners + side, 200)], 1) for side in (4, 60)]
+    )
     most = 0
     for seed in range(150):
         sample = transform(image, boxes, np.zeros(len(boxes)), seed)
         whole = ((sample.boxes > 0) & (sample.boxes < 100)).all(1)  # not cut
         before = boxes[sample.kept[whole]]
-        most = max(most, ((sample.boxes[whole, 2:] - sample.boxes[whole, :2]) / (before[:, 2:] - before[:, :2]) * 2).max(initial=0))
-    assert 0.75 * transform.max_zoom < most <= transform.max_zoom * 1.03  # a crop in whole pixels may be a little narrower
+        most = max(
+            most,
+            ((sample.boxes[whole, 2:] - sample.boxes[whole, :2]) / (before[:, 2:] - before[:, :2]) * 2).max(
+                initial=0
+            ),
+        )
+    assert (
+        0.75 * transform.max_zoom < most <= transform.max_zoom * 1.03
+    )  # a crop in whole pixels may be a little narrower
 
 
 def test_a_size_that_disagrees_is_an_error(voc):
@@ -335,9 +409,14 @@ def test_a_size_that_disagrees_is_an_error(voc):
 def test_a_real_zero_padded_image_is_a_sample(shared, tmp_path):
     root = write_voc(tmp_path, {"kangaroo_00053": ""})
     shutil.copyfile(shared / "bad-input/xml/kangaroo_00053.xml", root / "Annotations/kangaroo_00053.xml")
-    shutil.copyfile(shared / "bad-input/images/kangaroo_00053_zero_padded_524288.jpg", root / "JPEGImages/kangaroo_00053.jpg")
+    shutil.copyfile(
+        shared / "bad-input/images/kangaroo_00053_zero_padded_524288.jpg",
+        root / "JPEGImages/kangaroo_00053.jpg",
+    )
     annotations = read_voc(root=root, image_sets=["train"])
-    data = DetectionDataset(annotations, transform_of("light", size=(64, 64), resize="stretch", train=True), seed=0)
+    data = DetectionDataset(
+        annotations, transform_of("light", size=(64, 64), resize="stretch", train=True), seed=0
+    )
     assert data[0, 0].boxes.shape[1] == 4
 
 
@@ -346,9 +425,14 @@ def test_real_images_batch_up(shared):
     """Every hundredth image of the animals and all kinds of COCO: sizes agree with the annotations, boxes lie inside."""
     folder = shared / "data/coco2017-mini"
     animals = read_voc(root=shared / "data/voc2012-animals/VOCdevkit", image_sets=["VOC2012/trainval"])
-    coco = read_coco(annotation_file=folder / "annotations/instances_train2017_official.json", image_folder=folder / "train2017")
+    coco = read_coco(
+        annotation_file=folder / "annotations/instances_train2017_official.json",
+        image_folder=folder / "train2017",
+    )
     for truths, every in ((animals, 100), (coco, 10)):
-        data = DetectionDataset(truths, transform_of("light", size=(96, 128), resize="letterbox", train=True), seed=0)
+        data = DetectionDataset(
+            truths, transform_of("light", size=(96, 128), resize="letterbox", train=True), seed=0
+        )
         batch = collate([data[0, index] for index in range(0, len(data), every)])
         boxes = batch.targets.boxes[batch.targets.valid]
         assert len(boxes) and (boxes[:, 2:] > boxes[:, :2]).all()

@@ -21,7 +21,14 @@ def test_multi_scale_is_darknets_rule():
     assert all(scales(step) == scales(step // 10 * 10) for step in range(500))
     assert {scales(step) for step in range(80000, 80200)} == {(608, 608)}
     assert scales(79999) == scales(79990) != (608, 608)
-    assert [scales(10 * k)[0] for k in range(6)] == [576, 512, 512, 576, 352, 320]  # so that old runs can be repeated
+    assert [scales(10 * k)[0] for k in range(6)] == [
+        576,
+        512,
+        512,
+        576,
+        352,
+        320,
+    ]  # so that old runs can be repeated
     other = MultiScale(range(320, 609, 32), every=10, final_steps=200, steps=80200, seed=1)
     assert [other(10 * k) for k in range(20)] != [scales(10 * k) for k in range(20)]
 
@@ -40,7 +47,9 @@ def test_the_sampler_is_endless_and_resumable():
     batches = [next(endless) for _ in range(50)]
     assert all(len(batch) == 8 for batch in batches)
     for start in (1, 17, 49):
-        assert next(iter(ResumableSampler(images=3, batch_size=8, seed=1, start_step=start))) == batches[start]
+        assert (
+            next(iter(ResumableSampler(images=3, batch_size=8, seed=1, start_step=start))) == batches[start]
+        )
     assert list(ResumableSampler(images=3, batch_size=8, seed=1, start_step=5, steps=5)) == []
     with pytest.raises(ValueError, match="0 images in batches of 8"):
         ResumableSampler(images=0, batch_size=8, seed=1)
@@ -53,7 +62,10 @@ def test_processes_together_see_what_one_sees(world_size, batch_size):
     for start in (0, 3):
         span = {"start_step": start, "steps": 9}
         whole = list(ResumableSampler(batch_size=8, **order, **span))
-        ranks = [ResumableSampler(batch_size=batch_size, **order, **span, rank=r, world_size=world_size) for r in range(world_size)]
+        ranks = [
+            ResumableSampler(batch_size=batch_size, **order, **span, rank=r, world_size=world_size)
+            for r in range(world_size)
+        ]
         assert [list(chain(*shares)) for shares in zip(*ranks, strict=True)] == whole
         assert all(len(sampler) == 9 - start for sampler in ranks)
     with pytest.raises(ValueError, match=r"rank=2: processes are numbered 0 to world_size - 1 = 1"):

@@ -19,13 +19,20 @@ from detectors.data.voc import read_voc
 
 def digest(root: Path) -> str:
     files = sorted(path for path in root.rglob("*") if path.is_file())
-    return hashlib.sha256(b"".join(str(path.relative_to(root)).encode() + path.read_bytes() for path in files)).hexdigest()
+    return hashlib.sha256(
+        b"".join(str(path.relative_to(root)).encode() + path.read_bytes() for path in files)
+    ).hexdigest()
 
 
 def test_the_seed_decides_every_byte(tmp_path):
-    first, again, other = (write_shapes(folder=tmp_path / name, seed=seed, train=6, val=3) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
+    first, again, other = (
+        write_shapes(folder=tmp_path / name, seed=seed, train=6, val=3)
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
     assert digest(first) == digest(again) != digest(other)
-    longer = write_shapes(folder=tmp_path / "a", seed=0, train=8, val=3)  # an image does not depend on how many there are
+    longer = write_shapes(
+        folder=tmp_path / "a", seed=0, train=8, val=3
+    )  # an image does not depend on how many there are
     assert longer != first
     for name in ("JPEGImages/train_00005.jpg", "Annotations/val_00002.xml"):
         assert (longer / name).read_bytes() == (first / name).read_bytes()
@@ -55,17 +62,26 @@ def test_a_failure_to_write_is_not_swallowed(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(ValueError, match=r"cannot be written there \(No space left on device\); set data\.root, or paths\.cache"):
+    with pytest.raises(
+        ValueError,
+        match=r"cannot be written there \(No space left on device\); set data\.root, or paths\.cache",
+    ):
         write_shapes(folder=tmp_path, train=2, val=1)
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match=r"/file: the generated images cannot be written there \((Not a directory|File exists)\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"/file: the generated images cannot be written there \((Not a directory|File exists)\)",
+    ):
         write_shapes(folder=tmp_path / "file", train=2, val=1)
 
 
 def test_processes_that_start_at_once_do_not_clash(tmp_path):
     context = multiprocessing.get_context("fork")
-    runs = [context.Process(target=write_shapes, kwargs={"folder": tmp_path, "train": 12, "val": 4}) for _ in range(3)]
+    runs = [
+        context.Process(target=write_shapes, kwargs={"folder": tmp_path, "train": 12, "val": 4})
+        for _ in range(3)
+    ]
     for run in runs:
         run.start()
     for run in runs:
@@ -93,7 +109,9 @@ def test_the_reader_reads_back_what_was_drawn(tmp_path):
 def test_boxes_fit_what_is_seen(monkeypatch):
     """With flat red shapes on black and no blur or noise, the red pixels are framed by the boxes, to the pixel."""
     monkeypatch.setattr(shapes, "_background", lambda rng, size: np.zeros((size, size, 3), dtype=np.float32))
-    monkeypatch.setattr(shapes, "_texture", lambda rng, shape, label: np.tile(np.float32([255, 0, 0]), (*shape, 1)))
+    monkeypatch.setattr(
+        shapes, "_texture", lambda rng, shape, label: np.tile(np.float32([255, 0, 0]), (*shape, 1))
+    )
     monkeypatch.setattr(shapes.cv2, "GaussianBlur", lambda image, *arguments: image)
 
     class Quiet:

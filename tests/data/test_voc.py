@@ -19,7 +19,9 @@ def test_boxes_are_read_by_name_with_continuous_edges(tmp_path):
     part = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part>"
     swapped = "<bndbox><xmax>40</xmax><xmin>11.5</xmin><ymax>30</ymax><ymin>1</ymin></bndbox>"
     odd = f"<object><part><name>x</name></part>{part}<name> person </name><difficult>1</difficult>{swapped}</object>"
-    root = write_voc(tmp_path, {"b": odd + box_xml("dog", 1, 1, 80, 60), "empty": "", "a": box_xml("cat", 5, 6, 7, 8)})
+    root = write_voc(
+        tmp_path, {"b": odd + box_xml("dog", 1, 1, 80, 60), "empty": "", "a": box_xml("cat", 5, 6, 7, 8)}
+    )
     truths = read_voc(root=root, image_sets=["train"])
     assert truths.class_names == ("cat", "dog", "person")
     assert truths.image_ids == ("b", "empty", "a")
@@ -36,7 +38,9 @@ def test_boxes_are_read_by_name_with_continuous_edges(tmp_path):
 
 def test_class_names_give_the_labels(tmp_path):
     root = write_voc(tmp_path, {"a": box_xml("cat", 1, 1, 5, 5) + box_xml("dog", 1, 1, 5, 5)})
-    assert_array_equal(read_voc(root=root, image_sets=["train"], class_names=["dog", "cow", "cat"]).labels, [2, 0])
+    assert_array_equal(
+        read_voc(root=root, image_sets=["train"], class_names=["dog", "cow", "cat"]).labels, [2, 0]
+    )
 
 
 def test_years_are_joined_in_order_and_equal_stems_stay_apart(tmp_path):
@@ -47,7 +51,9 @@ def test_years_are_joined_in_order_and_equal_stems_stay_apart(tmp_path):
     assert_array_equal(truths.image, [0, 1, 2, 3])
 
 
-@pytest.mark.parametrize("size_xml", ["", "<size><width>0</width><height>0</height></size>", "<size><depth>3</depth></size>"])
+@pytest.mark.parametrize(
+    "size_xml", ["", "<size><width>0</width><height>0</height></size>", "<size><depth>3</depth></size>"]
+)
 def test_a_missing_size_comes_from_the_image(tmp_path, size_xml):
     root = write_voc(tmp_path, {"a": ""}, size=(33, 47), size_xml=size_xml)
     assert_array_equal(read_voc(root=root, image_sets=["train"], class_names=["cat"]).sizes, [[33, 47]])
@@ -85,7 +91,11 @@ def test_all_degenerate_boxes_stand_in_one_error(tmp_path):
 
 def test_degenerate_boxes_are_dropped_with_a_warning(tmp_path, caplog):
     truths = read_voc(root=write_voc(tmp_path, DEGENERATE), image_sets=["train"], on_error="skip")
-    assert "left out: boxes without area: 2" in caplog.text and "flat.xml: object 2" in caplog.text and "nan.xml" in caplog.text
+    assert (
+        "left out: boxes without area: 2" in caplog.text
+        and "flat.xml: object 2" in caplog.text
+        and "nan.xml" in caplog.text
+    )
     assert_array_equal(truths.offsets, [0, 1, 2, 2])  # the image that lost its only box stays
     assert_array_equal(truths.boxes_original, [[0, 0, 5, 5]] * 2)
     assert len(truths.labels) == len(truths.difficult) == len(truths.crowd) == len(truths.areas) == 2
@@ -103,7 +113,11 @@ FAULTS = {  # what breaks the folder, the error, what its message holds
         FileNotFoundError,
         ["Main/train.txt: no such split list; did you mean 'trian'"],
     ),
-    "empty split": (lambda root: (root / "ImageSets/Main/train.txt").write_text("\n"), ValueError, ["train.txt: the split list is empty"]),
+    "empty split": (
+        lambda root: (root / "ImageSets/Main/train.txt").write_text("\n"),
+        ValueError,
+        ["train.txt: the split list is empty"],
+    ),
     "no text": (
         lambda root: (root / "ImageSets/Main/train.txt").write_bytes(b"a\xff"),
         ValueError,
@@ -142,10 +156,22 @@ XML_FAULTS = {  # the XML, the kind of its finding, what it says
     "no name": ("<a><object><bndbox/></object></a>", "broken-object", "object 1: no <name>"),
     "empty name": (faulty(" ", 1, 1, 5, 5), "broken-object", "object 1: no <name>"),
     "no xmax": (faulty("cat", 1, 1, 5, 5).replace("xmax", "xmx"), "broken-object", "object 1 cat: no <xmax>"),
-    "no number": (faulty("cat", 1, "two", 5, 5), "broken-object", "object 1 cat: <ymin> is 'two', not a number"),
+    "no number": (
+        faulty("cat", 1, "two", 5, 5),
+        "broken-object",
+        "object 1 cat: <ymin> is 'two', not a number",
+    ),
     "nothing": (faulty("cat", 1, "", 5, 5), "broken-object", "object 1 cat: <ymin> is '', not a number"),
-    "an underscore": (faulty("cat", 1, "1_0", 5, 20), "broken-object", "object 1 cat: <ymin> is '1_0', not a number"),
-    "another page": ("<html><body/></html>", "broken-annotation", "its root is <html>, not <annotation>, and it holds no <object>"),
+    "an underscore": (
+        faulty("cat", 1, "1_0", 5, 20),
+        "broken-object",
+        "object 1 cat: <ymin> is '1_0', not a number",
+    ),
+    "another page": (
+        "<html><body/></html>",
+        "broken-annotation",
+        "its root is <html>, not <annotation>, and it holds no <object>",
+    ),
     "NaN": (faulty("cat", 1, "NaN", 5, 5), "broken-object", "object 1 cat [1, nan, 5, 5]"),
     "infinite": (faulty("cat", 1, 1, "inf", 5), "broken-object", "object 1 cat [1, 1, inf, 5]"),
     "huge": (faulty("cat", 1, 1, 5, "1e308"), "broken-object", "object 1 cat [1, 1, 5, 1e+308]"),
@@ -155,8 +181,16 @@ XML_FAULTS = {  # the XML, the kind of its finding, what it says
     "broken XML": ("<annotation><object>", "broken-annotation", "not well-formed XML"),
     "empty XML": ("", "broken-annotation", "not well-formed XML"),
     "encoding": ('<?xml version="1.0" encoding="klingon"?><a/>', "broken-annotation", "not well-formed XML"),
-    "entities": ('<!DOCTYPE a [<!ENTITY b SYSTEM "/etc/passwd">]><a>&b;</a>', "broken-annotation", "not well-formed XML"),
-    "unknown class": (faulty("hrose", 1, 1, 5, 5), "unknown-class", "object 1 hrose [1, 1, 5, 5]; did you mean 'horse'?"),
+    "entities": (
+        '<!DOCTYPE a [<!ENTITY b SYSTEM "/etc/passwd">]><a>&b;</a>',
+        "broken-annotation",
+        "not well-formed XML",
+    ),
+    "unknown class": (
+        faulty("hrose", 1, 1, 5, 5),
+        "unknown-class",
+        "object 1 hrose [1, 1, 5, 5]; did you mean 'horse'?",
+    ),
     "other class": (faulty("zzz", 1, 1, 5, 5), "unknown-class", "object 1 zzz [1, 1, 5, 5]"),
 }
 
@@ -168,7 +202,11 @@ def test_each_fault_is_one_finding_and_nothing_else_is_lost(tmp_path, fault, cap
     (root / "Annotations/a.xml").write_text(text)
     arguments = {"root": root, "image_sets": ["train"], "class_names": ["horse", "cat"]}
     truths, (problem,) = scan_voc(**arguments)
-    assert (problem.kind, problem.file, problem.image) == (kind, str(root / "Annotations/a.xml"), str(root / "JPEGImages/a.jpg"))
+    assert (problem.kind, problem.file, problem.image) == (
+        kind,
+        str(root / "Annotations/a.xml"),
+        str(root / "JPEGImages/a.jpg"),
+    )
     assert what in problem.what
     assert truths.image_ids == (("good",) if kind == "broken-annotation" else ("a", "good"))
     assert_array_equal(truths.boxes_original, [[1, 2, 5, 5]])
@@ -195,7 +233,9 @@ def test_missing_files_are_findings(tmp_path):
 
 @pytest.mark.parametrize("side", ["0", "-5", "nan", "inf", "1e400", "99999999999", "many", ""])
 def test_a_senseless_size_comes_from_the_image(tmp_path, side):
-    root = write_voc(tmp_path, {"a": ""}, size=(33, 47), size_xml=f"<size><width>{side}</width><height>33</height></size>")
+    root = write_voc(
+        tmp_path, {"a": ""}, size=(33, 47), size_xml=f"<size><width>{side}</width><height>33</height></size>"
+    )
     truths, problems = scan_voc(root=root, image_sets=["train"])
     assert_array_equal(truths.sizes, [[33, 47]])
     assert not problems
@@ -232,7 +272,10 @@ def test_bccd(shared, caplog):
     arguments = {"root": shared / "data/bccd", "image_sets": ["trainval", "test"]}
     with pytest.raises(ValueError, match="boxes without area: 2") as caught:
         read_voc(**arguments)
-    for fault in ("BloodImage_00338.xml: object 13 RBC [504, 337, 504, 337]", "BloodImage_00343.xml: object 4 RBC [181, 329, 181, 329]"):
+    for fault in (
+        "BloodImage_00338.xml: object 13 RBC [504, 337, 504, 337]",
+        "BloodImage_00343.xml: object 4 RBC [181, 329, 181, 329]",
+    ):
         assert fault in str(caught.value)
     truths = read_voc(**arguments, on_error="skip")
     assert "BloodImage_00338.xml" in caplog.text and "BloodImage_00343.xml" in caplog.text
@@ -246,18 +289,25 @@ def test_bccd(shared, caplog):
 @pytest.mark.data
 def test_voc2012_animals(shared):
     truths = read_voc(
-        root=shared / "data/voc2012-animals/VOCdevkit", image_sets=["VOC2012/train", "VOC2012/val"], class_names=list(VOC_CLASSES)
+        root=shared / "data/voc2012-animals/VOCdevkit",
+        image_sets=["VOC2012/train", "VOC2012/val"],
+        class_names=list(VOC_CLASSES),
     )
     assert (len(truths), len(truths.labels), truths.difficult.sum()) == (3426, 7168, 777)
     counts = dict(zip(VOC_CLASSES, np.bincount(truths.labels, minlength=20).tolist(), strict=True))
     assert (counts["cat"], counts["dog"], counts["sheep"], counts["person"]) == (1223, 1532, 994, 1149)
-    assert (truths.boxes_original >= 0).all() and (truths.boxes_original[:, 2:] <= truths.sizes[truths.image][:, ::-1]).all()
+    assert (truths.boxes_original >= 0).all() and (
+        truths.boxes_original[:, 2:] <= truths.sizes[truths.image][:, ::-1]
+    ).all()
 
 
 @pytest.mark.data
 def test_every_real_oddity_at_once(shared, tmp_path):
     """xmax first, parts of pixels, depth 1, wrong <filename>s, boxes without area, broken images: two boxes are left out, nothing else."""
-    images = {path.stem.split("_zero")[0].split("_trunc")[0]: path for path in (shared / "bad-input/images").iterdir()}
+    images = {
+        path.stem.split("_zero")[0].split("_trunc")[0]: path
+        for path in (shared / "bad-input/images").iterdir()
+    }
     stems = sorted(path.stem for path in (shared / "bad-input/xml").iterdir())
     assert len(stems) == 10
     root = write_voc(tmp_path, dict.fromkeys(stems, ""))

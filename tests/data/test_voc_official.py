@@ -29,7 +29,11 @@ def unpack(shared: Path, devkit: Path, splits: list[str], every: int) -> dict[st
         for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
             (folder / name).mkdir(parents=True)
         with tarfile.open(shared / f"data/voc-annotations/{year}_annotations_splits.tar.xz") as archive:
-            content = {Path(member.name).name: archive.extractfile(member).read() for member in archive if member.isfile()}
+            content = {
+                Path(member.name).name: archive.extractfile(member).read()
+                for member in archive
+                if member.isfile()
+            }
         for split in (split for split in splits if split.startswith(year)):
             name = split.partition("/")[2]
             chosen[split] = content[f"{name}.txt"].decode().split()[::every]
@@ -49,7 +53,9 @@ def objects(text: str) -> list[tuple[str, list[float], bool, bool]]:
         corners = dict(re.findall(r"<(\w+)>\s*([\d.]+)\s*</", box))
         (name,) = re.findall(r"<name>(.*?)</name>", element)
         difficult = "<difficult>1</difficult>" in element
-        found.append((name, [float(corners[corner]) for corner in CORNERS], difficult, next(iter(corners)) == "xmax"))
+        found.append(
+            (name, [float(corners[corner]) for corner in CORNERS], difficult, next(iter(corners)) == "xmax")
+        )
     return found
 
 
@@ -63,11 +69,15 @@ def check_against_text(devkit: Path, chosen: dict[str, list[str]]) -> int:
         expected = [objects((folder / f"{stem}.xml").read_text()) for stem in stems]
         assert_array_equal(np.diff(truths.offsets), [len(found) for found in expected])
         rows = [row for found in expected for row in found]
-        assert_array_equal(truths.boxes_original, np.array([corners for _, corners, _, _ in rows]) - [1, 1, 0, 0])
+        assert_array_equal(
+            truths.boxes_original, np.array([corners for _, corners, _, _ in rows]) - [1, 1, 0, 0]
+        )
         assert [VOC_CLASSES[label] for label in truths.labels] == [name for name, _, _, _ in rows]
         assert_array_equal(truths.difficult, [difficult for _, _, difficult, _ in rows])
         first += sum(xmax for _, _, _, xmax in rows)
-        assert (truths.boxes_original >= 0).all() and (truths.boxes_original[:, 2:] <= truths.sizes[truths.image][:, ::-1]).all()
+        assert (truths.boxes_original >= 0).all() and (
+            truths.boxes_original[:, 2:] <= truths.sizes[truths.image][:, ::-1]
+        ).all()
     return first
 
 
@@ -86,7 +96,12 @@ def test_all_counts_equal_the_published_tables(shared, tmp_path):
         truths, problems = scan_voc(root=tmp_path, image_sets=[split])
         assert (len(truths), len(truths.labels), int((~truths.difficult).sum())) == counts
         assert truths.class_names == VOC_CLASSES and not problems
-    assert check_against_text(tmp_path, {split: chosen[split] for split in ("VOC2007/trainval", "VOC2007/test")}) == 0
+    assert (
+        check_against_text(tmp_path, {split: chosen[split] for split in ("VOC2007/trainval", "VOC2007/test")})
+        == 0
+    )
     assert check_against_text(tmp_path, {"VOC2012/trainval": chosen["VOC2012/trainval"]}) == 18877
-    joined, _ = scan_voc(root=tmp_path, image_sets=["VOC2007/trainval", "VOC2012/trainval"], class_names=list(VOC_CLASSES))
+    joined, _ = scan_voc(
+        root=tmp_path, image_sets=["VOC2007/trainval", "VOC2012/trainval"], class_names=list(VOC_CLASSES)
+    )
     assert len(joined) == len(set(joined.image_ids)) == 5011 + 11540 and joined.image_ids[0] == "000005"

@@ -30,7 +30,9 @@ def test_every_case_is_here():
 @pytest.mark.parametrize("name", COCO_CASES)
 def test_recorded_answers(name, entrance, capsys):
     case = COCO_CASES[name]
-    result = evaluate_json(case["gt"], case["dt"]) if entrance == "json" else evaluate_coco(*coco_records(case))
+    result = (
+        evaluate_json(case["gt"], case["dt"]) if entrance == "json" else evaluate_coco(*coco_records(case))
+    )
     assert tuple(result.stats) == STATISTICS
     assert_equal(list(result.stats.values()), case["expected"]["stats"])
     assert_equal(result.ap, case["expected"]["ap_per_class"])
@@ -46,7 +48,9 @@ def test_published_pairs(name):
     for result in (evaluate_json(case["gt"], case["dt"]), evaluate_coco(*coco_records(case))):
         numbers = list(result.stats.values())
         assert_equal(numbers, case["expected"])
-        published, tolerance = (case["published_3dp"], 5e-4) if "published_3dp" in case else (case["expected_6dp"], 5e-7)
+        published, tolerance = (
+            (case["published_3dp"], 5e-4) if "published_3dp" in case else (case["expected_6dp"], 5e-7)
+        )
         np.testing.assert_allclose(numbers, published, atol=1.001 * tolerance, rtol=0)
 
 
@@ -64,7 +68,10 @@ def test_string_image_ids_and_classes_in_another_order_change_nothing():
             "image_ids": tuple(f"2007_{i}" for i in annotations.image_ids),
         }
     )
-    theirs = evaluate_coco(turned, Detections(detections.image, detections.boxes, detections.scores, classes - 1 - detections.labels))
+    theirs = evaluate_coco(
+        turned,
+        Detections(detections.image, detections.boxes, detections.scores, classes - 1 - detections.labels),
+    )
     assert theirs.stats == mine.stats
     np.testing.assert_array_equal(theirs.ap50[::-1], mine.ap50)
     assert theirs.class_names[::-1] == mine.class_names
@@ -73,11 +80,15 @@ def test_string_image_ids_and_classes_in_another_order_change_nothing():
 def test_the_written_results_file_gives_the_same_numbers(tmp_path):
     case = COCO_CASES["random_2"]
     annotations, detections = coco_records(case)
-    single = Detections(detections.image, detections.boxes.float(), detections.scores.float(), detections.labels)
+    single = Detections(
+        detections.image, detections.boxes.float(), detections.scores.float(), detections.labels
+    )
     write_results_json(annotations, single, tmp_path / "results.json")
     results = json.loads((tmp_path / "results.json").read_text())
     assert set(results[0]) == {"image_id", "category_id", "bbox", "score"}
-    assert [(r["image_id"], r["category_id"]) for r in results] == [(r["image_id"], r["category_id"]) for r in case["dt"]]
+    assert [(r["image_id"], r["category_id"]) for r in results] == [
+        (r["image_id"], r["category_id"]) for r in case["dt"]
+    ]
     np.testing.assert_allclose([r["bbox"] for r in results], [r["bbox"] for r in case["dt"]], atol=1e-3)
     assert evaluate_json(case["gt"], results).stats == evaluate_coco(annotations, single).stats
 
@@ -104,7 +115,12 @@ class TestDifficult:
         scores = torch.linspace(0.9, 0.5, count)  # falling
         return evaluate_coco(
             annotations,
-            Detections(torch.zeros(count, dtype=torch.int64), torch.tensor(boxes), scores, torch.zeros(count, dtype=torch.int64)),
+            Detections(
+                torch.zeros(count, dtype=torch.int64),
+                torch.tensor(boxes),
+                scores,
+                torch.zeros(count, dtype=torch.int64),
+            ),
         ).stats
 
     def test_missing_it_costs_nothing(self):
@@ -134,8 +150,13 @@ def test_no_detections_give_zero_and_no_truths_minus_one():
 def test_impossible_detections_are_refused():
     annotations, detections = coco_records(COCO_CASES["perfect"])
     with pytest.raises(ValueError, match=r"image outside 0\.\.0"):
-        evaluate_coco(annotations, Detections(detections.image + 1, detections.boxes, detections.scores, detections.labels))
+        evaluate_coco(
+            annotations,
+            Detections(detections.image + 1, detections.boxes, detections.scores, detections.labels),
+        )
 
 
 def assert_equal(actual, expected):
-    np.testing.assert_allclose(np.array(actual, dtype=np.float64), np.array(expected, dtype=np.float64), atol=1e-9, rtol=0)
+    np.testing.assert_allclose(
+        np.array(actual, dtype=np.float64), np.array(expected, dtype=np.float64), atol=1e-9, rtol=0
+    )

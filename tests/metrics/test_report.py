@@ -42,16 +42,32 @@ def test_each_number_is_its_evaluators(annotations):
         torch.tensor([0.9, 0.8, 0.3]),
         torch.tensor([0, 1, 0]),
     )
-    result, voc, coco = report(annotations, found), evaluate_voc(annotations, found), evaluate_coco(annotations, found)
+    result, voc, coco = (
+        report(annotations, found),
+        evaluate_voc(annotations, found),
+        evaluate_coco(annotations, found),
+    )
     assert result.scalars["AP"] == coco.stats["AP"]
     assert result.scalars["AP50_voc07"] == voc.map07
     assert result.scalars["AP50_voc10"] == voc.map10 == 0.5
     assert result.scalars["AP_large"] is None
-    assert result.per_class["cat"] == {"AP": coco.ap[0], "AP50": 1.0, "AP50_voc07": 1.0, "AP50_voc10": 1.0, "truths": 2}
+    assert result.per_class["cat"] == {
+        "AP": coco.ap[0],
+        "AP50": 1.0,
+        "AP50_voc07": 1.0,
+        "AP50_voc10": 1.0,
+        "truths": 2,
+    }
     assert result.per_class["none"]["AP50_voc10"] is None
     assert (result.images, result.detections) == (2, 3)
     assert json.loads(json.dumps(result.as_dict()))["per_class"]["none"]["truths"] == 0
-    assert [line.split()[0] for line in result.table().splitlines()[:5]] == ["class", "cat", "dog", "none", "mean"]
+    assert [line.split()[0] for line in result.table().splitlines()[:5]] == [
+        "class",
+        "cat",
+        "dog",
+        "none",
+        "mean",
+    ]
 
 
 def test_without_detections_every_class_with_truths_has_zero(annotations):

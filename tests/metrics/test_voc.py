@@ -49,7 +49,10 @@ def test_published_pair_of_padilla(threshold):
     """github.com/rafaelpadilla/Object-Detection-Metrics: 26.84 % (11 points) and 24.56 % (all points) at IoU .3; its rule is IoU >= t."""
     case = KNOWN["padilla_7_images_15_gt_24_det"]
     result = evaluate_voc(*voc_records(case), iou=float(threshold), inclusive=True)
-    assert_equal([result.map07, result.map10], [case["expected"][threshold]["ap07"], case["expected"][threshold]["ap10"]])
+    assert_equal(
+        [result.map07, result.map10],
+        [case["expected"][threshold]["ap07"], case["expected"][threshold]["ap10"]],
+    )
 
 
 def test_published_curve_of_caffe():
@@ -61,7 +64,9 @@ def test_published_curve_of_caffe():
     for length, expected in [(len(case["tp"]), case["expected"]), (7, case["first7"])]:
         right = np.cumsum(case["tp"][:length])
         recall, precision = right / case["num_pos"], right / np.arange(1, length + 1)
-        np.testing.assert_allclose(ap_11_point(recall + 1e-7, precision), expected["11point"], atol=1e-5, rtol=0)
+        np.testing.assert_allclose(
+            ap_11_point(recall + 1e-7, precision), expected["11point"], atol=1e-5, rtol=0
+        )
         np.testing.assert_allclose(ap_area(recall, precision), expected["MaxIntegral"], atol=1e-5, rtol=0)
 
 
@@ -73,8 +78,17 @@ def test_naive_double_loop(seed, threshold, inclusive):
     gt, det = case["gt"], case["det"]
     for label in range(case["n_classes"]):
         mine = [d for d, cls in enumerate(det["cls"]) if cls == label]
-        truths = [(i, edges(b), d) for i, c, b, d in zip(gt["image"], gt["cls"], gt["box"], gt["difficult"], strict=True) if c == label]
-        codes = voc_judge(truths, [(det["image"][d], edges(det["box"][d]), det["score"][d]) for d in mine], threshold, inclusive)
+        truths = [
+            (i, edges(b), d)
+            for i, c, b, d in zip(gt["image"], gt["cls"], gt["box"], gt["difficult"], strict=True)
+            if c == label
+        ]
+        codes = voc_judge(
+            truths,
+            [(det["image"][d], edges(det["box"][d]), det["score"][d]) for d in mine],
+            threshold,
+            inclusive,
+        )
         assert codes == result.codes[mine].tolist()
         npos = sum(not difficult for _, _, difficult in truths)
         assert npos == result.npos[label]
@@ -85,9 +99,13 @@ def test_naive_double_loop(seed, threshold, inclusive):
 def test_crowd_regions_are_treated_like_difficult_truths():
     case = VOC_CASES["edge_first_det_on_difficult_then_tp"]
     annotations, detections = voc_records(case)
-    as_crowd = Annotations(**{**vars(annotations), "crowd": annotations.difficult, "difficult": annotations.crowd})
+    as_crowd = Annotations(
+        **{**vars(annotations), "crowd": annotations.difficult, "difficult": annotations.crowd}
+    )
     assert annotations.difficult.any()
-    np.testing.assert_array_equal(evaluate_voc(as_crowd, detections).codes, evaluate_voc(annotations, detections).codes)
+    np.testing.assert_array_equal(
+        evaluate_voc(as_crowd, detections).codes, evaluate_voc(annotations, detections).codes
+    )
 
 
 def test_curve_holds_what_the_ap_was_computed_from():
@@ -101,8 +119,12 @@ def test_curve_holds_what_the_ap_was_computed_from():
 
 def test_float32_detections_give_the_same_codes():
     annotations, detections = voc_records(VOC_CASES["large"])
-    single = Detections(detections.image, detections.boxes.float(), detections.scores.float(), detections.labels)
-    np.testing.assert_array_equal(evaluate_voc(annotations, single).codes, evaluate_voc(annotations, detections).codes)
+    single = Detections(
+        detections.image, detections.boxes.float(), detections.scores.float(), detections.labels
+    )
+    np.testing.assert_array_equal(
+        evaluate_voc(annotations, single).codes, evaluate_voc(annotations, detections).codes
+    )
 
 
 @pytest.mark.parametrize(
@@ -133,7 +155,12 @@ def crowded_case(random):
 
     truths, found = random.integers(0, 8), random.integers(0, 25)
     sides = [
-        {"image": random.integers(0, 3, n).tolist(), "cls": random.integers(0, 2, n).tolist(), "box": boxes(n)} for n in (truths, found)
+        {
+            "image": random.integers(0, 3, n).tolist(),
+            "cls": random.integers(0, 2, n).tolist(),
+            "box": boxes(n),
+        }
+        for n in (truths, found)
     ]
     sides[0]["difficult"] = (random.random(truths) < 0.3).tolist()
     sides[1]["score"] = (random.integers(1, 6, found) / 8).tolist()

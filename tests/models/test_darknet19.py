@@ -11,7 +11,9 @@ from detectors.models.darknet19 import Darknet19, TinyDarknet
 
 def convolutions(backbone: torch.nn.Module) -> list[tuple[int, int]]:
     """Output channels and kernel of each convolution in the order of registration."""
-    return [(m.conv.out_channels, m.conv.kernel_size[0]) for m in backbone.modules() if isinstance(m, ConvBNLeaky)]
+    return [
+        (m.conv.out_channels, m.conv.kernel_size[0]) for m in backbone.modules() if isinstance(m, ConvBNLeaky)
+    ]
 
 
 def test_darknet19_is_the_table_of_the_paper():
@@ -32,7 +34,9 @@ def test_tiny_is_the_cfg():
 def test_features_have_the_published_channels_and_strides(make, size):
     backbone = make(width=0.125).eval()
     features = backbone(torch.randn(2, 3, *size))
-    expected = [(2, c, size[0] // s, size[1] // s) for c, s in zip(backbone.channels, backbone.strides, strict=True)]
+    expected = [
+        (2, c, size[0] // s, size[1] // s) for c, s in zip(backbone.channels, backbone.strides, strict=True)
+    ]
     assert [tuple(f.shape) for f in features] == expected
 
 

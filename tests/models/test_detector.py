@@ -25,7 +25,9 @@ def detector() -> Detector:
 
 
 def images(batch: int = 2, size: tuple[int, int] = SIZE) -> torch.Tensor:
-    return torch.randint(0, 256, (batch, 3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    return torch.randint(
+        0, 256, (batch, 3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+    )
 
 
 def targets() -> Targets:
@@ -59,7 +61,9 @@ def test_darknets_pixels_lie_between_0_and_1(detector):
     assert not detector.pixel_mean.any()
 
 
-@pytest.mark.parametrize("changes", [{"channel_order": "gbr"}, {"pixel_mean": (1.0,)}, {"pixel_std": (1.0, 1.0)}])
+@pytest.mark.parametrize(
+    "changes", [{"channel_order": "gbr"}, {"pixel_mean": (1.0,)}, {"pixel_std": (1.0, 1.0)}]
+)
 def test_wrong_pixel_settings_are_refused(changes):
     with pytest.raises(ValueError, match="gbr|three numbers"):
         variant(**changes)
@@ -106,7 +110,9 @@ def test_anchors_made_in_inference_mode_can_be_trained_with(detector):
     with torch.inference_mode():
         detector(images())
     offsets = detector(images()).offsets
-    detector.encoder.coder.decode(offsets, detector.grid(SIZE)).sum().backward()  # refuses to keep tensors made in inference mode
+    detector.encoder.coder.decode(
+        offsets, detector.grid(SIZE)
+    ).sum().backward()  # refuses to keep tensors made in inference mode
 
 
 @pytest.mark.parametrize("make", [yolov2_tiny, ssd160])
@@ -136,7 +142,10 @@ def test_outputs_are_float32_under_autocast(detector):
 def test_outputs_of_the_network_do_not_depend_on_the_memory_layout(detector):
     expected = detector(images())
     assert detector.backbone.convs[1].conv.weight.is_contiguous(memory_format=torch.channels_last)
-    assert_close(detector.to(memory_format=torch.contiguous_format)(images().contiguous()).class_logits, expected.class_logits)
+    assert_close(
+        detector.to(memory_format=torch.contiguous_format)(images().contiguous()).class_logits,
+        expected.class_logits,
+    )
 
 
 def test_detections_are_in_the_frame_of_the_original(detector):

@@ -21,7 +21,13 @@ def raw_outputs(detector: Detector, x: torch.Tensor) -> HeadOutputs:
 
 @pytest.mark.parametrize(
     ("build", "classes", "parameters"),
-    [(ssd300, 20, 26_285_486), (ssd300, 80, 34_305_206), (ssd300, 90, 35_641_826), (ssd512, 20, 27_188_676), (ssd512, 80, 36_038_196)],
+    [
+        (ssd300, 20, 26_285_486),
+        (ssd300, 80, 34_305_206),
+        (ssd300, 90, 35_641_826),
+        (ssd512, 20, 27_188_676),
+        (ssd512, 80, 36_038_196),
+    ],
 )
 def test_parameter_counts_are_caffes(build, classes, parameters):
     with torch.device("meta"):
@@ -55,7 +61,9 @@ def test_channels_of_the_head_are_anchor_by_anchor():
     assert outputs.objectness is None
 
 
-@pytest.mark.parametrize(("build", "side", "boxes"), [(ssd160, 160, 2386), (ssd300, 300, 8732), (ssd512, 512, 24564)])
+@pytest.mark.parametrize(
+    ("build", "side", "boxes"), [(ssd160, 160, 2386), (ssd300, 300, 8732), (ssd512, 512, 24564)]
+)
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_outputs_fit_the_grid(build, side, boxes, batch_norm):
     detector = build(num_classes=3, width=0.125, batch_norm=batch_norm)

@@ -41,7 +41,10 @@ def test_feature_sizes(side, fine, deep, batch_norm):
     with torch.device("meta"):
         backbone = ReducedVGG(width=0.125, batch_norm=batch_norm)
         features = backbone(torch.empty(2, 3, side, side))
-    assert [tuple(f.shape) for f in features] == [(2, backbone.channels[0], fine, fine), (2, backbone.channels[1], deep, deep)]
+    assert [tuple(f.shape) for f in features] == [
+        (2, backbone.channels[0], fine, fine),
+        (2, backbone.channels[1], deep, deep),
+    ]
     assert backbone.channels == (64, 128)
 
 

@@ -89,7 +89,9 @@ def test_channels_of_the_head_are_anchor_by_anchor():
     assert outputs.offsets.shape == (2, rows * columns * anchors, 4)
 
 
-@pytest.mark.parametrize("build", [yolov2, yolov2_tiny, lambda **k: yolov2_tiny(**k, stride=16, last_channels=256)])
+@pytest.mark.parametrize(
+    "build", [yolov2, yolov2_tiny, lambda **k: yolov2_tiny(**k, stride=16, last_channels=256)]
+)
 def test_outputs_fit_the_grid(build):
     detector = build(num_classes=3, width=0.125, anchors=[[1.0, 2.0], [3.0, 1.5]])
     outputs = detector(torch.zeros(2, 3, 64, 96, dtype=torch.uint8))
@@ -101,14 +103,20 @@ def test_outputs_fit_the_grid(build):
 
 
 def test_named_anchors_and_listed_anchors_are_the_same():
-    named, listed = (yolov2_tiny(num_classes=1, width=0.125, anchors=a).grid((64, 64)) for a in ("coco", YOLO_ANCHORS["coco"]))
+    named, listed = (
+        yolov2_tiny(num_classes=1, width=0.125, anchors=a).grid((64, 64))
+        for a in ("coco", YOLO_ANCHORS["coco"])
+    )
     assert_close(named.boxes_cxcywh, listed.boxes_cxcywh)
 
 
 def test_scores_follow_the_class_activation_of_the_loss():
     """Darknet's softmax=0 changes the loss and the scores together."""
     keywords = {"num_classes": 2, "width": 0.125}
-    softmax, logistic = yolov2_tiny(**keywords), yolov2_tiny(**keywords, loss=RegionLoss(class_activation="logistic"))
+    softmax, logistic = (
+        yolov2_tiny(**keywords),
+        yolov2_tiny(**keywords, loss=RegionLoss(class_activation="logistic")),
+    )
     outputs = softmax(torch.randint(0, 256, (2, 3, 64, 64)))
     objectness = outputs.objectness.sigmoid()[..., None]
     assert_close(softmax.postprocess.score_rule(outputs), objectness * outputs.class_logits.softmax(-1))
@@ -117,7 +125,10 @@ def test_scores_follow_the_class_activation_of_the_loss():
 
 @pytest.mark.parametrize(
     ("keywords", "message"),
-    [({"num_classes": 0}, "num_classes=0"), ({"num_classes": 1, "anchors": "VOC"}, "anchors='VOC'.*tiny_voc")],
+    [
+        ({"num_classes": 0}, "num_classes=0"),
+        ({"num_classes": 1, "anchors": "VOC"}, "anchors='VOC'.*tiny_voc"),
+    ],
 )
 @pytest.mark.parametrize("build", [yolov2, yolov2_tiny])
 def test_wrong_settings_are_named(build, keywords, message):
@@ -141,20 +152,29 @@ def test_a_size_that_the_stride_does_not_divide_is_refused(build, size):
 )
 def test_raw_outputs_equal_darknets(build, keywords, name, layer, shared):
     """The original cfgs at 416 px with the recording's random parameters, batch norm as on a GPU."""
-    recorded, about = np.load(shared / "oracles/darknet/full.npz"), json.loads((shared / "oracles/darknet/full.json").read_text())[name]
+    recorded, about = (
+        np.load(shared / "oracles/darknet/full.npz"),
+        json.loads((shared / "oracles/darknet/full.json").read_text())[name],
+    )
     detector = build(**keywords).eval()
     fill(detector, torch.from_numpy(darknet_parameters(about["convs"], about["weight_seed"])))
     image = torch.from_numpy(darknet_images(about["input_seed"], 1, 3, 416, 416))
     with torch.no_grad():
         raw = detector.head.conv(detector.neck(detector.backbone(image))[0])
     index = torch.from_numpy(recorded[f"{name}/layer{layer}_index"]).long()
-    assert_close(raw.flatten()[index], torch.from_numpy(recorded[f"{name}/gpu/layer{layer}_value"]), atol=3e-5, rtol=0)
+    assert_close(
+        raw.flatten()[index], torch.from_numpy(recorded[f"{name}/gpu/layer{layer}_value"]), atol=3e-5, rtol=0
+    )
 
 
 def fill(detector: Detector, values: torch.Tensor) -> None:
     """Darknet's order: per convolution bias, scale, mean, variance, weights."""
     blocks = [m for m in detector.modules() if isinstance(m, ConvBNLeaky)]
-    tensors = [t for m in blocks for t in (m.norm.bias, m.norm.weight, m.norm.running_mean, m.norm.running_var, m.conv.weight)]
+    tensors = [
+        t
+        for m in blocks
+        for t in (m.norm.bias, m.norm.weight, m.norm.running_mean, m.norm.running_var, m.conv.weight)
+    ]
     tensors += [detector.head.conv.bias, detector.head.conv.weight]
     with torch.no_grad():
         for tensor, part in zip(tensors, values.split([t.numel() for t in tensors]), strict=True):

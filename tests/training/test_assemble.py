@@ -34,11 +34,17 @@ def stored(config: Config, path: Path, class_names: tuple[str, ...] = NAMES) -> 
     if "loss.images_seen" in model:
         model["loss.images_seen"] = torch.tensor(1000)
     empty = {"progress": {}, "optimizer": {}, "random": {}}
-    ckpt.save(ckpt.Checkpoint(path=path, step=7, config=to_plain(config), class_names=class_names, model=model, **empty))
+    ckpt.save(
+        ckpt.Checkpoint(
+            path=path, step=7, config=to_plain(config), class_names=class_names, model=model, **empty
+        )
+    )
     return ckpt.load(path)
 
 
-def started(config: Config, checkpoint: ckpt.Checkpoint, class_names: tuple[str, ...] = NAMES) -> tuple[dict, dict, str]:
+def started(
+    config: Config, checkpoint: ckpt.Checkpoint, class_names: tuple[str, ...] = NAMES
+) -> tuple[dict, dict, str]:
     """State dicts before and after, and what was printed."""
     detector = assemble.build_detector(config, len(class_names))
     before = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
@@ -53,13 +59,19 @@ def test_the_same_network_is_loaded_whole(model, tmp_path):
     checkpoint = stored(config, tmp_path / "a.pt")
     before, after, text = started(config, checkpoint)
     ours = {name for name in after if not name.startswith("loss.")}
-    assert_close({name: after[name] for name in ours}, {name: checkpoint.model[name] for name in ours}, rtol=0, atol=0)
+    assert_close(
+        {name: after[name] for name in ours}, {name: checkpoint.model[name] for name in ours}, rtol=0, atol=0
+    )
     assert all(after[name].equal(before[name]) for name in after.keys() - ours)
     assert text == f"weights of {tmp_path / 'a.pt'}: {len(ours)} of {len(ours)} tensors loaded"
 
 
 @pytest.mark.parametrize(
-    ("model", "anew"), [("ssd160", {f"head.class_logits.{i}.{n}" for i in range(4) for n in ("weight", "bias")}), ("yolov2_160", None)]
+    ("model", "anew"),
+    [
+        ("ssd160", {f"head.class_logits.{i}.{n}" for i in range(4) for n in ("weight", "bias")}),
+        ("yolov2_160", None),
+    ],
 )
 def test_another_number_of_classes_starts_the_head_anew(model, anew, tmp_path):
     """Pain 18. In SSD only the class outputs; YOLOv2's one head is all of it."""
@@ -71,7 +83,10 @@ def test_another_number_of_classes_starts_the_head_anew(model, anew, tmp_path):
         if not name.startswith("loss."):
             assert tensor.equal(before[name] if name in anew else checkpoint.model[name]), name
     count = sum(not name.startswith("loss.") for name in after)
-    assert f"{count - len(anew)} of {count} tensors loaded\ninitialised anew: {sorted(anew, key=list(after).index)[0]}" in text
+    assert (
+        f"{count - len(anew)} of {count} tensors loaded\ninitialised anew: {sorted(anew, key=list(after).index)[0]}"
+        in text
+    )
     assert "(its size depends on the number of classes)" in text
 
 
@@ -81,7 +96,9 @@ def test_other_sizes_and_names_are_told_apart(tmp_path):
     _, _, text = started(configured("model.batch_norm=false"), checkpoint)
     assert "in the file, but not used: backbone.stages.stage1.conv1_1.norm.weight" in text
     assert "(nothing here has this name)" in text
-    assert "initialised anew: backbone.stages.stage1.conv1_1.conv.bias" in text and "(not in the file)" in text
+    assert (
+        "initialised anew: backbone.stages.stage1.conv1_1.conv.bias" in text and "(not in the file)" in text
+    )
     _, _, text = started(configured("model.width=0.25"), checkpoint)
     assert "(the file's has another size)" in text
 
@@ -94,7 +111,10 @@ def test_parts_can_be_held_back(tmp_path):
     for name, tensor in after.items():
         assert tensor.equal((checkpoint.model if name.startswith("backbone.") else before)[name]), name
     assert "initialised anew: neck.conv4_3_norm.scale" in text and "(trainer.init_without)" in text
-    with pytest.raises(ValueError, match=r"a\.pt: none of its \d+ tensors fits ssd160; set trainer\.init_from to weights of this network"):
+    with pytest.raises(
+        ValueError,
+        match=r"a\.pt: none of its \d+ tensors fits ssd160; set trainer\.init_from to weights of this network",
+    ):
         started(configured("trainer.init_without=[backbone,neck,head]"), checkpoint)
     with pytest.raises(ValueError, match=r"none of its \d+ tensors fits yolov2_160"):
         started(configured("model.width=1", model="yolov2_160"), checkpoint)
@@ -103,31 +123,45 @@ def test_parts_can_be_held_back(tmp_path):
 def test_a_head_of_other_classes_is_told(tmp_path):
     checkpoint = stored(configured(), tmp_path / "a.pt")
     assert "another order" in started(configured(), checkpoint, ("c", "b", "a"))[2]
-    assert "another order" not in started(configured("trainer.init_without=[head]"), checkpoint, ("c", "b", "a"))[2]
+    assert (
+        "another order"
+        not in started(configured("trainer.init_without=[head]"), checkpoint, ("c", "b", "a"))[2]
+    )
     assert "another order" not in started(configured(), checkpoint, ("c", "b"))[2]  # told by the sizes
 
 
 def test_pixels_of_another_scale_are_told(tmp_path):
     """A VGG-16 of torchvision wants mean and standard deviation, one of Caffe BGR."""
-    checkpoint = stored(configured("model.pixel_std=[58,57,57]", "model.channel_order=bgr"), tmp_path / "a.pt")
+    checkpoint = stored(
+        configured("model.pixel_std=[58,57,57]", "model.channel_order=bgr"), tmp_path / "a.pt"
+    )
     text = started(configured(), checkpoint)[2]
     assert "trained with pixel_std=[58, 57, 57], but model.pixel_std=[1, 1, 1] here; make them equal" in text
     assert "trained with channel_order=bgr, but model.channel_order=rgb here" in text
     assert "pixel_mean" not in text
-    assert "trained with" not in started(configured("model.pixel_std=[58.0,57,57]", "model.channel_order=bgr"), checkpoint)[2]
+    assert (
+        "trained with"
+        not in started(configured("model.pixel_std=[58.0,57,57]", "model.channel_order=bgr"), checkpoint)[2]
+    )
 
 
 @pytest.mark.parametrize("content", [None, b"no checkpoint"])
 def test_a_wrong_file_is_named_with_the_way_out(content, tmp_path):
     if content:
         (tmp_path / "a.pt").write_bytes(content)
-    with pytest.raises((FileNotFoundError, ValueError), match=r"^trainer\.init_from: \S*a\.pt: .*; detectors convert makes"):
+    with pytest.raises(
+        (FileNotFoundError, ValueError), match=r"^trainer\.init_from: \S*a\.pt: .*; detectors convert makes"
+    ):
         assemble.initial_weights(str(tmp_path / "a.pt"))
 
 
 def test_sizes_of_a_step():
     """Darknet's rule for the configuration's own numbers; nothing where it is off."""
-    config = configured("input.multi_scale={min: 96, max: 160, every: 3, final_steps: 4}", "trainer.steps=200", model="yolov2_160")
+    config = configured(
+        "input.multi_scale={min: 96, max: 160, every: 3, final_steps: 4}",
+        "trainer.steps=200",
+        model="yolov2_160",
+    )
     scales = assemble.multi_scale(config)
     sizes = [scales(step) for step in range(200)]
     assert set(sizes) == {(96, 96), (128, 128), (160, 160)}
@@ -139,10 +173,15 @@ def test_sizes_of_a_step():
 
 def own_voc(tmp_path: Path, *overrides: str) -> Config:
     """Three splits; zebra is in val only, ant in test only."""
-    root, classes = tmp_path / "voc", {"train": ["horse", "dog"], "val": ["dog", "zebra"], "test": ["ant", "horse"]}
+    root, classes = (
+        tmp_path / "voc",
+        {"train": ["horse", "dog"], "val": ["dog", "zebra"], "test": ["ant", "horse"]},
+    )
     for split, names in classes.items():
         write_voc(root, {f"{split}0": "".join(box_xml(name, 1, 1, 9, 9) for name in names)}, split=split)
-    return configured("data=voc", f"data.root={root}", "data.test=[test]", f"paths.cache={tmp_path / 'cache'}", *overrides)
+    return configured(
+        "data=voc", f"data.root={root}", "data.test=[test]", f"paths.cache={tmp_path / 'cache'}", *overrides
+    )
 
 
 def test_classes_of_a_voc_set_are_those_of_all_its_splits(tmp_path, caplog):
@@ -151,7 +190,10 @@ def test_classes_of_a_voc_set_are_those_of_all_its_splits(tmp_path, caplog):
     assert train.class_names == ("ant", "dog", "horse", "zebra")
     assert_array_equal(train.labels, [2, 1])
     for split, labels in {"val": [1, 3], "test": [0, 2]}.items():
-        for truths in (assemble.read_annotations(data, split), assemble.read_annotations(data, split, train.class_names)):
+        for truths in (
+            assemble.read_annotations(data, split),
+            assemble.read_annotations(data, split, train.class_names),
+        ):
             assert truths.class_names == train.class_names
             assert_array_equal(truths.labels, labels)
     assert "classes that data.train does not have, so that they cannot be learned: ant; zebra" in caplog.text
@@ -160,7 +202,9 @@ def test_classes_of_a_voc_set_are_those_of_all_its_splits(tmp_path, caplog):
 def test_class_names_that_are_given_are_taken(tmp_path):
     data = own_voc(tmp_path, "data.class_names=[zebra,horse,dog,ant]").data
     assert_array_equal(assemble.read_annotations(data, "val").labels, [2, 0])
-    assert_array_equal(assemble.read_annotations(data, "val", ["dog", "zebra"]).labels, [0, 1])  # a checkpoint's
+    assert_array_equal(
+        assemble.read_annotations(data, "val", ["dog", "zebra"]).labels, [0, 1]
+    )  # a checkpoint's
     data = own_voc(tmp_path, "data.class_names=[horse,dog]").data
     assert len(assemble.read_annotations(data, "train").labels) == 2
     with pytest.raises(ValueError, match=r"val0\.xml: object 2 zebra \[1, 1, 9, 9\]"):
@@ -208,5 +252,7 @@ def test_annotations_are_kept_below_the_cache_folder(tmp_path, monkeypatch):
 
     monkeypatch.setattr(assemble, "scan_voc", scan_voc)
     assert assemble.read_annotations(data, "train").paths == first.paths
-    assert sorted(path.suffix for path in Path(data.cache).iterdir()) == [".annotations"] * 4  # three splits, and train with all classes
+    assert (
+        sorted(path.suffix for path in Path(data.cache).iterdir()) == [".annotations"] * 4
+    )  # three splits, and train with all classes
     assert json.dumps(list(first.image_ids)) == '["train0"]'

@@ -16,7 +16,9 @@ from detectors.training import checkpoint as ckpt
 
 def some_checkpoint(path) -> ckpt.Checkpoint:
     weights = {"w": torch.arange(3.0)}
-    return ckpt.Checkpoint(path, 7, {"seed": 1}, ("cat", "dog"), weights, {"step": 7}, {"state": {}}, ckpt.random_state())
+    return ckpt.Checkpoint(
+        path, 7, {"seed": 1}, ("cat", "dog"), weights, {"step": 7}, {"state": {}}, ckpt.random_state()
+    )
 
 
 def test_what_is_saved_comes_back(tmp_path):
@@ -60,7 +62,9 @@ def test_broken_files_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"last.pt: a file of tensors, but no checkpoint"):
         ckpt.load(path)
     torch.save({"format": ckpt.FORMAT, "harm": Harmful()}, path)
-    with pytest.raises(ValueError, match=r"last.pt: refused, .* asks for (posix|nt).system, which could run any code"):
+    with pytest.raises(
+        ValueError, match=r"last.pt: refused, .* asks for (posix|nt).system, which could run any code"
+    ):
         ckpt.load(path)
     torch.save({"format": ckpt.FORMAT, "step": 3}, path)
     with pytest.raises(ValueError, match=r"last.pt: a checkpoint without config, class_names"):

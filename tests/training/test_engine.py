@@ -52,18 +52,28 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def make_run(folder, cache, *overrides: str, stored: ckpt.Checkpoint | None = None, model: str = "yolov2_160") -> engine.Run:
+def make_run(
+    folder, cache, *overrides: str, stored: ckpt.Checkpoint | None = None, model: str = "yolov2_160"
+) -> engine.Run:
     size = "[96,96]" if model == "yolov2_160" else "[160,160]"
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", [f"model={model}", f"input.size={size}", f"paths.cache={cache}", *SMALL, *overrides])
+        cfg = compose(
+            "train", [f"model={model}", f"input.size={size}", f"paths.cache={cache}", *SMALL, *overrides]
+        )
     folder.mkdir(exist_ok=True)
     return script.build_run(check(cfg), folder, stored)
 
 
-MULTI_SCALE = ("input.multi_scale={min: 64, max: 128, every: 2, final_steps: 1}", "trainer.accumulate=2", "trainer.batch_size=2")
+MULTI_SCALE = (
+    "input.multi_scale={min: 64, max: 128, every: 2, final_steps: 1}",
+    "trainer.accumulate=2",
+    "trainer.batch_size=2",
+)
 
 
-@pytest.mark.parametrize(("model", "overrides"), [("yolov2_160", ()), ("ssd160", ()), ("yolov2_160", MULTI_SCALE)])
+@pytest.mark.parametrize(
+    ("model", "overrides"), [("yolov2_160", ()), ("ssd160", ()), ("yolov2_160", MULTI_SCALE)]
+)
 def test_a_resumed_run_equals_an_uninterrupted_one(model, overrides, cache, tmp_path):
     """Bit for bit: weights, BatchNorm's statistics, images_seen, optimiser state; stopped within an epoch (3 x 4 of 10 images)."""
     whole = make_run(tmp_path / "whole", cache, *overrides, model=model)
@@ -78,7 +88,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(model, overrides, cache, tmp_
     engine.train(second)
 
     assert_close(second.detector.state_dict(), whole.detector.state_dict(), rtol=0, atol=0)
-    assert_close(second.optimizer.state_dict()["state"], whole.optimizer.state_dict()["state"], rtol=0, atol=0)
+    assert_close(
+        second.optimizer.state_dict()["state"], whole.optimizer.state_dict()["state"], rtol=0, atol=0
+    )
     assert second.progress.images_seen == whole.progress.images_seen == 24
     assert second.progress.best == whole.progress.best
 
@@ -103,7 +115,11 @@ def test_all_batches_of_a_step_have_its_size(cache, tmp_path, monkeypatch):
     """Multi-scale training counts optimiser steps, not batches; the network sees every size, and evaluation its own."""
     sizes = []
     original = engine.forward
-    monkeypatch.setattr(engine, "forward", lambda run, batch: sizes.append(tuple(batch.images.shape[2:])) or original(run, batch))
+    monkeypatch.setattr(
+        engine,
+        "forward",
+        lambda run, batch: sizes.append(tuple(batch.images.shape[2:])) or original(run, batch),
+    )
     run = make_run(tmp_path, cache, *MULTI_SCALE)
     engine.train(run)
     scales = assemble.multi_scale(run.config)
@@ -115,19 +131,29 @@ def test_all_batches_of_a_step_have_its_size(cache, tmp_path, monkeypatch):
 def test_a_new_run_starts_from_other_weights(cache, tmp_path, capsys):
     """Its own step, optimiser and images_seen begin at nothing; a resume of it goes on with its own checkpoint."""
     engine.train(make_run(tmp_path / "before", cache))
-    run = make_run(tmp_path / "after", cache, f"trainer.init_from={tmp_path / 'before'}", "seed=1", "trainer.steps=2")
+    run = make_run(
+        tmp_path / "after", cache, f"trainer.init_from={tmp_path / 'before'}", "seed=1", "trainer.steps=2"
+    )
     stored = ckpt.load(ckpt.find(tmp_path / "before"))
     assert f"weights of {stored.path}: " in capsys.readouterr().out
     state = run.detector.state_dict()
-    assert all(state[name].equal(tensor) for name, tensor in stored.model.items() if name != "loss.images_seen")
-    assert (run.progress.step, int(state["loss.images_seen"]), run.optimizer.state_dict()["state"]) == (0, 0, {})
+    assert all(
+        state[name].equal(tensor) for name, tensor in stored.model.items() if name != "loss.images_seen"
+    )
+    assert (run.progress.step, int(state["loss.images_seen"]), run.optimizer.state_dict()["state"]) == (
+        0,
+        0,
+        {},
+    )
     engine.train(run)
     own = ckpt.load(tmp_path / "after" / ckpt.LAST)
     for file in (tmp_path / "before").glob("*.pt"):
         file.unlink()
     resumed = script.build_run(script.resumed_config(own, ["trainer.steps=3"]), tmp_path / "after", own)
     assert_close(resumed.detector.state_dict(), own.model, rtol=0, atol=0)
-    with pytest.raises(ValueError, match=r"trainer\.init_from=x: a resumed run goes on with the weights of .*last\.pt"):
+    with pytest.raises(
+        ValueError, match=r"trainer\.init_from=x: a resumed run goes on with the weights of .*last\.pt"
+    ):
         script.resumed_config(own, ["trainer.init_from=x"])
 
 
@@ -149,20 +175,29 @@ def test_what_a_run_leaves_behind(cache, tmp_path):
 def test_broken_images_do_not_end_a_run_that_skips_them(tmp_path, caplog):
     """Ten training images and four to validate on, of each one cut short: named, counted, replaced; all others are still there."""
     run = make_run(tmp_path / "run", tmp_path / "cache", "data.on_error=skip", "trainer.probe_images=4")
-    broken = {split: loader.dataset.annotations.paths[1] for split, loader in (("train", run.train_loader), ("val", run.val_loader))}
+    broken = {
+        split: loader.dataset.annotations.paths[1]
+        for split, loader in (("train", run.train_loader), ("val", run.val_loader))
+    }
     for path in broken.values():
         Path(path).write_bytes(Path(path).read_bytes()[:500])
     result = engine.train(run)
     run.tracker.close()
     assert result.images == 4 and run.progress.images_seen == 24
-    assert [list(loader.problems) for loader in (run.train_loader, run.val_loader)] == [[broken["train"]], [broken["val"]]]
+    assert [list(loader.problems) for loader in (run.train_loader, run.val_loader)] == [
+        [broken["train"]],
+        [broken["val"]],
+    ]
     assert sum("cannot be decoded" in record.getMessage() for record in caplog.records) == 2
     curves = EventAccumulator(str(tmp_path / "run"))
     curves.Reload()
-    assert [[(e.step, e.value) for e in curves.Scalars(f"{split}/broken_images")] for split in broken] == [[(3, 1), (6, 1)]] * 2
+    assert [[(e.step, e.value) for e in curves.Scalars(f"{split}/broken_images")] for split in broken] == [
+        [(3, 1), (6, 1)]
+    ] * 2
     assert len([tag for tag in curves.Tags()["images"] if tag.startswith("probe/")]) == 3
     assert script.left_out(run) == "".join(
-        f"{split} images left out, named above: 1 images that cannot be decoded\n" for split in ("training", "validation")
+        f"{split} images left out, named above: 1 images that cannot be decoded\n"
+        for split in ("training", "validation")
     )
 
 
@@ -182,14 +217,25 @@ class HostReads(TorchDispatchMode):
         self.count = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.count += function.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique")
+        self.count += function.overloadpacket.__name__ in (
+            "_local_scalar_dense",
+            "nonzero",
+            "masked_select",
+            "equal",
+            "unique",
+        )
         return function(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("model", ["yolov2_160", "ssd160"])
 def test_no_host_synchronisation_in_a_step(model, cache, tmp_path, monkeypatch):
     """Six steps without a log line read nothing from the device; SGD, because AdamW counts its steps on the host by itself."""
-    overrides = ("trainer.log_every=100", "trainer.eval_every=0", "optimizer=sgd", "trainer.clip_grad_norm=20.0")
+    overrides = (
+        "trainer.log_every=100",
+        "trainer.eval_every=0",
+        "optimizer=sgd",
+        "trainer.clip_grad_norm=20.0",
+    )
     run = make_run(tmp_path, cache, *overrides, model=model)
     monkeypatch.setattr(engine, "log", lambda *_: None)
     monkeypatch.setattr(engine, "statistics", lambda *_: {})
@@ -203,11 +249,25 @@ def test_no_host_synchronisation_in_a_step(model, cache, tmp_path, monkeypatch):
 
 def test_accumulation_equals_one_large_batch(cache, tmp_path, monkeypatch):
     """Two batches of 4 in a step give the gradient of their 8 images. BatchNorm sees 4 at a time, as in Darknet, so it is frozen here."""
-    monkeypatch.setattr(torch.nn.BatchNorm2d, "train", lambda self, mode=True: torch.nn.Module.train(self, False))
+    monkeypatch.setattr(
+        torch.nn.BatchNorm2d, "train", lambda self, mode=True: torch.nn.Module.train(self, False)
+    )
     gradients = []
     for name, batch_size, accumulate in (("large", 8, 1), ("parts", 4, 2)):
-        overrides = (f"trainer.batch_size={batch_size}", f"trainer.accumulate={accumulate}", "trainer.steps=1", "schedule.warmup_steps=0")
-        run = make_run(tmp_path / name, cache, *overrides, "trainer.eval_every=0", "trainer.clip_grad_norm=null", "optimizer=sgd")
+        overrides = (
+            f"trainer.batch_size={batch_size}",
+            f"trainer.accumulate={accumulate}",
+            "trainer.steps=1",
+            "schedule.warmup_steps=0",
+        )
+        run = make_run(
+            tmp_path / name,
+            cache,
+            *overrides,
+            "trainer.eval_every=0",
+            "trainer.clip_grad_norm=null",
+            "optimizer=sgd",
+        )
         engine.train(run)
         gradients.append([p.grad for p in run.detector.parameters()])
     assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-4)

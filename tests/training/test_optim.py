@@ -64,7 +64,9 @@ def test_frozen_parameters_and_empty_groups_are_left_out():
 
 
 def steps(*milestones: int, burn_in: int = 0, factors: tuple[float, ...] = (0.1, 0.1)) -> ScheduleConfig:
-    return ScheduleConfig(name="step", warmup_steps=burn_in, warmup_power=4, milestones=list(milestones), factors=list(factors))
+    return ScheduleConfig(
+        name="step", warmup_steps=burn_in, warmup_power=4, milestones=list(milestones), factors=list(factors)
+    )
 
 
 def poly(burn_in: int = 0) -> ScheduleConfig:
@@ -73,7 +75,16 @@ def poly(burn_in: int = 0) -> ScheduleConfig:
 
 def test_burn_in_and_steps_equal_darknet():
     schedule = steps(40000, 60000, burn_in=1000)
-    for update, expected in ((1, 1e-12), (500, 0.0625), (999, 0.999**4), (1000, 1), (39999, 1), (40000, 0.1), (60000, 0.01), (80200, 0.01)):
+    for update, expected in (
+        (1, 1e-12),
+        (500, 0.0625),
+        (999, 0.999**4),
+        (1000, 1),
+        (39999, 1),
+        (40000, 0.1),
+        (60000, 0.01),
+        (80200, 0.01),
+    ):
         assert rate_factor(schedule, update, 80200) == pytest.approx(expected, rel=1e-9)
 
 
@@ -82,7 +93,11 @@ DARKNET = {
     "yolov2-voc": (0.001, steps(40000, 60000, burn_in=1000), 80200),
     "yolov2": (0.001, steps(400000, 450000, burn_in=1000), 500200),
     "yolov2-tiny": (0.001, steps(400000, 450000, burn_in=1000), 500200),
-    "yolov2-tiny-voc": (0.001, ScheduleConfig(name="constant"), 40200),  # steps=-1 read as unsigned: it never leaves .001
+    "yolov2-tiny-voc": (
+        0.001,
+        ScheduleConfig(name="constant"),
+        40200,
+    ),  # steps=-1 read as unsigned: it never leaves .001
     "darknet19": (0.1, poly(burn_in=1000), 800000),
     "darknet19_448": (0.001, poly(), 100000),
 }
@@ -90,19 +105,34 @@ DARKNET = {
 
 def test_rates_equal_those_that_darknet_recorded(fixtures):
     """get_current_rate of the C program for batch numbers around every corner. Its float32 shows in the last rates of poly: 1 - .999999."""
-    recorded = {name: case["lr"] for name, case in json.loads((fixtures / "darknet/lr.json").read_text()).items() if name != "_note"}
+    recorded = {
+        name: case["lr"]
+        for name, case in json.loads((fixtures / "darknet/lr.json").read_text()).items()
+        if name != "_note"
+    }
     assert recorded.keys() == DARKNET.keys()
     for name, rates in recorded.items():
         full, schedule, updates = DARKNET[name]
         for update, expected in rates.items():
-            assert full * rate_factor(schedule, int(update), updates) == pytest.approx(expected, rel=5e-7, abs=2e-25), (name, update)
+            assert full * rate_factor(schedule, int(update), updates) == pytest.approx(
+                expected, rel=5e-7, abs=2e-25
+            ), (name, update)
     assert sum(map(len, recorded.values())) == 49
 
 
 def test_the_rates_that_yolov2_tiny_voc_cfg_means():
     """steps=-1,100,20000,30000 scales=.1,10,.1,.1 read as signed numbers, as Darknet did in 2016."""
     schedule = steps(-1, 100, 20000, 30000, factors=(0.1, 10, 0.1, 0.1))
-    for update, expected in ((1, 1e-4), (99, 1e-4), (100, 1e-3), (19999, 1e-3), (20000, 1e-4), (29999, 1e-4), (30000, 1e-5), (40200, 1e-5)):
+    for update, expected in (
+        (1, 1e-4),
+        (99, 1e-4),
+        (100, 1e-3),
+        (19999, 1e-3),
+        (20000, 1e-4),
+        (29999, 1e-4),
+        (30000, 1e-5),
+        (40200, 1e-5),
+    ):
         assert 0.001 * rate_factor(schedule, update, 40200) == pytest.approx(expected, rel=1e-9)
 
 
@@ -121,7 +151,9 @@ def test_caffes_momentum_keeps_the_rate_of_its_day(rate_in_momentum):
     gradients, rates = [0.5, -0.2, 0.3, 0.1, 0.4], [0.1, 0.1, 0.01, 0.01, 0.02]
     module = nn.Conv2d(1, 1, 1)
     weight = module.weight.item()
-    optimizer = sgd(module, rate=0.1, weight_decay=0.01, bias_rate_factor=2, rate_in_momentum=rate_in_momentum)
+    optimizer = sgd(
+        module, rate=0.1, weight_decay=0.01, bias_rate_factor=2, rate_in_momentum=rate_in_momentum
+    )
     for step, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), 1):
         set_rate(optimizer, rate)
         module.weight.grad = torch.full((1, 1, 1, 1), gradient)

@@ -12,7 +12,9 @@ from detectors.training.progress import Clock, Progress, Recent
 
 
 def batch_of(path: str) -> Batch:
-    nothing = Targets(torch.zeros(1, 0, 4), torch.zeros(1, 0, dtype=torch.int64), torch.zeros(1, 0, dtype=torch.bool))
+    nothing = Targets(
+        torch.zeros(1, 0, 4), torch.zeros(1, 0, dtype=torch.int64), torch.zeros(1, 0, dtype=torch.bool)
+    )
     return Batch(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), nothing, [ImageInfo(0, path, path, (8, 8))])
 
 

@@ -21,7 +21,10 @@ CURVES = Path(__file__).parents[2] / "docs" / "curves.md"
 def test_scalars_come_back(tmp_path):
     log(
         tmp_path,
-        {3: {"train/loss/total": 1.5, "train/rate": torch.tensor(0.25)}, 7: {"train/loss/total": 0.5, "val_class/hair drier/AP50": 0.75}},
+        {
+            3: {"train/loss/total": 1.5, "train/rate": torch.tensor(0.25)},
+            7: {"train/loss/total": 0.5, "val_class/hair drier/AP50": 0.75},
+        },
     )
     curves = read(tmp_path)
     assert points(curves, "train/loss/total") == [(3, 1.5), (7, 0.5)]
@@ -32,9 +35,16 @@ def test_scalars_come_back(tmp_path):
 def test_resume_in_the_same_folder_never_overlaps(tmp_path):
     first = {step: {"train/loss/total": float(step)} for step in range(11)}
     log(tmp_path, first, pictures={0, 5, 10})
-    log(tmp_path, {step: {"train/loss/total": 100.0 + step} for step in range(6, 9)}, pictures={8}, purge_step=6)
+    log(
+        tmp_path,
+        {step: {"train/loss/total": 100.0 + step} for step in range(6, 9)},
+        pictures={8},
+        purge_step=6,
+    )
     curves = read(tmp_path)
-    assert points(curves, "train/loss/total") == [(s, float(s)) for s in range(6)] + [(s, 100.0 + s) for s in range(6, 9)]
+    assert points(curves, "train/loss/total") == [(s, float(s)) for s in range(6)] + [
+        (s, 100.0 + s) for s in range(6, 9)
+    ]
     assert [image.step for image in curves.Images("probe/detections/0")] == [0, 5, 8]
 
 
@@ -61,7 +71,10 @@ def test_images_and_texts_come_back(tmp_path):
 def test_hparams_stay_in_the_run_and_log_no_second_point(tmp_path):
     tracker = Tracker(tmp_path)
     tracker.scalars({"val/AP50": 0.5}, 10)
-    tracker.hparams({"seed": 3, "model": {"width": 0.25, "anchors": [1, 2], "loss": None}, "progress": True}, {"val/AP50": 0.5})
+    tracker.hparams(
+        {"seed": 3, "model": {"width": 0.25, "anchors": [1, 2], "loss": None}, "progress": True},
+        {"val/AP50": 0.5},
+    )
     tracker.close()
     assert [path.is_file() for path in tmp_path.iterdir()] == [True]
     curves = read(tmp_path)
@@ -69,7 +82,9 @@ def test_hparams_stay_in_the_run_and_log_no_second_point(tmp_path):
     plugin = curves.summary_metadata
     names = HParamsPluginData.FromString(plugin[EXPERIMENT_TAG].plugin_data.content).experiment
     assert [metric.name.tag for metric in names.metric_infos] == ["val/AP50"]
-    settings = HParamsPluginData.FromString(plugin[SESSION_START_INFO_TAG].plugin_data.content).session_start_info.hparams
+    settings = HParamsPluginData.FromString(
+        plugin[SESSION_START_INFO_TAG].plugin_data.content
+    ).session_start_info.hparams
     assert settings["seed"].number_value == 3
     assert settings["model.width"].number_value == 0.25
     assert settings["model.anchors"].string_value == "[1, 2]"
@@ -77,7 +92,10 @@ def test_hparams_stay_in_the_run_and_log_no_second_point(tmp_path):
     assert settings["progress"].string_value == "True"
 
 
-@pytest.mark.parametrize("tag", ["train/los/total", "AP50", "val_class//AP50", "val_class/cat", "train/loss/total2", "xtrain/rate", ""])
+@pytest.mark.parametrize(
+    "tag",
+    ["train/los/total", "AP50", "val_class//AP50", "val_class/cat", "train/loss/total2", "xtrain/rate", ""],
+)
 def test_unknown_tags_are_refused_before_anything_is_written(tmp_path, tag):
     tracker = Tracker(tmp_path)
     with pytest.raises(ValueError, match=r"no tag of the table in detectors/training/tracking\.py"):
@@ -103,7 +121,10 @@ def test_docs_explain_each_tag_and_no_other():
 @pytest.mark.parametrize("build", [yolov2_tiny, ssd160])
 def test_everything_that_a_detector_logs_has_a_tag(build):
     detector, size = build(num_classes=3, width=0.05), (160, 160)
-    images, targets = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8), pad_targets([[[10.0, 20, 90, 120]], [[40.0, 40, 150, 80]]])
+    images, targets = (
+        torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8),
+        pad_targets([[[10.0, 20, 90, 120]], [[40.0, 40, 150, 80]]]),
+    )
     outputs = detector(images)
     for term in detector.losses(outputs, targets, size):
         check_tag(f"train/loss/{term}")

@@ -31,7 +31,10 @@ from detectors.data.loading import DetectionDataset, Key
 from detectors.training import assemble
 
 OURS = "ours"
-AUGMENTATIONS = (*PIPELINES, "course")  # the course's list of noises is not in torchvision: it is measured alone
+AUGMENTATIONS = (
+    *PIPELINES,
+    "course",
+)  # the course's list of noises is not in torchvision: it is measured alone
 Job = Callable[[int, int], object]  # (round, row of the Annotations) -> a sample that is thrown away
 
 
@@ -52,10 +55,28 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="detectors benchmark", description="Speed, measured side by side.")
-    parser.add_argument("what", choices=["data"], help="data: decoding and augmentation, images per second on one core")
-    parser.add_argument("overrides", nargs="*", help="settings of train.py that choose the images, such as data=bccd")
-    parser.add_argument("--augment", nargs="+", choices=AUGMENTATIONS, default=AUGMENTATIONS, metavar="NAME", help=", ".join(AUGMENTATIONS))
-    parser.add_argument("--size", type=int, nargs=2, default=[300, 300], metavar=("H", "W"), help="of the model input, pixels (300 300)")
+    parser.add_argument(
+        "what", choices=["data"], help="data: decoding and augmentation, images per second on one core"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", help="settings of train.py that choose the images, such as data=bccd"
+    )
+    parser.add_argument(
+        "--augment",
+        nargs="+",
+        choices=AUGMENTATIONS,
+        default=AUGMENTATIONS,
+        metavar="NAME",
+        help=", ".join(AUGMENTATIONS),
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        default=[300, 300],
+        metavar=("H", "W"),
+        help="of the model input, pixels (300 300)",
+    )
     parser.add_argument("--images", type=int, default=128, help="images in a round (128)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds; the median counts (5)")
     parser.add_argument("--json", type=Path, help="every rate of every round, as a file")
@@ -66,7 +87,9 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     return asked
 
 
-def pipelines(name: str, annotations: Annotations, size: tuple[int, int], overrides: list[str]) -> dict[str, Job]:
+def pipelines(
+    name: str, annotations: Annotations, size: tuple[int, int], overrides: list[str]
+) -> dict[str, Job]:
     """Ours and torchvision's two for one augmentation. All read the file each time; it lies in the system's memory after the first."""
     augment = composed([*overrides, f"augment={name}"])["augment"]
     transform = build_transform(augment=build(augment), size=size, resize="stretch", train=True)
@@ -77,7 +100,9 @@ def pipelines(name: str, annotations: Annotations, size: tuple[int, int], overri
 
         def job(_: int, row: int) -> object:
             rows = annotations.rows(row)
-            return pipeline(annotations.paths[row], annotations.boxes_original[rows], annotations.labels[rows])
+            return pipeline(
+                annotations.paths[row], annotations.boxes_original[rows], annotations.labels[rows]
+            )
 
         return job
 
@@ -85,9 +110,13 @@ def pipelines(name: str, annotations: Annotations, size: tuple[int, int], overri
     return {OURS: lambda turn, row: dataset[Key(turn, row)], **compared}
 
 
-def measure(jobs: dict[str, dict[str, Job]], *, images: int, rounds: int) -> dict[str, dict[str, list[float]]]:
+def measure(
+    jobs: dict[str, dict[str, Job]], *, images: int, rounds: int
+) -> dict[str, dict[str, list[float]]]:
     """Images per second of every job in every round. The first round warms up and is not kept."""
-    rates: dict[str, dict[str, list[float]]] = {name: {job: [] for job in group} for name, group in jobs.items()}
+    rates: dict[str, dict[str, list[float]]] = {
+        name: {job: [] for job in group} for name, group in jobs.items()
+    }
     for turn in tqdm(range(rounds + 1), desc="round", disable=not sys.stderr.isatty(), leave=False):
         for name, group in jobs.items():
             for job, run in group.items():
@@ -98,14 +127,23 @@ def measure(jobs: dict[str, dict[str, Job]], *, images: int, rounds: int) -> dic
     return {name: {job: each[1:] for job, each in group.items()} for name, group in rates.items()}
 
 
-def table(rates: dict[str, dict[str, list[float]]], annotations: Annotations, asked: argparse.Namespace) -> str:
+def table(
+    rates: dict[str, dict[str, list[float]]], annotations: Annotations, asked: argparse.Namespace
+) -> str:
     """Medians over the rounds; the ratio is the median of ours over the quicker one of torchvision's two in the same round."""
     theirs = [f"v2 {backend}" for backend in READERS]
-    lines = [f"{'images/s on one core':<22}{OURS:>8}" + "".join(f"{name:>12}" for name in theirs) + f"{'ratio':>8}{'from':>7}{'to':>6}"]
+    lines = [
+        f"{'images/s on one core':<22}{OURS:>8}"
+        + "".join(f"{name:>12}" for name in theirs)
+        + f"{'ratio':>8}{'from':>7}{'to':>6}"
+    ]
     for name, group in rates.items():
         cells = [f"{name:<22}{statistics.median(group[OURS]):8.0f}"]
         if theirs[0] in group:
-            ratios = [ours / max(others) for ours, *others in zip(*(group[job] for job in (OURS, *theirs)), strict=True)]
+            ratios = [
+                ours / max(others)
+                for ours, *others in zip(*(group[job] for job in (OURS, *theirs)), strict=True)
+            ]
             cells += [f"{statistics.median(group[job]):12.0f}" for job in theirs]
             cells += [f"{statistics.median(ratios):8.1f}{min(ratios):7.1f}{max(ratios):6.1f}"]
         lines.append("".join(cells))
@@ -115,7 +153,9 @@ def table(rates: dict[str, dict[str, list[float]]], annotations: Annotations, as
     lines.append(
         f"{count} files of {width:.0f}x{height:.0f} on average to {size}, median of {asked.rounds} rounds, each file read each time"
     )
-    lines.append("v2: torchvision.transforms.v2 on tensors and on Pillow's images; ratio: ours over the quicker one, within a round")
+    lines.append(
+        "v2: torchvision.transforms.v2 on tensors and on Pillow's images; ratio: ours over the quicker one, within a round"
+    )
     return "\n".join(lines)
 
 

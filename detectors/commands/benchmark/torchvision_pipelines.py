@@ -36,7 +36,9 @@ class Place(torch.nn.Module):
         dy, dx = ((torch.rand(2) * 2 - 1) * self.jitter).tolist()
         aspect = width * (1 + dx) / (height * (1 + dy))
         new = (rows, max(1, int(rows * aspect))) if aspect < 1 else (max(1, int(columns / aspect)), columns)
-        top, left = (int(torch.rand(()) * (whole - part + 1)) for whole, part in zip(self.size, new, strict=True))
+        top, left = (
+            int(torch.rand(()) * (whole - part + 1)) for whole, part in zip(self.size, new, strict=True)
+        )
         padding = [left, top, columns - new[1] - left, rows - new[0] - top]
 
         def placed(what: Tensor, fill: float) -> Tensor:
@@ -66,16 +68,32 @@ def none(size: Size) -> list[torch.nn.Module]:
 
 
 def light(size: Size) -> list[torch.nn.Module]:
-    affine = v2.RandomAffine(degrees=0, translate=(0.1, 0.1), scale=(0.85, 1.2), interpolation=v2.InterpolationMode.BILINEAR, fill=GREY)
-    colour = v2.ColorJitter(brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.7, 1.4), hue=(-0.03, 0.03))
+    affine = v2.RandomAffine(
+        degrees=0,
+        translate=(0.1, 0.1),
+        scale=(0.85, 1.2),
+        interpolation=v2.InterpolationMode.BILINEAR,
+        fill=GREY,
+    )
+    colour = v2.ColorJitter(
+        brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.7, 1.4), hue=(-0.03, 0.03)
+    )
     return [v2.RandomHorizontalFlip(), affine, v2.Resize(size, antialias=False), colour]
 
 
 def ssd(size: Size) -> list[torch.nn.Module]:
     """As torchvision's own reference script has it, and the resize that its SSD does in the model."""
-    colour = v2.RandomPhotometricDistort(brightness=(0.875, 1.125), contrast=(0.5, 1.5), saturation=(0.5, 1.5), hue=(-0.05, 0.05))
+    colour = v2.RandomPhotometricDistort(
+        brightness=(0.875, 1.125), contrast=(0.5, 1.5), saturation=(0.5, 1.5), hue=(-0.05, 0.05)
+    )
     fill = {tv_tensors.Image: MEAN_RGB, Boxes: 0}
-    return [colour, v2.RandomZoomOut(fill=fill, side_range=(1.0, 4.0)), v2.RandomIoUCrop(), v2.RandomHorizontalFlip(), *none(size)]
+    return [
+        colour,
+        v2.RandomZoomOut(fill=fill, side_range=(1.0, 4.0)),
+        v2.RandomIoUCrop(),
+        v2.RandomHorizontalFlip(),
+        *none(size),
+    ]
 
 
 def darknet_colour() -> torch.nn.Module:
@@ -106,12 +124,16 @@ class TorchvisionPipeline:
     """
 
     def __init__(self, name: str, size: Size, backend: str):
-        self.transform = v2.Compose([*PIPELINES[name](size), v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes()])
+        self.transform = v2.Compose(
+            [*PIPELINES[name](size), v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes()]
+        )
         self.read = READERS[backend]
 
     def __call__(self, path: str, boxes: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         image = self.read(path)
-        frame = Boxes(torch.from_numpy(boxes.astype(np.float32)), format="XYXY", canvas_size=functional.get_size(image))
+        frame = Boxes(
+            torch.from_numpy(boxes.astype(np.float32)), format="XYXY", canvas_size=functional.get_size(image)
+        )
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Anti-alias option is always applied")
             image, target = self.transform(image, {"boxes": frame, "labels": torch.from_numpy(labels)})
@@ -119,7 +141,9 @@ class TorchvisionPipeline:
 
 
 def read_tensor(path: str) -> tv_tensors.Image:
-    return tv_tensors.Image(decode_image(torch.from_numpy(np.fromfile(path, dtype=np.uint8)), mode=ImageReadMode.RGB))
+    return tv_tensors.Image(
+        decode_image(torch.from_numpy(np.fromfile(path, dtype=np.uint8)), mode=ImageReadMode.RGB)
+    )
 
 
 def read_pil(path: str) -> Image.Image:

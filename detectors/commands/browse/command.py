@@ -60,8 +60,12 @@ class Source(NamedTuple):
 
     def in_epoch(self, key: Key, epoch: int) -> Key:
         """The same image in another epoch, at the size that it has in that epoch's batch."""
-        place = epoch * self.sampler.images + int(np.flatnonzero(self.sampler.permutation(epoch) == key.index)[0])
-        return Key(epoch, key.index, self.sampler.size_of and self.sampler.size_of(place // self.sampler.batch_size))
+        place = epoch * self.sampler.images + int(
+            np.flatnonzero(self.sampler.permutation(epoch) == key.index)[0]
+        )
+        return Key(
+            epoch, key.index, self.sampler.size_of and self.sampler.size_of(place // self.sampler.batch_size)
+        )
 
 
 @verb
@@ -70,12 +74,23 @@ def main(arguments: list[str] | None = None) -> None:
     sources = list(open_sources(asked))
     first = sources[0]
     print("\n\n".join(about(source, asked) for source in sources), flush=True)
-    folder = asked.output or Path(first.config.paths.output) / "browse" / f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{first.config.name}"
+    folder = (
+        asked.output
+        or Path(first.config.paths.output)
+        / "browse"
+        / f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{first.config.name}"
+    )
     folder.mkdir(parents=True, exist_ok=True)
     tracker = Tracker(folder)
     for name, pages in (compared(sources, asked) if asked.compare else pictures(first, asked)).items():
         for number, page in enumerate(pages, 1):
-            print(write(page, folder / (f"{name}_{number}.{asked.format}" if len(pages) > 1 else f"{name}.{asked.format}")))
+            print(
+                write(
+                    page,
+                    folder
+                    / (f"{name}_{number}.{asked.format}" if len(pages) > 1 else f"{name}.{asked.format}"),
+                )
+            )
         tracker.images(f"browse/{name}", pages, 0)
     tracker.text("browse/about", "\n\n".join(about(source, asked) for source in sources))
     tracker.text("run/config", to_yaml(first.config))
@@ -85,28 +100,51 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     """ValueError for numbers that make no sense, and for options that do not go together."""
-    parser = argparse.ArgumentParser(prog="detectors browse", description="Pictures of what is trained on, as images and for TensorBoard.")
-    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as for train.py: data=voc07 augment=ssd model=ssd300 ...")
-    parser.add_argument("--split", default="train", choices=("train", "val", "test"), help="val and test: as evaluation sees them")
+    parser = argparse.ArgumentParser(
+        prog="detectors browse", description="Pictures of what is trained on, as images and for TensorBoard."
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="OVERRIDE",
+        help="as for train.py: data=voc07 augment=ssd model=ssd300 ...",
+    )
+    parser.add_argument(
+        "--split",
+        default="train",
+        choices=("train", "val", "test"),
+        help="val and test: as evaluation sees them",
+    )
     parser.add_argument("--images", type=int, default=COLUMNS * ROWS, help="so many samples (16)")
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--step", type=int, help="from this optimiser step of the run on, the first is 0")
     start.add_argument("--epoch", type=int, help="from the beginning of this epoch on, the first is 0")
     parser.add_argument("--epochs", type=int, default=4, help="the first images again in so many epochs (4)")
-    parser.add_argument("--anchors", action="store_true", help="draw and count the anchors that are matched to each truth")
-    parser.add_argument("--checkpoint", type=Path, help="a run or a checkpoint: its configuration, with the overrides over it")
     parser.add_argument(
-        "--compare", nargs="+", metavar="OVERRIDE[,OVERRIDE]", help="a row of pictures for each: augment=none augment=light"
+        "--anchors", action="store_true", help="draw and count the anchors that are matched to each truth"
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, help="a run or a checkpoint: its configuration, with the overrides over it"
+    )
+    parser.add_argument(
+        "--compare",
+        nargs="+",
+        metavar="OVERRIDE[,OVERRIDE]",
+        help="a row of pictures for each: augment=none augment=light",
     )
     parser.add_argument("--output", type=Path, help="folder (outputs/browse/DATE_TIME_NAME)")
     parser.add_argument("--format", default="png", choices=("png", "jpg"))
-    parser.add_argument("--width", type=int, default=2000, help="pixels of a picture (2000); crowded images need more")
+    parser.add_argument(
+        "--width", type=int, default=2000, help="pixels of a picture (2000); crowded images need more"
+    )
     asked = parser.parse_intermixed_args(arguments)  # options may stand between the overrides
     for name, low in {"images": 1, "step": 0, "epoch": 0, "epochs": 1, "width": 200}.items():
         if (value := getattr(asked, name)) is not None and value < low:
             raise ValueError(f"--{name} {value}: must be {low} or more")
     if asked.split != "train" and (asked.step is not None or asked.epoch is not None):
-        raise ValueError(f"--split {asked.split}: evaluation has neither steps nor epochs; leave out --step and --epoch")
+        raise ValueError(
+            f"--split {asked.split}: evaluation has neither steps nor epochs; leave out --step and --epoch"
+        )
     return asked
 
 
@@ -129,14 +167,27 @@ def open_source(label: str, overrides: Sequence[str], asked: argparse.Namespace)
     detector = None
     if asked.anchors:
         cpu, classes = torch.device("cpu"), len(annotations.class_names)
-        detector = assemble.load_detector(stored, cpu)[0] if stored else assemble.build_detector(config, classes).eval()
+        detector = (
+            assemble.load_detector(stored, cpu)[0]
+            if stored
+            else assemble.build_detector(config, classes).eval()
+        )
     shown = []
     for key in islice(chain.from_iterable(loader.batch_sampler), skipped, skipped + asked.images):
         if (sample := _fetch(loader.dataset, key)) is not None:
             shown.append(Shown(key, sample, matched_anchors(detector, sample) if detector else None))
     if not shown:
-        raise ValueError(f"data.{asked.split}: none of these images can be used, see above; `detectors lint` looks at all")
-    return Source(label, config, annotations, loader.dataset, loader.batch_sampler if asked.split == "train" else None, shown)
+        raise ValueError(
+            f"data.{asked.split}: none of these images can be used, see above; `detectors lint` looks at all"
+        )
+    return Source(
+        label,
+        config,
+        annotations,
+        loader.dataset,
+        loader.batch_sampler if asked.split == "train" else None,
+        shown,
+    )
 
 
 def _annotations(config: Config, split: str, class_names: tuple[str, ...] | None) -> Annotations:
@@ -144,7 +195,9 @@ def _annotations(config: Config, split: str, class_names: tuple[str, ...] | None
         class_names = assemble.read_annotations(config.data, "train").class_names
     annotations = assemble.read_annotations(config.data, split, class_names)
     if len(annotations) == 0:
-        raise ValueError(f"data.{split}={getattr(config.data, split)}: there is no image in this split; name another one, or fill it")
+        raise ValueError(
+            f"data.{split}={getattr(config.data, split)}: there is no image in this split; name another one, or fill it"
+        )
     return annotations
 
 
@@ -153,7 +206,9 @@ def _loader(config: Config, annotations: Annotations, asked: argparse.Namespace)
     if asked.split != "train":
         return assemble.eval_loader(config, annotations, batch_size=config.trainer.eval_batch_size), 0
     per_step = config.trainer.batch_size * config.trainer.accumulate
-    step, skipped = (asked.step or 0, 0) if asked.epoch is None else divmod(asked.epoch * len(annotations), per_step)
+    step, skipped = (
+        (asked.step or 0, 0) if asked.epoch is None else divmod(asked.epoch * len(annotations), per_step)
+    )
     if step >= config.trainer.steps:
         what = f"--step {step}" if asked.epoch is None else f"--epoch {asked.epoch} (step {step})"
         raise ValueError(f"{what}: the run ends before it, trainer.steps={config.trainer.steps}")
@@ -183,10 +238,15 @@ def about(source: Source, asked: argparse.Namespace) -> str:
 def pictures(source: Source, asked: argparse.Namespace) -> dict[str, list[np.ndarray]]:
     """Name of a file -> its pages: the samples, the first of them beside their originals and in more epochs, the anchors."""
     side, columns = _side(asked, COLUMNS), 1 + (asked.epochs if source.sampler else 1)
-    found = {"samples": _pages([sample_cell(source, shown.key, shown.sample, side) for shown in source.shown])}
+    found = {
+        "samples": _pages([sample_cell(source, shown.key, shown.sample, side) for shown in source.shown])
+    }
     cells = []
     for shown in source.shown[:ROWS]:
-        cells += [original_cell(source, shown.sample.info.index, _side(asked, columns)), *epoch_cells(source, shown, asked, columns)]
+        cells += [
+            original_cell(source, shown.sample.info.index, _side(asked, columns)),
+            *epoch_cells(source, shown, asked, columns),
+        ]
     found["epochs" if source.sampler else "originals"] = [grid(cells, columns, GAP)]
     if asked.anchors:
         found["anchors"] = _pages([anchor_cell(source, shown, side) for shown in source.shown])
@@ -195,7 +255,13 @@ def pictures(source: Source, asked: argparse.Namespace) -> dict[str, list[np.nda
 
 def compared(sources: list[Source], asked: argparse.Namespace) -> dict[str, list[np.ndarray]]:
     """Name of a file -> its page. A row for each source: its first samples with anchors, or the first in several epochs."""
-    columns = min(COLUMNS, *[len(source.shown) for source in sources]) if asked.anchors else asked.epochs if sources[0].sampler else 1
+    columns = (
+        min(COLUMNS, *[len(source.shown) for source in sources])
+        if asked.anchors
+        else asked.epochs
+        if sources[0].sampler
+        else 1
+    )
     cells = []
     for source in sources:
         if asked.anchors:
@@ -208,8 +274,15 @@ def compared(sources: list[Source], asked: argparse.Namespace) -> dict[str, list
 def epoch_cells(source: Source, shown: Shown, asked: argparse.Namespace, columns: int) -> list[np.ndarray]:
     """A sample in its own epoch and in those that follow."""
     side, first = _side(asked, columns), shown.key.epoch
-    later = [source.in_epoch(shown.key, epoch) for epoch in range(first + 1, first + asked.epochs)] if source.sampler else []
-    return [sample_cell(source, shown.key, shown.sample, side), *(sample_cell(source, key, source.dataset[key], side) for key in later)]
+    later = (
+        [source.in_epoch(shown.key, epoch) for epoch in range(first + 1, first + asked.epochs)]
+        if source.sampler
+        else []
+    )
+    return [
+        sample_cell(source, shown.key, shown.sample, side),
+        *(sample_cell(source, key, source.dataset[key], side) for key in later),
+    ]
 
 
 def _side(asked: argparse.Namespace, columns: int) -> int:
@@ -224,7 +297,13 @@ def _pages(cells: list[np.ndarray]) -> list[np.ndarray]:
 
 def sample_cell(source: Source, key: Key, sample: Sample, side: int) -> np.ndarray:
     """A sample, its boxes and names in the colours of their classes."""
-    drawn = _drawn(sample.image.numpy(), sample.boxes.numpy(), sample.labels.numpy(), source.annotations.class_names, side=side)
+    drawn = _drawn(
+        sample.image.numpy(),
+        sample.boxes.numpy(),
+        sample.labels.numpy(),
+        source.annotations.class_names,
+        side=side,
+    )
     return captioned(drawn, f"{source.label or sample.info.image_id}, epoch {key.epoch}")
 
 
@@ -234,15 +313,28 @@ def original_cell(source: Source, row: int, side: int) -> np.ndarray:
     odd = zip(truths.difficult[rows], truths.crowd[rows], strict=True)
     marks = [" difficult" * bool(difficult) + " crowd" * bool(crowd) for difficult, crowd in odd]
     image, boxes, labels = read_image(truths.paths[row]), truths.boxes_original[rows], truths.labels[rows]
-    return captioned(_drawn(image, boxes, labels, truths.class_names, marks, side=side), f"{truths.image_ids[row]}, original")
+    return captioned(
+        _drawn(image, boxes, labels, truths.class_names, marks, side=side),
+        f"{truths.image_ids[row]}, original",
+    )
 
 
-def _drawn(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, names: Sequence[str], marks: Sequence[str] = (), *, side: int):
+def _drawn(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    names: Sequence[str],
+    marks: Sequence[str] = (),
+    *,
+    side: int,
+):
     """(H, W, 3) uint8 RGB resized to `side`, with boxes and names in the colours of their classes, the smallest on top."""
     image, factor = fit(image, side)
     order = _smallest_first(boxes)
     texts = [names[labels[row]] + (marks[row] if marks else "") for row in order]
-    return draw(image, boxes[order] * factor, texts, colours=class_colours(len(names))[labels[order]], enlarge=False)
+    return draw(
+        image, boxes[order] * factor, texts, colours=class_colours(len(names))[labels[order]], enlarge=False
+    )
 
 
 def _smallest_first(boxes: np.ndarray) -> np.ndarray:
@@ -254,7 +346,10 @@ def anchor_cell(source: Source, shown: Shown, side: int) -> np.ndarray:
     """Each truth in a colour of its own with the number of its anchors, these thin and faint; a truth without any in white dashes."""
     sample, found, boxes = shown.sample, shown.anchors, shown.sample.boxes.numpy()
     image, factor = fit(sample.image.numpy(), side)
-    texts = [f"{source.annotations.class_names[label]} {n}" for label, n in zip(sample.labels.tolist(), found.counts, strict=True)]
+    texts = [
+        f"{source.annotations.class_names[label]} {n}"
+        for label, n in zip(sample.labels.tolist(), found.counts, strict=True)
+    ]
     colours, order = class_colours(len(boxes)), _smallest_first(boxes)
     has, lacks = order[found.counts[order] > 0], order[found.counts[order] == 0]
     drawn = draw(
@@ -267,11 +362,18 @@ def anchor_cell(source: Source, shown: Shown, side: int) -> np.ndarray:
         enlarge=False,
     )
     without = f", {len(lacks)} without" if len(lacks) else ""
-    return captioned(drawn, f"{source.label or sample.info.image_id}: {len(boxes)} truths, {len(found.truth)} anchors{without}")
+    return captioned(
+        drawn,
+        f"{source.label or sample.info.image_id}: {len(boxes)} truths, {len(found.truth)} anchors{without}",
+    )
 
 
 def write(picture: np.ndarray, path: Path) -> Path:
-    settings = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, cv2.IMWRITE_JPEG_OPTIMIZE, 1] if path.suffix == ".jpg" else []
+    settings = (
+        [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
+        if path.suffix == ".jpg"
+        else []
+    )
     if not cv2.imwrite(str(path), picture[..., ::-1], settings):
         raise ValueError(f"{path}: the picture could not be written")
     return path

@@ -12,7 +12,16 @@ from detectors.boxes import paired_iou
 from detectors.data.loading import Sample, collate
 from detectors.models.detector import Detector
 
-SIDES = (0, 8, 16, 32, 64, 128, 256, float("inf"))  # of the table's rows: square root of a truth's area, pixels of the model input
+SIDES = (
+    0,
+    8,
+    16,
+    32,
+    64,
+    128,
+    256,
+    float("inf"),
+)  # of the table's rows: square root of a truth's area, pixels of the model input
 HEAD = f"{'truths, sqrt(area)':<20}{'truths':>8}{'anchors each':>14}{'best IoU':>10}{'without any':>13}"
 
 
@@ -37,19 +46,31 @@ def matched_anchors(detector: Detector, sample: Sample) -> MatchedAnchors:
     anchors, truth, best = grid.boxes[rows], matched[rows], np.zeros(len(sample.boxes))
     np.maximum.at(best, truth.numpy(), paired_iou(sample.boxes[truth], anchors).numpy())
     sides = (sample.boxes[:, 2:] - sample.boxes[:, :2]).prod(1).sqrt().numpy()
-    return MatchedAnchors(anchors.numpy(), truth.numpy(), np.bincount(truth.numpy(), minlength=len(best)), best, sides)
+    return MatchedAnchors(
+        anchors.numpy(), truth.numpy(), np.bincount(truth.numpy(), minlength=len(best)), best, sides
+    )
 
 
 def table(found: list[MatchedAnchors]) -> list[str]:
     """One line for each size of truth and one for all: truths, means of their anchors and best IoU, truths without an anchor."""
-    counts, best, sides = (np.concatenate([getattr(f, name) for f in found]) for name in ("counts", "best_iou", "sides"))
+    counts, best, sides = (
+        np.concatenate([getattr(f, name) for f in found]) for name in ("counts", "best_iou", "sides")
+    )
     lines = [HEAD]
     buckets = [
-        (f"{low} px and more" if high == SIDES[-1] else f"{low} to {high} px", (sides >= low) & (sides < high))
+        (
+            f"{low} px and more" if high == SIDES[-1] else f"{low} to {high} px",
+            (sides >= low) & (sides < high),
+        )
         for low, high in pairwise(SIDES)
     ]
     for name, inside in [*buckets, ("all", np.ones(len(sides), bool))]:
         if inside.any():
             each, iou = counts[inside].mean(), best[inside].mean()
-            lines.append(f"{name:<20}{inside.sum():>8}{each:>14.2f}{iou:>10.2f}{(counts[inside] == 0).sum():>13}")
-    return [*lines, f"({len(found)} samples; pixels of the model's input; best IoU: of a truth with its own anchors, 0 without any)"]
+            lines.append(
+                f"{name:<20}{inside.sum():>8}{each:>14.2f}{iou:>10.2f}{(counts[inside] == 0).sum():>13}"
+            )
+    return [
+        *lines,
+        f"({len(found)} samples; pixels of the model's input; best IoU: of a truth with its own anchors, 0 without any)",
+    ]

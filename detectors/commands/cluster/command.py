@@ -80,7 +80,9 @@ class Found:
     proposed: dict[str, list]  # the keyword of the model and its value
     unit: str
     sets: list[AnchorSet]  # the proposed one, the configured one, published ones
-    groups: list[dict]  # of boxes, by class and by size: name, boxes, and mean_iou and recall of the first two sets
+    groups: list[
+        dict
+    ]  # of boxes, by class and by size: name, boxes, and mean_iou and recall of the first two sets
 
 
 @verb
@@ -94,18 +96,35 @@ def main(arguments: list[str] | None = None) -> None:
     if asked.plot:
         paper = PAPER if found.data in PAPER_SETS else {}
         size = (config.input.size[0], config.input.size[1])
-        plot_anchors(_place(asked.plot), boxes.wh, found.sets[:2], size=size, curve=found.curve, paper=paper, title=_title(found))
+        plot_anchors(
+            _place(asked.plot),
+            boxes.wh,
+            found.sets[:2],
+            size=size,
+            curve=found.curve,
+            paper=paper,
+            title=_title(found),
+        )
     for path in filter(None, (asked.json, asked.plot)):
         print(f"written: {path}")
 
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="detectors cluster", description="Finds the anchors that fit a data set, with k-means.")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train.py: data=voc07 model=yolov2 input.size=...")
+    parser = argparse.ArgumentParser(
+        prog="detectors cluster", description="Finds the anchors that fit a data set, with k-means."
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="as for train.py: data=voc07 model=yolov2 input.size=...",
+    )
     parser.add_argument("--k", type=int, default=5, help="anchors (5); SSD's number is its levels'")
     parser.add_argument("--restarts", type=int, default=5, help="starts, of which the best counts (5)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--sample", type=int, default=20_000, help="search on so many boxes at most; all are counted (20000)")
+    parser.add_argument(
+        "--sample", type=int, default=20_000, help="search on so many boxes at most; all are counted (20000)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="everything that is printed, for programs")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="a picture: .png, .svg or .pdf")
     asked = parser.parse_intermixed_args(arguments)
@@ -126,14 +145,20 @@ def cluster(annotations: Annotations, config: Config, asked: argparse.Namespace)
     """ValueError if there are no boxes, or fewer different shapes than asked.k."""
     boxes = boxes_in_frame(annotations, config)
     with torch.device("meta"):
-        anchors = build(config.model, num_classes=len(annotations.class_names), loss=build(config.loss)).anchors
+        anchors = build(
+            config.model, num_classes=len(annotations.class_names), loss=build(config.loss)
+        ).anchors
     every = shapes_of(boxes.wh)
     sample = every.sample(asked.sample, asked.seed)
     search = {"restarts": asked.restarts, "seed": asked.seed}
     if asked.k > len(sample.wh):
-        raise ValueError(f"--k {asked.k}: {config.data.name} has only {len(sample.wh)} different shapes to cluster; ask for fewer")
+        raise ValueError(
+            f"--k {asked.k}: {config.data.name} has only {len(sample.wh)} different shapes to cluster; ask for fewer"
+        )
     proposed, shapes, unit = _propose(anchors, sample, asked.k, search)
-    sets = list(_compared(boxes.wh, shapes, anchors, (config.input.size[0], config.input.size[1]), config.name))
+    sets = list(
+        _compared(boxes.wh, shapes, anchors, (config.input.size[0], config.input.size[1]), config.name)
+    )
     curve = _curve(every, sample, asked.k, search)
     easy = _easy_curve(boxes, asked, search)
     found = Found(
@@ -159,8 +184,12 @@ def cluster(annotations: Annotations, config: Config, asked: argparse.Namespace)
 def boxes_in_frame(annotations: Annotations, config: Config) -> Boxes:
     """Widths and heights in the model input, of boxes cut to their images, as the transform of an unaugmented image has them."""
     fit, size = RESIZES[config.input.resize], (config.input.size[0], config.input.size[1])
-    kinds, kind = np.unique(annotations.sizes, axis=0, return_inverse=True)  # (n, 2), (N,): few sizes, many images
-    scales = np.array([fit(original, size).scale_xy(original) for original in map(tuple, kinds.tolist())]).reshape(-1, 2)
+    kinds, kind = np.unique(
+        annotations.sizes, axis=0, return_inverse=True
+    )  # (n, 2), (N,): few sizes, many images
+    scales = np.array(
+        [fit(original, size).scale_xy(original) for original in map(tuple, kinds.tolist())]
+    ).reshape(-1, 2)
     limits = np.tile(annotations.sizes[:, ::-1], 2)[annotations.image]  # (T, 4)
     corners = np.clip(annotations.boxes_original, 0, limits)
     wh = (corners[:, 2:] - corners[:, :2]) * scales[kind.reshape(-1)][annotations.image]
@@ -170,27 +199,42 @@ def boxes_in_frame(annotations: Annotations, config: Config) -> Boxes:
     return Boxes(wh[keep], annotations.labels[keep], annotations.difficult[keep], int((used & ~large).sum()))
 
 
-def _propose(anchors: AnchorMaker, sample: Shapes, k: int, search: dict[str, int]) -> tuple[dict[str, list], np.ndarray, str]:
+def _propose(
+    anchors: AnchorMaker, sample: Shapes, k: int, search: dict[str, int]
+) -> tuple[dict[str, list], np.ndarray, str]:
     """The model's keyword with its value, the shapes (K, 2) in pixels that it stands for, and its unit."""
     if isinstance(anchors, YoloAnchors):
         cells = np.round(kmeans(sample, k, **search).anchors / anchors.stride, DECIMALS)
-        return {"anchors": cells.tolist()}, cells * anchors.stride, f"(width, height) in cells of {anchors.stride} px"
+        return (
+            {"anchors": cells.tolist()},
+            cells * anchors.stride,
+            f"(width, height) in cells of {anchors.stride} px",
+        )
 
     def boxes_of(sizes: Sequence[int]) -> np.ndarray:
-        levels = [replace(x, min_size=low, max_size=high) for x, (low, high) in zip(anchors.levels, pairwise(sizes), strict=True)]
+        levels = [
+            replace(x, min_size=low, max_size=high)
+            for x, (low, high) in zip(anchors.levels, pairwise(sizes), strict=True)
+        ]
         return _shapes_of_levels(levels)
 
     present = [round(level.min_size) for level in anchors.levels] + [round(anchors.levels[-1].max_size)]
     starts = [present, size_start(sample, len(present))]
     sizes = max((size_search(sample, start, boxes_of) for start in starts), key=lambda found: found[1])[0]
-    return {"sizes": sizes}, boxes_of(sizes), "px of the model input: min_size of each level, then max_size of the last"
+    return (
+        {"sizes": sizes},
+        boxes_of(sizes),
+        "px of the model input: min_size of each level, then max_size of the last",
+    )
 
 
 def _shapes_of_levels(levels: Sequence) -> np.ndarray:
     return np.array([shape for level in levels for shape in level.shapes_wh()])
 
 
-def _compared(wh: np.ndarray, proposed: np.ndarray, anchors: AnchorMaker, size: tuple[int, int], name: str) -> Iterator[AnchorSet]:
+def _compared(
+    wh: np.ndarray, proposed: np.ndarray, anchors: AnchorMaker, size: tuple[int, int], name: str
+) -> Iterator[AnchorSet]:
     """The proposal, what the configuration has, and what was published; published shapes grow with the input."""
     side = np.array([size[1], size[0]])
     grid = anchors(size).boxes_cxcywh[:, 2:].double().numpy()
@@ -200,7 +244,9 @@ def _compared(wh: np.ndarray, proposed: np.ndarray, anchors: AnchorMaker, size: 
         yield anchor_set(f"Darknet's {published}", np.array(cells) / CELLS * side, wh)
     for levels, pixels in ((ssd300_levels, 300), (ssd512_levels, 512)):
         for published in ("voc", "coco"):
-            yield anchor_set(f"SSD{pixels}'s {published}", _shapes_of_levels(levels(published)) / pixels * side, wh)
+            yield anchor_set(
+                f"SSD{pixels}'s {published}", _shapes_of_levels(levels(published)) / pixels * side, wh
+            )
 
 
 def anchor_set(name: str, anchors: np.ndarray, wh: np.ndarray) -> AnchorSet:
@@ -212,7 +258,10 @@ def anchor_set(name: str, anchors: np.ndarray, wh: np.ndarray) -> AnchorSet:
 
 def _curve(every: Shapes, sample: Shapes, k: int, search: dict[str, int]) -> dict[int, float]:
     """k -> mean IoU of k-means over all boxes; as far as there are enough different shapes."""
-    return {n: every.mean_iou(kmeans(sample, n, **search).anchors) for n in range(1, min(max(UPTO, k), len(sample.wh)) + 1)}
+    return {
+        n: every.mean_iou(kmeans(sample, n, **search).anchors)
+        for n in range(1, min(max(UPTO, k), len(sample.wh)) + 1)
+    }
 
 
 def _easy_curve(boxes: Boxes, asked: argparse.Namespace, search: dict[str, int]) -> dict[int, float]:
@@ -231,7 +280,10 @@ def _groups(boxes: Boxes, class_names: Sequence[str], sets: Sequence[AnchorSet])
     masks = {name: boxes.labels == label for label, name in enumerate(class_names)}
     for kind, edges in (("{} (COCO)", COCO_AREAS), ("{} third", thirds)):
         names = ("small", "medium", "large") if "COCO" in kind else ("smallest", "middle", "largest")
-        masks |= {kind.format(name): (area >= low) & (area < high) for name, (low, high) in zip(names, pairwise(edges), strict=True)}
+        masks |= {
+            kind.format(name): (area >= low) & (area < high)
+            for name, (low, high) in zip(names, pairwise(edges), strict=True)
+        }
     for name, mask in {**masks, "all": np.ones(len(area), bool)}.items():
         means = [float(x[mask].mean()) if mask.any() else None for x in iou]
         recalls = [float((x[mask] >= RECALLED).mean()) if mask.any() else None for x in iou]
@@ -251,7 +303,10 @@ def lines(found: Found, overrides: Sequence[str]) -> Iterator[str]:
     yield ""
     yield from _table(
         ("boxes of", "boxes", "recall: proposed", "configured", "mean IoU: proposed", "configured"),
-        [(row["name"], row["boxes"], *map(_number, row["recall"]), *map(_number, row["mean_iou"])) for row in found.groups],
+        [
+            (row["name"], row["boxes"], *map(_number, row["recall"]), *map(_number, row["mean_iou"]))
+            for row in found.groups
+        ],
     )
     (keyword, value), *_ = found.proposed.items()
     yield f"\nmodel:\n  {keyword}: {value} # {found.unit}\n"
@@ -288,7 +343,12 @@ def _table(head: Sequence[str], rows: Sequence[Sequence]) -> Iterator[str]:
     cells = [[f"{cell:,}" if isinstance(cell, int) else cell for cell in row] for row in [head, *rows]]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for first, *rest in cells:
-        yield "  ".join([first.ljust(widths[0]), *[cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]])
+        yield "  ".join(
+            [
+                first.ljust(widths[0]),
+                *[cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)],
+            ]
+        )
 
 
 if __name__ == "__main__":

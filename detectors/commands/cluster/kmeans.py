@@ -44,9 +44,13 @@ def shapes_of(wh: np.ndarray) -> Shapes:
     """wh: (T, 2) widths and heights of boxes, in any one unit. ValueError without boxes, or where a side is not a number above 0."""
     wh = np.asarray(wh, dtype=np.float64).reshape(-1, 2)
     if not len(wh):
-        raise ValueError("no boxes to cluster: the training split has none that is trained on (data.train, data.train_difficult)")
+        raise ValueError(
+            "no boxes to cluster: the training split has none that is trained on (data.train, data.train_difficult)"
+        )
     if not (np.isfinite(wh) & (wh > 0)).all():
-        raise ValueError(f"{(~(np.isfinite(wh) & (wh > 0)).all(1)).sum()} of {len(wh)} boxes have a side that is not above 0")
+        raise ValueError(
+            f"{(~(np.isfinite(wh) & (wh > 0)).all(1)).sum()} of {len(wh)} boxes have a side that is not above 0"
+        )
     unique, counts = np.unique(wh, axis=0, return_counts=True)
     return Shapes(unique, counts.astype(np.float64))
 
@@ -60,7 +64,9 @@ def shape_iou(wh: np.ndarray, anchors: np.ndarray) -> np.ndarray:
 def best_iou(wh: np.ndarray, anchors: np.ndarray) -> np.ndarray:
     """(S, 2), (K, 2) -> (S,) IoU with the best anchor"""
     anchors = np.asarray(anchors, dtype=np.float64)
-    return np.concatenate([shape_iou(wh[start : start + CHUNK], anchors).max(1) for start in range(0, len(wh), CHUNK)])
+    return np.concatenate(
+        [shape_iou(wh[start : start + CHUNK], anchors).max(1) for start in range(0, len(wh), CHUNK)]
+    )
 
 
 class Clustering(NamedTuple):
@@ -74,7 +80,9 @@ def kmeans(shapes: Shapes, k: int, *, restarts: int = 5, seed: int = 0) -> Clust
     ValueError unless 1 <= k <= number of different shapes, and restarts >= 1.
     """
     if not 1 <= k <= len(shapes.wh):
-        raise ValueError(f"k={k}: must be 1 or more, and at most {len(shapes.wh)}, the number of different shapes here")
+        raise ValueError(
+            f"k={k}: must be 1 or more, and at most {len(shapes.wh)}, the number of different shapes here"
+        )
     if restarts < 1:
         raise ValueError(f"restarts={restarts}: must be 1 or more")
     runs = [_climb(shapes, _start(shapes, k, np.random.default_rng([seed, k, r]))) for r in range(restarts)]
@@ -89,7 +97,9 @@ def _start(shapes: Shapes, k: int, random: np.random.Generator) -> np.ndarray:
     weight = shapes.counts
     for _ in range(k):
         chosen.append(int(random.choice(len(weight), p=weight / weight.sum())))
-        weight = shapes.counts * np.maximum(1 - best_iou(shapes.wh, shapes.wh[chosen]), 1e-12)  # shapes may differ by rounding only
+        weight = shapes.counts * np.maximum(
+            1 - best_iou(shapes.wh, shapes.wh[chosen]), 1e-12
+        )  # shapes may differ by rounding only
         weight[chosen] = 0
     return shapes.wh[chosen]
 
@@ -107,7 +117,10 @@ def _climb(shapes: Shapes, anchors: np.ndarray) -> np.ndarray:
         for n in range(len(anchors)):
             mine = nearest == n
             moved = _uphill(anchors[n], shapes.wh[mine], shapes.counts[mine])
-            if shapes.counts[mine] @ shape_iou(shapes.wh[mine], moved[None])[:, 0] > shapes.counts[mine] @ best[mine]:
+            if (
+                shapes.counts[mine] @ shape_iou(shapes.wh[mine], moved[None])[:, 0]
+                > shapes.counts[mine] @ best[mine]
+            ):
                 anchors[n] = moved
     return anchors
 
@@ -136,7 +149,9 @@ def _median(values: np.ndarray, weights: np.ndarray, default: float) -> float:
     return float(values[order[np.searchsorted(below, below[-1] / 2)]])
 
 
-def size_search(shapes: Shapes, sizes: Sequence[int], boxes_of: Callable[[Sequence[int]], np.ndarray]) -> tuple[list[int], float]:
+def size_search(
+    shapes: Shapes, sizes: Sequence[int], boxes_of: Callable[[Sequence[int]], np.ndarray]
+) -> tuple[list[int], float]:
     """SSD's sizes: whole pixels, rising, whose default boxes have the greatest mean IoU, and that mean IoU.
 
     sizes: where to start. boxes_of: sizes -> (K, 2) shapes of their default boxes. One size at a time is moved to the best place between
@@ -167,4 +182,7 @@ def size_start(shapes: Shapes, count: int) -> list[int]:
     order = np.argsort(side)
     share = np.cumsum(shapes.counts[order]) / shapes.counts.sum()
     found = np.interp((np.arange(count) + 0.5) / count, share, side[order]).round().astype(np.int64)
-    return [int(size) for size in np.maximum.accumulate(np.maximum(found - np.arange(count), 1)) + np.arange(count)]
+    return [
+        int(size)
+        for size in np.maximum.accumulate(np.maximum(found - np.arange(count), 1)) + np.arange(count)
+    ]

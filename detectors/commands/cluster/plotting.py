@@ -19,7 +19,9 @@ from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 INK, QUIET, ACCENT, PAPER = "#22303c", "#8795a1", "#d1495b", "#edae49"
 FEW = 9  # anchors that still have room for their sizes beside them
-BLUES = LinearSegmentedColormap.from_list("blues", ["#eaf1f7", "#a9c8e0", "#4f86b5"])  # light enough for marks to stand out
+BLUES = LinearSegmentedColormap.from_list(
+    "blues", ["#eaf1f7", "#a9c8e0", "#4f86b5"]
+)  # light enough for marks to stand out
 HALO = withStroke(linewidth=2.5, foreground="white")
 STYLE = {
     "font.size": 10,
@@ -69,15 +71,38 @@ def plot_anchors(
 def _density(axes: Axes, wh: np.ndarray, sets: Sequence[Named]) -> None:
     proposed, configured = (np.array(x.wh) for x in sets)
     low, high = max(1.0, float(np.quantile(wh, 0.001)) / 1.3), float(wh.max()) * 1.15
-    cells = axes.hexbin(*wh.T, gridsize=45, xscale="log", yscale="log", bins="log", cmap=BLUES, mincnt=1, linewidths=0.1)
+    cells = axes.hexbin(
+        *wh.T, gridsize=45, xscale="log", yscale="log", bins="log", cmap=BLUES, mincnt=1, linewidths=0.1
+    )
     axes.figure.colorbar(cells, ax=axes, label="boxes", shrink=0.7, pad=0.01, format="{x:g}")
     axes.plot([low, high], [low, high], color=QUIET, linewidth=0.8, linestyle=":")
     marks: dict[str, Any] = {"linestyle": "none", "markersize": 8}
-    axes.plot(*configured.T, marker="s", markerfacecolor="none", markeredgecolor=INK, markeredgewidth=1.2, label=sets[1].name, **marks)
+    axes.plot(
+        *configured.T,
+        marker="s",
+        markerfacecolor="none",
+        markeredgecolor=INK,
+        markeredgewidth=1.2,
+        label=sets[1].name,
+        **marks,
+    )
     axes.plot(*proposed.T, marker="o", color=ACCENT, markeredgecolor="white", label=sets[0].name, **marks)
     for w, h in proposed if len(proposed) <= FEW else ():
-        axes.annotate(f"{w:.0f}x{h:.0f}", (w, h), xytext=(-7, -3), textcoords="offset points", ha="right", fontsize=9, path_effects=[HALO])
-    axes.set(xlim=(low, high), ylim=(low, high), xlabel="width, px of the model input", ylabel="height, px of the model input")
+        axes.annotate(
+            f"{w:.0f}x{h:.0f}",
+            (w, h),
+            xytext=(-7, -3),
+            textcoords="offset points",
+            ha="right",
+            fontsize=9,
+            path_effects=[HALO],
+        )
+    axes.set(
+        xlim=(low, high),
+        ylim=(low, high),
+        xlabel="width, px of the model input",
+        ylabel="height, px of the model input",
+    )
     axes.set_title("Shapes of the boxes", loc="left")
     ticks = [edge for edge in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000) if low <= edge <= high]
     for axis in (axes.xaxis, axes.yaxis):
@@ -95,22 +120,47 @@ def _rectangles(axes: Axes, sets: Sequence[Named], size: tuple[int, int]) -> Non
     thickness = 1.4 if all(len(x.wh) <= FEW for x in sets) else 0.8
     for drawn, colour, line in ((sets[1], INK, ":"), (sets[0], ACCENT, "-")):
         for w, h in drawn.wh:
-            axes.add_patch(Rectangle((-w / 2, -h / 2), w, h, fill=False, edgecolor=colour, linestyle=line, linewidth=thickness))
+            axes.add_patch(
+                Rectangle(
+                    (-w / 2, -h / 2), w, h, fill=False, edgecolor=colour, linestyle=line, linewidth=thickness
+                )
+            )
     reach = 1.03 * max(width / 2, height / 2, *(max(shape) / 2 for x in sets for shape in x.wh))
-    axes.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[], xlabel=f"input {width}x{height} px (grey)")
+    axes.set(
+        xlim=(-reach, reach),
+        ylim=(-reach, reach),
+        xticks=[],
+        yticks=[],
+        xlabel=f"input {width}x{height} px (grey)",
+    )
     axes.set_title("Anchors on one centre", loc="left")
     axes.spines[:].set_visible(False)
     axes.set_aspect("equal")
 
 
-def _mean_iou(axes: Axes, curve: Mapping[int, float], paper: Mapping[int, float], sets: Sequence[Named]) -> None:
+def _mean_iou(
+    axes: Axes, curve: Mapping[int, float], paper: Mapping[int, float], sets: Sequence[Named]
+) -> None:
     axes.plot(list(curve), list(curve.values()), marker="o", color=ACCENT, label="k-means on these boxes")
     if paper:
-        axes.plot(list(paper), list(paper.values()), marker="*", markersize=13, linestyle="none", color=PAPER, label="YOLO9000, VOC 2007")
+        axes.plot(
+            list(paper),
+            list(paper.values()),
+            marker="*",
+            markersize=13,
+            linestyle="none",
+            color=PAPER,
+            label="YOLO9000, VOC 2007",
+        )
     for x, colour in zip(sets, (ACCENT, INK), strict=True):
         axes.axhline(x.mean_iou, color=colour, linewidth=1, linestyle=":")
         axes.annotate(
-            f"{x.name}: {x.mean_iou:.3f}", (0.99, x.mean_iou), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=colour
+            f"{x.name}: {x.mean_iou:.3f}",
+            (0.99, x.mean_iou),
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            va="bottom",
+            color=colour,
         )
     axes.set(xlabel="k", ylabel="mean IoU with the best anchor", xticks=list(curve))
     axes.set_title("Mean IoU", loc="left")

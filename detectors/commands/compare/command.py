@@ -30,17 +30,30 @@ COLUMNS = (
 
 @verb
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="detectors compare", description="One table for several evaluated runs.")
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run folder that evaluate.py has seen")
+    parser = argparse.ArgumentParser(
+        prog="detectors compare", description="One table for several evaluated runs."
+    )
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="a run folder that evaluate.py has seen"
+    )
     parser.add_argument("--split", default="val", help="which evaluation to compare (val)")
-    parser.add_argument("--output", type=Path, default=Path("outputs/comparison"), help="written with .md and .json (outputs/comparison)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("outputs/comparison"),
+        help="written with .md and .json (outputs/comparison)",
+    )
     asked = parser.parse_args(arguments)
     runs = [read_run(folder, asked.split) for folder in asked.runs]
     remarks = differences(runs)
-    text = "\n\n".join([table(runs), per_class_table(runs), *[f"Note: {remark}" for remark in remarks], LEGEND])
+    text = "\n\n".join(
+        [table(runs), per_class_table(runs), *[f"Note: {remark}" for remark in remarks], LEGEND]
+    )
     asked.output.parent.mkdir(parents=True, exist_ok=True)
     asked.output.with_suffix(".md").write_text(text + "\n")
-    asked.output.with_suffix(".json").write_text(json.dumps({"runs": runs, "notes": remarks}, indent=1) + "\n")
+    asked.output.with_suffix(".json").write_text(
+        json.dumps({"runs": runs, "notes": remarks}, indent=1) + "\n"
+    )
     print(f"{text}\n\nwritten: {asked.output.with_suffix('.md')}, {asked.output.with_suffix('.json')}")
 
 
@@ -54,10 +67,18 @@ def read_run(folder: Path, split: str) -> dict:
     """summary.json and evaluation.json of a run as one record. FileNotFoundError that says which command writes what is missing."""
     suffix = "" if split == "val" else f"_{split}"
     summary = _read(folder / "summary.json", f"train.py writes it; is {folder} a run folder?")
-    evaluation = _read(folder / f"evaluation{suffix}.json", f"write it with: python evaluate.py run={folder} split={split}")
+    evaluation = _read(
+        folder / f"evaluation{suffix}.json", f"write it with: python evaluate.py run={folder} split={split}"
+    )
     height, width = summary["input_size"]
     training = {key: value for key, value in summary.items() if key not in ("validation", "input_size")}
-    return {**training, **evaluation, "input": f"{width}x{height}", "device": summary["device"], "folder": str(folder)}
+    return {
+        **training,
+        **evaluation,
+        "input": f"{width}x{height}",
+        "device": summary["device"],
+        "folder": str(folder),
+    }
 
 
 def _read(path: Path, fix: str) -> dict:
@@ -71,13 +92,21 @@ def _read(path: Path, fix: str) -> dict:
 
 def differences(runs: list[dict]) -> list[str]:
     """What makes the comparison unequal: one sentence for each setting in which the runs differ."""
-    watched = {"data": "data sets", "split": "splits", "images": "numbers of evaluated images", "images_seen": "numbers of training images"}
+    watched = {
+        "data": "data sets",
+        "split": "splits",
+        "images": "numbers of evaluated images",
+        "images_seen": "numbers of training images",
+    }
     watched["device"] = "devices"
     found = []
     for key, words in watched.items():
         values = {run["name"]: run.get(key) for run in runs}
         if len(set(map(str, values.values()))) > 1:
-            found.append(f"the runs differ in their {words}: " + ", ".join(f"{name} {value}" for name, value in values.items()))
+            found.append(
+                f"the runs differ in their {words}: "
+                + ", ".join(f"{name} {value}" for name, value in values.items())
+            )
     return found
 
 
@@ -89,7 +118,10 @@ def table(runs: list[dict]) -> str:
 def per_class_table(runs: list[dict]) -> str:
     """AP50 (VOC10 area) of every class."""
     names = list(dict.fromkeys(name for run in runs for name in run["per_class"]))
-    rows = [[name, *[_cell(run["per_class"].get(name, {}).get("AP50_voc10"), ".3f") for run in runs]] for name in names]
+    rows = [
+        [name, *[_cell(run["per_class"].get(name, {}).get("AP50_voc10"), ".3f") for run in runs]]
+        for name in names
+    ]
     return _markdown(["AP50 (VOC10 area)", *[run["name"] for run in runs]], rows)
 
 
@@ -100,7 +132,10 @@ def _cell(value: object, form: str) -> str:
 def _markdown(head: list[str], rows: list[list[str]]) -> str:
     """A table whose columns are padded, so that it reads well as plain text too."""
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in [head, *rows]]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in [head, *rows]
+    ]
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 

@@ -18,7 +18,12 @@ from detectors.commands.convert.ssd_conversion import from_ssd, to_ssd
 from detectors.config.entry import verb
 from detectors.training import checkpoint as ckpt
 
-TARGETS = {"checkpoint": ".pt", "darknet": ".weights", "torchvision": ".pth", "ssd.pytorch": None}  # kind -> the suffix that stands for it
+TARGETS = {
+    "checkpoint": ".pt",
+    "darknet": ".weights",
+    "torchvision": ".pth",
+    "ssd.pytorch": None,
+}  # kind -> the suffix that stands for it
 
 
 @verb
@@ -40,16 +45,41 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="detectors convert", description="Converts weights between programs.")
     add = made.add_argument
     add("source", type=Path, help="the file, or a run folder of ours")
-    add("target", type=Path, help="the file to write: .pt is a checkpoint of ours, .weights Darknet's, .pth torchvision's")
-    add("--from", dest="source_kind", choices=("checkpoint", "darknet", *ssd_ports.PORTS), help="kind of SOURCE (by its content)")
+    add(
+        "target",
+        type=Path,
+        help="the file to write: .pt is a checkpoint of ours, .weights Darknet's, .pth torchvision's",
+    )
+    add(
+        "--from",
+        dest="source_kind",
+        choices=("checkpoint", "darknet", *ssd_ports.PORTS),
+        help="kind of SOURCE (by its content)",
+    )
     add("--to", dest="target_kind", choices=TARGETS, help="kind of TARGET (by its suffix)")
     add("--model", help="a yaml of conf/model (by the content: ssd300, ssd300_coco, ssd512, ...)")
-    add("--names", help="class names: voc, coco or a file with one a line; another number than the file's starts new heads")
-    add("--cfg", type=Path, help="the cfg of Darknet's weights; without --model the checkpoint holds it and has its layers")
-    add("--keep-91", action="store_true", help="keep all of torchvision's 91 outputs: then the way back is bit for bit")
+    add(
+        "--names",
+        help="class names: voc, coco or a file with one a line; another number than the file's starts new heads",
+    )
+    add(
+        "--cfg",
+        type=Path,
+        help="the cfg of Darknet's weights; without --model the checkpoint holds it and has its layers",
+    )
+    add(
+        "--keep-91",
+        action="store_true",
+        help="keep all of torchvision's 91 outputs: then the way back is bit for bit",
+    )
     add("--partial", action="store_true", help="load what fits and start the rest anew, instead of refusing")
     add("--report", action="store_true", help="one line for each parameter")
-    add("overrides", nargs="*", metavar="key=value", help="settings of the checkpoint's configuration, as for train.py")
+    add(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="settings of the checkpoint's configuration, as for train.py",
+    )
     return made
 
 
@@ -72,7 +102,9 @@ def read(wish: Wish, kind: str | None) -> Converted:
     kind = kind or ssd_ports.identify(tensors)
     if kind is None:
         known = ", ".join(port.title for port in ssd_ports.PORTS.values())
-        raise ValueError(f"{path}: no network that is known here, its first parameter being {next(iter(tensors))}; known are {known}")
+        raise ValueError(
+            f"{path}: no network that is known here, its first parameter being {next(iter(tensors))}; known are {known}"
+        )
     return from_ssd(ssd_ports.read(tensors, kind, str(path)), wish)
 
 

@@ -19,8 +19,17 @@ from detectors.training import checkpoint as ckpt
 from detectors.training.transfer import ABSENT, Transfer, fit
 
 DATA = {"voc": "voc07", "coco": "coco2017"}  # what evaluate.py then takes if nothing else is said
-VERSION = ("darknet_major", "darknet_minor", "darknet_revision")  # in a checkpoint's progress: the header of the .weights file it was
-PIXELS = ("pixel_mean", "pixel_std", "channel_order", "clip_default_boxes")  # what a model inherits from the weights
+VERSION = (
+    "darknet_major",
+    "darknet_minor",
+    "darknet_revision",
+)  # in a checkpoint's progress: the header of the .weights file it was
+PIXELS = (
+    "pixel_mean",
+    "pixel_std",
+    "channel_order",
+    "clip_default_boxes",
+)  # what a model inherits from the weights
 
 
 @dataclass(frozen=True)
@@ -30,7 +39,9 @@ class Wish:
     source: Path
     target: Path
     model: str | None = None  # yaml of conf/model; None follows from the file
-    names: str | None = None  # key of CLASS_LISTS or a file with one name a line; None follows from the number of classes
+    names: str | None = (
+        None  # key of CLASS_LISTS or a file with one name a line; None follows from the number of classes
+    )
     cfg: Path | None = None  # Darknet's description of the network
     keep_91: bool = False  # all of torchvision's outputs for COCO
     partial: bool = False  # load what fits
@@ -64,13 +75,23 @@ def from_checkpoint(stored: ckpt.Checkpoint, wish: Wish) -> Converted:
     if wish.model is None:
         config = check(merged(stored.config, wish.overrides))
     else:
-        config = configuration(wish, wish.model, names, {key: stored.config["model"].get(key) for key in PIXELS})
+        config = configuration(
+            wish, wish.model, names, {key: stored.config["model"].get(key) for key in PIXELS}
+        )
     if names != stored.class_names:
         config.data.class_names = list(names)
 
-    source = Source("the checkpoint", len(stored.class_names), stored.model, {name: name for name in stored.model}, key=str)
+    source = Source(
+        "the checkpoint",
+        len(stored.class_names),
+        stored.model,
+        {name: name for name in stored.model},
+        key=str,
+    )
     transfer = fill(config, names, source, wish)
-    notes = [f"checkpoint of {stored.config['name']}, step {stored.step}, {len(stored.class_names)} classes -> {config.name}"]
+    notes = [
+        f"checkpoint of {stored.config['name']}, step {stored.step}, {len(stored.class_names)} classes -> {config.name}"
+    ]
     version = {key: stored.progress[key] for key in VERSION if key in stored.progress}
     step = 0 if transfer.left else stored.step
     return Converted(weights_only(wish, config, names, transfer, step=step, **version), transfer, notes)
@@ -84,17 +105,24 @@ def class_names(wish: Wish, classes: int | None) -> tuple[str, ...]:
         return read_names(Path(wish.names))
     if classes == ssd_ports.COCO_OUTPUTS - 1:
         used = iter(COCO_CLASSES)
-        return tuple(f"unused {column}" if column in ssd_ports.COCO_UNUSED else next(used) for column in range(1, ssd_ports.COCO_OUTPUTS))
+        return tuple(
+            f"unused {column}" if column in ssd_ports.COCO_UNUSED else next(used)
+            for column in range(1, ssd_ports.COCO_OUTPUTS)
+        )
     if names := next((names for names in CLASS_LISTS.values() if len(names) == classes), None):
         return names
     what = f"the file has {classes} classes" if classes is not None else "a backbone knows no classes"
-    raise ValueError(f"{wish.source}: {what}; name them with --names voc, --names coco or --names FILE (one name a line)")
+    raise ValueError(
+        f"{wish.source}: {what}; name them with --names voc, --names coco or --names FILE (one name a line)"
+    )
 
 
 def configuration(wish: Wish, model: str, names: tuple[str, ...], settings: Mapping[str, Any]) -> Config:
     """What train.py would be given for this model, with the settings that come with the weights; the person's overrides win over both."""
     known = composed(choices(wish, model, names))["model"]
-    given = [f"model.{key}={'null' if value is None else value}" for key, value in settings.items() if key in known]
+    given = [
+        f"model.{key}={'null' if value is None else value}" for key, value in settings.items() if key in known
+    ]
     return check(composed(choices(wish, model, names, given)))
 
 
@@ -115,7 +143,10 @@ def fill(config: Config, names: tuple[str, ...], source: Source, wish: Wish) -> 
     origins = {ours: source.origins[key] for ours, key in taken.items()}
     transfer = fit(state, tensors, where=str(wish.source), twin=twin, origins=origins, partial=wish.partial)
     spare = source.tensors.keys() - set(taken.values())
-    transfer.unused = {**source.unused, **{source.origins[k]: f"{config.name} has no such parameter" for k in source.tensors if k in spare}}
+    transfer.unused = {
+        **source.unused,
+        **{source.origins[k]: f"{config.name} has no such parameter" for k in source.tensors if k in spare},
+    }
     absent = [name for name, why in transfer.left.items() if why == ABSENT]
     if not transfer.loaded or (source.classes and absent and not wish.partial):
         raise ValueError(
@@ -125,6 +156,10 @@ def fill(config: Config, names: tuple[str, ...], source: Source, wish: Wish) -> 
     return transfer
 
 
-def weights_only(wish: Wish, config: Config, names: tuple[str, ...], transfer: Transfer, *, step: int = 0, **progress) -> ckpt.Checkpoint:
+def weights_only(
+    wish: Wish, config: Config, names: tuple[str, ...], transfer: Transfer, *, step: int = 0, **progress
+) -> ckpt.Checkpoint:
     """A checkpoint without optimiser and random state: evaluate.py, predict and trainer.init_from take it, trainer.resume does not."""
-    return ckpt.Checkpoint(wish.target, step, to_plain(config), names, transfer.state, progress, optimizer={}, random={})
+    return ckpt.Checkpoint(
+        wish.target, step, to_plain(config), names, transfer.state, progress, optimizer={}, random={}
+    )

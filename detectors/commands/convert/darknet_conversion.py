@@ -9,7 +9,17 @@ import torch
 from torch import Tensor
 
 from detectors.anchors import YoloAnchors
-from detectors.commands.convert.conversion import VERSION, Converted, Source, Wish, choices, class_names, configuration, fill, weights_only
+from detectors.commands.convert.conversion import (
+    VERSION,
+    Converted,
+    Source,
+    Wish,
+    choices,
+    class_names,
+    configuration,
+    fill,
+    weights_only,
+)
 from detectors.config.check import check
 from detectors.config.schema import Config, composed, merged
 from detectors.darknet import sections
@@ -35,22 +45,40 @@ def from_darknet(wish: Wish) -> Converted:
     network = None if wish.cfg is None else read_cfg(wish.cfg)
     region = network and network.region
     if wish.model is None and region is None:
-        what = "Darknet's weights do not say which network they are of" if network is None else f"{wish.cfg} has no [region]: no detector"
-        raise ValueError(f"{wish.source}: {what}; give the detector's --cfg FILE, or --model with a yaml of conf/model of the same layers")
+        what = (
+            "Darknet's weights do not say which network they are of"
+            if network is None
+            else f"{wish.cfg} has no [region]: no detector"
+        )
+        raise ValueError(
+            f"{wish.source}: {what}; give the detector's --cfg FILE, or --model with a yaml of conf/model of the same layers"
+        )
     names = class_names(wish, region and region.classes)
     config = darknet_configuration(wish, names, network)
     classes = region.classes if region else len(names)
     detector = assemble.build_detector(config, classes)
-    report = load_weights(detector, wish.source, partial=wish.partial or PARTIAL_FILE.search(wish.source.name) is not None)
+    report = load_weights(
+        detector, wish.source, partial=wish.partial or PARTIAL_FILE.search(wish.source.name) is not None
+    )
     if region and wish.model and not report.left:
         _check_same(detector, wish, classes)
     left = tuple(f"{layer.name}." for layer in report.left)
     origins = {f"{layer.name}.": f"convolution {n}" for n, layer in enumerate(report.loaded, 1)}
-    tensors = {name: tensor for name, tensor in detector.state_dict().items() if not (left and name.startswith(left))}
-    where = {name: next((text for place, text in origins.items() if name.startswith(place)), "the header") for name in tensors}
-    transfer = fill(config, names, Source("the file", None if left else classes, tensors, where, key=str), wish)
+    tensors = {
+        name: tensor for name, tensor in detector.state_dict().items() if not (left and name.startswith(left))
+    }
+    where = {
+        name: next((text for place, text in origins.items() if name.startswith(place)), "the header")
+        for name in tensors
+    }
+    transfer = fill(
+        config, names, Source("the file", None if left else classes, tensors, where, key=str), wish
+    )
     version = dict(zip(VERSION, report.header, strict=False))
-    notes = [*list(report.lines())[:1], f"{len(report.loaded)} convolutions loaded, {len(report.left)} left as they were -> {config.name}"]
+    notes = [
+        *list(report.lines())[:1],
+        f"{len(report.loaded)} convolutions loaded, {len(report.left)} left as they were -> {config.name}",
+    ]
     return Converted(weights_only(wish, config, names, transfer, **version), transfer, notes)
 
 
@@ -59,7 +87,11 @@ def darknet_configuration(wish: Wish, names: tuple[str, ...], network: sections.
     size = [] if network is None else [f"input.size=[{network.net.height},{network.net.width}]"]
     asked = replace(wish, overrides=[*size, *wish.overrides])
     if wish.model is not None:
-        anchors = {} if network is None or network.region is None else {"anchors": [list(pair) for pair in network.region.anchors]}
+        anchors = (
+            {}
+            if network is None or network.region is None
+            else {"anchors": [list(pair) for pair in network.region.anchors]}
+        )
         return configuration(asked, wish.model, names, anchors)
     late = [override for override in asked.overrides if override.lstrip("+").startswith(("model.", "loss."))]
     early = [override for override in asked.overrides if override not in late]
@@ -84,7 +116,9 @@ def _check_same(detector: Detector, wish: Wish, classes: int) -> None:
         found, expected = (_flat(x.eval()(images)) for x in (detector, other))
     worst = (found - expected).abs().max() if found.shape == expected.shape else torch.inf
     if not worst <= 1e-3 * (1 + expected.abs().max()):
-        raise ValueError(f"{wish.model} is not the network of {wish.cfg} (outputs differ by {worst:.3g}); choose another --model, or none")
+        raise ValueError(
+            f"{wish.model} is not the network of {wish.cfg} (outputs differ by {worst:.3g}); choose another --model, or none"
+        )
 
 
 def _flat(outputs: HeadOutputs) -> Tensor:
@@ -99,9 +133,13 @@ def to_darknet(checkpoint: Checkpoint) -> list[str]:
     """
     detector, config = assemble.load_detector(checkpoint, torch.device("cpu"))
     if not isinstance(detector.anchors, YoloAnchors):
-        raise ValueError(f"{config.name} is no network of Darknet's: only YOLOv2's family can be written as .weights")
+        raise ValueError(
+            f"{config.name} is no network of Darknet's: only YOLOv2's family can be written as .weights"
+        )
     version = [int(checkpoint.progress[key]) for key in VERSION if key in checkpoint.progress]
     seen = max(int(buffer) for name, buffer in detector.named_buffers() if name.endswith(SEEN))
     header = Header(*version, seen=seen) if version else Header(seen=seen)
     save_weights(detector, checkpoint.path, header=header)
-    return [f"header of version {header.major}.{header.minor}, {header.size} bytes, {header.seen} training images seen"]
+    return [
+        f"header of version {header.major}.{header.minor}, {header.size} bytes, {header.seen} training images seen"
+    ]

@@ -29,9 +29,15 @@ PLACES = _places()
 def torchvision(levels: int) -> dict[str, str]:
     """torchvision's name -> Caffe's, in the order of ssd300_vgg16's state dict. It cuts the list at pool4 and again at pool5."""
     features = {f"features.{place}": layer for layer, place in PLACES.items() if layer < "conv5"}
-    extra = {f"extra.0.{place - PLACES['conv5_1'] + 1}": layer for layer, place in PLACES.items() if layer.startswith("conv5")}
+    extra = {
+        f"extra.0.{place - PLACES['conv5_1'] + 1}": layer
+        for layer, place in PLACES.items()
+        if layer.startswith("conv5")
+    }
     extra |= {f"extra.0.7.{PLACES[layer] - PLACES[FC6] + 1}": layer for layer in (FC6, FC7)}
-    extra |= {f"extra.{number - 5}.{2 * half}": f"conv{number}_{half + 1}" for number, half in _extras(levels)}
+    extra |= {
+        f"extra.{number - 5}.{2 * half}": f"conv{number}_{half + 1}" for number, half in _extras(levels)
+    }
     layers = {f"backbone.{name}": layer for name, layer in (features | extra).items()}
     kinds = {"head.classification_head.module_list": "conf", "head.regression_head.module_list": "loc"}
     return {"backbone.scale_weight": "conv4_3_norm.scale", **_parameters(layers | _heads(kinds, levels))}
@@ -40,7 +46,9 @@ def torchvision(levels: int) -> dict[str, str]:
 def ssd_pytorch(levels: int) -> dict[str, str]:
     """Name in amdegroot's ssd.pytorch -> Caffe's."""
     layers = {f"vgg.{place}": layer for layer, place in PLACES.items()}
-    extras = {f"extras.{2 * (number - 6) + half}": f"conv{number}_{half + 1}" for number, half in _extras(levels)}
+    extras = {
+        f"extras.{2 * (number - 6) + half}": f"conv{number}_{half + 1}" for number, half in _extras(levels)
+    }
     heads = _heads({"loc": "loc", "conf": "conf"}, levels)
     return {**_parameters(layers), "L2Norm.weight": "conv4_3_norm.scale", **_parameters(extras | heads)}
 
@@ -63,13 +71,19 @@ def ours(name: str) -> str | None:
     if found := re.fullmatch(r"head\.(offsets|class_logits)\.(\d+)\.(weight|bias)", name):
         kind, level, part = found.groups()
         return f"{_source(int(level))}_mbox_{'loc' if kind == 'offsets' else 'conf'}.{part}"
-    found = re.fullmatch(r"(?:backbone|neck)\.(?:stages\.\w+\.|levels\.\d+\.)?(conv\d+_\d|fc\d)\.conv\.(weight|bias)", name)
+    found = re.fullmatch(
+        r"(?:backbone|neck)\.(?:stages\.\w+\.|levels\.\d+\.)?(conv\d+_\d|fc\d)\.conv\.(weight|bias)", name
+    )
     return f"{found[1]}.{found[2]}" if found else None
 
 
 def _parameters(layers: Mapping[str, str]) -> dict[str, str]:
     """Names of layers -> names of their weights and biases."""
-    return {f"{theirs}.{part}": f"{layer}.{part}" for theirs, layer in layers.items() for part in ("weight", "bias")}
+    return {
+        f"{theirs}.{part}": f"{layer}.{part}"
+        for theirs, layer in layers.items()
+        for part in ("weight", "bias")
+    }
 
 
 def _extras(levels: int) -> list[tuple[int, int]]:
@@ -79,7 +93,11 @@ def _extras(levels: int) -> list[tuple[int, int]]:
 
 def _heads(kinds: Mapping[str, str], levels: int) -> dict[str, str]:
     """kinds: what comes before the level's number -> loc or conf."""
-    return {f"{theirs}.{level}": f"{_source(level)}_mbox_{kind}" for theirs, kind in kinds.items() for level in range(levels)}
+    return {
+        f"{theirs}.{level}": f"{_source(level)}_mbox_{kind}"
+        for theirs, kind in kinds.items()
+        for level in range(levels)
+    }
 
 
 def _source(level: int) -> str:

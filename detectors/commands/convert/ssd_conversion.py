@@ -6,7 +6,15 @@ from torch import Tensor
 
 from detectors.anchors import ssd300_levels, ssd512_levels
 from detectors.commands.convert import parameter_names, ssd_ports
-from detectors.commands.convert.conversion import Converted, Source, Wish, class_names, configuration, fill, weights_only
+from detectors.commands.convert.conversion import (
+    Converted,
+    Source,
+    Wish,
+    class_names,
+    configuration,
+    fill,
+    weights_only,
+)
 from detectors.models.ssd import PIXEL_MEAN
 from detectors.training.checkpoint import Checkpoint
 
@@ -16,12 +24,18 @@ def from_ssd(found: ssd_ports.Found, wish: Wish) -> Converted:
     notes, port = [], ssd_ports.PORTS[found.kind]
     if found.kind == "torchvision" and found.outputs == ssd_ports.COCO_OUTPUTS and not wish.keep_91:
         found = ssd_ports.select_outputs(found, ssd_ports.used_coco_columns())
-        notes = ["of 91 outputs 81 are kept, background and COCO's 80 classes, and the softmax runs over these; --keep-91 keeps all"]
+        notes = [
+            "of 91 outputs 81 are kept, background and COCO's 80 classes, and the softmax runs over these; --keep-91 keeps all"
+        ]
     classes = found.outputs - 1 if port.whole else None
     names = class_names(wish, classes)
     model = wish.model or _ssd_model(found)
     config = configuration(wish, model, names, found.settings)
-    what = f"{found.levels} maps, {found.outputs} outputs" if port.whole else "a backbone, so that neck and heads are initialised"
+    what = (
+        f"{found.levels} maps, {found.outputs} outputs"
+        if port.whole
+        else "a backbone, so that neck and heads are initialised"
+    )
     sizes, mean = (config.model.get(key) for key in ("sizes", "pixel_mean"))
     notes = [f"{port.title}: {what} -> {model}, default boxes of {sizes}, pixels RGB - {mean}", *notes]
     source = Source(port.title, classes, found.tensors, found.origins, parameter_names.ours, found.unused)
@@ -42,13 +56,19 @@ def to_ssd(checkpoint: Checkpoint, kind: str) -> tuple[dict[str, Tensor], list[s
     mean, std = model.get("pixel_mean", PIXEL_MEAN), model.get("pixel_std", (1.0, 1.0, 1.0))
     levels, side = (ssd512_levels, 512) if len(tensors) > 71 else (ssd300_levels, 300)
     sizes = [level.min_size for level in levels(model["sizes"])] + [levels(model["sizes"])[-1].max_size]
-    notes = [f"it is for RGB pixels of 0..255, minus {list(mean)}, divided by {list(std)}, and default boxes of {sizes} pixels"]
+    notes = [
+        f"it is for RGB pixels of 0..255, minus {list(mean)}, divided by {list(std)}, and default boxes of {sizes} pixels"
+    ]
     if kind == "torchvision" and side == 300:
         keywords = f"num_classes={len(checkpoint.class_names) + 1}"
-        if max(abs(a - b) for a, b in zip(mean, ssd_ports.PORTS[kind].pixel_mean, strict=True)) > 0.01 or set(std) != {1.0}:
+        if max(abs(a - b) for a, b in zip(mean, ssd_ports.PORTS[kind].pixel_mean, strict=True)) > 0.01 or set(
+            std
+        ) != {1.0}:
             keywords += f", image_mean={[round(v / 255, 6) for v in mean]}, image_std={[round(v / 255, 8) for v in std]}"
         notes.append(f"ssd300_vgg16(weights=None, weights_backbone=None, {keywords}) takes it")
         if model["sizes"] != "coco":
             scales = [round(size / side, 4) for size in sizes]
-            notes.append(f"its default boxes are COCO's: set model.anchor_generator, a DefaultBoxGenerator with scales={scales}")
+            notes.append(
+                f"its default boxes are COCO's: set model.anchor_generator, a DefaultBoxGenerator with scales={scales}"
+            )
     return tensors, notes

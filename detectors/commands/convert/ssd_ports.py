@@ -29,14 +29,21 @@ class Port(NamedTuple):
 
     def settings(self) -> dict[str, Any]:
         """Keywords for our builders."""
-        pixels = {"pixel_mean": list(self.pixel_mean), "pixel_std": list(self.pixel_std), "channel_order": "rgb"}
+        pixels = {
+            "pixel_mean": list(self.pixel_mean),
+            "pixel_std": list(self.pixel_std),
+            "channel_order": "rgb",
+        }
         return {**pixels, "clip_default_boxes": self.clip_default_boxes}
 
 
 # torchvision subtracts means of images in 0..1 and divides by 1/255; its classifier divides by standard deviations as well.
 PORTS = {
     "torchvision": Port(
-        "torchvision's SSD", parameter_names.torchvision, pixel_mean=(122.99925, 116.9991, 103.9992), clip_default_boxes="wh"
+        "torchvision's SSD",
+        parameter_names.torchvision,
+        pixel_mean=(122.99925, 116.9991, 103.9992),
+        clip_default_boxes="wh",
     ),
     "ssd.pytorch": Port("ssd.pytorch", parameter_names.ssd_pytorch, clip_default_boxes="cxcywh"),
     "vgg16": Port(
@@ -46,7 +53,9 @@ PORTS = {
         pixel_std=(58.395, 57.12, 57.375),
         whole=False,
     ),
-    "vgg16_reduced": Port("VGG-16 with reduced fc6 and fc7", lambda levels: parameter_names.vgg16_reduced(), whole=False),
+    "vgg16_reduced": Port(
+        "VGG-16 with reduced fc6 and fc7", lambda levels: parameter_names.vgg16_reduced(), whole=False
+    ),
 }
 # In every such file, and together in no other: how a file is recognised.
 MARKS = {
@@ -95,9 +104,15 @@ def state_dict_of(content: Any, where: str) -> dict[str, Tensor]:
     for key in ("model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
-    tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
+    tensors = (
+        {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+        if isinstance(content, Mapping)
+        else {}
+    )
     if not tensors:
-        raise ValueError(f"{where}: no state dict, a dict of named tensors; it holds {type(content).__name__}")
+        raise ValueError(
+            f"{where}: no state dict, a dict of named tensors; it holds {type(content).__name__}"
+        )
     return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
 
 
@@ -118,7 +133,9 @@ def read(tensors: Mapping[str, Tensor], kind: str, where: str) -> Found:
             f"{where}: {absent[0]} ({rule[absent[0]]}) is missing; {len(rule) - len(absent)} of the {len(rule)} parameters of {port.title} "
             "are there: the file is of another network, or incomplete"
         )
-    found = Found(kind, {c: tensors[n] for n, c in rule.items()}, {c: n for n, c in rule.items()}, port.settings())
+    found = Found(
+        kind, {c: tensors[n] for n, c in rule.items()}, {c: n for n, c in rule.items()}, port.settings()
+    )
     found.unused = {name: f"{port.title} has no such parameter" for name in tensors if name not in rule}
     if kind == "vgg16":
         _reduce_fc(found, where)
@@ -132,7 +149,9 @@ def _check_heads(found: Found, where: str) -> None:
     for caffe in (name for name in found.tensors if "_mbox_loc." in name):
         offsets, logits = found.channels(caffe), found.channels(caffe.replace("_loc.", "_conf."))
         if not offsets or offsets % 4 or logits * 4 != offsets * found.outputs:
-            raise ValueError(f"{where}: {found.origins[caffe]} has {offsets} channels, its class logits {logits}: no whole number of boxes")
+            raise ValueError(
+                f"{where}: {found.origins[caffe]} has {offsets} channels, its class logits {logits}: no whole number of boxes"
+            )
 
 
 def _reduce_fc(found: Found, where: str) -> None:
@@ -147,13 +166,17 @@ def _reduce_fc(found: Found, where: str) -> None:
     fc = [f"{layer}.{part}" for layer in ("fc6", "fc7") for part in ("weight", "bias")]
     if not all(found.tensors[name].isfinite().all() for name in fc):
         for name in fc:
-            found.unused[found.origins.pop(name)] = "no finite values: only the features of this file were trained"
+            found.unused[found.origins.pop(name)] = (
+                "no finite values: only the features of this file were trained"
+            )
             del found.tensors[name]
         found.settings |= PORTS["vgg16_reduced"].settings()
         return
     for name, shape in (("fc6.weight", (4096, 512 * 7 * 7)), ("fc7.weight", (4096, 4096))):
         if found.tensors[name].shape != shape:
-            raise ValueError(f"{where}: {found.origins[name]} is {shape_of(found.tensors[name])}, VGG-16's is {'x'.join(map(str, shape))}")
+            raise ValueError(
+                f"{where}: {found.origins[name]} is {shape_of(found.tensors[name])}, VGG-16's is {'x'.join(map(str, shape))}"
+            )
     found.tensors["fc6.weight"] = found.tensors["fc6.weight"].reshape(4096, 512, 7, 7)[::4, :, ::3, ::3]
     found.tensors["fc7.weight"] = found.tensors["fc7.weight"].reshape(4096, 4096, 1, 1)[::4, ::4]
     for name in ("fc6.bias", "fc7.bias"):
@@ -186,12 +209,19 @@ def write(ours: Mapping[str, Tensor], kind: str, *, channel_order: str = "rgb") 
     caffe = {parameter_names.ours(name): tensor for name, tensor in ours.items()}
     if None in caffe:
         other = next(name for name in ours if parameter_names.ours(name) is None)
-        raise ValueError(f"{port.title} has no {other}: only networks of the paper can be written, SSD300 and SSD512 without batch norm")
+        raise ValueError(
+            f"{port.title} has no {other}: only networks of the paper can be written, SSD300 and SSD512 without batch norm"
+        )
     levels = sum(name.endswith("_mbox_loc.weight") for name in caffe)
     rule = port.names(levels)
     if (differ := set(rule.values()) ^ caffe.keys()) or len(caffe["conv1_1.weight"]) != 64:
         what = f"{min(differ)} is in one of them only" if differ else "its width is not 1"
-        raise ValueError(f"{port.title} does not fit this network ({what}): only SSD300 and SSD512 on VGG-16 in full width can be written")
+        raise ValueError(
+            f"{port.title} does not fit this network ({what}): only SSD300 and SSD512 on VGG-16 in full width can be written"
+        )
     if channel_order == "bgr":
         caffe["conv1_1.weight"] = caffe["conv1_1.weight"].flip(1)
-    return {name: caffe[layer].detach().clone(memory_format=torch.contiguous_format) for name, layer in rule.items()}
+    return {
+        name: caffe[layer].detach().clone(memory_format=torch.contiguous_format)
+        for name, layer in rule.items()
+    }

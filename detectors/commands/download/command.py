@@ -24,10 +24,18 @@ Plan = tuple[Path, list[Archive]]  # a data set's root, and the archives that it
 
 @verb
 def main(arguments: list[str] | None = None) -> None:
-    listed = ", ".join(f"{name} ({gigabytes(sum(a.size for a in source.archives))})" for name, source in SOURCES.items())
-    parser = argparse.ArgumentParser(prog="detectors download", description=f"Downloads and unpacks: {listed}.")
-    parser.add_argument("names", nargs="+", metavar="NAME", help="a data set; or paths.data=/FOLDER, as for train.py")
-    parser.add_argument("--keep-archives", action="store_true", help="leave the archives beside what was unpacked of them")
+    listed = ", ".join(
+        f"{name} ({gigabytes(sum(a.size for a in source.archives))})" for name, source in SOURCES.items()
+    )
+    parser = argparse.ArgumentParser(
+        prog="detectors download", description=f"Downloads and unpacks: {listed}."
+    )
+    parser.add_argument(
+        "names", nargs="+", metavar="NAME", help="a data set; or paths.data=/FOLDER, as for train.py"
+    )
+    parser.add_argument(
+        "--keep-archives", action="store_true", help="leave the archives beside what was unpacked of them"
+    )
     asked = parser.parse_intermixed_args(arguments)
     overrides = [word for word in asked.names if "=" in word]
     sources = chosen([word for word in asked.names if word not in overrides], SOURCES)
@@ -38,7 +46,9 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"stopped; {RESUMED}", file=sys.stderr)
         raise SystemExit(130) from stop
     for name, source in sources.items():
-        print(f"{name}: in {roots[name]}; to use it: python train.py {' '.join([f'data={source.config}', *overrides])}{source.remark}")
+        print(
+            f"{name}: in {roots[name]}; to use it: python train.py {' '.join([f'data={source.config}', *overrides])}{source.remark}"
+        )
 
 
 def chosen(names: Sequence[str], sources: Mapping[str, Source]) -> dict[str, Source]:
@@ -47,7 +57,9 @@ def chosen(names: Sequence[str], sources: Mapping[str, Source]) -> dict[str, Sou
         raise ValueError(f"no data set is named; there are: {', '.join(sources)}")
     for name in names:
         if name not in sources:
-            raise ValueError(f"{name}: no data set of this name can be downloaded{closest(name, list(sources))}")
+            raise ValueError(
+                f"{name}: no data set of this name can be downloaded{closest(name, list(sources))}"
+            )
     return {name: sources[name] for name in dict.fromkeys(names)}
 
 
@@ -59,7 +71,13 @@ def root_of(source: Source, overrides: Sequence[str]) -> Path:
     return Path(composed([f"data={source.config}", *overrides])["data"]["root"]).absolute()
 
 
-def download(sources: Mapping[str, Source], roots: Mapping[str, Path], *, keep_archives: bool = False, progress: bool = True) -> None:
+def download(
+    sources: Mapping[str, Source],
+    roots: Mapping[str, Path],
+    *,
+    keep_archives: bool = False,
+    progress: bool = True,
+) -> None:
     """Fetches and unpacks what is missing of each data set. Without a request where nothing is.
 
     ValueError for a full disk, a server that refuses, an archive that is not what was published, another download into the same folder.
@@ -82,7 +100,11 @@ def download(sources: Mapping[str, Source], roots: Mapping[str, Path], *, keep_a
 
 def missing(source: Source, root: Path) -> list[Archive]:
     """Archives of which something is not there, or whose unpacking was cut off."""
-    return [archive for archive in source.archives if draft_of(root, archive.name).exists() or not archive.there(root)]
+    return [
+        archive
+        for archive in source.archives
+        if draft_of(root, archive.name).exists() or not archive.there(root)
+    ]
 
 
 @contextlib.contextmanager
@@ -92,12 +114,16 @@ def locked(root: Path) -> Iterator[None]:
         root.mkdir(parents=True, exist_ok=True)
         handle = os.open(root, os.O_RDONLY)
     except OSError as error:
-        raise ValueError(f"{root}: {error.strerror}; name a folder that can be written with paths.data=/FOLDER") from error
+        raise ValueError(
+            f"{root}: {error.strerror}; name a folder that can be written with paths.data=/FOLDER"
+        ) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(handle)
-        raise ValueError(f"{root}: another download into this folder is under way; wait for it, or end it") from error
+        raise ValueError(
+            f"{root}: another download into this folder is under way; wait for it, or end it"
+        ) from error
     except OSError:
         pass  # some network file systems have no locks
     try:
@@ -155,7 +181,9 @@ def get(archive: Archive, root: Path, *, keep_archives: bool, progress: bool) ->
         advice = f"run the same command again; if this comes back, {archive.url} is no longer what was published, or a proxy changed it"
         raise ValueError(f"{error}; the file was removed. To go on, {advice}") from error
     if not archive.there(root):
-        raise ValueError(f"{target}: was unpacked into {root}, but not all that belongs there came out of it; is it the whole archive?")
+        raise ValueError(
+            f"{target}: was unpacked into {root}, but not all that belongs there came out of it; is it the whole archive?"
+        )
     if not keep_archives:
         target.unlink()
 

@@ -23,7 +23,15 @@ PAUSE = 1.0  # seconds before the second attempt; doubled before each further on
 TIMEOUT = 60.0  # seconds without a byte
 BLOCK = 1 << 20  # bytes, the most in one read
 TEMPORARY = {408, 425, 429, 500, 502, 503, 504}  # statuses after which another attempt makes sense
-LOCAL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS}  # from files, never from a connection
+LOCAL = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+}  # from files, never from a connection
 RESUMED = "run the same command again: it goes on where it stopped"
 
 
@@ -31,7 +39,10 @@ class Part:
     """An unfinished download: FILE.part, and FILE.part.json with what the server said about the file that it is a part of."""
 
     def __init__(self, target: Path, url: str):
-        self.path, self.note_path = target.with_name(f"{target.name}.part"), target.with_name(f"{target.name}.part.json")
+        self.path, self.note_path = (
+            target.with_name(f"{target.name}.part"),
+            target.with_name(f"{target.name}.part.json"),
+        )
         self.url = url
         try:
             self.note = json.loads(self.note_path.read_text())
@@ -69,7 +80,10 @@ class Part:
             return False
         if found[2] != "*" and self.note["size"] not in (None, int(found[2])):
             return False
-        return all(value is None or self.note.get(name) in (None, value) for name, value in validators(response).items())
+        return all(
+            value is None or self.note.get(name) in (None, value)
+            for name, value in validators(response).items()
+        )
 
     def state(self) -> str:
         total = self.note.get("size")
@@ -90,7 +104,9 @@ def fetch(url: str, target: Path, *, progress: bool = True) -> None:
     no Range, or another file by now. ValueError for a server that refuses or stays away, and for a disk that is full; the part stays.
     """
     part, failures = Part(target, url), 0
-    with tqdm(desc=target.name, unit="B", unit_scale=True, leave=False, disable=None if progress else True) as bar:
+    with tqdm(
+        desc=target.name, unit="B", unit_scale=True, leave=False, disable=None if progress else True
+    ) as bar:
         while not part.complete:
             before = part.have
             try:
@@ -102,7 +118,9 @@ def fetch(url: str, target: Path, *, progress: bool = True) -> None:
                     raise ValueError(lasting) from error
                 reason = getattr(error, "reason", None) or str(error) or type(error).__name__
                 if failures == ATTEMPTS:
-                    raise ValueError(f"{url}: {reason} ({ATTEMPTS} attempts); {part.state()}; {RESUMED}") from error
+                    raise ValueError(
+                        f"{url}: {reason} ({ATTEMPTS} attempts); {part.state()}; {RESUMED}"
+                    ) from error
                 pause = PAUSE * 2 ** (failures - 1)
                 tqdm.write(f"{url}: {reason}; another attempt in {pause:g} s", file=sys.stderr)
                 time.sleep(pause)
@@ -115,8 +133,12 @@ def _lasting(error: Exception, part: Part, target: Path) -> str | None:
     if isinstance(error, HTTPError) and error.code not in TEMPORARY:
         what = f"{part.url}: the server answers {error.code} {error.reason}"
         return f"{what}; if you have the file from elsewhere, put it to {target} and run the same command"
-    if getattr(error, "errno", None) in LOCAL and not isinstance(error, ssl.SSLError):  # that has numbers of its own, which look like EPERM
-        return f"{part.path}: {error.strerror}; {part.state()}; what is there stays; mend that, then {RESUMED}"
+    if getattr(error, "errno", None) in LOCAL and not isinstance(
+        error, ssl.SSLError
+    ):  # that has numbers of its own, which look like EPERM
+        return (
+            f"{part.path}: {error.strerror}; {part.state()}; what is there stays; mend that, then {RESUMED}"
+        )
     return None
 
 

@@ -24,7 +24,9 @@ class Archive:
     url: str
     size: int  # bytes
     unpacked: int  # bytes on the disk, rounded up
-    take: tuple[tuple[str, str], ...]  # (file or folder in the archive, its place below the data set's root); the rest is left out
+    take: tuple[
+        tuple[str, str], ...
+    ]  # (file or folder in the archive, its place below the data set's root); the rest is left out
     there: Callable[[Path], bool]  # root -> whether all that `data=...` reads of this archive is there
     md5: str | None = None  # None: none is published
     file_name: str = ""  # by which it is kept; empty: the end of the URL
@@ -76,12 +78,21 @@ def _stems(folder: Path) -> set[str]:
 def _voc(file: str, *, year: str, split: str, size: int, md5: str) -> Archive:
     there = partial(lists_complete, year=f"VOC{year}", splits=(split,))
     url = f"{VOC}/voc{year}/{file}"
-    return Archive(url, size=size, unpacked=size * 11 // 10, take=((f"VOCdevkit/VOC{year}", f"VOC{year}"),), there=there, md5=md5)
+    return Archive(
+        url,
+        size=size,
+        unpacked=size * 11 // 10,
+        take=((f"VOCdevkit/VOC{year}", f"VOC{year}"),),
+        there=there,
+        md5=md5,
+    )
 
 
 def _coco_images(split: str, *, count: int, size: int) -> Archive:
     there = partial(images_complete, folder=split, count=count)
-    return Archive(f"{COCO}/zips/{split}.zip", size=size, unpacked=size * 105 // 100, take=((split, split),), there=there)
+    return Archive(
+        f"{COCO}/zips/{split}.zip", size=size, unpacked=size * 105 // 100, take=((split, split),), there=there
+    )
 
 
 VOC_TERMS = "the images are from Flickr, and their use must respect Flickr's terms"
@@ -93,8 +104,20 @@ SOURCES = {
         page=f"{VOC}/voc2007/",
         terms=VOC_TERMS,
         archives=(
-            _voc("VOCtrainval_06-Nov-2007.tar", year="2007", split="trainval", size=460_032_000, md5="c52e279531787c972589f7e41ab4ae64"),
-            _voc("VOCtest_06-Nov-2007.tar", year="2007", split="test", size=451_020_800, md5="b6e924de25625d8de591ea690078ad9f"),
+            _voc(
+                "VOCtrainval_06-Nov-2007.tar",
+                year="2007",
+                split="trainval",
+                size=460_032_000,
+                md5="c52e279531787c972589f7e41ab4ae64",
+            ),
+            _voc(
+                "VOCtest_06-Nov-2007.tar",
+                year="2007",
+                split="test",
+                size=451_020_800,
+                md5="b6e924de25625d8de591ea690078ad9f",
+            ),
         ),
     ),
     "voc2012": Source(
@@ -104,7 +127,13 @@ SOURCES = {
         page=f"{VOC}/voc2012/",
         terms=VOC_TERMS,
         archives=(
-            _voc("VOCtrainval_11-May-2012.tar", year="2012", split="trainval", size=1_999_639_040, md5="6cd6e144f989b92b3379bac3b3de84fd"),
+            _voc(
+                "VOCtrainval_11-May-2012.tar",
+                year="2012",
+                split="trainval",
+                size=1_999_639_040,
+                md5="6cd6e144f989b92b3379bac3b3de84fd",
+            ),
         ),
     ),
     "coco2017": Source(
@@ -118,7 +147,10 @@ SOURCES = {
                 size=252_907_541,
                 unpacked=850_000_000,
                 take=(("annotations", "annotations"),),
-                there=partial(files_complete, names=tuple(f"annotations/instances_{split}2017.json" for split in ("train", "val"))),
+                there=partial(
+                    files_complete,
+                    names=tuple(f"annotations/instances_{split}2017.json" for split in ("train", "val")),
+                ),
             ),
             _coco_images("val2017", count=5_000, size=815_585_330),
             _coco_images("train2017", count=118_287, size=19_336_861_798),
@@ -134,7 +166,10 @@ SOURCES = {
                 f"https://codeload.github.com/Shenggan/BCCD_Dataset/zip/{BCCD_COMMIT}",
                 size=10_000_000,
                 unpacked=12_000_000,
-                take=((f"BCCD_Dataset-{BCCD_COMMIT}/BCCD", ""), (f"BCCD_Dataset-{BCCD_COMMIT}/LICENSE", "LICENSE")),
+                take=(
+                    (f"BCCD_Dataset-{BCCD_COMMIT}/BCCD", ""),
+                    (f"BCCD_Dataset-{BCCD_COMMIT}/LICENSE", "LICENSE"),
+                ),
                 there=partial(lists_complete, splits=("train", "val", "test")),
                 file_name=f"BCCD_Dataset-{BCCD_COMMIT[:8]}.zip",
             ),

@@ -39,7 +39,13 @@ def unpack(path: Path, root: Path, take: Sequence[tuple[str, str]], *, progress:
     draft = draft_of(root, path.name)
     clear_draft(draft)
     try:
-        with tqdm(desc=f"unpack {path.name}", unit="B", unit_scale=True, leave=False, disable=None if progress else True) as bar:
+        with tqdm(
+            desc=f"unpack {path.name}",
+            unit="B",
+            unit_scale=True,
+            leave=False,
+            disable=None if progress else True,
+        ) as bar:
             (_unzip if zipfile.is_zipfile(path) or path.suffix == ".zip" else _untar)(path, draft, bar)
         absent = [name for name, _ in take if not (draft / name).exists()]
         if absent:

@@ -11,7 +11,12 @@ def box_findings(split: Split, *, size: tuple[int, int], resize: str) -> list[Fi
     """What is wrong or suspicious with single boxes. size: (height, width) of the model input."""
     truths = split.annotations
     rows = suspicious(truths, size=size, resize=resize)
-    image, reach, sides, first = truths.image, overreach(truths), sides_at_input(truths, size, resize), _first_twins(truths)
+    image, reach, sides, first = (
+        truths.image,
+        overreach(truths),
+        sides_at_input(truths, size, resize),
+        _first_twins(truths),
+    )
 
     def what(kind: str, row: int) -> str:
         height, width = truths.sizes[image[row]].tolist()
@@ -21,7 +26,11 @@ def box_findings(split: Split, *, size: tuple[int, int], resize: str) -> list[Fi
             return f", {sides[row, 0]:.2g} x {sides[row, 1]:.2g} px at the model's input"
         return f", and {split.words(first[kind][row])}"
 
-    return [split.box_finding(kind, int(image[row]), row, what(kind, row)) for kind in rows for row in rows[kind].tolist()]
+    return [
+        split.box_finding(kind, int(image[row]), row, what(kind, row))
+        for kind in rows
+        for row in rows[kind].tolist()
+    ]
 
 
 def _first_twins(annotations: Annotations) -> dict[str, dict[int, int]]:

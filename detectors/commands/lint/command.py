@@ -44,12 +44,24 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
         prog="detectors lint",
         description="Decodes every image and checks every box of a data set; tells what is wrong and what the set is like.",
     )
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train.py: data=voc07, data.root=..., input.size=...")
-    parser.add_argument("--splits", nargs="+", choices=assemble.SPLITS, help="which splits (all that the data set has)")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="as for train.py: data=voc07, data.root=..., input.size=...",
+    )
+    parser.add_argument(
+        "--splits", nargs="+", choices=assemble.SPLITS, help="which splits (all that the data set has)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="all findings and statistics, for programs")
     parser.add_argument("--html", type=Path, metavar="FILE", help="the report as a page, with drawn examples")
     parser.add_argument("--examples", type=int, default=6, help="drawn examples of each kind of finding (6)")
-    parser.add_argument("--workers", type=int, default=cores(), help="processes that decode images; 0 uses this one alone (%(default)s)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=cores(),
+        help="processes that decode images; 0 uses this one alone (%(default)s)",
+    )
     asked = parser.parse_intermixed_args(arguments)
     for name in ("workers", "examples"):
         if getattr(asked, name) < 0:
@@ -60,18 +72,26 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
 def read_splits(data: DataConfig, names: list[str] | None) -> tuple[list[Split], dict[str, str]]:
     """The splits that are asked for (None: all there are), and those that are lists of the same images: split -> its equal."""
     splits, same, lists = [], {}, {}
-    for name in (name for name in assemble.SPLITS if (getattr(data, name) if names is None else name in names)):
+    for name in (
+        name for name in assemble.SPLITS if (getattr(data, name) if names is None else name in names)
+    ):
         listed = (*getattr(data, name), getattr(data.image_folders, name))
         if listed in lists:
             same[name] = lists[listed]
             continue
         lists[listed] = name
-        instances = str(Path(data.root) / getattr(data, name)[0]) if data.format == "coco" and getattr(data, name) else None
+        instances = (
+            str(Path(data.root) / getattr(data, name)[0])
+            if data.format == "coco" and getattr(data, name)
+            else None
+        )
         splits.append(Split(name, *assemble.scan_annotations(data, name), instances))
     return splits, same
 
 
-def examine(config: Config, splits: list[Split], facts: dict[str, Facts], same_lists: dict[str, str]) -> Report:
+def examine(
+    config: Config, splits: list[Split], facts: dict[str, Facts], same_lists: dict[str, str]
+) -> Report:
     frame = {"size": tuple(config.input.size), "resize": config.input.resize}
     findings: list[Finding] = [finding for split in splits for finding in split.findings]
     findings += image_findings(splits, facts)

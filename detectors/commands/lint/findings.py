@@ -43,7 +43,11 @@ class Split(NamedTuple):
     def words(self, row: int) -> str:
         """Class and coordinates of a box as its file has them: VOC's 1-based corners, or COCO's x, y, width, height."""
         xmin, ymin, xmax, ymax = self.annotations.boxes_original[row].tolist()
-        numbers = (xmin + 1, ymin + 1, xmax, ymax) if self.instances is None else (xmin, ymin, xmax - xmin, ymax - ymin)
+        numbers = (
+            (xmin + 1, ymin + 1, xmax, ymax)
+            if self.instances is None
+            else (xmin, ymin, xmax - xmin, ymax - ymin)
+        )
         return f"{self.annotations.class_names[self.annotations.labels[row]]} [{', '.join(f'{number:.6g}' for number in numbers)}]"
 
     def image_finding(self, kind: str, index: int, what: str, *, file: str | None = None) -> Finding:

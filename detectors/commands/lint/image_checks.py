@@ -25,7 +25,9 @@ from detectors.data.images import ImageError, check_size, read_image
 ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
 PNG_DEPTH = 24  # byte of a PNG file that holds the bits per channel
 LOOK = 8  # rows and columns of the small grey picture by which copies that were saved anew are known
-MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)  # of a JPEG, no stuffed byte, fill byte or restart
+MARKER = re.compile(
+    rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL
+)  # of a JPEG, no stuffed byte, fill byte or restart
 STANDALONE = (0x01, 0xD8)  # markers without a length
 END = 0xD9
 CHUNK = 16  # files that a worker takes at once
@@ -65,7 +67,11 @@ def _notes(data: bytes) -> tuple[tuple[tuple[str, str], ...], int]:
         notes.append(("trailing-bytes", f"{extra:,}{zeros} bytes follow the image"))
     try:
         with Image.open(io.BytesIO(data)) as image:
-            mode, clear, orientation = image.mode, "transparency" in image.info, image.getexif().get(ORIENTATION, 1)
+            mode, clear, orientation = (
+                image.mode,
+                "transparency" in image.info,
+                image.getexif().get(ORIENTATION, 1),
+            )
     except Exception:  # Pillow knows fewer files than the decoder that training uses
         return tuple(notes), 1
     if mode in ("1", "L", "LA", "I;16", "I", "F"):
@@ -111,7 +117,9 @@ def inspect_all(paths: Iterable[str], workers: int) -> dict[str, Facts]:
         with ProcessPoolExecutor(workers, initializer=_start_worker) as pool:
             return dict(zip(paths, tqdm(pool.map(inspect, paths, chunksize=CHUNK), **bar), strict=True))
     except BrokenProcessPool as error:
-        raise ValueError("a process that decodes images was killed, perhaps for want of memory; try fewer --workers") from error
+        raise ValueError(
+            "a process that decodes images was killed, perhaps for want of memory; try fewer --workers"
+        ) from error
 
 
 def _start_worker() -> None:
@@ -134,7 +142,10 @@ def image_findings(splits: Sequence[Split], facts: dict[str, Facts]) -> list[Fin
 
 
 def _of_file(split: Split, index: int, fact: Facts) -> list[Finding]:
-    return [split.image_finding(kind, index, what) for kind, what in (fact.notes if fact.fault is None else [fact.fault])]
+    return [
+        split.image_finding(kind, index, what)
+        for kind, what in (fact.notes if fact.fault is None else [fact.fault])
+    ]
 
 
 def _of_size(split: Split, index: int, fact: Facts) -> list[Finding]:

@@ -25,7 +25,9 @@ class Report:
     def kinds(self) -> dict[str, list[Finding]]:
         """Kind -> its findings: errors first, in the order of KINDS; kinds without any are left out."""
         order = sorted(KINDS, key=lambda kind: not KINDS[kind].error)  # stable
-        found = {kind: [finding for finding in self.findings if finding.problem.kind == kind] for kind in order}
+        found = {
+            kind: [finding for finding in self.findings if finding.problem.kind == kind] for kind in order
+        }
         return {kind: findings for kind, findings in found.items() if findings}
 
     @property
@@ -44,8 +46,13 @@ def as_json(report: Report) -> dict[str, Any]:
         "errors": report.errors,
         "warnings": report.warnings,
         "same_lists": report.same_lists,
-        "kinds": {kind: {**KINDS[kind]._asdict(), "count": len(found)} for kind, found in report.kinds.items()},
-        "findings": [{"split": finding.split, "error": finding.error, **finding.problem._asdict()} for finding in report.findings],
+        "kinds": {
+            kind: {**KINDS[kind]._asdict(), "count": len(found)} for kind, found in report.kinds.items()
+        },
+        "findings": [
+            {"split": finding.split, "error": finding.error, **finding.problem._asdict()}
+            for finding in report.findings
+        ],
         "statistics": report.statistics,
     }
 
@@ -65,7 +72,11 @@ def summary(report: Report) -> str:
     lines = [f"{report.name}: {_plural(len(report.statistics['classes']), 'class', 'classes')}"]
     for split, counts in report.statistics["splits"].items():
         held = f"{_plural(counts['images'], 'image')}, {_plural(counts['boxes'], 'box', 'boxes')}"
-        more = [f"{number:,} {word}" for word, number in counts.items() if word not in ("images", "boxes") and number]
+        more = [
+            f"{number:,} {word}"
+            for word, number in counts.items()
+            if word not in ("images", "boxes") and number
+        ]
         lines.append(f"  {split:5}  {held}{'; ' * bool(more)}{', '.join(more)}")
     lines += [f"  {split:5}  the same list as {other}" for split, other in report.same_lists.items()]
     return "\n".join([*lines, f"{_plural(report.errors, 'error')}, {_plural(report.warnings, 'warning')}"])

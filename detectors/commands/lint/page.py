@@ -37,14 +37,19 @@ def page(report: Report, splits: Sequence[Split], examples: int) -> str:
     body = [*_head(report), *_findings(report, places_of(splits), examples), *_statistics(report.statistics)]
     title = escape(f"{report.name}: {report.errors} errors, {report.warnings} warnings")
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title><style>{STYLE}</style>'
-    return "\n".join(["<!DOCTYPE html>", f'<html lang="en"><head>{head}</head><body>', *body, "</body></html>", ""])
+    return "\n".join(
+        ["<!DOCTYPE html>", f'<html lang="en"><head>{head}</head><body>', *body, "</body></html>", ""]
+    )
 
 
 def _head(report: Report) -> Iterator[str]:
     splits = report.statistics["splits"]
     yield f"<h1>{escape(report.name)}: {report.errors:,} errors, {report.warnings:,} warnings</h1>"
     words = list(next(iter(splits.values())))
-    yield _table(["split", *words], [[split, *(f"{counts[word]:,}" for word in words)] for split, counts in splits.items()])
+    yield _table(
+        ["split", *words],
+        [[split, *(f"{counts[word]:,}" for word in words)] for split, counts in splits.items()],
+    )
     for split, other in report.same_lists.items():
         yield f"<p>{escape(split)} lists the same images as {escape(other)}.</p>"
 
@@ -75,7 +80,11 @@ def _listed(found: Sequence[Finding]) -> Iterator[str]:
 def _figure(finding: Finding, places: Places) -> str:
     drawn, problem = picture(finding, places), finding.problem
     words = escape(str(problem._replace(file=Path(problem.file).name)))
-    shown = f'<img src="data:image/jpeg;base64,{_jpeg(drawn)}" alt="{words}">' if drawn is not None else _NO_PICTURE
+    shown = (
+        f'<img src="data:image/jpeg;base64,{_jpeg(drawn)}" alt="{words}">'
+        if drawn is not None
+        else _NO_PICTURE
+    )
     return f"<figure>{shown}<figcaption>{words}</figcaption></figure>"
 
 
@@ -101,6 +110,8 @@ def _statistics(statistics: Mapping) -> Iterator[str]:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], bars: Sequence[float] = ()) -> str:
     """bars: 0..1 for each row, drawn in a column of their own."""
     cells = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
-    drawn = [f'<td class="bar"><div style="width:{100 * length:.1f}%"></div></td>' for length in bars] or [""] * len(rows)
+    drawn = [f'<td class="bar"><div style="width:{100 * length:.1f}%"></div></td>' for length in bars] or [
+        ""
+    ] * len(rows)
     lines = "".join(f"<tr>{row}{bar}</tr>" for row, bar in zip(cells, drawn, strict=True))
     return f"<table><tr>{''.join(f'<th>{escape(cell)}</th>' for cell in head)}{'<th></th>' * bool(bars)}</tr>{lines}</table>"

@@ -21,7 +21,11 @@ SEEN = 12  # pixels of a picture below which a box is drawn larger than it is
 
 
 def places_of(splits: Sequence[Split]) -> Places:
-    return {(split.name, path): (split, index) for split in splits for index, path in enumerate(split.annotations.paths)}
+    return {
+        (split.name, path): (split, index)
+        for split in splits
+        for index, path in enumerate(split.annotations.paths)
+    }
 
 
 def picture(finding: Finding, places: Places) -> np.ndarray | None:
@@ -38,11 +42,20 @@ def picture(finding: Finding, places: Places) -> np.ndarray | None:
     boxes, texts = _truths(finding, places)
     faulty = np.array([problem.box] if problem.box else []).reshape(-1, 4)
     scale = SIDE / max(image.shape[:2])
-    image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    image = cv2.resize(
+        image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    )
     canvas, shift = _with_margin(image, faulty * scale)
     place = _visible(faulty * scale) + shift
     names = [_name(finding)] * len(faulty)
-    return draw(canvas, place, names, colours=np.tile(RED, (len(faulty), 1)), gt_boxes=boxes * scale + shift, gt_texts=texts)
+    return draw(
+        canvas,
+        place,
+        names,
+        colours=np.tile(RED, (len(faulty), 1)),
+        gt_boxes=boxes * scale + shift,
+        gt_texts=texts,
+    )
 
 
 def _truths(finding: Finding, places: Places) -> tuple[np.ndarray, list[str]]:
@@ -68,14 +81,21 @@ def _with_margin(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.n
     most = MARGIN * np.array([width, height])
     before = np.ceil(np.clip(-boxes[:, :2].min(0), 0, most)).astype(int)
     after = np.ceil(np.clip(boxes[:, 2:].max(0) - [width, height], 0, most)).astype(int)
-    before, after = before + SEEN * (before > 0), after + SEEN * (after > 0)  # so that the box's edge is seen, too
-    canvas = cv2.copyMakeBorder(image, before[1], after[1], before[0], after[0], cv2.BORDER_CONSTANT, value=BEYOND)
+    before, after = (
+        before + SEEN * (before > 0),
+        after + SEEN * (after > 0),
+    )  # so that the box's edge is seen, too
+    canvas = cv2.copyMakeBorder(
+        image, before[1], after[1], before[0], after[0], cv2.BORDER_CONSTANT, value=BEYOND
+    )
     return canvas, np.tile(before, 2).astype(float)
 
 
 def _visible(boxes: np.ndarray) -> np.ndarray:
     """Corners in order, and boxes without area or nearly so as squares around where they are."""
     boxes = np.nan_to_num(boxes, nan=0.0, posinf=1e6, neginf=-1e6)
-    boxes = np.concatenate([np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])], 1)
+    boxes = np.concatenate(
+        [np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])], 1
+    )
     grow = np.clip(SEEN - (boxes[:, 2:] - boxes[:, :2]), 0, None) / 2
     return boxes + np.concatenate([-grow, grow], 1)

@@ -17,7 +17,9 @@ from detectors.commands.lint.image_checks import Facts
 from detectors.data.problems import Problem
 
 RARE = 10  # boxes of a class in the training split below which it can hardly be learnt
-SAME_LOOK = 4.0  # grey levels between two small pictures up to which one is a copy of the other that was saved anew
+SAME_LOOK = (
+    4.0  # grey levels between two small pictures up to which one is a copy of the other that was saved anew
+)
 MISSPELT = 0.85  # likeness of two names (difflib's ratio) ...
 SELDOM = 0.1  # ... and how rare one must be beside the other to be taken for a slip
 
@@ -44,7 +46,10 @@ class _Album:
         known = None
         if place in self.places:
             seen = self.places[place]
-            known = seen, f"the same file is in {seen.split}" if seen.split != image.split else "listed more than once"
+            known = (
+                seen,
+                f"the same file is in {seen.split}" if seen.split != image.split else "listed more than once",
+            )
         elif fact.digest in self.pixels:
             seen = self.pixels[fact.digest]
             known = seen, f"the same pixels as {seen.words(image.split)}"
@@ -80,18 +85,32 @@ def same_images(splits: Sequence[Split], facts: Mapping[str, Facts]) -> list[Fin
 
 def class_findings(splits: Sequence[Split]) -> list[Finding]:
     """Names that may mean one class, classes that a split lacks, and rare ones."""
-    counts = {split.name: np.bincount(split.annotations.labels, minlength=len(split.annotations.class_names)) for split in splits}
+    counts = {
+        split.name: np.bincount(split.annotations.labels, minlength=len(split.annotations.class_names))
+        for split in splits
+    }
     names = splits[0].annotations.class_names
     total = dict(zip(names, sum(counts.values()).tolist(), strict=True))
     found = [
-        Finding("", Problem("alike-classes", f"class {rarer}", f"boxes: {total[rarer]}, beside {total[other]} of {other}"))
+        Finding(
+            "",
+            Problem(
+                "alike-classes", f"class {rarer}", f"boxes: {total[rarer]}, beside {total[other]} of {other}"
+            ),
+        )
         for rarer, other in alike(total)
     ]
     for split, number in counts.items():
         for label in np.flatnonzero(number == 0) if number.any() else []:
-            found.append(Finding(split, Problem("absent-class", f"class {names[label]}", f"no box in {split}")))
+            found.append(
+                Finding(split, Problem("absent-class", f"class {names[label]}", f"no box in {split}"))
+            )
         for label in np.flatnonzero((number > 0) & (number < RARE)) if split == "train" else []:
-            found.append(Finding(split, Problem("rare-class", f"class {names[label]}", f"boxes in train: {number[label]}")))
+            found.append(
+                Finding(
+                    split, Problem("rare-class", f"class {names[label]}", f"boxes in train: {number[label]}")
+                )
+            )
     return found
 
 
@@ -115,4 +134,6 @@ def _near(one: str, other: str) -> bool:
 def _plain(name: str) -> str:
     """Lower case, letters and digits only, without the plural's s."""
     letters = re.sub(r"[\W_]+", "", name.lower())
-    return letters[:-1] if len(letters) > 3 and letters.endswith("s") and not letters.endswith("ss") else letters
+    return (
+        letters[:-1] if len(letters) > 3 and letters.endswith("s") and not letters.endswith("ss") else letters
+    )

@@ -16,7 +16,16 @@ Table = dict[str, dict[str, int]]  # split -> bucket -> count
 
 AREAS = (32**2, 96**2)  # square pixels: COCO's small, medium, large
 PER_IMAGE = (0, 1, 2, 3, 5, 9, 17, 33, 65)  # first number of boxes of each bucket
-FRACTIONS = (0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1 + 1e-6)  # sqrt(box area / input area): where each bucket begins; 1 is the whole input
+FRACTIONS = (
+    0,
+    0.01,
+    0.02,
+    0.05,
+    0.1,
+    0.2,
+    0.5,
+    1 + 1e-6,
+)  # sqrt(box area / input area): where each bucket begins; 1 is the whole input
 RATIOS = (0, 1 / 4, 1 / 2, 3 / 4, 4 / 3, 2, 4)  # width / height
 IMAGE_SIZES = 10  # that are listed, the most frequent first
 
@@ -27,20 +36,32 @@ def statistics(splits: Sequence[Split], *, size: tuple[int, int], resize: str) -
     size (height, width), resize: of the model input.
     """
     names = splits[0].annotations.class_names
-    per_class = {split.name: np.bincount(split.annotations.labels, minlength=len(names)).tolist() for split in splits}
+    per_class = {
+        split.name: np.bincount(split.annotations.labels, minlength=len(names)).tolist() for split in splits
+    }
     tables = {
         "boxes per image": boxes_per_image,
-        "area in pixels of the image (COCO's small < 32², medium < 96², large)": lambda truths: areas(truths.areas),
+        "area in pixels of the image (COCO's small < 32², medium < 96², large)": lambda truths: areas(
+            truths.areas
+        ),
         f"area in pixels of the model input, {size[1]} x {size[0]}, {resize}": lambda truths: areas(
             sides_at_input(truths, size, resize).prod(1)
         ),
-        "side (root of the area) over the model input's": lambda truths: fractions(sides_at_input(truths, size, resize), size),
+        "side (root of the area) over the model input's": lambda truths: fractions(
+            sides_at_input(truths, size, resize), size
+        ),
         "aspect ratio (width / height)": ratios,
     }
     return {
         "splits": {split.name: totals(split) for split in splits},
-        "classes": {name: {split: counts[label] for split, counts in per_class.items()} for label, name in enumerate(names)},
-        "tables": {title: {split.name: count(split.annotations) for split in splits} for title, count in tables.items()}
+        "classes": {
+            name: {split: counts[label] for split, counts in per_class.items()}
+            for label, name in enumerate(names)
+        },
+        "tables": {
+            title: {split.name: count(split.annotations) for split in splits}
+            for title, count in tables.items()
+        }
         | {"size of the images (width x height)": image_sizes(splits)},
     }
 
@@ -80,7 +101,11 @@ def fractions(sides: np.ndarray, size: tuple[int, int]) -> dict[str, int]:
 def ratios(truths: Annotations) -> dict[str, int]:
     width, height = (truths.boxes_original[:, 2:] - truths.boxes_original[:, :2]).T
     edges = ("1/4", "1/2", "3/4", "4/3", "2", "4")
-    names = [f"below {edges[0]}", *(f"{low} to {high}" for low, high in itertools.pairwise(edges)), f"{edges[-1]} or more"]
+    names = [
+        f"below {edges[0]}",
+        *(f"{low} to {high}" for low, high in itertools.pairwise(edges)),
+        f"{edges[-1]} or more",
+    ]
     return _histogram(width / height, RATIOS, names)
 
 
@@ -88,9 +113,17 @@ def image_sizes(splits: Sequence[Split]) -> Table:
     """The most frequent sizes of all splits together, and how many images have another."""
     counts = {split.name: Counter(map(tuple, split.annotations.sizes.tolist())) for split in splits}
     listed = [size for size, _ in sum(counts.values(), Counter()).most_common(IMAGE_SIZES)]
-    table = {split: {f"{width} x {height}": found[height, width] for height, width in listed} for split, found in counts.items()}
-    rest = {split: sum(number for size, number in found.items() if size not in listed) for split, found in counts.items()}
-    return {split: row | {"other": rest[split]} if any(rest.values()) else row for split, row in table.items()}
+    table = {
+        split: {f"{width} x {height}": found[height, width] for height, width in listed}
+        for split, found in counts.items()
+    }
+    rest = {
+        split: sum(number for size, number in found.items() if size not in listed)
+        for split, found in counts.items()
+    }
+    return {
+        split: row | {"other": rest[split]} if any(rest.values()) else row for split, row in table.items()
+    }
 
 
 def _histogram(values: np.ndarray, starts: Sequence[float], names: Sequence[str]) -> dict[str, int]:

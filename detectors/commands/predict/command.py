@@ -45,7 +45,11 @@ def main(arguments: list[str] | None = None) -> None:
         class_names = names_of(asked.names, predict.network.config)
     else:
         checkpoint = ckpt.load(ckpt.find(asked.places[0]))
-        predict, class_names, places = Predictor(checkpoint, assemble.choose_device(asked.device)), checkpoint.class_names, asked.places[1:]
+        predict, class_names, places = (
+            Predictor(checkpoint, assemble.choose_device(asked.device)),
+            checkpoint.class_names,
+            asked.places[1:],
+        )
     asked.output.mkdir(parents=True, exist_ok=True)
     broken = 0
     for path in find_images(places):
@@ -77,24 +81,52 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
         usage="%(prog)s (RUN_OR_CHECKPOINT | --cfg CFG --weights WEIGHTS [--names NAMES]) IMAGE_OR_FOLDER ... [options]",
         description="Prints `image: class score xmin ymin xmax ymax`; with --cfg, Darknet's own lines before them.",
     )
-    parser.add_argument("places", nargs="+", type=Path, metavar="PLACE", help="a run or a checkpoint, then images or folders of them")
-    parser.add_argument("--score", "--thresh", type=float, help="least score of what is shown (0.3; with --cfg 0.5, as Darknet)")
-    parser.add_argument("--output", type=Path, default=Path("outputs/predict"), help="folder of the drawn images (outputs/predict)")
+    parser.add_argument(
+        "places",
+        nargs="+",
+        type=Path,
+        metavar="PLACE",
+        help="a run or a checkpoint, then images or folders of them",
+    )
+    parser.add_argument(
+        "--score",
+        "--thresh",
+        type=float,
+        help="least score of what is shown (0.3; with --cfg 0.5, as Darknet)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("outputs/predict"),
+        help="folder of the drawn images (outputs/predict)",
+    )
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     darknet = parser.add_argument_group("Darknet's files, instead of a run")
     darknet.add_argument("--cfg", type=Path, help="the network")
     darknet.add_argument("--weights", type=Path)
     darknet.add_argument("--names", type=Path, help="one class name per line (without it, numbers)")
-    darknet.add_argument("--nms", type=float, help="boxes of a class above this IoU with a better one go (0.45)")
-    darknet.add_argument("--resize", choices=("letterbox", "stretch"), help="how an image becomes the network's input (letterbox)")
-    darknet.add_argument("--batch-norm", choices=("cpu", "gpu"), help="the arithmetic of which build of Darknet (cpu)")
-    darknet.add_argument("--report", action="store_true", default=None, help="list what was loaded, layer by layer")
+    darknet.add_argument(
+        "--nms", type=float, help="boxes of a class above this IoU with a better one go (0.45)"
+    )
+    darknet.add_argument(
+        "--resize",
+        choices=("letterbox", "stretch"),
+        help="how an image becomes the network's input (letterbox)",
+    )
+    darknet.add_argument(
+        "--batch-norm", choices=("cpu", "gpu"), help="the arithmetic of which build of Darknet (cpu)"
+    )
+    darknet.add_argument(
+        "--report", action="store_true", default=None, help="list what was loaded, layer by layer"
+    )
     asked = parser.parse_args(arguments)
     given = [f"--{name.replace('_', '-')}" for name in DARKNET if getattr(asked, name) is not None]
     if asked.cfg is None and given:
         raise ValueError(f"{', '.join(given)}: only together with --cfg, for Darknet's files")
     if asked.cfg is None and len(asked.places) < 2:
-        raise ValueError(f"{asked.places[0]}: a run or checkpoint alone; name the images to look at behind it, or give --cfg and --weights")
+        raise ValueError(
+            f"{asked.places[0]}: a run or checkpoint alone; name the images to look at behind it, or give --cfg and --weights"
+        )
     if asked.cfg is not None and asked.weights is None:
         raise ValueError(f"--cfg {asked.cfg}: --weights is missing")
     if asked.score is None:
@@ -109,7 +141,9 @@ class Predictor:
         self.device = device
         self.detector, config = assemble.load_detector(checkpoint, device)
         self.size = tuple(config.input.size)
-        self.transform = build_transform(augment=no_augmentation(), size=self.size, resize=config.input.resize, train=False)
+        self.transform = build_transform(
+            augment=no_augmentation(), size=self.size, resize=config.input.resize, train=False
+        )
 
     @torch.no_grad()
     def __call__(self, image: np.ndarray) -> Detections:
@@ -124,7 +158,13 @@ class DarknetPredictor:
     """A Darknet network behind Darknet's own letterbox (or its plain resizing, "stretch"), at the size of its cfg."""
 
     def __init__(
-        self, network: DarknetNetwork, device: torch.device, *, score: float = 0.5, nms_iou: float = 0.45, resize: str = "letterbox"
+        self,
+        network: DarknetNetwork,
+        device: torch.device,
+        *,
+        score: float = 0.5,
+        nms_iou: float = 0.45,
+        resize: str = "letterbox",
     ):
         """ValueError without a region layer, or for pixels of another kind than RGB."""
         if network.config.region is None:
@@ -157,7 +197,9 @@ def _darknet(asked: argparse.Namespace) -> DarknetPredictor:
     if asked.report:
         print("\n".join(report.lines()))
     nms_iou, resize = 0.45 if asked.nms is None else asked.nms, asked.resize or "letterbox"
-    return DarknetPredictor(network, assemble.choose_device(asked.device), score=asked.score, nms_iou=nms_iou, resize=resize)
+    return DarknetPredictor(
+        network, assemble.choose_device(asked.device), score=asked.score, nms_iou=nms_iou, resize=resize
+    )
 
 
 def names_of(path: Path | None, config: Config) -> tuple[str, ...]:
@@ -167,7 +209,9 @@ def names_of(path: Path | None, config: Config) -> tuple[str, ...]:
         return tuple(str(n) for n in range(classes))
     names = read_names(path)
     if len(names) != classes:
-        raise ValueError(f"{path}: {len(names)} names, and {config.path} has classes={classes}; is it the list of another data set?")
+        raise ValueError(
+            f"{path}: {len(names)} names, and {config.path} has classes={classes}; is it the list of another data set?"
+        )
     return names
 
 
@@ -183,7 +227,9 @@ def read_darknet_image(path: Path) -> np.ndarray:
     try:
         return decode(data)
     except UnsupportedJpeg as error:
-        sys.stderr.write(f"note: {path}: decoded by libjpeg, so that scores may differ from Darknet's in the third digit ({error})\n")
+        sys.stderr.write(
+            f"note: {path}: decoded by libjpeg, so that scores may differ from Darknet's in the third digit ({error})\n"
+        )
         return image
 
 
@@ -203,11 +249,15 @@ def find_images(places: list[Path]) -> Iterator[Path]:
 
 def lines(path: Path, found: Detections, class_names: tuple[str, ...]) -> Iterator[str]:
     """`image: class score xmin ymin xmax ymax`, pixels of the image."""
-    for box, score, label in zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True):
+    for box, score, label in zip(
+        found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True
+    ):
         yield f"{path}: {class_names[label]} {score:.3f} " + " ".join(f"{edge:.1f}" for edge in box)
 
 
-def darknet_lines(path: Path, found: Detections, class_names: tuple[str, ...], seconds: float) -> Iterator[str]:
+def darknet_lines(
+    path: Path, found: Detections, class_names: tuple[str, ...], seconds: float
+) -> Iterator[str]:
     """What Darknet's `detect` prints, the best detection first: `dog: 82%`."""
     yield f"{path}: Predicted in {seconds:.6f} seconds."
     for score, label in zip(found.scores.tolist(), found.labels.tolist(), strict=True):

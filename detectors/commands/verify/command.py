@@ -59,7 +59,16 @@ READERS: dict[str, Reader] = {
     "keras_yolo2_loss/*.npz": keras_course.fixtures,
     "keras_yolo2_loss/manifest.json": keras_course.manifest,
 }
-DOCUMENTS = ("README*", "LICEN[CS]E*", "NOTICE*", "*.md", "*.py", "*.pyc", "MANIFEST.json", "SHA256SUMS*")  # nothing to compare
+DOCUMENTS = (
+    "README*",
+    "LICEN[CS]E*",
+    "NOTICE*",
+    "*.md",
+    "*.py",
+    "*.pyc",
+    "MANIFEST.json",
+    "SHA256SUMS*",
+)  # nothing to compare
 PARTS = ("*.cfg",)  # what fixtures refer to; one that none refers to is only mentioned
 
 PASS, FAIL, KNOWN, NOT_RUN = "pass", "FAIL", "known", "NOT RUN"
@@ -83,8 +92,16 @@ class Row(NamedTuple):
 
 @verb
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="detectors verify", description="Compares every fixture of a folder with this code.")
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="recordings: the layouts are described in their README.md")
+    parser = argparse.ArgumentParser(
+        prog="detectors verify", description="Compares every fixture of a folder with this code."
+    )
+    parser.add_argument(
+        "folders",
+        nargs="+",
+        type=Path,
+        metavar="FOLDER",
+        help="recordings: the layouts are described in their README.md",
+    )
     parser.add_argument("--failed", action="store_true", help="print only the lines that do not pass")
     asked = parser.parse_args(arguments)
     bad = False
@@ -118,7 +135,15 @@ def verify(folder: Folder) -> Iterator[Row]:
             note = f"{len(unread)} arrays that no fixture asks for: {', '.join(unread[:5])}{' ...' if len(unread) > 5 else ''}"
             yield Row(str(name), "arrays", None, None, "-", NOT_RUN, note)
     for name in unknown_files(folder):
-        yield Row(str(name), "file", None, None, "-", NOT_RUN, "no fixture refers to this file, and no reader knows its kind")
+        yield Row(
+            str(name),
+            "file",
+            None,
+            None,
+            "-",
+            NOT_RUN,
+            "no fixture refers to this file, and no reader knows its kind",
+        )
 
 
 def _read(reader: Reader, folder: Folder, name: Path) -> Iterator[Row]:
@@ -141,7 +166,15 @@ def _read(reader: Reader, folder: Folder, name: Path) -> Iterator[Row]:
 
 def _row(fixture: str, found: Comparison) -> Row:
     verdict = FAIL if not found.passed else KNOWN if found.known else PASS
-    return Row(fixture, found.what, found.absolute, found.relative, found.tolerance, verdict, found.note or found.known)
+    return Row(
+        fixture,
+        found.what,
+        found.absolute,
+        found.relative,
+        found.tolerance,
+        verdict,
+        found.note or found.known,
+    )
 
 
 def _not_run(fixture: str, error: Exception) -> Row:
@@ -151,7 +184,11 @@ def _not_run(fixture: str, error: Exception) -> Row:
 
 def unknown_files(folder: Folder) -> list[Path]:
     """Files that nothing opened, apart from documents, hidden files and cfgs."""
-    left = [name for name in folder.files if name not in folder.opened and not any(part.startswith(".") for part in name.parts)]
+    left = [
+        name
+        for name in folder.files
+        if name not in folder.opened and not any(part.startswith(".") for part in name.parts)
+    ]
     return [name for name in left if not any(name.match(pattern) for pattern in (*DOCUMENTS, *PARTS))]
 
 

@@ -85,14 +85,25 @@ def agree(what: str, ours: Any, recorded: Any) -> Comparison:
         else:
             sides = (("only ours", only_ours), ("only recorded", only_recorded))
             examples = [f"{side} {sorted(members, key=repr)[:3]}" for side, members in sides if members]
-    return Comparison(what, count, count / size, str(EXACT), count == 0, f"{count} differ: {'; '.join(examples)}" if count else "")
+    return Comparison(
+        what,
+        count,
+        count / size,
+        str(EXACT),
+        count == 0,
+        f"{count} differ: {'; '.join(examples)}" if count else "",
+    )
 
 
 def merge(what: str, comparisons: Sequence[Comparison]) -> Comparison:
     """At least one comparison, under one name: the worst errors, and the note of the first that failed."""
     failed = [c for c in comparisons if not c.passed]
     tolerances = dict.fromkeys(c.tolerance for c in comparisons)
-    note = f"{failed[0].what}: {failed[0].note}" + (f" (and {len(failed) - 1} more)" if len(failed) > 1 else "") if failed else ""
+    note = (
+        f"{failed[0].what}: {failed[0].note}" + (f" (and {len(failed) - 1} more)" if len(failed) > 1 else "")
+        if failed
+        else ""
+    )
     worst, relative = max(c.absolute for c in comparisons), max(c.relative for c in comparisons)
     return Comparison(what, worst, relative, " / ".join(tolerances), not failed, note)
 

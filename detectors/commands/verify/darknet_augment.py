@@ -12,7 +12,9 @@ from detectors.darknet.framing import GREY
 CLASS_ONLY = 999999.0  # what a label at (0, 0) becomes: "the class is known, the box is not" (YOLO9000)
 
 
-def place(image: np.ndarray, canvas_size: tuple[int, int], size: tuple[float, float], corner: tuple[float, float]) -> np.ndarray:
+def place(
+    image: np.ndarray, canvas_size: tuple[int, int], size: tuple[float, float], corner: tuple[float, float]
+) -> np.ndarray:
     """place_image on a grey canvas: the image, enlarged or shrunk to `size`, with its top left pixel at `corner`.
 
     All pairs are (vertical, horizontal) and cut to whole numbers, as C does. Bilinear; the source counts as 0 outside, so that the last
@@ -23,8 +25,14 @@ def place(image: np.ndarray, canvas_size: tuple[int, int], size: tuple[float, fl
     y, x = _places(rows, image.shape[1]), _places(columns, image.shape[2])
     values = _bilinear(image, y, x)
     top, left = int(corner[0]), int(corner[1])  # may be negative
-    inside = tuple(slice(max(low, 0), max(0, min(low + n, m))) for low, n, m in zip((top, left), (rows, columns), canvas_size, strict=True))
-    source = tuple(slice(part.start - low, max(part.start, part.stop) - low) for part, low in zip(inside, (top, left), strict=True))
+    inside = tuple(
+        slice(max(low, 0), max(0, min(low + n, m)))
+        for low, n, m in zip((top, left), (rows, columns), canvas_size, strict=True)
+    )
+    source = tuple(
+        slice(part.start - low, max(part.start, part.stop) - low)
+        for part, low in zip(inside, (top, left), strict=True)
+    )
     canvas[:, inside[0], inside[1]] = values[:, source[0], source[1]]
     return canvas
 
@@ -59,7 +67,11 @@ def _to_hsv(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     high, low = image.max(0), image.min(0)
     delta = high - low
     safe = np.where(delta > 0, delta, 1)
-    sector = np.where(red == high, (green - blue) / safe, np.where(green == high, 2 + (blue - red) / safe, 4 + (red - green) / safe))
+    sector = np.where(
+        red == high,
+        (green - blue) / safe,
+        np.where(green == high, 2 + (blue - red) / safe, 4 + (red - green) / safe),
+    )
     sector = np.where(sector < 0, sector + 6, sector)
     return (sector / np.float32(6)).astype(np.float32), delta / np.where(high > 0, high, 1), high
 
@@ -76,7 +88,9 @@ def _to_rgb(turn: np.ndarray, chroma: np.ndarray, value: np.ndarray) -> np.ndarr
     return np.take_along_axis(wheel, np.clip(index, 0, 5)[None, None], 0)[0].astype(np.float32)
 
 
-def correct_boxes(labels: np.ndarray, *, shift: tuple[float, float], scale: tuple[float, float], flip: bool) -> np.ndarray:
+def correct_boxes(
+    labels: np.ndarray, *, shift: tuple[float, float], scale: tuple[float, float], flip: bool
+) -> np.ndarray:
     """(n, 4) x, y, w, h relative to the source -> the same relative to the augmented image, cut to it. shift, scale: (x, y).
 
     edge -> edge * scale - shift, mirrored if asked. A label at (0, 0) becomes 999999 in all four.

@@ -61,7 +61,10 @@ def parameters_of(case: Settings, config: Config) -> Iterator[Comparison | np.nd
     """First the comparisons of the stream with what the case and the cfg say of it, last the stream itself: a .weights file's body."""
     with torch.device("meta"):
         layers = convolutions(DarknetNetwork(config))
-    shapes = [[c.conv.out_channels, c.conv.in_channels, c.conv.kernel_size[0], int(c.norm is not None)] for c in layers]
+    shapes = [
+        [c.conv.out_channels, c.conv.in_channels, c.conv.kernel_size[0], int(c.norm is not None)]
+        for c in layers
+    ]
     yield compare("convolutions of the cfg", shapes, case["convs"], EXACT)
     stream = darknet_parameters(case["convs"], case["weight_seed"])
     yield agree("parameters: count", [config.parameters, len(stream)], [case["params"]] * 2)
@@ -94,9 +97,13 @@ def _small(folder: Folder, name: Path, case: Settings, file: Path) -> Iterator[C
         recorded = arrays.under(build)
         yield from _layers(build, outputs, recorded)
         if build == "gpu":
-            raw = _raw(net, images)[:1] if config.region else None  # Darknet's boxes are those of the first image
+            raw = (
+                _raw(net, images)[:1] if config.region else None
+            )  # Darknet's boxes are those of the first image
             for k, det in enumerate(case.get("dets", ())):
-                yield from region_layer.detections(raw, config.region, tuple(images.shape[-2:]), det, recorded.under(f"det{k}"), f"det{k}")
+                yield from region_layer.detections(
+                    raw, config.region, tuple(images.shape[-2:]), det, recorded.under(f"det{k}"), f"det{k}"
+                )
 
 
 def _images(case: Settings, config: Config, batch: int) -> Tensor:
@@ -111,9 +118,16 @@ def _raw(net: DarknetNetwork, images: Tensor) -> Tensor:
 
 def _layers(build: str, outputs: list[Tensor], recorded: Arrays) -> Iterator[Comparison]:
     """Every layer's statistics, and all values of those layers that are stored whole."""
-    yield compare(f"{build} all {len(outputs)} layers: statistics", _statistics(outputs), recorded["layer_mean_std_min_max"], LAYERS)
+    yield compare(
+        f"{build} all {len(outputs)} layers: statistics",
+        _statistics(outputs),
+        recorded["layer_mean_std_min_max"],
+        LAYERS,
+    )
     stored = {key: int(found[1]) for key in recorded if (found := re.fullmatch(r"layer(\d+)", key))}
-    compared = [compare(key, _like(outputs[n], recorded[key]), recorded[key], LAYERS) for key, n in stored.items()]
+    compared = [
+        compare(key, _like(outputs[n], recorded[key]), recorded[key], LAYERS) for key, n in stored.items()
+    ]
     if compared:
         yield merge(f"{build} values of {len(compared)} layers", compared)
 
@@ -121,7 +135,9 @@ def _layers(build: str, outputs: list[Tensor], recorded: Arrays) -> Iterator[Com
 def _statistics(outputs: list[Tensor]) -> np.ndarray:
     """(layers, 4) mean, std, min, max"""
     wide = [x.double() for x in outputs]
-    return np.array([[x.mean().item(), x.std(correction=0).item(), x.min().item(), x.max().item()] for x in wide])
+    return np.array(
+        [[x.mean().item(), x.std(correction=0).item(), x.min().item(), x.max().item()] for x in wide]
+    )
 
 
 def _like(output: Tensor, recorded: np.ndarray) -> Tensor:
@@ -134,7 +150,9 @@ def _full(folder: Folder, name: Path, case: Settings, arrays: Arrays) -> Iterato
     *checks, stream = parameters_of(case, config)
     yield from checks
     ends = np.concatenate([stream[:8], stream[-4:]])
-    yield compare("parameters: first and last", ends, np.array([*case["first8"], *case["last4"]], np.float32), EXACT)
+    yield compare(
+        "parameters: first and last", ends, np.array([*case["first8"], *case["last4"]], np.float32), EXACT
+    )
     lengths = [Header(*version).size + 4 * len(stream) for version in ((0, 2), (0, 1))]
     yield compare("lengths of the files", lengths, [case["file_bytes_hdr2"], case["file_bytes_hdr1"]], EXACT)
     images = _images(case, config, 1)
@@ -144,11 +162,20 @@ def _full(folder: Folder, name: Path, case: Settings, arrays: Arrays) -> Iterato
             outputs = net.outputs(images)
         recorded = arrays.under(build)
         statistics = _statistics(outputs)
-        yield compare(f"{build} all {len(outputs)} layers: statistics", statistics, recorded["layer_mean_std_min_max"], LAYERS)
+        yield compare(
+            f"{build} all {len(outputs)} layers: statistics",
+            statistics,
+            recorded["layer_mean_std_min_max"],
+            LAYERS,
+        )
         for key in [key for key in recorded if key.endswith("_value")]:
             index = arrays[key.replace("_value", "_index")].astype(np.int64)
-            values = outputs[int(key[len("layer") :].removesuffix("_value"))].flatten()[torch.from_numpy(index)]
-            yield compare(f"{build} {key.removesuffix('_value')}: {len(index)} values", values, recorded[key], LAYERS)
+            values = outputs[int(key[len("layer") :].removesuffix("_value"))].flatten()[
+                torch.from_numpy(index)
+            ]
+            yield compare(
+                f"{build} {key.removesuffix('_value')}: {len(index)} values", values, recorded[key], LAYERS
+            )
         if build == "gpu" and case.get("dets"):
             yield from _best(_raw(net, images), config, case["dets"], arrays)
 
@@ -158,13 +185,20 @@ def _best(raw: Tensor, config: Config, det: Settings, arrays: Arrays) -> Iterato
     settings, size = config.region, (config.net.height, config.net.width)
     before = region_layer.scores(raw, settings, size, det["thresh"], nms_iou=1.0)
     after = region_layer.scores(raw, settings, size, det["thresh"], nms_iou=det["nms"])
-    yield compare("detections: before and after NMS", [len(before), len(after)], [det["n_prob"], det["n_prob_nms"]], EXACT)
+    yield compare(
+        "detections: before and after NMS",
+        [len(before), len(after)],
+        [det["n_prob"], det["n_prob_nms"]],
+        EXACT,
+    )
     index = [tuple(pair) for pair in arrays["det_top_idx"].tolist()]
     best = dict(sorted(after.items(), key=lambda entry: -entry[1])[: len(index)])
     recorded = dict(zip(index, arrays["det_top_prob"].tolist(), strict=True))
     yield from region_layer.compare_scores(f"{len(index)} best detections", best, recorded)
     boxes = region_layer.framed_boxes(raw, settings, size, det)[[number for number, _ in index]]
-    yield compare(f"{len(index)} best detections: boxes", boxes, arrays["det_top_box"], region_layer.box_tolerance(det))
+    yield compare(
+        f"{len(index)} best detections: boxes", boxes, arrays["det_top_box"], region_layer.box_tolerance(det)
+    )
 
 
 def _weights(folder: Folder, name: Path, file: str, case: Settings) -> Iterator[Comparison]:
@@ -174,7 +208,9 @@ def _weights(folder: Folder, name: Path, file: str, case: Settings) -> Iterator[
     yield from checks
     path = folder.path(name.parent / "weights" / file)
     data, header = path.read_bytes(), read_header(path)
-    yield compare("header", [*header, header.size], [*case["header"], case["seen"], case["header_bytes"]], EXACT)
+    yield compare(
+        "header", [*header, header.size], [*case["header"], case["seen"], case["header_bytes"]], EXACT
+    )
     yield agree("length", len(data), case["bytes"])
     if "sha256" in case:
         yield agree("sha256", hashlib.sha256(data).hexdigest(), case["sha256"])

@@ -17,7 +17,9 @@ from detectors.commands.verify.recordings import Arrays, Folder, Settings
 from detectors.darknet import framing
 
 IMAGE = Tolerance(absolute=2e-6)
-SUMS = Tolerance(relative=5e-7)  # where windows overlap, gradients are added, and the order of a float32 sum shows in its last bit
+SUMS = Tolerance(
+    relative=5e-7
+)  # where windows overlap, gradients are added, and the order of a float32 sum shows in its last bit
 
 
 def fixtures(folder: Folder, name: Path) -> Iterator[Fixture]:
@@ -51,14 +53,18 @@ def _maxpool(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
     yield from _both_ways(pool(x), x, torch.from_numpy(arrays["delta"]), arrays, SUMS)
 
 
-def _both_ways(y: Tensor, x: Tensor, delta: Tensor, arrays: Arrays, backward: Tolerance) -> Iterator[Comparison]:
+def _both_ways(
+    y: Tensor, x: Tensor, delta: Tensor, arrays: Arrays, backward: Tolerance
+) -> Iterator[Comparison]:
     yield compare("output", y, arrays["output"], EXACT)
     y.backward(delta.reshape(y.shape))
     yield compare("delta_in", x.grad, arrays["delta_in"], backward)
 
 
 def _letterbox(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
-    yield compare("output", framing.letterbox(arrays["input"], (case["h"], case["w"])), arrays["output"], IMAGE)
+    yield compare(
+        "output", framing.letterbox(arrays["input"], (case["h"], case["w"])), arrays["output"], IMAGE
+    )
 
 
 def _resize(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
@@ -71,14 +77,19 @@ def _place(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
 
 
 def _distort(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
-    found = darknet_augment.distort(arrays["input"], hue=case["hue"], saturation=case["sat"], exposure=case["exp"])
+    found = darknet_augment.distort(
+        arrays["input"], hue=case["hue"], saturation=case["sat"], exposure=case["exp"]
+    )
     yield compare("output", found, arrays["output"], IMAGE)
 
 
 def _boxes(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
     """As load_data_detection calls it: shift -dx / w, scale nw / w. Columns class, x, y, w, h."""
     labels, recorded = arrays["labels"], arrays["output"]
-    shift, scale = (-case["dx"] / case["w"], -case["dy"] / case["h"]), (case["nw"] / case["w"], case["nh"] / case["h"])
+    shift, scale = (
+        (-case["dx"] / case["w"], -case["dy"] / case["h"]),
+        (case["nw"] / case["w"], case["nh"] / case["h"]),
+    )
     found = darknet_augment.correct_boxes(labels[:, 1:], shift=shift, scale=scale, flip=bool(case["flip"]))
     yield compare("classes", labels[:, 0], recorded[:, 0], EXACT)
     yield compare("boxes", found, recorded[:, 1:], IMAGE)

@@ -33,7 +33,12 @@ UPDATES = Tolerance(of_largest=1e-4)
 FINAL = Tolerance(absolute=2e-6)  # float32 sums
 RATES = Tolerance(relative=1e-6)  # float32 and powf
 ROUNDING = 6e-8  # of a float32 near 1
-PARTS = {"biases": "bias", "scales": "weight", "rolling_mean": "running_mean", "rolling_variance": "running_var"}  # of the batch norm
+PARTS = {
+    "biases": "bias",
+    "scales": "weight",
+    "rolling_mean": "running_mean",
+    "rolling_variance": "running_var",
+}  # of the batch norm
 UNSIGNED = "Darknet compares steps=-1 as an unsigned number and so never comes past it; here it is a step that has passed"
 
 
@@ -57,15 +62,24 @@ def schedule_of(net: Net) -> ScheduleConfig:
     if net.policy not in names:
         raise ValueError(f"policy={net.policy}: known are {', '.join(names)}")
     warmup = {"warmup_steps": net.burn_in, "warmup_power": net.power}
-    return ScheduleConfig(names[net.policy], **warmup, milestones=list(net.steps), factors=list(net.scales), power=net.power)
+    return ScheduleConfig(
+        names[net.policy], **warmup, milestones=list(net.steps), factors=list(net.scales), power=net.power
+    )
 
 
 def _rates(folder: Folder, name: Path, case: str, settings: Settings) -> Iterator[Comparison]:
     net = read_cfg(_cfg(folder, name, case, settings)).net
     at_once = net.batch // net.subdivisions  # Darknet's `batch` once it has read the cfg
-    yield compare("batch and subdivisions", [at_once, net.subdivisions], [settings["batch"], settings["subdivisions"]], EXACT)
+    yield compare(
+        "batch and subdivisions",
+        [at_once, net.subdivisions],
+        [settings["batch"], settings["subdivisions"]],
+        EXACT,
+    )
     recorded = {int(batch): rate for batch, rate in settings["lr"].items()}
-    ours = {batch: net.learning_rate * rate_factor(schedule_of(net), batch, net.max_batches) for batch in recorded}
+    ours = {
+        batch: net.learning_rate * rate_factor(schedule_of(net), batch, net.max_batches) for batch in recorded
+    }
     if min(net.steps, default=0) >= 0:
         each = [compare(f"batch {n}", ours[n], rate, _rate_tolerance(net, n)) for n, rate in recorded.items()]
         yield merge(f"rates at {len(recorded)} batch numbers", each)
@@ -73,13 +87,24 @@ def _rates(folder: Folder, name: Path, case: str, settings: Settings) -> Iterato
     at = next(n for n, step in enumerate(net.steps) if step < 0)
     stuck = ScheduleConfig("step", net.burn_in, net.power, list(net.steps[:at]), list(net.scales[:at]))
     theirs = {batch: net.learning_rate * rate_factor(stuck, batch, net.max_batches) for batch in recorded}
-    meant = ", ".join(f"{batch}: {ours[batch]:g}" for batch in recorded if not np.isclose(ours[batch], recorded[batch], rtol=1e-6))
-    found = compare(f"rates at {len(recorded)} batch numbers, with the slip", list(theirs.values()), list(recorded.values()), RATES)
+    meant = ", ".join(
+        f"{batch}: {ours[batch]:g}"
+        for batch in recorded
+        if not np.isclose(ours[batch], recorded[batch], rtol=1e-6)
+    )
+    found = compare(
+        f"rates at {len(recorded)} batch numbers, with the slip",
+        list(theirs.values()),
+        list(recorded.values()),
+        RATES,
+    )
     yield known(found, f"{UNSIGNED} ({meant})")
 
 
 def _cfg(folder: Folder, name: Path, case: str, settings: Settings) -> Path:
-    places = [settings["cfg"]] if "cfg" in settings else [f"{place}/{case}.cfg" for place in ("cfg-full", "cfg")]
+    places = (
+        [settings["cfg"]] if "cfg" in settings else [f"{place}/{case}.cfg" for place in ("cfg-full", "cfg")]
+    )
     found = next((place for place in places if (folder.root / name.parent / place).is_file()), places[0])
     return folder.path(name.parent / found)
 
@@ -94,11 +119,18 @@ def _rate_tolerance(net: Net, batch: int) -> Tolerance:
 def _steps(folder: Folder, name: Path, case: Settings, file: Path) -> Iterator[Comparison]:
     arrays, config = folder.arrays(file), darknet_nets.config_of(folder, name, case)
     if case["bn"] != "gpu":
-        raise ValueError(f"bn={case['bn']!r}: Darknet's CPU build cannot train, and its batch norm is not trained with here")
+        raise ValueError(
+            f"bn={case['bn']!r}: Darknet's CPU build cannot train, and its batch norm is not trained with here"
+        )
     *checks, stream = darknet_nets.parameters_of(case, config)
     yield from checks
     batch, subdivisions = case["batch_per_forward"], case["subdivisions"]
-    yield compare("batch and subdivisions", [config.net.batch, config.net.subdivisions], [batch * subdivisions, subdivisions], EXACT)
+    yield compare(
+        "batch and subdivisions",
+        [config.net.batch, config.net.subdivisions],
+        [batch * subdivisions, subdivisions],
+        EXACT,
+    )
     net = darknet_nets.network(config, stream, seen=case["seen_start"]).train()
     run = _Run(net, config, case, arrays)
     for step, images in enumerate(torch.from_numpy(darknet_images(case["input_seed"], *case["input_shape"]))):
@@ -114,7 +146,9 @@ class _Run:
 
     def __init__(self, net: DarknetNetwork, config: Config, case: Settings, arrays: Arrays):
         self.net, self.config, self.case, self.arrays = net, config, case, arrays
-        self.optimizer = sgd(net, rate=config.net.learning_rate, momentum=config.net.momentum, weight_decay=config.net.decay)
+        self.optimizer = sgd(
+            net, rate=config.net.learning_rate, momentum=config.net.momentum, weight_decay=config.net.decay
+        )
         self.seen = case["seen_start"]
         self.updated: list[int] = []  # forward passes that ended in an update
         self.rates: list[float] = []
@@ -132,7 +166,9 @@ class _Run:
         if step == 0:
             yield from _updates(self.net, self.arrays, scale=-batch * subdivisions)
         if (step + 1) % subdivisions == 0:
-            rate = net.learning_rate * rate_factor(schedule_of(net), self.seen // (batch * subdivisions), net.max_batches)
+            rate = net.learning_rate * rate_factor(
+                schedule_of(net), self.seen // (batch * subdivisions), net.max_batches
+            )
             set_rate(self.optimizer, rate)
             self.optimizer.step()
             self.optimizer.zero_grad()
@@ -152,20 +188,33 @@ class _Run:
         found = []
         if step == 0:
             found.append(
-                compare("forward 0: region output", activate(raw, settings), self.arrays["step0_region_output"], darknet_nets.LAYERS)
+                compare(
+                    "forward 0: region output",
+                    activate(raw, settings),
+                    self.arrays["step0_region_output"],
+                    darknet_nets.LAYERS,
+                )
             )
-            found.append(compare("forward 0: region delta", delta, self.arrays["step0_region_delta"], region_layer.DELTAS))
+            found.append(
+                compare(
+                    "forward 0: region delta", delta, self.arrays["step0_region_delta"], region_layer.DELTAS
+                )
+            )
         statistics = loss.statistics(outputs, encoded, grid)
         printed = [float(number) for number in re.findall(r": +(-?nan|[\d.]+)", self.case["printed"][step])]
         ours = [float(statistics[key]) for key in region_layer.PRINTED]
         found.append(compare(f"forward {step}: printed statistics", ours, printed, region_layer.STATISTICS))
         return total, region_layer.darknet_cost(delta), found
 
-    def _classifier(self, step: int, images: Tensor, truth: np.ndarray) -> tuple[Tensor, float, list[Comparison]]:
+    def _classifier(
+        self, step: int, images: Tensor, truth: np.ndarray
+    ) -> tuple[Tensor, float, list[Comparison]]:
         """[softmax] holds the cross-entropy; a [cost] behind it adds its squared error, whose delta is the same, truth - p."""
         kinds = [type(layer.settings) for layer in self.config.layers]
         if Softmax not in kinds or kinds[kinds.index(Softmax) :] not in ([Softmax], [Softmax, Cost]):
-            raise ValueError(f"{self.config.path}: a network is trained here that ends in [region], or in [softmax] or [softmax], [cost]")
+            raise ValueError(
+                f"{self.config.path}: a network is trained here that ends in [region], or in [softmax] or [softmax], [cost]"
+            )
         logits = self.net.outputs(images)[kinds.index(Softmax) - 1].flatten(1)
         wanted = torch.from_numpy(truth)
         entropy = -(wanted * logits.log_softmax(1)).sum()

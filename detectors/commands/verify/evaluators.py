@@ -23,9 +23,18 @@ from detectors.structures import Detections
 
 SAME = Tolerance(absolute=1e-9)
 CURVE = Tolerance(absolute=1e-5)  # Caffe's own, in the test that the pair is from
-TORCHMETRICS = {"map": "AP", "map_50": "AP50", "map_75": "AP75", "mar_1": "AR1", "mar_10": "AR10", "mar_100": "AR100"}
+TORCHMETRICS = {
+    "map": "AP",
+    "map_50": "AP50",
+    "map_75": "AP75",
+    "mar_1": "AR1",
+    "mar_10": "AR10",
+    "mar_100": "AR100",
+}
 TORCHMETRICS |= {
-    f"{kind}_{size}": f"{ours}_{size}" for kind, ours in (("map", "AP"), ("mar", "AR")) for size in ("small", "medium", "large")
+    f"{kind}_{size}": f"{ours}_{size}"
+    for kind, ours in (("map", "AP"), ("mar", "AR"))
+    for size in ("small", "medium", "large")
 }
 FOUR_DIGITS = Tolerance(absolute=5e-5)  # what a docstring prints
 
@@ -70,13 +79,19 @@ def _voc(case: Settings) -> Iterator[Comparison]:
     for threshold, expected in case["expected"].items():
         for rule in ("strict", "inclusive"):  # the inclusive answer is stored only where it differs
             answer = expected.get(rule, expected["strict"])
-            result = evaluate_voc(annotations, detections, iou=float(threshold), inclusive=rule == "inclusive")
-            yield compare(f"IoU {threshold} {rule}: truths that count", result.npos, case["npos"], Tolerance())
+            result = evaluate_voc(
+                annotations, detections, iou=float(threshold), inclusive=rule == "inclusive"
+            )
+            yield compare(
+                f"IoU {threshold} {rule}: truths that count", result.npos, case["npos"], Tolerance()
+            )
             yield agree(f"IoU {threshold} {rule}: codes", "".join(result.codes), answer["codes"])
             numbers = [
                 compare("AP (11-point) of each class", result.ap07, answer["ap07"], SAME),
                 compare("AP (area) of each class", result.ap10, answer["ap10"], SAME),
-                compare("their means", [result.map07, result.map10], [answer["map07"], answer["map10"]], SAME),
+                compare(
+                    "their means", [result.map07, result.map10], [answer["map07"], answer["map10"]], SAME
+                ),
             ]
             yield merge(f"IoU {threshold} {rule}: AP", numbers)
 
@@ -111,16 +126,26 @@ def _detections(image: list, boxes: np.ndarray, scores: list, labels: list) -> D
     """float64, as the other programs have them."""
     whole = {"dtype": torch.int64}
     return Detections(
-        torch.tensor(image, **whole), torch.from_numpy(boxes), torch.tensor(scores, dtype=torch.float64), torch.tensor(labels, **whole)
+        torch.tensor(image, **whole),
+        torch.from_numpy(boxes),
+        torch.tensor(scores, dtype=torch.float64),
+        torch.tensor(labels, **whole),
     )
 
 
 def _coco(case: Settings) -> Iterator[Comparison]:
     """Through both entrances: COCO's own dictionaries, and our records."""
     expected = case["expected"]
-    for entrance, result in (("json", evaluate_json(case["gt"], case["dt"])), ("records", evaluate_coco(*coco_records(case)))):
-        yield compare(f"{entrance}: the {len(STATISTICS)} numbers", list(result.stats.values()), expected["stats"], SAME)
-        per_class = [compare(key, getattr(result, ours), expected[key], SAME) for key, ours in PER_CLASS.items()]
+    for entrance, result in (
+        ("json", evaluate_json(case["gt"], case["dt"])),
+        ("records", evaluate_coco(*coco_records(case))),
+    ):
+        yield compare(
+            f"{entrance}: the {len(STATISTICS)} numbers", list(result.stats.values()), expected["stats"], SAME
+        )
+        per_class = [
+            compare(key, getattr(result, ours), expected[key], SAME) for key, ours in PER_CLASS.items()
+        ]
         yield merge(f"{entrance}: AP, AP50, AP75 of each class", per_class)
         everywhere = result.ap_table[..., 0]
         means = [row[row > -1].mean() if (row > -1).any() else -1.0 for row in everywhere]
@@ -147,7 +172,12 @@ def coco_records(case: Settings) -> tuple[Annotations, Detections]:
         image_ids=tuple(row),
         paths=tuple(f"{i}.jpg" for i in row),
         sizes=np.array([[image["height"], image["width"]] for image in images]),
-        offsets=np.r_[0, np.cumsum(np.bincount([row[t["image_id"]] for t in truths], minlength=len(images)).astype(np.int64))],
+        offsets=np.r_[
+            0,
+            np.cumsum(
+                np.bincount([row[t["image_id"]] for t in truths], minlength=len(images)).astype(np.int64)
+            ),
+        ],
         boxes_original=_corners(truths),
         labels=np.array([label[t["category_id"]] for t in truths], dtype=np.int64),
         difficult=np.zeros(len(truths), dtype=bool),
@@ -168,11 +198,19 @@ def _corners(rows: list) -> np.ndarray:
 
 def _known_coco(case: Settings) -> Iterator[Comparison]:
     """`expected` in full, and what was published with so many decimals (published_3dp, expected_6dp)."""
-    for entrance, result in (("json", evaluate_json(case["gt"], case["dt"])), ("records", evaluate_coco(*coco_records(case)))):
+    for entrance, result in (
+        ("json", evaluate_json(case["gt"], case["dt"])),
+        ("records", evaluate_coco(*coco_records(case))),
+    ):
         numbers = list(result.stats.values())
         for key in case:
             if digits := re.fullmatch(r"(?:published|expected)_(\d+)dp", key):
-                yield compare(f"{entrance}: {key}", numbers, case[key], Tolerance(absolute=0.5001 * 10.0 ** -int(digits[1])))
+                yield compare(
+                    f"{entrance}: {key}",
+                    numbers,
+                    case[key],
+                    Tolerance(absolute=0.5001 * 10.0 ** -int(digits[1])),
+                )
         yield compare(f"{entrance}: recomputed", numbers, case["expected"], SAME)
 
 
@@ -180,9 +218,16 @@ def _known_voc(case: Settings) -> Iterator[Comparison]:
     """The means over classes at each IoU. `convention` says whether an IoU of exactly the threshold matches."""
     annotations, detections = voc_records(case)
     for threshold, expected in case["expected"].items():
-        result = evaluate_voc(annotations, detections, iou=float(threshold), inclusive="IoU>=t" in case["convention"].replace(" ", ""))
+        result = evaluate_voc(
+            annotations,
+            detections,
+            iou=float(threshold),
+            inclusive="IoU>=t" in case["convention"].replace(" ", ""),
+        )
         numbers = [expected["ap07"], expected["ap10"]]
-        yield compare(f"IoU {threshold}: AP (11-point) and AP (area)", [result.map07, result.map10], numbers, SAME)
+        yield compare(
+            f"IoU {threshold}: AP (11-point) and AP (area)", [result.map07, result.map10], numbers, SAME
+        )
 
 
 def _known_curve(case: Settings) -> Iterator[Comparison]:
@@ -197,7 +242,9 @@ def _known_curve(case: Settings) -> Iterator[Comparison]:
         rows = order if key == "expected" else order[: int(key.removeprefix("first"))]
         right = np.cumsum(np.array(case["tp"])[rows])
         recall, precision = right / case["num_pos"], right / np.arange(1, len(rows) + 1)
-        yield compare(f"{key}: AP (11-point)", ap_11_point(recall + 1e-7, precision), expected["11point"], CURVE)
+        yield compare(
+            f"{key}: AP (11-point)", ap_11_point(recall + 1e-7, precision), expected["11point"], CURVE
+        )
         yield compare(f"{key}: AP (area)", ap_area(recall, precision), expected["MaxIntegral"], CURVE)
         if "Integral" in expected:
             yield absent(f"{key}: Integral", "the area without VOC's envelope is no number of this code")
@@ -208,15 +255,30 @@ def _known_corners(case: Settings) -> Iterator[Comparison]:
     truths, found = case["target"], case["pred"]
     xywh = lambda box: [box[0], box[1], box[2] - box[0], box[3] - box[1]]  # noqa: E731
     annotations = [
-        {"id": n, "image_id": 1, "category_id": label, "bbox": xywh(box), "area": xywh(box)[2] * xywh(box)[3], "iscrowd": 0}
+        {
+            "id": n,
+            "image_id": 1,
+            "category_id": label,
+            "bbox": xywh(box),
+            "area": xywh(box)[2] * xywh(box)[3],
+            "iscrowd": 0,
+        }
         for n, (box, label) in enumerate(zip(truths["boxes"], truths["labels"], strict=True), 1)
     ]
     rows = zip(found["boxes"], found["labels"], found["scores"], strict=True)
-    results = [{"image_id": 1, "category_id": label, "bbox": xywh(box), "score": score} for box, label, score in rows]
-    categories = [{"id": label, "name": str(label)} for label in sorted({*truths["labels"], *found["labels"]})]
-    stats = evaluate_json({"images": [{"id": 1}], "annotations": annotations, "categories": categories}, results).stats
+    results = [
+        {"image_id": 1, "category_id": label, "bbox": xywh(box), "score": score} for box, label, score in rows
+    ]
+    categories = [
+        {"id": label, "name": str(label)} for label in sorted({*truths["labels"], *found["labels"]})
+    ]
+    stats = evaluate_json(
+        {"images": [{"id": 1}], "annotations": annotations, "categories": categories}, results
+    ).stats
     expected = {TORCHMETRICS[key]: value for key, value in case["expected"].items() if key in TORCHMETRICS}
-    yield compare(f"{len(expected)} numbers", [stats[key] for key in expected], list(expected.values()), FOUR_DIGITS)
+    yield compare(
+        f"{len(expected)} numbers", [stats[key] for key in expected], list(expected.values()), FOUR_DIGITS
+    )
 
 
 PAIRS: dict[str, Callable[[Settings], Iterator[Comparison]]] = {
@@ -246,7 +308,9 @@ def _text_folders(folder: Folder, name: Path, images: list[str]) -> list[Path]:
 def _texts(folder: Folder, place: Path, pair: Settings) -> Iterator[Comparison]:
     """Lines `class [score] x y w h`, one file per image; a box is (x, y, x + w, y + h). The same inputs as the pair's, and its numbers."""
     images = pair["image_names"]
-    sides = {side: _read_texts(folder, [place / side / image for image in images]) for side in ("gts", "dets")}
+    sides = {
+        side: _read_texts(folder, [place / side / image for image in images]) for side in ("gts", "dets")
+    }
     names = sorted({line[0] for side in sides.values() for _, line in side})
     read: dict[str, dict[str, list]] = {}
     for side, lines in sides.items():
@@ -260,11 +324,21 @@ def _texts(folder: Folder, place: Path, pair: Settings) -> Iterator[Comparison]:
         }
     truths, found = Settings(read["gts"]), Settings(read["dets"])
     for key in ("image", "box"):
-        yield compare(f"{key} as in the pair", [*truths[key], *found[key]], [*pair["gt"][key], *pair["det"][key]], Tolerance(absolute=1e-9))
+        yield compare(
+            f"{key} as in the pair",
+            [*truths[key], *found[key]],
+            [*pair["gt"][key], *pair["det"][key]],
+            Tolerance(absolute=1e-9),
+        )
     yield compare("score as in the pair", found["score"], pair["det"]["score"], SAME)
     yield from _known_voc(Settings({**pair, "n_classes": len(names), "gt": truths, "det": found}))
 
 
 def _read_texts(folder: Folder, files: list[Path]) -> list[tuple[int, list[str]]]:
     """(image, words) of every line. FileNotFoundError names an absent file."""
-    return [(n, line.split()) for n, file in enumerate(files) for line in folder.path(file).read_text().splitlines() if line.strip()]
+    return [
+        (n, line.split())
+        for n, file in enumerate(files)
+        for line in folder.path(file).read_text().splitlines()
+        if line.strip()
+    ]

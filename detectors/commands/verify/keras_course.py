@@ -40,13 +40,18 @@ NEARLY_ZERO = 1e-6  # what the course adds to a count before it divides by it
 
 def fixtures(folder: Folder, name: Path) -> Iterator[Fixture]:
     """One npz"""
-    yield Fixture(f"{name.parent.name}/{name.stem}", partial(_case, folder.arrays(name), "frontend" in name.stem))
+    yield Fixture(
+        f"{name.parent.name}/{name.stem}", partial(_case, folder.arrays(name), "frontend" in name.stem)
+    )
 
 
 def manifest(folder: Folder, name: Path) -> Iterator[Fixture]:
     """manifest.json: the files and their losses once more."""
     for case, about in folder.json(name).items():
-        yield Fixture(f"{name.parent.name}/manifest: {case}", partial(_manifest, folder, name.with_name(f"{case}.npz"), about))
+        yield Fixture(
+            f"{name.parent.name}/manifest: {case}",
+            partial(_manifest, folder, name.with_name(f"{case}.npz"), about),
+        )
 
 
 def outputs_of(y_pred: Tensor) -> HeadOutputs:
@@ -58,7 +63,9 @@ def grid_of(case: Arrays) -> AnchorGrid:
     """In float64; YoloAnchors would round the anchors to float32."""
     (width, height), (rows, columns) = case["net_size"].tolist(), case["grid"].tolist()
     shapes, stride = torch.from_numpy(case["anchors"]).reshape(-1, 2), width / columns
-    row, column, anchor = torch.meshgrid(*(torch.arange(n) for n in (rows, columns, len(shapes))), indexing="ij")
+    row, column, anchor = torch.meshgrid(
+        *(torch.arange(n) for n in (rows, columns, len(shapes))), indexing="ij"
+    )
     cell = torch.stack([column, row], -1).reshape(-1, 2).double()
     boxes_cxcywh = torch.cat([(cell + 0.5) * stride, shapes[anchor.flatten()] * stride], 1)
     levels = (Level(rows, columns, stride, len(shapes)),)
@@ -95,14 +102,23 @@ class Setup:
 def _setup(case: Arrays) -> Setup:
     raw = torch.from_numpy(case["y_pred"]).double().requires_grad_()
     targets, grid = targets_of(case), grid_of(case)
-    return Setup(raw, outputs_of(raw), targets, TargetEncoder(ResponsibleCellMatcher(), YoloBoxCoder())(targets, grid), grid)
+    return Setup(
+        raw,
+        outputs_of(raw),
+        targets,
+        TargetEncoder(ResponsibleCellMatcher(), YoloBoxCoder())(targets, grid),
+        grid,
+    )
 
 
 def _case(case: Arrays, frontend: bool) -> Iterator[Comparison]:
     setup = _setup(case)
     yield from _targets(case, setup)
     steps = sorted(int(found[1]) for key in case if (found := re.fullmatch(r"step(\d+)_loss", key)))
-    loss, plain, detached = (course_loss(case, frontend, **change) for change in ({}, {"normalizer": "batch"}, {"iou_gradient": False}))
+    loss, plain, detached = (
+        course_loss(case, frontend, **change)
+        for change in ({}, {"normalizer": "batch"}, {"iou_gradient": False})
+    )
     for step in steps:
         yield from _step(case, setup, step, (loss, plain, detached), frontend)
     yield from _ignored(case, setup, frontend)
@@ -119,7 +135,9 @@ def _targets(case: Arrays, setup: Setup) -> Iterator[Comparison]:
     theirs = set(zip(image.tolist(), place.tolist(), strict=True))
     yield agree("which anchors have a truth", {tuple(x) for x in encoded.positive.nonzero().tolist()}, theirs)
     values = case["y_true_values"]
-    yield compare("their boxes", xyxy_to_cxcywh(encoded.boxes)[image, place] / level.stride, values[:, :4], COURSE)
+    yield compare(
+        "their boxes", xyxy_to_cxcywh(encoded.boxes)[image, place] / level.stride, values[:, :4], COURSE
+    )
     used = encoded.assigned >= 0  # truths with an area
     last = used & (used.flip(1).cumsum(1).flip(1) <= case["true_boxes"].shape[1])
     boxes = xyxy_to_cxcywh(encoded.targets.boxes)[last] / level.stride
@@ -132,7 +150,9 @@ def _sorted(rows: np.ndarray) -> np.ndarray:
     return rows[np.lexsort(rows.round(6).T)]
 
 
-def _step(case: Arrays, setup: Setup, step: int, losses: tuple[nn.Module, ...], frontend: bool) -> Iterator[Comparison]:
+def _step(
+    case: Arrays, setup: Setup, step: int, losses: tuple[nn.Module, ...], frontend: bool
+) -> Iterator[Comparison]:
     """Loss, its parts, what they are divided by, and gradients of one batch; the three losses count batches together."""
     loss, plain, detached = losses
     given = setup.outputs, setup.encoded, setup.grid
@@ -140,19 +160,43 @@ def _step(case: Arrays, setup: Setup, step: int, losses: tuple[nn.Module, ...], 
     early = bool(loss.images_seen < loss.prior_images)
     total = sum(terms.values())
     yield compare(f"step {step}: loss", total + 10 * (early and frontend), case[f"step{step}_loss"], COURSE)
-    yield compare(f"step {step}: loss in float32", total + 10 * (early and frontend), case[f"step{step}_loss_f32"], LOSS_F32)
+    yield compare(
+        f"step {step}: loss in float32",
+        total + 10 * (early and frontend),
+        case[f"step{step}_loss_f32"],
+        LOSS_F32,
+    )
     yield compare(f"step {step}: gradient", _gradient(total, setup), case[f"step{step}_grad"], COURSE)
     if f"step{step}_grad_stopgrad_iou" in case:
         apart = _gradient(sum(detached(*given).values()), setup)
-        yield compare(f"step {step}: gradient, IoU constant", apart, case[f"step{step}_grad_stopgrad_iou"], COURSE)
+        yield compare(
+            f"step {step}: gradient, IoU constant", apart, case[f"step{step}_grad_stopgrad_iou"], COURSE
+        )
 
     parts, totals = _kinds(terms), _kinds(sums)
     centre = _kinds(_again(loss, replace(setup, outputs=_right_sizes(setup))))["class_box"]
-    ours = {"xy": centre, "wh": parts["class_box"] - centre, "conf": parts["objectness"], "class": parts["class"]}
-    yield compare(f"step {step}: its parts", list(ours.values()), [case[f"step{step}_loss_{name}"] for name in ours], COURSE)
+    ours = {
+        "xy": centre,
+        "wh": parts["class_box"] - centre,
+        "conf": parts["objectness"],
+        "class": parts["class"],
+    }
+    yield compare(
+        f"step {step}: its parts",
+        list(ours.values()),
+        [case[f"step{step}_loss_{name}"] for name in ours],
+        COURSE,
+    )
     names = {"class_box": "coord", "objectness": "conf", "class": "class"}
-    counted = [parts[kind] * (case[f"step{step}_nb_{name}_box"].item() + NEARLY_ZERO) for kind, name in names.items()]
-    yield compare(f"step {step}: what they are divided by", counted, [totals[kind] * len(setup.raw) for kind in names], COURSE)
+    counted = [
+        parts[kind] * (case[f"step{step}_nb_{name}_box"].item() + NEARLY_ZERO) for kind, name in names.items()
+    ]
+    yield compare(
+        f"step {step}: what they are divided by",
+        counted,
+        [totals[kind] * len(setup.raw) for kind in names],
+        COURSE,
+    )
 
 
 def _gradient(value: Tensor, setup: Setup) -> Tensor:
@@ -162,7 +206,11 @@ def _gradient(value: Tensor, setup: Setup) -> Tensor:
 def _kinds(terms: dict[str, Tensor]) -> dict[str, Tensor]:
     """Our five terms as the course's kinds, detached."""
     terms = {name: term.detach() for name, term in terms.items()}
-    return {"class_box": terms["box"] + terms["prior"], "objectness": terms["object"] + terms["noobject"], "class": terms["class"]}
+    return {
+        "class_box": terms["box"] + terms["prior"],
+        "objectness": terms["object"] + terms["noobject"],
+        "class": terms["class"],
+    }
 
 
 def _again(loss: nn.Module, setup: Setup) -> dict[str, Tensor]:
@@ -186,11 +234,15 @@ def _ignored(case: Arrays, setup: Setup, frontend: bool) -> Iterator[Comparison]
     yield compare("gradient of objectness", gradient, case["grad_conf_only"], COURSE)
     pushed = gradient[..., 4].flatten(1) != 0
     found = pushed | setup.encoded.positive
-    yield compare("which objectness counts", found, (case["conf_mask"] != 0).reshape(found.shape), Tolerance())
+    yield compare(
+        "which objectness counts", found, (case["conf_mask"] != 0).reshape(found.shape), Tolerance()
+    )
     predicted = YoloBoxCoder().decode(setup.outputs.offsets.detach(), setup.grid)
     buffer = torch.from_numpy(case["true_boxes"]) * setup.grid.levels[0].stride
     boxes = torch.cat([buffer[..., :2] - buffer[..., 2:] / 2, buffer[..., :2] + buffer[..., 2:] / 2], -1)
-    yield compare("best IoU", pairwise_iou(boxes, predicted).amax(1), case["best_iou"].reshape(found.shape), SINGLE)
+    yield compare(
+        "best IoU", pairwise_iou(boxes, predicted).amax(1), case["best_iou"].reshape(found.shape), SINGLE
+    )
 
 
 def _darknet(case: Arrays, setup: Setup, seen: int) -> Iterator[Comparison]:

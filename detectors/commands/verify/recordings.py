@@ -69,7 +69,9 @@ class Arrays:
         try:
             return self._file[full]
         except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError) as error:
-            raise ValueError(f"{self.path.name}: array {full!r} cannot be read ({error}); is the file truncated?") from error
+            raise ValueError(
+                f"{self.path.name}: array {full!r} cannot be read ({error}); is the file truncated?"
+            ) from error
 
     def skip(self, *names: str) -> None:
         """Arrays that need no comparison: remarks, or what another array says as well."""
@@ -87,7 +89,9 @@ class Folder:
     def __init__(self, root: Path):
         """FileNotFoundError if it is none."""
         if not root.is_dir():
-            raise FileNotFoundError(f"{root}: no such folder; give one that holds recordings, such as oracles/darknet")
+            raise FileNotFoundError(
+                f"{root}: no such folder; give one that holds recordings, such as oracles/darknet"
+            )
         self.root = root
         self.files = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
         self.opened: set[Path] = set()

@@ -22,7 +22,14 @@ from detectors.coders import YoloBoxCoder
 from detectors.commands.verify.comparison import Comparison, Fixture, Tolerance, agree, compare
 from detectors.commands.verify.recordings import Arrays, Folder, Settings
 from detectors.darknet.framing import frame
-from detectors.darknet.region import activate, darknet_index, detect, head_outputs, region_loss, region_matcher
+from detectors.darknet.region import (
+    activate,
+    darknet_index,
+    detect,
+    head_outputs,
+    region_loss,
+    region_matcher,
+)
 from detectors.darknet.sections import Region
 from detectors.postprocess import PostProcess, to_original
 from detectors.structures import AnchorGrid, Detections, HeadOutputs, Matcher, Targets
@@ -32,7 +39,14 @@ VALUES = Tolerance(absolute=1e-5)
 DELTAS = Tolerance(absolute=3e-5, relative=1e-5)
 COST = Tolerance(relative=2e-5)
 STATISTICS = Tolerance(absolute=2e-6)
-PRINTED = ("truth_iou", "class_probability", "objectness", "no_objectness", "recall", "truths")  # in the order of `stats`
+PRINTED = (
+    "truth_iou",
+    "class_probability",
+    "objectness",
+    "no_objectness",
+    "recall",
+    "truths",
+)  # in the order of `stats`
 
 
 def training(folder: Folder, name: Path) -> Iterator[Fixture]:
@@ -79,7 +93,15 @@ def region_targets(truth: np.ndarray, size: tuple[int, int]) -> Targets:
 
 
 def _training(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
-    for key in ("thresh", "coord_scale", "object_scale", "noobject_scale", "class_scale", "rescore", "bias_match"):
+    for key in (
+        "thresh",
+        "coord_scale",
+        "object_scale",
+        "noobject_scale",
+        "class_scale",
+        "rescore",
+        "bias_match",
+    ):
         case[key]  # an error if it is absent
     settings, cells, batch = region_settings(case, arrays["anchors"]), (case["H"], case["W"]), case["batch"]
     raw = torch.from_numpy(arrays["input"])
@@ -97,7 +119,9 @@ def _training(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
     (batch * sum(loss(outputs, encoded, grid).values())).backward()
     yield compare("delta_in", -raw.grad, arrays["delta_in"], DELTAS)
     statistics = loss.statistics(outputs, encoded, grid)
-    yield compare("statistics", torch.stack([statistics[key] for key in PRINTED]), arrays["stats"], STATISTICS)
+    yield compare(
+        "statistics", torch.stack([statistics[key] for key in PRINTED]), arrays["stats"], STATISTICS
+    )
 
 
 def cell_grid(settings: Region, cells: tuple[int, int]) -> AnchorGrid:
@@ -108,7 +132,9 @@ def cell_grid(settings: Region, cells: tuple[int, int]) -> AnchorGrid:
 def exact_grid(settings: Region, cells: tuple[int, int]) -> AnchorGrid:
     """cell_grid in float64."""
     grid = cell_grid(settings, cells)
-    return replace(grid, boxes_cxcywh=grid.boxes_cxcywh.double(), stride=grid.stride.double(), cell=grid.cell.double())
+    return replace(
+        grid, boxes_cxcywh=grid.boxes_cxcywh.double(), stride=grid.stride.double(), cell=grid.cell.double()
+    )
 
 
 def seen_loss(settings: Region, *, seen: int, batch: int) -> nn.Module:
@@ -121,12 +147,23 @@ def seen_loss(settings: Region, *, seen: int, batch: int) -> nn.Module:
 def region_delta(raw: Tensor, settings: Region, truth: np.ndarray, *, seen: int) -> Tensor:
     """Darknet's `delta`, see delta_of, as (B, n * (5 + C), H, W) float64."""
     cells = tuple(raw.shape[-2:])
-    targets, found = region_targets(truth.astype(np.float64), cells), head_outputs(raw.detach().double(), settings)
-    delta = delta_of(found, targets, exact_grid(settings, cells), seen_loss(settings, seen=seen, batch=len(raw)), region_matcher(settings))
+    targets, found = (
+        region_targets(truth.astype(np.float64), cells),
+        head_outputs(raw.detach().double(), settings),
+    )
+    delta = delta_of(
+        found,
+        targets,
+        exact_grid(settings, cells),
+        seen_loss(settings, seen=seen, batch=len(raw)),
+        region_matcher(settings),
+    )
     return delta.unflatten(1, (*cells, -1)).permute(0, 3, 4, 1, 2).flatten(1, 2)
 
 
-def delta_of(found: HeadOutputs, targets: Targets, grid: AnchorGrid, loss: nn.Module, matcher: Matcher) -> Tensor:
+def delta_of(
+    found: HeadOutputs, targets: Targets, grid: AnchorGrid, loss: nn.Module, matcher: Matcher
+) -> Tensor:
     """(B, A, 5 + C): the negative gradient of the batch's sum by the activated x, y, objectness and by the raw w, h and classes.
 
     By the activated objectness it is a straight line, weight * (target - o), because neither depends on o. Two points give the line:
@@ -141,9 +178,16 @@ def delta_of(found: HeadOutputs, targets: Targets, grid: AnchorGrid, loss: nn.Mo
     return -torch.cat([low.offsets, objectness[..., None], low.class_logits], -1)
 
 
-def _gradient(found: HeadOutputs, targets: Targets, grid: AnchorGrid, loss: nn.Module, matcher: Matcher) -> HeadOutputs:
+def _gradient(
+    found: HeadOutputs, targets: Targets, grid: AnchorGrid, loss: nn.Module, matcher: Matcher
+) -> HeadOutputs:
     """The gradient of the batch's sum by each of the head's outputs. The loss's count of images stays as it was."""
-    outputs = HeadOutputs(*(tensor.detach().requires_grad_() for tensor in (found.offsets, found.class_logits, found.objectness)))
+    outputs = HeadOutputs(
+        *(
+            tensor.detach().requires_grad_()
+            for tensor in (found.offsets, found.class_logits, found.objectness)
+        )
+    )
     encoded = TargetEncoder(matcher, YoloBoxCoder())(targets, grid, outputs)
     (len(outputs.offsets) * sum(deepcopy(loss)(outputs, encoded, grid).values())).backward()
     return HeadOutputs(outputs.offsets.grad, outputs.class_logits.grad, outputs.objectness.grad)
@@ -158,10 +202,14 @@ def _decoding(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
     settings, raw = region_settings(case, arrays["anchors"]), torch.from_numpy(arrays["input"])
     yield compare("output", activate(raw, settings), arrays["output"], VALUES)
     for k, det in enumerate(case["dets"]):
-        yield from detections(raw, settings, (case["neth"], case["netw"]), det, arrays.under(f"det{k}"), f"det{k}")
+        yield from detections(
+            raw, settings, (case["neth"], case["netw"]), det, arrays.under(f"det{k}"), f"det{k}"
+        )
 
 
-def detections(raw: Tensor, settings: Region, size: tuple[int, int], det: Settings, arrays: Arrays, label: str) -> Iterator[Comparison]:
+def detections(
+    raw: Tensor, settings: Region, size: tuple[int, int], det: Settings, arrays: Arrays, label: str
+) -> Iterator[Comparison]:
     """raw: (1, n * (5 + C), H, W); size: (height, width) of the network; det: image size, thresholds, kind of suppression."""
     boxes = framed_boxes(raw, settings, size, det)
     yield compare(f"{label} boxes", boxes, arrays["box"], box_tolerance(det))
@@ -169,7 +217,9 @@ def detections(raw: Tensor, settings: Region, size: tuple[int, int], det: Settin
     anchors = torch.arange(len(boxes))
     objectness[_darknet_numbers(anchors, raw, settings)] = head_outputs(raw, settings).objectness[0].sigmoid()
     above = torch.where(objectness > det["thresh"], objectness, 0)
-    yield from compare_scores(f"{label} objectness", _nonzero(above), _nonzero(torch.from_numpy(arrays["obj"])))
+    yield from compare_scores(
+        f"{label} objectness", _nonzero(above), _nonzero(torch.from_numpy(arrays["obj"]))
+    )
 
     before = scores(raw, settings, size, det["thresh"], nms_iou=1.0)
     yield from compare_scores(f"{label} before NMS", before, _pairs(arrays, "prob"))
@@ -178,14 +228,18 @@ def detections(raw: Tensor, settings: Region, size: tuple[int, int], det: Settin
         after = scores(raw, settings, size, det["thresh"], nms_iou=det["nms"])
     else:
         kept = _objectness_kept(raw, settings, det)
-        yield from compare_scores(f"{label} objectness after NMS", kept, _nonzero(torch.from_numpy(arrays["obj_nms"])))
+        yield from compare_scores(
+            f"{label} objectness after NMS", kept, _nonzero(torch.from_numpy(arrays["obj_nms"]))
+        )
         after = {pair: score for pair, score in before.items() if pair[0] in {number for number, _ in kept}}
     yield from compare_scores(f"{label} after NMS", after, _pairs(arrays, "prob_nms"))
 
 
 def box_tolerance(det: Settings) -> Tolerance:
     """Boxes are in pixels of the image, or in shares of it where `relative`."""
-    return Tolerance(absolute=1e-5 * (1 if det["relative"] else max(det["image_w"], det["image_h"])), relative=1e-5)
+    return Tolerance(
+        absolute=1e-5 * (1 if det["relative"] else max(det["image_w"], det["image_h"])), relative=1e-5
+    )
 
 
 def framed_boxes(raw: Tensor, settings: Region, size: tuple[int, int], det: Settings) -> Tensor:
@@ -193,7 +247,9 @@ def framed_boxes(raw: Tensor, settings: Region, size: tuple[int, int], det: Sett
     boxes = _boxes(raw, settings, size)
     zeros = torch.zeros(len(boxes), dtype=torch.int64)
     image_size = (det["image_h"], det["image_w"])
-    original = to_original(Detections(zeros, boxes, zeros.float(), zeros), [frame(image_size, size, "letterbox")], clip=False)
+    original = to_original(
+        Detections(zeros, boxes, zeros.float(), zeros), [frame(image_size, size, "letterbox")], clip=False
+    )
     found = xyxy_to_cxcywh(original.boxes)
     if det["relative"]:
         found = found / torch.tensor([image_size[1], image_size[0]] * 2)
@@ -202,7 +258,9 @@ def framed_boxes(raw: Tensor, settings: Region, size: tuple[int, int], det: Sett
     return ordered
 
 
-def scores(raw: Tensor, settings: Region, size: tuple[int, int], threshold: float, *, nms_iou: float) -> dict[tuple[int, int], float]:
+def scores(
+    raw: Tensor, settings: Region, size: tuple[int, int], threshold: float, *, nms_iou: float
+) -> dict[tuple[int, int], float]:
     """(Darknet's box number, class) -> score of what our detect() finds. nms_iou=1 suppresses nothing."""
     found = detect(raw, settings, size=size, score_threshold=threshold, nms_iou=nms_iou)
     anchors = anchor_numbers(found, _boxes(raw, settings, size))
@@ -212,7 +270,9 @@ def scores(raw: Tensor, settings: Region, size: tuple[int, int], threshold: floa
 
 def anchor_numbers(found: Detections, boxes: Tensor) -> Tensor:
     """(T,) which of all decoded boxes (A, 4) each detection is: the one with the same numbers to the last bit."""
-    place = {tuple(row): number for number, row in reversed(list(enumerate(boxes.to(found.boxes.dtype).tolist())))}
+    place = {
+        tuple(row): number for number, row in reversed(list(enumerate(boxes.to(found.boxes.dtype).tolist())))
+    }
     return torch.tensor([place[tuple(row)] for row in found.boxes.tolist()], dtype=torch.int64)
 
 
@@ -226,7 +286,9 @@ def compare_scores(what: str, ours: dict, recorded: dict) -> Iterator[Comparison
 def _boxes(raw: Tensor, settings: Region, size: tuple[int, int]) -> Tensor:
     """(A, 4) xyxy pixels of the network's input, computed as detect() does."""
     rows, columns = raw.shape[-2:]
-    boxes = YoloBoxCoder().decode(head_outputs(raw, settings).offsets, cell_grid(settings, (rows, columns)))[0]
+    boxes = YoloBoxCoder().decode(head_outputs(raw, settings).offsets, cell_grid(settings, (rows, columns)))[
+        0
+    ]
     return boxes * boxes.new_tensor([size[1] / columns, size[0] / rows] * 2)
 
 
@@ -248,7 +310,9 @@ def _objectness_kept(raw: Tensor, settings: Region, det: Settings) -> dict[tuple
     """do_nms_obj: suppression by objectness, all classes together."""
     outputs, grid = head_outputs(raw, settings), cell_grid(settings, tuple(raw.shape[-2:]))
     rule = lambda given: given.objectness.sigmoid()[..., None]  # noqa: E731
-    post = PostProcess(coder=YoloBoxCoder(), score_rule=rule, score_threshold=det["thresh"], nms_iou=det["nms"])
+    post = PostProcess(
+        coder=YoloBoxCoder(), score_rule=rule, score_threshold=det["thresh"], nms_iou=det["nms"]
+    )
     found = post(outputs, grid)
     anchors = anchor_numbers(found, YoloBoxCoder().decode(outputs.offsets, grid)[0])
     numbers = _darknet_numbers(anchors, raw, settings).tolist()

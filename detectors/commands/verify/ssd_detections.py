@@ -20,7 +20,9 @@ from detectors.postprocess import PostProcess, ssd_scores
 from detectors.structures import Detections, HeadOutputs
 
 FOUND = Tolerance(absolute=1e-5, relative=1e-5)
-LIMITS: dict[str, dict[str, Any]] = {  # how many an original takes before suppression in each class, and keeps in all
+LIMITS: dict[
+    str, dict[str, Any]
+] = {  # how many an original takes before suppression in each class, and keeps in all
     "caffe": {"candidates_per_class": 400, "max_detections": 200},
     "ssdpt": {"candidates_per_class": 200, "max_detections": None},
 }
@@ -39,29 +41,45 @@ def l2norm(folder: Folder, name: Path) -> Iterator[Fixture]:
 def _detections(arrays: Arrays, folder: Path) -> Iterator[Comparison]:
     arrays.skip("notes", "margins")
     loc, conf = ssd_recordings.predictions(arrays)
-    outputs, grid = HeadOutputs(loc.double(), conf.double()), ssd_recordings.grid(arrays, folder, torch.float64)
+    outputs, grid = (
+        HeadOutputs(loc.double(), conf.double()),
+        ssd_recordings.grid(arrays, folder, torch.float64),
+    )
     boxes = SSDBoxCoder().decode(outputs.offsets, grid)[0]
     for prefix, limits in LIMITS.items():
         if f"{prefix}_det" not in arrays:
             continue
-        post = PostProcess(coder=SSDBoxCoder(), score_rule=ssd_scores, score_threshold=0.01, nms_iou=0.45, **limits)
+        post = PostProcess(
+            coder=SSDBoxCoder(), score_rule=ssd_scores, score_threshold=0.01, nms_iou=0.45, **limits
+        )
         found, recorded = post(outputs, grid), arrays[f"{prefix}_det"].astype(np.float64)
         if recorded.shape[1] == 7:
             ours = set(zip(anchor_numbers(found, boxes).tolist(), (found.labels + 1).tolist(), strict=True))
-            yield agree(f"{prefix}: default boxes and labels", ours, {tuple(row) for row in recorded[:, :2].astype(int).tolist()})
+            yield agree(
+                f"{prefix}: default boxes and labels",
+                ours,
+                {tuple(row) for row in recorded[:, :2].astype(int).tolist()},
+            )
             recorded = recorded[:, 1:]
         yield from _rows(prefix, found, recorded)
     if "tv_det" in arrays:
         arrays.skip("tv_det")
-        yield absent("tv: detections", "torchvision cuts boxes to the image before suppression; its post-processing is not offered here")
+        yield absent(
+            "tv: detections",
+            "torchvision cuts boxes to the image before suppression; its post-processing is not offered here",
+        )
 
 
 def _rows(prefix: str, found: Detections, recorded: np.ndarray) -> Iterator[Comparison]:
     """recorded: rows [label, score, x1, y1, x2, y2], in whatever order."""
-    ours = torch.cat([found.labels[:, None] + 1, found.scores[:, None], found.boxes / ssd_recordings.SIDE], 1).numpy()
+    ours = torch.cat(
+        [found.labels[:, None] + 1, found.scores[:, None], found.boxes / ssd_recordings.SIDE], 1
+    ).numpy()
     ours, recorded = (rows[np.lexsort((-rows[:, 1], rows[:, 0]))] for rows in (ours, recorded))
     if np.array_equal(ours[:, 0], recorded[:, 0]):
-        ours = np.concatenate([_paired(ours[rows], recorded[rows]) for rows in _blocks(recorded[:, 0])] or [ours])
+        ours = np.concatenate(
+            [_paired(ours[rows], recorded[rows]) for rows in _blocks(recorded[:, 0])] or [ours]
+        )
     yield compare(f"{prefix}: labels", ours[:, 0], recorded[:, 0], EXACT)
     yield compare(f"{prefix}: scores", ours[:, 1], recorded[:, 1], FOUND)
     yield compare(f"{prefix}: boxes", ours[:, 2:], recorded[:, 2:], FOUND)
@@ -88,7 +106,15 @@ def _l2norm(arrays: Arrays) -> Iterator[Comparison]:
     (y * torch.from_numpy(arrays["w"])).sum().backward()
     for name, ours in (("y", y), ("grad_x", x.grad), ("grad_scale", layer.scale.grad)):
         # Numbers of a tiny pixel are a million times the others', which is why their size must not set the tolerance.
-        yield compare(name, ours, arrays[name], Tolerance(absolute=1e-6 * float(np.median(np.abs(arrays[name]))), relative=2e-5))
+        yield compare(
+            name,
+            ours,
+            arrays[name],
+            Tolerance(absolute=1e-6 * float(np.median(np.abs(arrays[name]))), relative=2e-5),
+        )
     if "grad_x_caffe_layer" in arrays:
         arrays.skip("grad_x_caffe_layer")
-        yield absent("grad_x_caffe_layer", "Caffe's layer propagates an inexact gradient once the scales differ; here it is exact")
+        yield absent(
+            "grad_x_caffe_layer",
+            "Caffe's layer propagates an inexact gradient once the scales differ; here it is exact",
+        )

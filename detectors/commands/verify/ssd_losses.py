@@ -47,7 +47,9 @@ class Program(NamedTuple):
 PROGRAMS = (
     Program("caffe", "Caffe", "multibox", "multibox"),
     Program("tv", "torchvision", "multibox_torchvision", "multibox_torchvision"),
-    Program("ssdpt", "ssd.pytorch", "multibox", "multibox_torchvision"),  # Caffe's loss, but the last truth keeps a contested box
+    Program(
+        "ssdpt", "ssd.pytorch", "multibox", "multibox_torchvision"
+    ),  # Caffe's loss, but the last truth keeps a contested box
 )
 
 
@@ -88,7 +90,9 @@ def fixtures(folder: Folder, name: Path) -> Iterator[Fixture]:
     arrays = folder.arrays(name)
     arrays.skip(*REMARKS)
     for program in PROGRAMS:
-        yield Fixture(f"{name.stem} ({program.title})", partial(_loss, arrays, (folder.root / name).parent, program))
+        yield Fixture(
+            f"{name.stem} ({program.title})", partial(_loss, arrays, (folder.root / name).parent, program)
+        )
 
 
 def _loss(arrays: Arrays, folder: Path, program: Program) -> Iterator[Comparison]:
@@ -100,10 +104,14 @@ def _loss(arrays: Arrays, folder: Path, program: Program) -> Iterator[Comparison
     if (reason := _unfit(recorded, found)) is not None:
         arrays.skip(*(name for name in arrays if name.startswith(f"{recorded.prefix}_")))
         usable = recorded.pairs("pos")[np.isfinite(recorded["pos_target"].reshape(-1, 4)).all(1)]
-        comparison = agree("positives of truths with area", _places(ours >= 0), {tuple(place) for place in usable.tolist()})
+        comparison = agree(
+            "positives of truths with area", _places(ours >= 0), {tuple(place) for place in usable.tolist()}
+        )
         yield known(comparison, f"{program.title}'s loss is {reason}; here such a truth is left out")
         return
-    matched, comparison = _positives(ours, recorded, arrays, pairwise_iou(found.boxes, grid.boxes), greedy=program.prefix == "caffe")
+    matched, comparison = _positives(
+        ours, recorded, arrays, pairwise_iou(found.boxes, grid.boxes), greedy=program.prefix == "caffe"
+    )
     yield comparison
     exact = ssd_recordings.targets(arrays, torch.float64), ssd_recordings.grid(arrays, folder, torch.float64)
     wide = TargetEncoder(RecordedMatcher(matched), SSDBoxCoder())(*exact)
@@ -129,7 +137,9 @@ def _unfit(recorded: Recorded, found: Targets) -> str | None:
     return None
 
 
-def _positives(ours: Tensor, recorded: Recorded, arrays: Arrays, iou: Tensor, *, greedy: bool) -> tuple[Tensor, Comparison]:
+def _positives(
+    ours: Tensor, recorded: Recorded, arrays: Arrays, iou: Tensor, *, greedy: bool
+) -> tuple[Tensor, Comparison]:
     """(B, A) what is matched, with the recorded choice where rounding decides; and the comparison. iou: (B, M, A).
 
     greedy: every truth has a box, so that a tie that is decided otherwise changes no number of positives.
@@ -141,7 +151,9 @@ def _positives(ours: Tensor, recorded: Recorded, arrays: Arrays, iou: Tensor, *,
     different = _places((ours >= 0) != (theirs >= 0) if "pos_gt" not in recorded else ours != theirs)
     half = _places(((iou.amax(1) if iou.shape[1] else iou.sum(1)) - POSITIVE_IOU).abs() < ROUNDING)
     tied = {place for place in different - half if place in ties}
-    balance = sum(int(theirs[place] >= 0) - int(ours[place] >= 0) for place in tied)  # a truth without a box would be missing
+    balance = sum(
+        int(theirs[place] >= 0) - int(ours[place] >= 0) for place in tied
+    )  # a truth without a box would be missing
     wrong = different - half if balance and greedy else different - half - tied
     sides = ({(*place, int(side[place])) for place in wrong if side[place] >= 0} for side in (ours, theirs))
     free = f" ({len(different)} places decided by rounding)" if different and not wrong else ""
@@ -159,13 +171,17 @@ def _matched(ours: Tensor, recorded: Recorded, ties: dict[tuple[int, int], int])
     return theirs
 
 
-def _values(program: Program, recorded: Recorded, encoded: EncodedTargets, outputs: HeadOutputs) -> Iterator[Comparison]:
+def _values(
+    program: Program, recorded: Recorded, encoded: EncodedTargets, outputs: HeadOutputs
+) -> Iterator[Comparison]:
     """Loss, negatives and gradients. Negatives are the rows that get a gradient and are no positives; float64, where none underflows."""
     outputs.offsets.requires_grad_(), outputs.class_logits.requires_grad_()
     terms = preset_loss(program.preset)(outputs, encoded, None)
     sum(terms.values()).backward()
     loc_grad, conf_grad = outputs.offsets.grad, outputs.class_logits.grad
-    positives, negatives = ({tuple(pair) for pair in recorded.pairs(name).tolist()} for name in ("pos", "neg"))
+    positives, negatives = (
+        {tuple(pair) for pair in recorded.pairs(name).tolist()} for name in ("pos", "neg")
+    )
     mined = _places(conf_grad.abs().sum(-1)) - positives
     if program.prefix == "ssdpt" and (lost := (mined - negatives) & _underflowing(outputs.class_logits)):
         yield known(agree("hard negatives that it can see", mined - lost, negatives & mined), UNDERFLOW)
@@ -189,11 +205,18 @@ def _underflowing(logits: Tensor) -> set[tuple[int, ...]]:
 
 def _gradients(recorded: Recorded, loc_grad: Tensor, conf_grad: Tensor) -> Iterator[Comparison]:
     if "grad_norms" in recorded:
-        yield compare("gradients: norms", torch.stack([loc_grad.norm(), conf_grad.norm()]), recorded["grad_norms"], GRADIENTS)
+        yield compare(
+            "gradients: norms",
+            torch.stack([loc_grad.norm(), conf_grad.norm()]),
+            recorded["grad_norms"],
+            GRADIENTS,
+        )
     yield compare("gradients: loc_pos", *_at(recorded, "loc_pos", "pos", loc_grad), LOC_GRADIENTS)
     for pairs in ("pos", "neg"):
         if f"grad_conf_{pairs}" in recorded:
-            yield compare(f"gradients: conf_{pairs}", *_at(recorded, f"conf_{pairs}", pairs, conf_grad), GRADIENTS)
+            yield compare(
+                f"gradients: conf_{pairs}", *_at(recorded, f"conf_{pairs}", pairs, conf_grad), GRADIENTS
+            )
     image, prior = recorded.pairs("pos").T
     elsewhere = loc_grad.clone()
     elsewhere[image, prior] = 0

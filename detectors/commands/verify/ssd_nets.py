@@ -19,7 +19,16 @@ from torch import Tensor
 
 from detectors.commands.convert import parameter_names
 from detectors.commands.convert.ssd_ports import COCO_OUTPUTS, COCO_UNUSED
-from detectors.commands.verify.comparison import EXACT, Comparison, Fixture, Tolerance, absent, agree, compare, merge
+from detectors.commands.verify.comparison import (
+    EXACT,
+    Comparison,
+    Fixture,
+    Tolerance,
+    absent,
+    agree,
+    compare,
+    merge,
+)
 from detectors.commands.verify.recordings import Arrays, Folder
 from detectors.commands.verify.ssd_recordings import BUILDERS
 from detectors.commands.verify.streams import pcg
@@ -52,12 +61,18 @@ def _net(arrays: Arrays, stem: str) -> Iterator[Comparison]:
     yield from _fill(detector, arrays)
     if "keys" in arrays:
         rule = parameter_names.torchvision(len(arrays["level_stats"]))
-        yield agree("torchvision's names", [rule.get(key) for key in arrays["keys"].tolist()], arrays["caffe_keys"].tolist())
+        yield agree(
+            "torchvision's names",
+            [rule.get(key) for key in arrays["keys"].tolist()],
+            arrays["caffe_keys"].tolist(),
+        )
     image = pcg(int(arrays["seed"]) + 1, 3 * side * side).astype(np.float32).reshape(1, 3, side, side)
     yield agree("image: sha256", hashlib.sha256(image.tobytes()).hexdigest(), str(arrays["img_sha256"]))
     yield compare("image: first numbers", image.ravel()[:8], arrays["img_head"], EXACT)
     with torch.no_grad():
-        maps = detector.neck(detector.backbone(255 * (torch.from_numpy(image) - torch.tensor(MEAN).view(1, 3, 1, 1))))
+        maps = detector.neck(
+            detector.backbone(255 * (torch.from_numpy(image) - torch.tensor(MEAN).view(1, 3, 1, 1)))
+        )
         outputs = detector.head(maps)
     yield from _outputs(detector, outputs, maps, arrays, side)
 
@@ -65,8 +80,16 @@ def _net(arrays: Arrays, stem: str) -> Iterator[Comparison]:
 def _fill(detector: Detector, arrays: Arrays) -> Iterator[Comparison]:
     """Sets every parameter, and compares what was drawn with the recording's hashes and first numbers."""
     state = {parameter_names.ours(name): tensor for name, tensor in detector.state_dict().items()}
-    keys, shapes = arrays["caffe_keys"].tolist(), [ast.literal_eval(shape) for shape in arrays["shapes"].tolist()]
-    yield compare("shapes of the parameters", [list(state[key].shape) for key in keys] == [list(s) for s in shapes], True, EXACT)
+    keys, shapes = (
+        arrays["caffe_keys"].tolist(),
+        [ast.literal_eval(shape) for shape in arrays["shapes"].tolist()],
+    )
+    yield compare(
+        "shapes of the parameters",
+        [list(state[key].shape) for key in keys] == [list(s) for s in shapes],
+        True,
+        EXACT,
+    )
     yield agree("names of the parameters", set(state), set(keys))
     stream, place, digests, heads = pcg(int(arrays["seed"]), sum(int(np.prod(s)) for s in shapes)), 0, [], []
     for key, shape in zip(keys, shapes, strict=True):
@@ -82,32 +105,61 @@ def _fill(detector: Detector, arrays: Arrays) -> Iterator[Comparison]:
 def _scaled(uniform: np.ndarray, key: str, shape: tuple[int, ...]) -> np.ndarray:
     if key.endswith(".scale"):
         return (15 + 10 * uniform).astype(np.float32)
-    return ((2 * uniform - 1) * (np.sqrt(6 / np.prod(shape[1:])) if len(shape) == 4 else 0.05)).astype(np.float32)
+    return ((2 * uniform - 1) * (np.sqrt(6 / np.prod(shape[1:])) if len(shape) == 4 else 0.05)).astype(
+        np.float32
+    )
 
 
-def _outputs(detector: Detector, outputs: HeadOutputs, maps: list[Tensor], arrays: Arrays, side: int) -> Iterator[Comparison]:
+def _outputs(
+    detector: Detector, outputs: HeadOutputs, maps: list[Tensor], arrays: Arrays, side: int
+) -> Iterator[Comparison]:
     """Raw head outputs level by level, at chosen default boxes, and the maps that the heads look at."""
     counts = [level.rows * level.columns * level.per_location for level in detector.grid((side, side)).levels]
     recorded = arrays["level_stats"]  # (levels, 10): mean, std, min, max, L2 of loc, then of conf
     compared = []
-    for kind, tensor, columns in (("loc", outputs.offsets, slice(0, 5)), ("conf", outputs.class_logits, slice(5, 10))):
-        for n, (level, expected) in enumerate(zip(tensor[0].split(counts), recorded[:, columns], strict=True)):
+    for kind, tensor, columns in (
+        ("loc", outputs.offsets, slice(0, 5)),
+        ("conf", outputs.class_logits, slice(5, 10)),
+    ):
+        for n, (level, expected) in enumerate(
+            zip(tensor[0].split(counts), recorded[:, columns], strict=True)
+        ):
             tolerance = Tolerance(absolute=RELATIVE * expected[1])
             compared.append(compare(f"{kind} of level {n}", _statistics(level)[:4], expected[:4], tolerance))
-            compared.append(compare(f"{kind} of level {n}: L2", _statistics(level)[4], expected[4], Tolerance(relative=RELATIVE)))
+            compared.append(
+                compare(
+                    f"{kind} of level {n}: L2",
+                    _statistics(level)[4],
+                    expected[4],
+                    Tolerance(relative=RELATIVE),
+                )
+            )
     yield _told(merge(f"{len(counts)} levels: mean, std, min, max, L2", compared), "1e-04 x std of the level")
 
     chosen = torch.from_numpy(arrays["sample_priors"])
     for key, tensor, column in (("sample_loc", outputs.offsets, 1), ("sample_conf", outputs.class_logits, 6)):
         spread = np.repeat(recorded[:, column], counts)[chosen.numpy()][:, None]
-        found = compare(key, tensor[0, chosen].double().numpy() / spread, arrays[key] / spread, Tolerance(absolute=RELATIVE))
+        found = compare(
+            key,
+            tensor[0, chosen].double().numpy() / spread,
+            arrays[key] / spread,
+            Tolerance(absolute=RELATIVE),
+        )
         yield _told(found, "1e-04 x std of the level")
     expected = arrays["feat_stats"]  # (levels, 4): mean, the sample's std, largest |x|, share of zeros
     wide = [x.double() for x in maps]
-    features = np.array([[x.mean().item(), x.std().item(), x.abs().max().item(), (x == 0).double().mean().item()] for x in wide])
+    features = np.array(
+        [
+            [x.mean().item(), x.std().item(), x.abs().max().item(), (x == 0).double().mean().item()]
+            for x in wide
+        ]
+    )
     for n, name in enumerate(("mean", "std", "largest")):
         ours = features[:, n] / expected[:, 1]
-        yield _told(compare(f"maps: {name}", ours, expected[:, n] / expected[:, 1], Tolerance(absolute=RELATIVE)), "1e-04 x std of the map")
+        yield _told(
+            compare(f"maps: {name}", ours, expected[:, n] / expected[:, 1], Tolerance(absolute=RELATIVE)),
+            "1e-04 x std of the map",
+        )
     zeros = Tolerance(absolute=2e-4)  # a number near 0 may be rounded to either side of the ReLU
     yield compare("maps: share of zeros", features[:, 3], expected[:, 3], zeros)
 
@@ -124,7 +176,9 @@ def _told(comparison: Comparison, tolerance: str) -> Comparison:
 
 def _names(program: str, listed) -> Iterator[Comparison]:
     if program == "coco91_rows_for_81":
-        yield agree("rows of COCO's classes", [n for n in range(COCO_OUTPUTS) if n not in COCO_UNUSED], listed)
+        yield agree(
+            "rows of COCO's classes", [n for n in range(COCO_OUTPUTS) if n not in COCO_UNUSED], listed
+        )
     elif program in RULES:
         levels = sum(caffe.endswith("_mbox_loc.weight") for caffe in listed.values())
         yield agree("names", RULES[program](levels), dict(listed))

@@ -46,7 +46,9 @@ def _priors(arrays: Arrays, key: str) -> Iterator[Comparison]:
         return
     found = re.fullmatch(r"ssd(\d+)_([a-z]+)(?:_clip_(centre|wh)_boxes)?", key)
     if found is None or int(found[1]) not in BUILDERS:
-        raise ValueError(f"{key}: known are ssd<side>_<sizes> of {' and '.join(map(str, BUILDERS))} pixels and what ports clip of them")
+        raise ValueError(
+            f"{key}: known are ssd<side>_<sizes> of {' and '.join(map(str, BUILDERS))} pixels and what ports clip of them"
+        )
     side, sizes = int(found[1]), found[2]
     whole = _relative(side, sizes)
     if found[3] is None:
@@ -61,7 +63,10 @@ def _priors(arrays: Arrays, key: str) -> Iterator[Comparison]:
 
 def _relative(side: int, sizes: str, **clip: str) -> Tensor:
     """(A, 4) corners / side, of the builder's own default boxes; the network around them is as narrow as can be."""
-    return BUILDERS[side](num_classes=1, width=0.01, sizes=sizes, **clip).grid((side, side)).boxes.double() / side
+    return (
+        BUILDERS[side](num_classes=1, width=0.01, sizes=sizes, **clip).grid((side, side)).boxes.double()
+        / side
+    )
 
 
 def _nvidia_order(levels: Sequence[Level]) -> np.ndarray:
@@ -79,40 +84,60 @@ def predictions(case: Arrays, *, scale: tuple[float, float] = (0.6, 1.5)) -> tup
     anchors, columns = int(case["P"]), int(case["C"])
     if "seed" in case:
         batch = int(case["B"]) if "B" in case else 1
-        args = case["seedargs"] if "seedargs" in case else [batch, anchors, columns, *scale, float(case["bg_bias"])]
+        args = (
+            case["seedargs"]
+            if "seedargs" in case
+            else [batch, anchors, columns, *scale, float(case["bg_bias"])]
+        )
         loc, conf = pcg_normal(int(case["seed"]), (batch, anchors, 4), (batch, anchors, columns))
         loc, conf = (args[3] * loc).astype(np.float32), (args[4] * conf).astype(np.float32)
         conf[..., 0] += np.float32(args[5])
         for name, drawn in (("loc", loc), ("conf", conf)):
             if hashlib.sha256(drawn.tobytes()).hexdigest() != str(case[f"{name}_sha256"]):
-                raise ValueError(f"{name} drawn from seed {int(case['seed'])} is not the recorded one (sha256)")
+                raise ValueError(
+                    f"{name} drawn from seed {int(case['seed'])} is not the recorded one (sha256)"
+                )
             if f"{name}_head" in case and not np.array_equal(drawn.ravel()[:8], case[f"{name}_head"]):
-                raise ValueError(f"{name} drawn from seed {int(case['seed'])} does not begin with the recorded numbers")
+                raise ValueError(
+                    f"{name} drawn from seed {int(case['seed'])} does not begin with the recorded numbers"
+                )
     elif "active" in case:
         loc, conf = np.zeros((1, anchors, 4), np.float32), np.zeros((1, anchors, columns), np.float32)
         conf[..., 0] = case["inactive_conf0"]
         loc[0, case["active"]], conf[0, case["active"]] = case["active_loc"], case["active_conf"]
     else:
-        loc, conf = (np.atleast_3d(case[key]).reshape(-1, anchors, case[key].shape[-1]) for key in ("loc", "conf"))
+        loc, conf = (
+            np.atleast_3d(case[key]).reshape(-1, anchors, case[key].shape[-1]) for key in ("loc", "conf")
+        )
     return torch.from_numpy(loc), torch.from_numpy(conf)
 
 
 def grid(case: Arrays, folder: Path, dtype: torch.dtype = torch.float32) -> AnchorGrid:
     """The recording's default boxes, of an input of SIDE pixels. folder: where priors.npz lies."""
-    corners = Arrays(folder / "priors.npz")[str(case["prior_name"])] if "prior_name" in case else case["priors"]
+    corners = (
+        Arrays(folder / "priors.npz")[str(case["prior_name"])] if "prior_name" in case else case["priors"]
+    )
     corners = torch.from_numpy(np.asarray(corners, np.float64)) * SIDE
-    boxes_cxcywh = torch.cat([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], 1).to(dtype)
+    boxes_cxcywh = torch.cat([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], 1).to(
+        dtype
+    )
     zeros = torch.zeros(len(boxes_cxcywh), dtype=dtype)
-    return AnchorGrid(boxes_cxcywh, zeros + 1, torch.zeros(len(zeros), 2), (SIDE, SIDE), (Level(1, 1, 1.0, len(zeros)),))
+    return AnchorGrid(
+        boxes_cxcywh, zeros + 1, torch.zeros(len(zeros), 2), (SIDE, SIDE), (Level(1, 1, 1.0, len(zeros)),)
+    )
 
 
 def targets(case: Arrays, dtype: torch.dtype = torch.float32) -> Targets:
     """gt_img, gt_boxes, gt_labels (1..C-1) -> padded Targets in pixels, labels 0..C-2."""
     boxes = case["gt_boxes"].reshape(-1, 4).astype(np.float64) * SIDE
-    return padded_targets(int(case["B"]), case["gt_img"].astype(int), boxes, case["gt_labels"].astype(np.int64) - 1, dtype)
+    return padded_targets(
+        int(case["B"]), case["gt_img"].astype(int), boxes, case["gt_labels"].astype(np.int64) - 1, dtype
+    )
 
 
-def padded_targets(batch: int, image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, dtype: torch.dtype) -> Targets:
+def padded_targets(
+    batch: int, image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, dtype: torch.dtype
+) -> Targets:
     """Truths of many images, one after another (T, ...) with the image of each (T,) -> one row per image, in their order."""
     most = int(np.bincount(image, minlength=batch).max(initial=0))
     found = Targets(

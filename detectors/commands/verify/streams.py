@@ -49,4 +49,7 @@ def pcg_normal(seed: int, *shapes: tuple[int, ...]) -> list[np.ndarray]:
     """Arrays drawn in order from one stream, nearly normal: sums of four uniform numbers, less 2, times sqrt(3)."""
     sizes = [int(np.prod(shape)) for shape in shapes]
     normal = (pcg(seed, 4 * sum(sizes)).reshape(-1, 4).sum(1) - 2) * np.sqrt(3)
-    return [part.reshape(shape) for part, shape in zip(np.split(normal, np.cumsum(sizes)[:-1]), shapes, strict=True)]
+    return [
+        part.reshape(shape)
+        for part, shape in zip(np.split(normal, np.cumsum(sizes)[:-1]), shapes, strict=True)
+    ]

@@ -12,7 +12,9 @@ import cv2
 import numpy as np
 
 
-def resize_on_canvas(image: np.ndarray, borders: tuple[int, int, int, int], size: tuple[int, int], colour: Sequence[float]) -> np.ndarray:
+def resize_on_canvas(
+    image: np.ndarray, borders: tuple[int, int, int, int], size: tuple[int, int], colour: Sequence[float]
+) -> np.ndarray:
     """(h, w, 3) uint8 with `borders` (above, below, left, right) of `colour` around -> (H, W, 3) uint8, each pixel the mean of its area.
 
     cv2.resize(cv2.copyMakeBorder(image, ...), interpolation=cv2.INTER_AREA) within one level, if neither side is enlarged. The mean over

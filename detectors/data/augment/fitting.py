@@ -39,7 +39,10 @@ def stretch(size_original: tuple[int, int], size: tuple[int, int]) -> Fit:
     return Fit(size, (0, 0))
 
 
-RESIZES: dict[str, Callable[[tuple[int, int], tuple[int, int]], Fit]] = {"letterbox": letterbox, "stretch": stretch}
+RESIZES: dict[str, Callable[[tuple[int, int], tuple[int, int]], Fit]] = {
+    "letterbox": letterbox,
+    "stretch": stretch,
+}
 
 
 def resize(image: np.ndarray, fit: Fit, size: tuple[int, int]) -> np.ndarray:

@@ -11,7 +11,9 @@ from detectors.data.augment.transforms import TransformedSample
 
 CUT = (0.2, 0.8)  # mosaic: where the four images meet, as a fraction of either side
 MIN_SIDE = 1.0  # pixels; thinner truths are not trained on
-SHAPE = 1.5  # mixup: both parameters of the Beta distribution (Zhang et al. 2019, "Bag of Freebies", section 3.1)
+SHAPE = (
+    1.5  # mixup: both parameters of the Beta distribution (Zhang et al. 2019, "Bag of Freebies", section 3.1)
+)
 
 
 @dataclass(frozen=True)
@@ -22,10 +24,17 @@ class Mixing:
     mixup: float = 0.0  # probability
 
     def __call__(
-        self, sample: TransformedSample, other: Callable[[int], TransformedSample], random: np.random.Generator
+        self,
+        sample: TransformedSample,
+        other: Callable[[int], TransformedSample],
+        random: np.random.Generator,
     ) -> TransformedSample:
         """`other(n)` makes the sample's image number n, of the same size: 1 to 3 for the mosaic, 4 for the mixup."""
-        draws, cut, weight = random.random(2), random.uniform(*CUT, 2), random.beta(SHAPE, SHAPE)  # always all: none depends on another
+        draws, cut, weight = (
+            random.random(2),
+            random.uniform(*CUT, 2),
+            random.beta(SHAPE, SHAPE),
+        )  # always all: none depends on another
         if draws[0] < self.mosaic:
             sample = mosaic([sample, other(1), other(2), other(3)], cut)
         return mixup(sample, other(4), weight) if draws[1] < self.mixup else sample
@@ -44,9 +53,15 @@ def mosaic(samples: Sequence[TransformedSample], cut: Sequence[float]) -> Transf
     for sample, (left, top, right, bottom) in zip(samples, _quadrants(x, y, width, height), strict=True):
         image[top:bottom, left:right] = sample.image[top:bottom, left:right]
         centres = (sample.boxes[:, :2] + sample.boxes[:, 2:]) / 2
-        boxes = np.clip(sample.boxes, np.float32([left, top, left, top]), np.float32([right, bottom, right, bottom]))
-        stays = ((centres >= (left, top)) & (centres < (right, bottom)) & (boxes[:, 2:] - boxes[:, :2] >= MIN_SIDE)).all(1)
-        parts.append(sample._replace(boxes=boxes[stays], labels=sample.labels[stays], kept=sample.kept[stays]))
+        boxes = np.clip(
+            sample.boxes, np.float32([left, top, left, top]), np.float32([right, bottom, right, bottom])
+        )
+        stays = (
+            (centres >= (left, top)) & (centres < (right, bottom)) & (boxes[:, 2:] - boxes[:, :2] >= MIN_SIDE)
+        ).all(1)
+        parts.append(
+            sample._replace(boxes=boxes[stays], labels=sample.labels[stays], kept=sample.kept[stays])
+        )
     return _together(image, parts)
 
 
@@ -64,5 +79,7 @@ def _quadrants(x: int, y: int, width: int, height: int) -> list[tuple[int, int, 
 
 def _together(image: np.ndarray, parts: Sequence[TransformedSample]) -> TransformedSample:
     """Truths one after another; `kept` counts in each one's own image; scale and shift are the first image's."""
-    boxes, labels, kept = (np.concatenate([getattr(part, name) for part in parts]) for name in ("boxes", "labels", "kept"))
+    boxes, labels, kept = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("boxes", "labels", "kept")
+    )
     return parts[0]._replace(image=image, boxes=boxes, labels=labels, kept=kept)

@@ -27,7 +27,13 @@ UNCHANGED = Distortion(0.0, 1.0, 1.0, 0.0, False)
 
 
 def draw_distortion(
-    generator: np.random.Generator, *, brightness: float, contrast: float, saturation: float, hue: float, probability: float
+    generator: np.random.Generator,
+    *,
+    brightness: float,
+    contrast: float,
+    saturation: float,
+    hue: float,
+    probability: float,
 ) -> Distortion:
     """Brightness and hue from -x to x, contrast and saturation from 1 - x to 1 + x; each with `probability`, either order with .5.
 
@@ -44,7 +50,9 @@ def distort(image: np.ndarray, distortion: Distortion) -> np.ndarray:
     image = _raised(image, brightness)
     if not contrast_last:
         image = _multiplied(image, contrast)
-    image = _in_hsv(image, 1, lambda channel: _multiplied(channel, saturation), changes=_multiplies(saturation))
+    image = _in_hsv(
+        image, 1, lambda channel: _multiplied(channel, saturation), changes=_multiplies(saturation)
+    )
     image = _in_hsv(image, 0, lambda channel: _raised(channel, hue), changes=hue != 0)
     return _multiplied(image, contrast) if contrast_last else image
 
@@ -55,7 +63,9 @@ def _raised(image: np.ndarray, shift: float) -> np.ndarray:
     if whole == 0:
         return image
     operation = cv2.add if whole > 0 else cv2.subtract
-    return operation(image, (abs(whole),) * 4, dtype=cv2.CV_8U)  # four alike: OpenCV takes them for an image beside one of 4 x 1 pixels
+    return operation(
+        image, (abs(whole),) * 4, dtype=cv2.CV_8U
+    )  # four alike: OpenCV takes them for an image beside one of 4 x 1 pixels
 
 
 def _multiplied(image: np.ndarray, factor: float) -> np.ndarray:
@@ -68,7 +78,9 @@ def _multiplies(factor: float) -> bool:
     return abs(factor - 1) > 1e-3
 
 
-def _in_hsv(image: np.ndarray, channel: int, change: Callable[[np.ndarray], np.ndarray], *, changes: bool) -> np.ndarray:
+def _in_hsv(
+    image: np.ndarray, channel: int, change: Callable[[np.ndarray], np.ndarray], *, changes: bool
+) -> np.ndarray:
     """A channel of the image's 8-bit HSV changed: hue (0, from 0 to 180) or saturation (1).
 
     A hue below 0 is cut, one above 180 goes on around the circle: that is what saturating arithmetic and OpenCV's way back make of them.
@@ -95,7 +107,9 @@ def draw_shade(generator: np.random.Generator, *, hue: float, saturation: float,
     turn, *amounts = generator.random(3)
     inverted = generator.random(2) < 0.5
     factors = [1 + amount * (most - 1) for amount, most in zip(amounts, (saturation, exposure), strict=True)]
-    factors = [1 / factor if invert else factor for factor, invert in zip(factors, inverted.tolist(), strict=True)]
+    factors = [
+        1 / factor if invert else factor for factor, invert in zip(factors, inverted.tolist(), strict=True)
+    ]
     return Shade((2 * float(turn) - 1) * hue, float(factors[0]), float(factors[1]))
 
 
@@ -103,8 +117,13 @@ def shade(image: np.ndarray, drawn: Shade) -> np.ndarray:
     """(h, w, 3) uint8 RGB -> the same: distort_image. Hue wraps, saturation and value may exceed 1 until the way back, then all is cut to
     0..1. In float32 as Darknet does it; but the result is rounded to whole levels, where Darknet keeps fractions.
     """
-    matrix = np.array([[1, 0, 0, 360 * (drawn.hue % 1)], [0, drawn.saturation, 0, 0], [0, 0, drawn.exposure, 0]], dtype=np.float32)
+    matrix = np.array(
+        [[1, 0, 0, 360 * (drawn.hue % 1)], [0, drawn.saturation, 0, 0], [0, 0, drawn.exposure, 0]],
+        dtype=np.float32,
+    )
     # a hue of 360 and more wraps in OpenCV, one below 0 gives wrong colours
     hsv = cv2.transform(cv2.cvtColor(image.astype(np.float32), HSV), matrix)  # degrees, 0 to 1, levels
     rgb = cv2.cvtColor(hsv, RGB, dst=hsv)
-    return cv2.convertScaleAbs(np.maximum(rgb, 0, out=rgb) if drawn.saturation > 1 else rgb)  # saturations above 1 bring negative colours
+    return cv2.convertScaleAbs(
+        np.maximum(rgb, 0, out=rgb) if drawn.saturation > 1 else rgb
+    )  # saturations above 1 bring negative colours

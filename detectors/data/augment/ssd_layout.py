@@ -15,7 +15,14 @@ import numpy as np
 
 from detectors.data.augment.area_resize import resize_on_canvas
 from detectors.data.augment.photometric import Distortion, distort, draw_distortion
-from detectors.data.augment.ssd_sampling import Expansion, draw_expansion, draw_window, expand_boxes, pixels_of, project_boxes
+from detectors.data.augment.ssd_sampling import (
+    Expansion,
+    draw_expansion,
+    draw_window,
+    expand_boxes,
+    pixels_of,
+    project_boxes,
+)
 
 MEAN_RGB = (123, 117, 104)  # what Caffe subtracts; on the canvas it becomes 0
 WIDE = 4.5  # times the image: from such a canvas on, cv2.INTER_AREA is slower than data/area_resize.py
@@ -43,12 +50,23 @@ class SSDLayout:
 
     def draw(self, generator: np.random.Generator, size: tuple[int, int], boxes: np.ndarray) -> SSDDraws:
         """size: (height, width) of the image; boxes: (n, 4) xyxy in its pixels."""
-        colours = {"brightness": self.brightness, "contrast": self.contrast, "saturation": self.saturation, "hue": self.hue}
+        colours = {
+            "brightness": self.brightness,
+            "contrast": self.contrast,
+            "saturation": self.saturation,
+            "hue": self.hue,
+        }
         distortion = draw_distortion(generator, **colours, probability=0.5)
         expansion = draw_expansion(generator, size, largest=self.expand, probability=0.5)
         window = draw_window(generator, expand_boxes(boxes, expansion))
         interpolation, mirror = generator.random(2).tolist()
-        return SSDDraws(distortion, expansion, window, INTERPOLATIONS[int(interpolation * len(INTERPOLATIONS))], mirror < 0.5)
+        return SSDDraws(
+            distortion,
+            expansion,
+            window,
+            INTERPOLATIONS[int(interpolation * len(INTERPOLATIONS))],
+            mirror < 0.5,
+        )
 
     def image(self, image: np.ndarray, draws: SSDDraws, size: tuple[int, int]) -> np.ndarray:
         """(h, w, 3) -> (H, W, 3) uint8 RGB; size: (height, width) of the model's input."""
@@ -63,7 +81,9 @@ class SSDLayout:
             result = _resized(distort(seen, draws.distortion), borders, size, draws.interpolation)
         return cv2.flip(result, 1) if draws.mirror else result
 
-    def boxes(self, boxes: np.ndarray, draws: SSDDraws, original: tuple[int, int], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    def boxes(
+        self, boxes: np.ndarray, draws: SSDDraws, original: tuple[int, int], size: tuple[int, int]
+    ) -> tuple[np.ndarray, np.ndarray]:
         """(n, 4) xyxy in pixels of the original -> ((m, 4) in pixels of the model's input, their rows (m,))."""
         boxes, rows = project_boxes(expand_boxes(boxes, draws.expansion), draws.window)
         if draws.mirror:
@@ -86,7 +106,10 @@ class Crop(NamedTuple):
 
     def seen(self, image: np.ndarray) -> np.ndarray:
         """The part of the image that it shows."""
-        rows, columns = (slice(max(low, 0), max(low + n, 0)) for low, n in ((self.top, self.height), (self.left, self.width)))
+        rows, columns = (
+            slice(max(low, 0), max(low + n, 0))
+            for low, n in ((self.top, self.height), (self.left, self.width))
+        )
         return image[rows, columns]
 
     def borders(self, seen: np.ndarray) -> tuple[int, int, int, int]:
@@ -99,7 +122,9 @@ def _bordered(image: np.ndarray, borders: tuple[int, int, int, int]) -> np.ndarr
     return cv2.copyMakeBorder(image, *borders, cv2.BORDER_CONSTANT, value=MEAN_RGB) if any(borders) else image
 
 
-def _resized(seen: np.ndarray, borders: tuple[int, int, int, int], size: tuple[int, int], interpolation: int) -> np.ndarray:
+def _resized(
+    seen: np.ndarray, borders: tuple[int, int, int, int], size: tuple[int, int], interpolation: int
+) -> np.ndarray:
     height, width = seen.shape[0] + sum(borders[:2]), seen.shape[1] + sum(borders[2:])
     wide = height * width > WIDE * seen.shape[0] * seen.shape[1] and height >= size[0] and width >= size[1]
     if interpolation == cv2.INTER_AREA and wide:
@@ -107,7 +132,9 @@ def _resized(seen: np.ndarray, borders: tuple[int, int, int, int], size: tuple[i
     return cv2.resize(_bordered(seen, borders), size[::-1], interpolation=interpolation)
 
 
-def _coloured_last(seen: np.ndarray, borders: tuple[int, int, int, int], size: tuple[int, int], draws: SSDDraws) -> np.ndarray:
+def _coloured_last(
+    seen: np.ndarray, borders: tuple[int, int, int, int], size: tuple[int, int], draws: SSDDraws
+) -> np.ndarray:
     """Colours after the resize, on those pixels that show the image. cv2.INTER_NEAREST moves whole pixels: nothing changes by it."""
     result = _resized(seen, borders, size, draws.interpolation)
     shown = tuple(
@@ -121,5 +148,7 @@ def _coloured_last(seen: np.ndarray, borders: tuple[int, int, int, int], size: t
 
 def _showing(size: int, before: int, extent: int, whole: int) -> slice:
     """Which of `size` rows (or columns) cv2.INTER_NEAREST takes from the `extent` rows after the first `before` of `whole`."""
-    taken = np.floor(np.arange(size) * (1 / (size / whole)))  # in OpenCV's own order: a quotient's last bit decides at whole numbers
+    taken = np.floor(
+        np.arange(size) * (1 / (size / whole))
+    )  # in OpenCV's own order: a quotient's last bit decides at whole numbers
     return slice(*np.searchsorted(taken, [before, before + extent]).tolist())

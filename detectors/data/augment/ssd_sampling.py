@@ -11,7 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 TRIALS = 50  # max_trials of each sampler
-MIN_IOU = np.array([0.1, 0.3, 0.5, 0.7, 0.9, -np.inf])  # with at least one object; the last sampler takes any window, but needs an object
+MIN_IOU = np.array(
+    [0.1, 0.3, 0.5, 0.7, 0.9, -np.inf]
+)  # with at least one object; the last sampler takes any window, but needs an object
 WHOLE = np.array([0.0, 0.0, 1.0, 1.0])  # the first sampler
 SCALE = (0.3, 1.0)  # square root of a window's area
 ASPECT = (0.5, 2.0)  # width / height, relative to the image's own
@@ -25,7 +27,9 @@ class Expansion(NamedTuple):
     top_left: tuple[int, int]  # (row, column) of the image on it
 
 
-def draw_expansion(generator: np.random.Generator, size: tuple[int, int], *, largest: float, probability: float) -> Expansion:
+def draw_expansion(
+    generator: np.random.Generator, size: tuple[int, int], *, largest: float, probability: float
+) -> Expansion:
     """With `probability` a canvas of 1 to `largest` times the image's sides, and a place on it. size: (height, width) of the image."""
     chosen, ratio, row, column = generator.random(4).tolist()
     if chosen >= probability:
@@ -61,7 +65,10 @@ def draw_window(generator: np.random.Generator, boxes: np.ndarray) -> np.ndarray
 
 def windows_from(draws: np.ndarray) -> np.ndarray:
     """(..., 4) numbers from 0 to 1 for scale, aspect, x and y -> (..., 4) windows. The aspect is cut so that neither side exceeds 1."""
-    scale, aspect = SCALE[0] + draws[..., 0] * (SCALE[1] - SCALE[0]), ASPECT[0] + draws[..., 1] * (ASPECT[1] - ASPECT[0])
+    scale, aspect = (
+        SCALE[0] + draws[..., 0] * (SCALE[1] - SCALE[0]),
+        ASPECT[0] + draws[..., 1] * (ASPECT[1] - ASPECT[0]),
+    )
     root = np.sqrt(np.minimum(np.maximum(aspect, scale**2), 1 / scale**2))
     width, height = np.minimum(scale * root, 1), np.minimum(scale / root, 1)
     x, y = draws[..., 2] * (1 - width), draws[..., 3] * (1 - height)
@@ -72,7 +79,9 @@ def window_iou(windows: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """(..., 4), (n, 4) -> (..., n). In relative coordinates, as Caffe has it: the ratio of areas is the same in pixels."""
     windows, (xmin, ymin, xmax, ymax) = windows[..., None], boxes.T
     x0, y0, x1, y1 = (windows[..., i, :] for i in range(4))
-    overlap = np.maximum(np.minimum(x1, xmax) - np.maximum(x0, xmin), 0) * np.maximum(np.minimum(y1, ymax) - np.maximum(y0, ymin), 0)
+    overlap = np.maximum(np.minimum(x1, xmax) - np.maximum(x0, xmin), 0) * np.maximum(
+        np.minimum(y1, ymax) - np.maximum(y0, ymin), 0
+    )
     return overlap / ((x1 - x0) * (y1 - y0) + (xmax - xmin) * (ymax - ymin) - overlap)
 
 

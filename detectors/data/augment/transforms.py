@@ -16,7 +16,9 @@ from typing import Any, NamedTuple, Protocol
 import cv2
 import numpy as np
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # before the import, which asks a server for the newest version otherwise
+os.environ.setdefault(
+    "NO_ALBUMENTATIONS_UPDATE", "1"
+)  # before the import, which asks a server for the newest version otherwise
 import albumentations
 
 from detectors.data.augment.darknet_layout import DarknetCrop, DarknetPlacement
@@ -29,7 +31,9 @@ CENTRE_SIDE = 0.02  # pixels; see _augment_boxes
 THINNEST = 0.01  # pixels of the original: albumentations refuses boxes that have no area in relative float32
 
 Generators = tuple[np.random.Generator, random.Random]
-Laid = tuple[np.ndarray, np.ndarray, np.ndarray, tuple[float, float], tuple[float, float]]  # image, boxes, their rows, scale_xy, shift_xy
+Laid = tuple[
+    np.ndarray, np.ndarray, np.ndarray, tuple[float, float], tuple[float, float]
+]  # image, boxes, their rows, scale_xy, shift_xy
 
 
 class TransformedSample(NamedTuple):
@@ -37,7 +41,9 @@ class TransformedSample(NamedTuple):
     boxes: np.ndarray  # (n, 4) float32 xyxy, model input, clipped to the image
     labels: np.ndarray  # (n,) int64
     kept: np.ndarray  # (n,) int64: rows of the boxes given that are still there
-    scale_xy: tuple[float, float]  # of the resize alone: x_input = x * scale_xy[0] + shift_xy[0]; x is x_original if nothing was augmented
+    scale_xy: tuple[
+        float, float
+    ]  # of the resize alone: x_input = x * scale_xy[0] + shift_xy[0]; x is x_original if nothing was augmented
     shift_xy: tuple[float, float]
 
 
@@ -48,7 +54,9 @@ class Layout(Protocol):
 
     def image(self, image: np.ndarray, draws: Any, size: tuple[int, int]) -> np.ndarray: ...
 
-    def boxes(self, boxes: np.ndarray, draws: Any, original: tuple[int, int], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]: ...
+    def boxes(
+        self, boxes: np.ndarray, draws: Any, original: tuple[int, int], size: tuple[int, int]
+    ) -> tuple[np.ndarray, np.ndarray]: ...
 
 
 @dataclass(frozen=True)
@@ -58,8 +66,12 @@ class Augmentation:
     geometry: list[albumentations.BasicTransform] = field(default_factory=list)
     colour: list[albumentations.BasicTransform] = field(default_factory=list)
     layout: Layout | None = None
-    resize: str | None = None  # how the evaluation must resize where a layout does it in training; None leaves the choice
-    max_zoom: float = math.inf  # how much larger than in the whole image on the input a detail can become; data.reduced_decode asks
+    resize: str | None = (
+        None  # how the evaluation must resize where a layout does it in training; None leaves the choice
+    )
+    max_zoom: float = (
+        math.inf
+    )  # how much larger than in the whole image on the input a detail can become; data.reduced_decode asks
 
 
 class LayOut(albumentations.DualTransform):
@@ -78,7 +90,11 @@ class LayOut(albumentations.DualTransform):
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         original = params["shape"][:2]
-        return {"draws": self.layout.draw(self.random_generator, original, data["truths"]), "original": original, "size": data["size"]}
+        return {
+            "draws": self.layout.draw(self.random_generator, original, data["truths"]),
+            "original": original,
+            "size": data["size"],
+        }
 
     def apply(self, img: np.ndarray, draws: Any, size: tuple[int, int], **params: Any) -> np.ndarray:
         return self.layout.image(img, draws, size)
@@ -98,7 +114,9 @@ def light_augmentation() -> Augmentation:
     """Mirror; zoom and shift mildly, with a slight change of the aspect ratio; change colours mildly."""
     ranges = {"scale": (0.85, 1.2), "translate_percent": (-0.1, 0.1)}  # drawn for x and for y
     affine = albumentations.Affine(**ranges, interpolation=cv2.INTER_LINEAR, fill=GREY, p=1.0)
-    jitter = albumentations.ColorJitter(brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.7, 1.4), hue=(-0.03, 0.03), p=1.0)
+    jitter = albumentations.ColorJitter(
+        brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.7, 1.4), hue=(-0.03, 0.03), p=1.0
+    )
     return Augmentation([albumentations.HorizontalFlip(p=0.5), affine], [jitter], max_zoom=1.2)
 
 
@@ -121,11 +139,20 @@ def ssd_augmentation(
     _inside("saturation", saturation, 0, 1)
     _inside("hue", hue, 0, 90)
     _inside("expand", expand, 1, 16)
-    return Augmentation(layout=SSDLayout(brightness, contrast, saturation, hue, expand, colour_last), resize="stretch", max_zoom=MAX_ZOOM)
+    return Augmentation(
+        layout=SSDLayout(brightness, contrast, saturation, hue, expand, colour_last),
+        resize="stretch",
+        max_zoom=MAX_ZOOM,
+    )
 
 
 def darknet_augmentation(
-    *, jitter: float = 0.3, hue: float = 0.1, saturation: float = 1.5, exposure: float = 1.5, max_boxes: int = 30
+    *,
+    jitter: float = 0.3,
+    hue: float = 0.1,
+    saturation: float = 1.5,
+    exposure: float = 1.5,
+    max_boxes: int = 30,
 ) -> Augmentation:
     """Darknet's since June 2017. Keywords as in a cfg: hue in turns, saturation and exposure the largest factors; max_boxes is `max`."""
     settings = _darknet_settings(jitter, hue, saturation, exposure, max_boxes)
@@ -133,7 +160,12 @@ def darknet_augmentation(
 
 
 def darknet_2016_augmentation(
-    *, jitter: float = 0.2, hue: float = 0.1, saturation: float = 1.5, exposure: float = 1.5, max_boxes: int = 30
+    *,
+    jitter: float = 0.2,
+    hue: float = 0.1,
+    saturation: float = 1.5,
+    exposure: float = 1.5,
+    max_boxes: int = 30,
 ) -> Augmentation:
     """Darknet's of 2016, with crop jitter. Keywords as in a cfg."""
     settings = _darknet_settings(jitter, hue, saturation, exposure, max_boxes)
@@ -144,7 +176,9 @@ def course_augmentation() -> Augmentation:
     """The list of the Keras course (experiencor/keras-yolo2, preprocessing.py) with albumentations' own steps: zoom, shift, mirror; then up
     to five of seven kinds of noise. docs/data.md says what differs."""
     ranges = {"scale": (1.0, 1.1), "translate_percent": (-0.045, 0.045), "keep_ratio": True}
-    zoom = albumentations.Affine(**ranges, interpolation=cv2.INTER_LINEAR, border_mode=cv2.BORDER_REPLICATE, p=1.0)
+    zoom = albumentations.Affine(
+        **ranges, interpolation=cv2.INTER_LINEAR, border_mode=cv2.BORDER_REPLICATE, p=1.0
+    )
     steps = course_colour()
     some = [albumentations.RandomOrder(steps, n=count, replace=False) for count in range(1, 6)]
     colour = albumentations.OneOf([albumentations.NoOp(p=1.0), *some], p=1.0)
@@ -166,24 +200,39 @@ def course_colour() -> list[albumentations.BasicTransform | albumentations.BaseC
     a, always = albumentations, {"p": 1.0}
     both = lambda step, **settings: [step(**settings, per_channel=each, **always) for each in (True, False)]  # noqa: E731
     kinds = [
-        [a.GaussianBlur(sigma_limit=(0.0, 3.0), **always), a.Blur(blur_limit=(3, 7), **always), a.MedianBlur(blur_limit=(3, 11), **always)],
+        [
+            a.GaussianBlur(sigma_limit=(0.0, 3.0), **always),
+            a.Blur(blur_limit=(3, 7), **always),
+            a.MedianBlur(blur_limit=(3, 11), **always),
+        ],
         [a.Sharpen(alpha=(0.0, 1.0), lightness=(0.75, 1.5), **always)],
         both(a.GaussNoise, std_range=(0.0, 0.05)),
         both(a.PixelDropout, dropout_prob=0.05),
-        [a.RGBShift((-10, 10), (-10, 10), (-10, 10), **always), a.RandomBrightnessContrast((-10 / 255, 10 / 255), (0, 0), **always)],
+        [
+            a.RGBShift((-10, 10), (-10, 10), (-10, 10), **always),
+            a.RandomBrightnessContrast((-10 / 255, 10 / 255), (0, 0), **always),
+        ],
         both(a.MultiplicativeNoise, multiplier=(0.5, 1.5)),
         [a.RandomBrightnessContrast((0, 0), (-0.5, 1.0), **always)],
     ]
     return [a.OneOf(kind, **always) for kind in kinds]
 
 
-def _darknet_settings(jitter: float, hue: float, saturation: float, exposure: float, max_boxes: int) -> dict[str, Any]:
+def _darknet_settings(
+    jitter: float, hue: float, saturation: float, exposure: float, max_boxes: int
+) -> dict[str, Any]:
     _inside("jitter", jitter, 0, 0.49)  # two edges that take half of the image each leave nothing
     _inside("hue", hue, 0, 0.5)
     _inside("saturation", saturation, 1, 16)
     _inside("exposure", exposure, 1, 16)
     _inside("max_boxes", max_boxes, 1, 1_000_000)
-    return {"jitter": jitter, "hue": hue, "saturation": saturation, "exposure": exposure, "max_boxes": max_boxes}
+    return {
+        "jitter": jitter,
+        "hue": hue,
+        "saturation": saturation,
+        "exposure": exposure,
+        "max_boxes": max_boxes,
+    }
 
 
 def _inside(name: str, value: float, low: float, high: float) -> None:
@@ -201,14 +250,30 @@ class Transform:
     """
 
     def __init__(self, *, size: tuple[int, int], resize: str, augmentation: Augmentation, min_side: float):
-        self.size, self.fit, self.min_side, self.max_zoom = tuple(size), RESIZES[resize], min_side, augmentation.max_zoom
-        boxes = albumentations.BboxParams(format="pascal_voc", label_fields=["rows"], check_each_transform=False)
-        self.geometry = albumentations.Compose(augmentation.geometry, bbox_params=boxes) if augmentation.geometry else None
+        self.size, self.fit, self.min_side, self.max_zoom = (
+            tuple(size),
+            RESIZES[resize],
+            min_side,
+            augmentation.max_zoom,
+        )
+        boxes = albumentations.BboxParams(
+            format="pascal_voc", label_fields=["rows"], check_each_transform=False
+        )
+        self.geometry = (
+            albumentations.Compose(augmentation.geometry, bbox_params=boxes)
+            if augmentation.geometry
+            else None
+        )
         self.colour = albumentations.Compose(augmentation.colour) if augmentation.colour else None
         self.layout = albumentations.Compose([LayOut(augmentation.layout)]) if augmentation.layout else None
 
     def __call__(
-        self, image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, seed: int, size: tuple[int, int] | None = None
+        self,
+        image: np.ndarray,
+        boxes: np.ndarray,
+        labels: np.ndarray,
+        seed: int,
+        size: tuple[int, int] | None = None,
     ) -> TransformedSample:
         size = tuple(size or self.size)
         generators = np.random.default_rng(seed), random.Random(seed)
@@ -221,13 +286,17 @@ class Transform:
         kept = kept[wide]
         return TransformedSample(image, boxes[wide], labels[kept], kept, scale, shift)
 
-    def _laid_out(self, image: np.ndarray, boxes: np.ndarray, generators: Generators, size: tuple[int, int]) -> Laid:
+    def _laid_out(
+        self, image: np.ndarray, boxes: np.ndarray, generators: Generators, size: tuple[int, int]
+    ) -> Laid:
         _seed(self.layout, generators)
         result = self.layout(image=image, truths=boxes, size=size)
         boxes, rows = result["truths"]
         return result["image"], boxes, rows, (1.0, 1.0), (0.0, 0.0)
 
-    def _resized(self, image: np.ndarray, boxes: np.ndarray, generators: Generators, size: tuple[int, int]) -> Laid:
+    def _resized(
+        self, image: np.ndarray, boxes: np.ndarray, generators: Generators, size: tuple[int, int]
+    ) -> Laid:
         rows = np.arange(len(boxes))
         if self.geometry is not None:
             _seed(self.geometry, generators)
@@ -250,7 +319,12 @@ def build_transform(*, augment: Augmentation, size: tuple[int, int], resize: str
         raise ValueError(f"resize={resize!r}: choose one of {', '.join(RESIZES)}")
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"size={tuple(size)}: give (height, width) of the model's input in pixels")
-    return Transform(size=size, resize=resize, augmentation=augment if train else no_augmentation(), min_side=MIN_SIDE if train else 0.0)
+    return Transform(
+        size=size,
+        resize=resize,
+        augmentation=augment if train else no_augmentation(),
+        min_side=MIN_SIDE if train else 0.0,
+    )
 
 
 def clip(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -269,7 +343,9 @@ def _seed(compose: albumentations.Compose, generators: Generators) -> None:
     compose.set_random_state(*generators)
 
 
-def _augment_boxes(geometry: albumentations.Compose, image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _augment_boxes(
+    geometry: albumentations.Compose, image: np.ndarray, boxes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(image, boxes of the truths whose centre is still inside, their rows).
 
     albumentations hands back clipped boxes, from which the centre cannot be told; so each centre travels as a tiny box of its own, which is
@@ -281,6 +357,8 @@ def _augment_boxes(geometry: albumentations.Compose, image: np.ndarray, boxes: n
     both = np.concatenate([boxes, clip(tiny, image.shape[:2])])
     result = geometry(image=image, bboxes=both, rows=np.arange(2 * count))
     augmented = np.zeros((2 * count, 4))
-    augmented[np.asarray(result["rows"], dtype=np.int64)] = np.asarray(result["bboxes"], dtype=np.float64).reshape(-1, 4)
+    augmented[np.asarray(result["rows"], dtype=np.int64)] = np.asarray(
+        result["bboxes"], dtype=np.float64
+    ).reshape(-1, 4)
     inside = np.flatnonzero(_shorter_side(augmented[count:]) > 0)
     return result["image"], augmented[inside], inside

@@ -30,9 +30,15 @@ def test_torchvisions_pipelines_do_the_same_kind_of_work(annotations, name, back
     pipeline, rows = TorchvisionPipeline(name, (64, 48), backend), annotations.rows(0)
     images, counts = set(), []
     for _ in range(12):
-        image, boxes, labels = pipeline(annotations.paths[0], annotations.boxes_original[rows], annotations.labels[rows])
+        image, boxes, labels = pipeline(
+            annotations.paths[0], annotations.boxes_original[rows], annotations.labels[rows]
+        )
         assert image.shape == (3, 64, 48) and image.dtype == torch.uint8
-        assert len(boxes) == len(labels) and (boxes >= 0).all() and (boxes <= torch.tensor([48, 64, 48, 64])).all()
+        assert (
+            len(boxes) == len(labels)
+            and (boxes >= 0).all()
+            and (boxes <= torch.tensor([48, 64, 48, 64])).all()
+        )
         images.add(image.numpy().tobytes())
         counts.append(len(boxes))
     assert len(images) == 1 if name == "none" else len(images) >= 10
@@ -50,19 +56,45 @@ def test_placement_and_crop_follow_the_pixels(annotations, tmp_path):
         pipeline = TorchvisionPipeline(name, (160, 160), "tensor")
         for _ in range(10):
             image, boxes, _ = pipeline(path, box, np.array([0]))
-            spread = (image.amax(0) - image.amin(0)).numpy()  # grey has none, whatever its value; hue and saturation leave red some
+            spread = (
+                image.amax(0) - image.amin(0)
+            ).numpy()  # grey has none, whatever its value; hue and saturation leave red some
             rows, columns = np.nonzero(spread > 0.5 * spread.max())
-            assert_allclose(boxes[0].numpy(), [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], atol=1.6)
+            assert_allclose(
+                boxes[0].numpy(), [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], atol=1.6
+            )
 
 
 def test_the_table_and_the_file(tmp_path, capsys):
     """Every rate of every round, and a ratio within each round, recomputed from the file."""
-    file, settings = tmp_path / "rates.json", ["data.shapes.train=3", "data.shapes.val=1", f"data.root={tmp_path}"]
+    file, settings = (
+        tmp_path / "rates.json",
+        ["data.shapes.train=3", "data.shapes.val=1", f"data.root={tmp_path}"],
+    )
     command.main(
-        ["data", *settings, "--augment", "none", "course", "--size", "32", "32", "--images", "2", "--rounds", "3", "--json", str(file)]
+        [
+            "data",
+            *settings,
+            "--augment",
+            "none",
+            "course",
+            "--size",
+            "32",
+            "32",
+            "--images",
+            "2",
+            "--rounds",
+            "3",
+            "--json",
+            str(file),
+        ]
     )
     printed, rates = capsys.readouterr().out, json.loads(file.read_text())["rates"]
-    assert set(rates) == {"decode", "none", "course"} and set(rates["none"]) == {"ours", "v2 tensor", "v2 pil"}
+    assert set(rates) == {"decode", "none", "course"} and set(rates["none"]) == {
+        "ours",
+        "v2 tensor",
+        "v2 pil",
+    }
     assert all(len(each) == 3 and min(each) > 0 for group in rates.values() for each in group.values())
     ratios = [ours / max(tensor, pil) for ours, tensor, pil in zip(*rates["none"].values(), strict=True)]
     line = next(line for line in printed.splitlines() if line.startswith("none "))

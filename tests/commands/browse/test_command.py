@@ -60,11 +60,19 @@ def test_files_say_what_they_show_and_are_not_too_wide(browsed):
 
 def test_tensorboard_has_the_same_pictures(browsed):
     events = EventAccumulator(str(browsed), size_guidance={"images": 0, "tensors": 0}).Reload()
-    names = {"samples_1": "samples/0", "samples_2": "samples/1", "epochs": "epochs/0", "anchors_1": "anchors/0", "anchors_2": "anchors/1"}
+    names = {
+        "samples_1": "samples/0",
+        "samples_2": "samples/1",
+        "epochs": "epochs/0",
+        "anchors_1": "anchors/0",
+        "anchors_2": "anchors/1",
+    }
     assert set(events.Tags()["images"]) == {f"browse/{name}" for name in names.values()}
     for name, tag in names.items():
         (event,) = events.Images(f"browse/{tag}")
-        picture = cv2.imdecode(np.frombuffer(event.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+        picture = cv2.imdecode(np.frombuffer(event.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)[
+            ..., ::-1
+        ]
         assert_array_equal(picture, read(browsed / f"{name}.png"))
     (text,) = events.Tensors("browse/about/text_summary")
     assert b"shapes train: 21 images" in text.tensor_proto.string_val[0]
@@ -77,17 +85,36 @@ def test_a_second_run_writes_the_same_bytes_and_says_where(shapes, browsed, tmp_
         assert (tmp_path / f"{name}.png").read_bytes() == (browsed / f"{name}.png").read_bytes(), name
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith("shapes train: 21 images, ")
-    assert set(printed) >= {str(tmp_path / f"{name}.png") for name in PAGES} | {f"tensorboard --logdir {tmp_path}"}
+    assert set(printed) >= {str(tmp_path / f"{name}.png") for name in PAGES} | {
+        f"tensorboard --logdir {tmp_path}"
+    }
 
 
 def test_a_folder_of_its_own_for_each_call(shapes, tmp_path):
-    command.main([*shapes, f"paths.output={tmp_path}", "--images", "1", "--epochs", "1", "--width", "400", "--format", "jpg"])
+    command.main(
+        [
+            *shapes,
+            f"paths.output={tmp_path}",
+            "--images",
+            "1",
+            "--epochs",
+            "1",
+            "--width",
+            "400",
+            "--format",
+            "jpg",
+        ]
+    )
     (folder,) = (tmp_path / "browse").iterdir()
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_yolov2_160", folder.name)
     assert {path.name for path in folder.glob("*.jpg")} == {"samples.jpg", "epochs.jpg"}
 
 
-SCALES = ["input.multi_scale={min: 96, max: 160, every: 1, final_steps: 1}", "trainer.batch_size=4", "trainer.accumulate=2"]
+SCALES = [
+    "input.multi_scale={min: 96, max: 160, every: 1, final_steps: 1}",
+    "trainer.batch_size=4",
+    "trainer.accumulate=2",
+]
 
 
 @pytest.mark.parametrize("more", [[], SCALES])
@@ -96,9 +123,11 @@ def test_what_is_shown_is_what_training_gets(shapes, more):
     (source,) = opened(*shapes, *more, "--step", "2", "--images", "12")
     loader = assemble.train_loader(checked(*shapes, *more), source.annotations, start_step=2)
     batches = list(islice(iter(loader), 3))
-    expected = [(image.permute(1, 2, 0), info.index) for batch in batches for image, info in zip(batch.images, batch.infos, strict=True)][
-        :12
-    ]
+    expected = [
+        (image.permute(1, 2, 0), info.index)
+        for batch in batches
+        for image, info in zip(batch.images, batch.infos, strict=True)
+    ][:12]
     for shown, (image, index) in zip(source.shown, expected, strict=True):
         assert_array_equal(shown.sample.image, image)
         assert shown.sample.info.index == index
@@ -131,7 +160,14 @@ def rectangle(tmp_path) -> list[str]:
     image = np.zeros((100, 200, 3), np.uint8)
     image[20:80, 40:120] = 255
     cv2.imwrite(str(root / "JPEGImages/a.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 100])
-    return ["data=voc", f"data.root={root}", "data.val=[train]", "augment=none", "trainer.batch_size=1", "model.width=0.125"]
+    return [
+        "data=voc",
+        f"data.root={root}",
+        "data.val=[train]",
+        "augment=none",
+        "trainer.batch_size=1",
+        "model.width=0.125",
+    ]
 
 
 def test_boxes_are_drawn_where_the_objects_are(rectangle):
@@ -144,9 +180,15 @@ def test_boxes_are_drawn_where_the_objects_are(rectangle):
     assert original.shape == (200, 400, 3) and sample.shape == (400, 400, 3)
     for picture, top in ((original, 40), (sample, 140)):  # the letterbox's bars are 100 rows of the picture
         left, right, bottom = 80, 239, top + 119
-        assert (picture[top, left + 60 : right] == dog).all() and (picture[bottom, left:right] == dog).all()  # the name hides the left
-        assert (picture[top + 10 : bottom, left] == dog).all() and (picture[top + 10 : bottom, right] == dog).all()
-        assert (picture[top + 6 : bottom - 6, left + 6 : right - 6] > 245).all()  # white inside, black outside
+        assert (picture[top, left + 60 : right] == dog).all() and (
+            picture[bottom, left:right] == dog
+        ).all()  # the name hides the left
+        assert (picture[top + 10 : bottom, left] == dog).all() and (
+            picture[top + 10 : bottom, right] == dog
+        ).all()
+        assert (
+            picture[top + 6 : bottom - 6, left + 6 : right - 6] > 245
+        ).all()  # white inside, black outside
         assert (picture[top + 6 : bottom - 6, right + 6 : 295] < 10).all()
     assert (original[60:140, 300] == cat).all()  # the original shows what is not trained on
     assert not (sample == cat).all(-1).any()
@@ -161,7 +203,11 @@ def test_anchors_are_drawn_in_the_colour_of_their_truth(rectangle):
     for colour, anchor in zip(class_colours(2), shown.anchors.anchors * 3, strict=True):
         x0, y0, x1, y1 = np.clip(anchor.round().astype(int), 0, 480)
         edges = picture[y0:y1, [x0, x1 - 1]].reshape(-1, 3), picture[[y0, y1 - 1], x0:x1].reshape(-1, 3)
-        faint = [np.abs(edge - (0.6 * colour + 0.4 * ground)).max(1) < 6 for edge in edges for ground in (0, 127, 255)]
+        faint = [
+            np.abs(edge - (0.6 * colour + 0.4 * ground)).max(1) < 6
+            for edge in edges
+            for ground in (0, 127, 255)
+        ]
         assert max(hits.mean() for hits in faint) > 0.25
 
 
@@ -169,16 +215,23 @@ def test_a_truth_without_anchors_is_dashed(tmp_path):
     """Two truths of one centre and one shape: YOLOv2's later one takes the anchor."""
     two = box_xml("dog", 41, 41, 100, 100) + box_xml("dog", 43, 43, 98, 98)
     root = write_voc(tmp_path, {"a": two}, size=(160, 160))
-    (source,) = opened("data=voc", f"data.root={root}", "data.val=[train]", "augment=none", "--anchors", "--images", "1")
+    (source,) = opened(
+        "data=voc", f"data.root={root}", "data.val=[train]", "augment=none", "--anchors", "--images", "1"
+    )
     (shown,) = source.shown
     assert_array_equal(shown.anchors.counts, [0, 1])
     picture = command.anchor_cell(source, shown, 480)[CAPTION:]
-    assert set(np.unique(picture[120, 200:300])) == {0, 255}  # top of the first truth, beside the name of the second
+    assert set(np.unique(picture[120, 200:300])) == {
+        0,
+        255,
+    }  # top of the first truth, beside the name of the second
     assert (picture[303:312, 122:148] == 255).all(-1).mean() > 0.3  # its own name and 0, below it on white
 
 
 def test_other_splits_as_evaluation_sees_them(shapes, tmp_path, capsys):
-    command.main([*shapes, "--split", "val", "--images", "9", "--anchors", "--width", "400", "--output", str(tmp_path)])
+    command.main(
+        [*shapes, "--split", "val", "--images", "9", "--anchors", "--width", "400", "--output", str(tmp_path)]
+    )
     assert {path.name for path in tmp_path.glob("*.png")} == {"samples.png", "originals.png", "anchors.png"}
     assert "shapes val: 3 images" in (printed := capsys.readouterr().out)
     assert "; 3 shown\n" in printed
@@ -190,14 +243,41 @@ def test_other_splits_as_evaluation_sees_them(shapes, tmp_path, capsys):
 
 def test_rows_of_configurations(shapes, tmp_path, capsys):
     rows = ["model=yolov2_160,model.width=0.125", "model=ssd160,model.width=0.125,input.size=[160,160]"]
-    command.main([*shapes[:3], "--compare", *rows, "--images", "3", "--anchors", "--width", "300", "--output", str(tmp_path)])
-    command.main([*shapes, "--compare", "augment=none", "augment=light", "--epochs", "2", "--width", "300", "--output", str(tmp_path)])
+    command.main(
+        [
+            *shapes[:3],
+            "--compare",
+            *rows,
+            "--images",
+            "3",
+            "--anchors",
+            "--width",
+            "300",
+            "--output",
+            str(tmp_path),
+        ]
+    )
+    command.main(
+        [
+            *shapes,
+            "--compare",
+            "augment=none",
+            "augment=light",
+            "--epochs",
+            "2",
+            "--width",
+            "300",
+            "--output",
+            str(tmp_path),
+        ]
+    )
     assert {path.name for path in tmp_path.glob("*.png")} == {"compared_anchors.png", "compared_epochs.png"}
     assert read(tmp_path / "compared_anchors.png").shape == (2 * (97 + CAPTION) + 4, 3 * 97 + 8, 3)
     assert read(tmp_path / "compared_epochs.png").shape == (2 * (148 + CAPTION) + 4, 2 * 148 + 4, 3)
     printed = capsys.readouterr().out
     assert all(
-        f"{row}: shapes train: 21 images" in printed for row in ("model=yolov2_160", "model=ssd160", "augment=none", "augment=light")
+        f"{row}: shapes train: 21 images" in printed
+        for row in ("model=yolov2_160", "model=ssd160", "augment=none", "augment=light")
     )
     none, light = opened(*shapes, "--compare", "augment=none", "augment=light")
     assert [shown.key for shown in none.shown] == [shown.key for shown in light.shown]
@@ -205,7 +285,11 @@ def test_rows_of_configurations(shapes, tmp_path, capsys):
 
 def test_the_configuration_of_a_run(shapes, tmp_path):
     """Its weights serve matchers that look at predictions; overrides lie over its configuration."""
-    run = stored(checked(*shapes, "seed=3", "name=earlier"), tmp_path / "last.pt", ("cross", "disc", "ring", "square", "star", "triangle"))
+    run = stored(
+        checked(*shapes, "seed=3", "name=earlier"),
+        tmp_path / "last.pt",
+        ("cross", "disc", "ring", "square", "star", "triangle"),
+    )
     (source,) = opened("--checkpoint", str(run.path), "--anchors", "--images", "2", "trainer.batch_size=4")
     assert (source.config.seed, source.config.name, source.config.trainer.batch_size) == (3, "earlier", 4)
     assert source.shown[0].anchors.counts.sum() == len(source.shown[0].anchors.truth)
@@ -256,7 +340,9 @@ def test_a_split_without_images(rectangle, capsys):
     (root / "ImageSets/Main/none.txt").write_text("")
     with pytest.raises(SystemExit, match="2"):
         command.main([*rectangle, "data.train=[none]", "data.class_names=[cat,dog]"])
-    assert re.search(r"data\.train=\[.none.\]: there is no image in this split|none\.txt", capsys.readouterr().err)
+    assert re.search(
+        r"data\.train=\[.none.\]: there is no image in this split|none\.txt", capsys.readouterr().err
+    )
 
 
 def test_the_global_generator_is_of_no_matter(shapes):

@@ -19,7 +19,10 @@ from tests import oracles
 def sample(boxes: list[list[float]], size: tuple[int, int]) -> Sample:
     info = ImageInfo(0, "a", "a.jpg", size)
     return Sample(
-        torch.zeros(*size, 3, dtype=torch.uint8), torch.tensor(boxes).reshape(-1, 4), torch.zeros(len(boxes), dtype=torch.int64), info
+        torch.zeros(*size, 3, dtype=torch.uint8),
+        torch.tensor(boxes).reshape(-1, 4),
+        torch.zeros(len(boxes), dtype=torch.int64),
+        info,
     )
 
 
@@ -34,7 +37,11 @@ def ssd():
     return ssd160(num_classes=2, width=0.125).eval()
 
 
-TWO_IN_A_CELL = [[4.0, 4, 28, 28], [8, 8, 24, 24], [8, 0, 64, 62]]  # the first two have one centre and one anchor: the later wins
+TWO_IN_A_CELL = [
+    [4.0, 4, 28, 28],
+    [8, 8, 24, 24],
+    [8, 0, 64, 62],
+]  # the first two have one centre and one anchor: the later wins
 
 
 def test_two_truths_in_one_cell_by_hand(yolo):
@@ -67,7 +74,10 @@ def test_ssd_as_the_naive_matcher(ssd):
     assert_array_equal(found.truth, [expected[anchor] for anchor in sorted(expected)])
     assert_array_equal(found.anchors, grid.boxes[sorted(expected)])
     assert_array_equal(found.counts, [list(expected.values()).count(truth) for truth in range(4)])
-    best = [max(oracles.iou(boxes[t], grid.boxes[a].tolist()) for a, truth in expected.items() if truth == t) for t in range(4)]
+    best = [
+        max(oracles.iou(boxes[t], grid.boxes[a].tolist()) for a, truth in expected.items() if truth == t)
+        for t in range(4)
+    ]
     assert_allclose(found.best_iou, best, rtol=1e-5)
 
 

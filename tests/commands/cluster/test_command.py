@@ -24,7 +24,8 @@ KINDS = {"cat": [(20, 30), (24, 30), (10, 12)], "dog": [(50, 25), (40, 40), (60,
 def voc(tmp_path):
     """Two images of 60 x 80 with six shapes, and two difficult objects of one more."""
     objects = {
-        name: "".join(box_xml(name, 1, 1, w, h) for w, h in shapes) + box_xml(name, 1, 1, 70, 10, "<difficult>1</difficult>")
+        name: "".join(box_xml(name, 1, 1, w, h) for w, h in shapes)
+        + box_xml(name, 1, 1, 70, 10, "<difficult>1</difficult>")
         for name, shapes in KINDS.items()
     }
     return write_voc(tmp_path / "set", objects)
@@ -69,7 +70,10 @@ def test_difficult_objects_are_told_apart(voc, tmp_path, capsys):
 
 def test_boxes_too_narrow_to_train_on_are_left_out(tmp_path, capsys):
     """2 px of an image of 80 are 0.8 of an input of 32."""
-    root = write_voc(tmp_path / "set", {"a": box_xml("cat", 1, 1, 2, 50) + box_xml("cat", 1, 1, 50, 40) + box_xml("cat", 1, 1, 9, 9)})
+    root = write_voc(
+        tmp_path / "set",
+        {"a": box_xml("cat", 1, 1, 2, 50) + box_xml("cat", 1, 1, 50, 40) + box_xml("cat", 1, 1, 9, 9)},
+    )
     out, record = found(capsys, tmp_path, *data(root, "model=yolov2_160", "input.size=[32,32]"), "--k", "2")
     assert (record["boxes"], record["too_small"]) == (2, 1)
     assert "1 narrower than 1 px left out" in out
@@ -77,7 +81,11 @@ def test_boxes_too_narrow_to_train_on_are_left_out(tmp_path, capsys):
 
 def test_the_tables_are_those_of_naive_loops(voc, tmp_path, capsys):
     _, record = found(
-        capsys, tmp_path, *data(voc, "model=yolov2_160", "data.train_difficult=false", "data.class_names=[dog,bird,cat]"), "--k", "2"
+        capsys,
+        tmp_path,
+        *data(voc, "model=yolov2_160", "data.train_difficult=false", "data.class_names=[dog,bird,cat]"),
+        "--k",
+        "2",
     )
     boxes = [(name, (2 * w, 2 * h)) for name, shapes in KINDS.items() for w, h in shapes]
     for place, anchors in enumerate(record["sets"][:2]):
@@ -96,7 +104,9 @@ def test_the_tables_are_those_of_naive_loops(voc, tmp_path, capsys):
             assert rows[name]["boxes"] == len(members)
             if members:
                 assert rows[name]["mean_iou"][place] == pytest.approx(np.mean([iou[box] for box in members]))
-                assert rows[name]["recall"][place] == pytest.approx(np.mean([iou[box] >= 0.5 for box in members]))
+                assert rows[name]["recall"][place] == pytest.approx(
+                    np.mean([iou[box] >= 0.5 for box in members])
+                )
             else:
                 assert rows[name]["recall"][place] is None
         assert anchors["mean_iou"] == pytest.approx(np.mean(list(iou.values())))
@@ -145,7 +155,9 @@ def test_mistakes(voc, tmp_path, capsys):
 
     assert "--k 0: must be 1 or more" in fails(*data(voc), "--k", "0")
     assert "--restarts 0: must be 1 or more" in fails(*data(voc), "--restarts", "0")
-    assert "--k 9: voc has only 7 different shapes to cluster" in fails(*data(voc, "model=yolov2", "input.resize=stretch"), "--k", "9")
+    assert "--k 9: voc has only 7 different shapes to cluster" in fails(
+        *data(voc, "model=yolov2", "input.resize=stretch"), "--k", "9"
+    )
     assert "must end in .png" in fails(*data(voc), "--plot", "anchors.txt")
     assert "there is no such choice" in fails("data=voc08")
     empty = write_voc(tmp_path / "empty", {"a": "", "b": ""})
@@ -157,7 +169,11 @@ def voc2007(shared, tmp_path_factory):
     """The annotations of VOC2007 with empty files where its images would be: their sizes stand in the XML."""
     root = tmp_path_factory.mktemp("devkit")
     with tarfile.open(shared / "data/voc-annotations/VOC2007_annotations_splits.tar.xz") as archive:
-        members = [member for member in archive if "/Annotations" in member.name or member.name.endswith("Main/trainval.txt")]
+        members = [
+            member
+            for member in archive
+            if "/Annotations" in member.name or member.name.endswith("Main/trainval.txt")
+        ]
         archive.extractall(root, members, filter="data")
     (root / "VOC2007/JPEGImages").mkdir()
     for line in (root / "VOC2007/ImageSets/Main/trainval.txt").read_text().split():
@@ -170,7 +186,13 @@ def voc2007(shared, tmp_path_factory):
 @pytest.mark.parametrize(("resize", "expected"), [("stretch", 0.628), ("letterbox", 0.626)])
 def test_voc2007_reaches_the_papers_mean_iou(voc2007, tmp_path, capsys, resize, expected):
     """YOLO9000, table 1: 61.0 with k = 5 on VOC 2007."""
-    settings = ["data=voc07", f"data.root={voc2007}", "model=yolov2", f"input.resize={resize}", "data.train_difficult=false"]
+    settings = [
+        "data=voc07",
+        f"data.root={voc2007}",
+        "model=yolov2",
+        f"input.resize={resize}",
+        "data.train_difficult=false",
+    ]
     out, record = found(capsys, tmp_path, *settings)
     assert (record["images"], record["boxes"]) == (5011, 12608)
     printed = next(line for line in out.splitlines() if line.startswith("proposed here")).split()
@@ -192,7 +214,9 @@ def naive_mean_iou_of_xml(root, anchors, resize) -> float:
         for element in tree.findall("object"):
             if element.findtext("difficult") == "1":
                 continue
-            xmin, ymin, xmax, ymax = (int(element.findtext(f"bndbox/{tag}")) for tag in ("xmin", "ymin", "xmax", "ymax"))
+            xmin, ymin, xmax, ymax = (
+                int(element.findtext(f"bndbox/{tag}")) for tag in ("xmin", "ymin", "xmax", "ymax")
+            )
             w, h = (xmax - xmin + 1) * scale[0], (ymax - ymin + 1) * scale[1]
             total += max(min(w, a) * min(h, b) / (w * h + a * b - min(w, a) * min(h, b)) for a, b in anchors)
             count += 1

@@ -36,7 +36,9 @@ def wh() -> np.ndarray:
 
 def test_best_iou_is_that_of_corner_boxes(wh):
     anchors = np.array([(10.0, 50.0), (70.0, 30.0), (200.0, 201.0)])
-    assert_allclose(best_iou(wh, anchors), [max(naive_iou(box, a) for a in anchors) for box in wh], rtol=1e-12)
+    assert_allclose(
+        best_iou(wh, anchors), [max(naive_iou(box, a) for a in anchors) for box in wh], rtol=1e-12
+    )
     assert_allclose(shapes_of(wh).mean_iou(anchors), naive_mean_iou(wh, anchors), rtol=1e-12)
 
 
@@ -60,7 +62,9 @@ def test_better_than_the_mean_of_each_cluster(wh):
         anchors = wh[np.random.default_rng(seed).choice(len(wh), 3, replace=False)]
         for _ in range(50):
             mine = np.array([np.argmax([naive_iou(box, a) for a in anchors]) for box in wh[::3]])
-            anchors = np.array([wh[::3][mine == n].mean(0) if (mine == n).any() else anchors[n] for n in range(3)])
+            anchors = np.array(
+                [wh[::3][mine == n].mean(0) if (mine == n).any() else anchors[n] for n in range(3)]
+            )
         best = max(best, shapes.mean_iou(anchors))
     assert kmeans(shapes, 3).mean_iou > best
 
@@ -149,4 +153,6 @@ def test_sizes_rise_and_never_worsen(wh):
 def test_the_start_splits_the_boxes_evenly():
     wh = squares(range(1, 101))
     assert_allclose(size_start(shapes_of(wh), 4), [12, 37, 62, 87], atol=1)
-    assert size_start(Shapes(np.array([(7.0, 7.0)]), np.array([50.0])), 4) == sorted(set(size_start(shapes_of(wh[6:7]), 4)))
+    assert size_start(Shapes(np.array([(7.0, 7.0)]), np.array([50.0])), 4) == sorted(
+        set(size_start(shapes_of(wh[6:7]), 4))
+    )

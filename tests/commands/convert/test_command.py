@@ -38,7 +38,10 @@ def narrow(tmp_path) -> Path:
 @pytest.fixture
 def image(tmp_path) -> Path:
     path = tmp_path / "image.png"
-    torchvision.io.write_png(torch.randint(0, 256, (3, 90, 120), generator=torch.Generator().manual_seed(0), dtype=torch.uint8), str(path))
+    torchvision.io.write_png(
+        torch.randint(0, 256, (3, 90, 120), generator=torch.Generator().manual_seed(0), dtype=torch.uint8),
+        str(path),
+    )
     return path
 
 
@@ -48,16 +51,33 @@ def test_torchvisions_file_becomes_a_checkpoint_and_comes_back(tmp_path, image, 
         model = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=91)
     model = model.to_empty(device="cpu")
     generator = torch.Generator().manual_seed(0)
-    state = {name: torch.empty_like(tensor).uniform_(-0.02, 0.02, generator=generator) for name, tensor in model.state_dict().items()}
+    state = {
+        name: torch.empty_like(tensor).uniform_(-0.02, 0.02, generator=generator)
+        for name, tensor in model.state_dict().items()
+    }
     torch.save(state, tmp_path / "tv.pth")
     run(tmp_path / "tv.pth", tmp_path / "ours.pt", "--keep-91")
     assert "71 of 71 tensors loaded" in capsys.readouterr().out
     run(tmp_path / "ours.pt", tmp_path / "back.pth")
-    assert "ssd300_vgg16(weights=None, weights_backbone=None, num_classes=91) takes it" in capsys.readouterr().out
+    assert (
+        "ssd300_vgg16(weights=None, weights_backbone=None, num_classes=91) takes it"
+        in capsys.readouterr().out
+    )
     back = ckpt.read_tensors(tmp_path / "back.pth")
     assert list(back) == list(state)
     assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
-    command.main([str(tmp_path / "ours.pt"), str(image), "--score", "0.01", "--output", str(tmp_path / "drawn"), "--device", "cpu"])
+    command.main(
+        [
+            str(tmp_path / "ours.pt"),
+            str(image),
+            "--score",
+            "0.01",
+            "--output",
+            str(tmp_path / "drawn"),
+            "--device",
+            "cpu",
+        ]
+    )
     assert (tmp_path / "drawn/image.png").is_file()
 
 
@@ -68,14 +88,22 @@ def test_91_outputs_become_cocos_80_classes(tmp_path, narrow, capsys):
     stored = ckpt.load(tmp_path / "ours.pt")
     assert stored.class_names == COCO_CLASSES
     model = stored.config["model"]
-    assert (model["sizes"], model["clip_default_boxes"], model["pixel_mean"]) == ("coco", "wh", [122.99925, 116.9991, 103.9992])
+    assert (model["sizes"], model["clip_default_boxes"], model["pixel_mean"]) == (
+        "coco",
+        "wh",
+        [122.99925, 116.9991, 103.9992],
+    )
     assert stored.config["data"]["name"] == "coco2017"
     theirs = ckpt.read_tensors(narrow)["head.classification_head.module_list.1.bias"].view(-1, 91)
-    assert torch.equal(stored.model["head.class_logits.1.bias"].view(-1, 81), theirs[:, ssd_ports.used_coco_columns()])
+    assert torch.equal(
+        stored.model["head.class_logits.1.bias"].view(-1, 81), theirs[:, ssd_ports.used_coco_columns()]
+    )
     run(narrow, tmp_path / "all.pt", f"model.width={NARROW}", "--keep-91")
     stored = ckpt.load(tmp_path / "all.pt")
     assert [name for name in stored.class_names if not name.startswith("unused")] == list(COCO_CLASSES)
-    assert [number for number, name in enumerate(stored.class_names, 1) if name.startswith("unused")] == list(ssd_ports.COCO_UNUSED)
+    assert [number for number, name in enumerate(stored.class_names, 1) if name.startswith("unused")] == list(
+        ssd_ports.COCO_UNUSED
+    )
 
 
 def test_a_converted_checkpoint_is_evaluated(tmp_path, narrow):
@@ -92,10 +120,17 @@ def test_a_converted_checkpoint_is_evaluated(tmp_path, narrow):
     stored = ckpt.load(tmp_path / "ours.pt")
     detector, config = assemble.load_detector(stored, torch.device("cpu"))
     annotations = assemble.read_annotations(config.data, "val")
-    detections, _ = engine.detect(detector, assemble.eval_loader(config, annotations, batch_size=2), torch.device("cpu"), progress=False)
+    detections, _ = engine.detect(
+        detector, assemble.eval_loader(config, annotations, batch_size=2), torch.device("cpu"), progress=False
+    )
     assert len(detections.scores) == 2 * 200  # random weights: as many as are kept
     assert detections.labels.max() < 80
-    detections = type(detections)(detections.image, detections.boxes, detections.scores, detections.labels % len(annotations.class_names))
+    detections = type(detections)(
+        detections.image,
+        detections.boxes,
+        detections.scores,
+        detections.labels % len(annotations.class_names),
+    )
     assert report(annotations, detections).scalars["AP"] is not None
 
 
@@ -103,13 +138,21 @@ def test_a_converted_checkpoint_is_evaluated(tmp_path, narrow):
     ("build", "outputs", "model", "sizes"),
     [(ssd300, 21, "ssd300", "voc"), (ssd300, 4, "ssd300_coco", "coco"), (ssd512, 21, "ssd512", "voc")],
 )
-def test_ssd_pytorch_chooses_its_default_boxes_by_the_number_of_classes(tmp_path, build, outputs, model, sizes):
+def test_ssd_pytorch_chooses_its_default_boxes_by_the_number_of_classes(
+    tmp_path, build, outputs, model, sizes
+):
     (tmp_path / "abc.names").write_text("a\nb\nc\n")
-    torch.save(renamed(build(num_classes=outputs - 1, width=NARROW), parameter_names.ssd_pytorch), tmp_path / "x.pth")
+    torch.save(
+        renamed(build(num_classes=outputs - 1, width=NARROW), parameter_names.ssd_pytorch), tmp_path / "x.pth"
+    )
     chosen = [] if outputs == 21 else ["--names", tmp_path / "abc.names"]
     run(tmp_path / "x.pth", tmp_path / "ours.pt", *chosen, f"model.width={NARROW}")
     stored = ckpt.load(tmp_path / "ours.pt")
-    assert (stored.config["name"], stored.config["model"]["sizes"], stored.config["model"]["clip_default_boxes"]) == (
+    assert (
+        stored.config["name"],
+        stored.config["model"]["sizes"],
+        stored.config["model"]["clip_default_boxes"],
+    ) == (
         model,
         sizes,
         "cxcywh",
@@ -121,7 +164,9 @@ def test_ssd_pytorch_chooses_its_default_boxes_by_the_number_of_classes(tmp_path
 def test_other_classes_start_new_heads_and_say_so(tmp_path, narrow, capsys):
     run(narrow, tmp_path / "ours.pt", "--names", "voc", f"model.width={NARROW}", "--report")
     told = capsys.readouterr().out.splitlines()
-    fresh = [line.split()[0] for line in told if "initialised: its size depends on the number of classes" in line]
+    fresh = [
+        line.split()[0] for line in told if "initialised: its size depends on the number of classes" in line
+    ]
     assert fresh == [f"head.class_logits.{level}.{part}" for level in range(6) for part in ("weight", "bias")]
     assert sum(" from " in line for line in told) == 71 - 12
     stored = ckpt.load(tmp_path / "ours.pt")
@@ -147,9 +192,18 @@ def test_our_own_checkpoint_for_other_classes(tmp_path, narrow, capsys):
 
 def test_a_smaller_ssd_starts_a_larger_one(tmp_path, narrow, capsys):
     run(narrow, tmp_path / "coco.pt", f"model.width={NARROW}")
-    message = refused(capsys, tmp_path / "coco.pt", tmp_path / "x.pt", "--model", "ssd512_coco", f"model.width={NARROW}")
+    message = refused(
+        capsys, tmp_path / "coco.pt", tmp_path / "x.pt", "--model", "ssd512_coco", f"model.width={NARROW}"
+    )
     assert "is" in message and "--partial" in message
-    run(tmp_path / "coco.pt", tmp_path / "x.pt", "--model", "ssd512_coco", "--partial", f"model.width={NARROW}")
+    run(
+        tmp_path / "coco.pt",
+        tmp_path / "x.pt",
+        "--model",
+        "ssd512_coco",
+        "--partial",
+        f"model.width={NARROW}",
+    )
     told = capsys.readouterr().out
     assert "(not in the file)" in told and "(the file's has another size)" in told
     assert ckpt.load(tmp_path / "x.pt").config["model"]["pixel_mean"] == [122.99925, 116.9991, 103.9992]
@@ -158,13 +212,17 @@ def test_a_smaller_ssd_starts_a_larger_one(tmp_path, narrow, capsys):
 def classifier(path: Path) -> None:
     """VGG-16's state dict with little memory: fc6 and fc7 are views of one row."""
     with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in torchvision.models.vgg16(weights=None).state_dict().items()}
+        shapes = {
+            name: tensor.shape for name, tensor in torchvision.models.vgg16(weights=None).state_dict().items()
+        }
     torch.save({name: torch.full((1,), 0.25).expand(shape) for name, shape in shapes.items()}, path)
 
 
 def test_a_classifier_becomes_the_backbone(tmp_path, capsys):
     classifier(tmp_path / "vgg16.pth")
-    assert "a backbone knows no classes; name them with --names" in refused(capsys, tmp_path / "vgg16.pth", tmp_path / "x.pt")
+    assert "a backbone knows no classes; name them with --names" in refused(
+        capsys, tmp_path / "vgg16.pth", tmp_path / "x.pt"
+    )
     run(tmp_path / "vgg16.pth", tmp_path / "x.pt", "--names", "voc")
     told = capsys.readouterr().out
     assert "30 of 71 tensors loaded" in told
@@ -177,7 +235,13 @@ def test_a_classifier_becomes_the_backbone(tmp_path, capsys):
 
 
 def test_pixels_can_be_set_by_hand(tmp_path, narrow):
-    run(narrow, tmp_path / "x.pt", f"model.width={NARROW}", "model.channel_order=bgr", "model.pixel_mean=[104,117,123]")
+    run(
+        narrow,
+        tmp_path / "x.pt",
+        f"model.width={NARROW}",
+        "model.channel_order=bgr",
+        "model.pixel_mean=[104,117,123]",
+    )
     model = ckpt.load(tmp_path / "x.pt").config["model"]
     assert (model["channel_order"], model["pixel_mean"]) == ("bgr", [104, 117, 123])
 
@@ -195,9 +259,13 @@ def test_what_cannot_be_converted_is_refused(tmp_path, narrow, capsys):
     torch.save({"a": Harmful()}, tmp_path / "b.pth")
     assert "b.pth: refused" in refused(capsys, tmp_path / "b.pth", target)
     (tmp_path / "c.pth").write_bytes(narrow.read_bytes()[:-1000])
-    assert "c.pth: cannot be read as a checkpoint, it may be truncated" in refused(capsys, tmp_path / "c.pth", target)
+    assert "c.pth: cannot be read as a checkpoint, it may be truncated" in refused(
+        capsys, tmp_path / "c.pth", target
+    )
     torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "d.pth")
-    assert "d.pth: no network that is known here, its first parameter being conv.weight" in refused(capsys, tmp_path / "d.pth", target)
+    assert "d.pth: no network that is known here, its first parameter being conv.weight" in refused(
+        capsys, tmp_path / "d.pth", target
+    )
     assert "nothing.pth" in refused(capsys, tmp_path / "nothing.pth", target)
     assert "the same file" in refused(capsys, narrow, narrow)
     assert "this suffix stands for no kind" in refused(capsys, narrow, tmp_path / "x.onnx")
@@ -207,7 +275,9 @@ def test_what_cannot_be_converted_is_refused(tmp_path, narrow, capsys):
     assert "64x3x3x3 here and 8x3x3x3 in the file" in refused(capsys, narrow, target)
     assert "Darknet's weights do not say" in refused(capsys, narrow, target, "--from", "darknet")
     assert "ssd30" in refused(capsys, narrow, target, "--model", "ssd30")
-    assert "there is no such setting; did you mean trainer.steps" in refused(capsys, narrow, target, "trainer.stpes=3")
+    assert "there is no such setting; did you mean trainer.steps" in refused(
+        capsys, narrow, target, "trainer.stpes=3"
+    )
     assert not target.exists()
 
 

@@ -33,7 +33,9 @@ def test_darknets_weights_come_back_byte_for_byte(tmp_path, header, named):
     stored = ckpt.load(tmp_path / "ours.pt")
     assert stored.class_names == VOC_CLASSES
     assert stored.config["input"]["size"] == [64, 64]
-    assert stored.config["model"]["_target_"].endswith("yolov2.yolov2" if named else "cfg_detector.darknet_detector")
+    assert stored.config["model"]["_target_"].endswith(
+        "yolov2.yolov2" if named else "cfg_detector.darknet_detector"
+    )
 
 
 def test_a_cfgs_detector_and_the_builders_agree(tmp_path):
@@ -53,7 +55,10 @@ def test_a_cfgs_detector_and_the_builders_agree(tmp_path):
 
 def test_settings_of_the_cfg_are_taken_over(tmp_path):
     text = (
-        cfgs.tiny(NARROW, 3).replace("object_scale=5", "object_scale=7").replace("thresh=.6", "thresh=.3").replace("softmax=1", "softmax=0")
+        cfgs.tiny(NARROW, 3)
+        .replace("object_scale=5", "object_scale=7")
+        .replace("thresh=.6", "thresh=.3")
+        .replace("softmax=1", "softmax=0")
     )
     text = text.replace("width=64", "width=96")
     save_weights(darknet_detector(num_classes=3, cfg=text), tmp_path / "x.weights")
@@ -69,7 +74,11 @@ def test_settings_of_the_cfg_are_taken_over(tmp_path):
     )
     config = ckpt.load(tmp_path / "x.pt").config
     assert config["input"]["size"] == [64, 96]
-    assert (config["loss"]["object_scale"], config["loss"]["ignore_iou"], config["loss"]["class_activation"]) == (7, 0.3, "logistic")
+    assert (
+        config["loss"]["object_scale"],
+        config["loss"]["ignore_iou"],
+        config["loss"]["class_activation"],
+    ) == (7, 0.3, "logistic")
     assert config["model"]["nms_iou"] == 0.6
     detector, _ = assemble.load_detector(ckpt.load(tmp_path / "x.pt"), torch.device("cpu"))
     assert detector.postprocess.score_rule.__name__ == "yolo_logistic_scores"
@@ -93,7 +102,15 @@ def test_a_partial_file_is_a_backbone(tmp_path, capsys):
     save_weights(whole, tmp_path / "x.weights")
     count = sum(layer.count for layer in convolutions(whole.backbone))
     (tmp_path / "darknet19_448.conv.23").write_bytes((tmp_path / "x.weights").read_bytes()[: 20 + 4 * count])
-    run(tmp_path / "darknet19_448.conv.23", tmp_path / "x.pt", "--model", "yolov2", "--names", "voc", f"model.width={NARROW}")
+    run(
+        tmp_path / "darknet19_448.conv.23",
+        tmp_path / "x.pt",
+        "--model",
+        "yolov2",
+        "--names",
+        "voc",
+        f"model.width={NARROW}",
+    )
     told = capsys.readouterr().out
     assert "18 convolutions loaded, 5 left as they were" in told
     assert "initialised anew: neck.deep.0.conv.weight" in told
@@ -102,7 +119,16 @@ def test_a_partial_file_is_a_backbone(tmp_path, capsys):
         if tensor.is_floating_point():
             assert torch.equal(state[name], tensor) == name.startswith("backbone."), name
     (tmp_path / "cut.weights").write_bytes((tmp_path / "darknet19_448.conv.23").read_bytes())
-    message = refused(capsys, tmp_path / "cut.weights", tmp_path / "y.pt", "--model", "yolov2", "--names", "voc", f"model.width={NARROW}")
+    message = refused(
+        capsys,
+        tmp_path / "cut.weights",
+        tmp_path / "y.pt",
+        "--model",
+        "yolov2",
+        "--names",
+        "voc",
+        f"model.width={NARROW}",
+    )
     assert "too few" in message and not (tmp_path / "y.pt").exists()
 
 
@@ -118,7 +144,10 @@ def test_a_model_that_is_not_the_cfgs_network_is_refused(tmp_path, capsys):
 @pytest.mark.data
 @pytest.mark.parametrize(
     ("weights", "cfg", "record"),
-    [("tiny-yolov2-trial3", "tiny-yolov2-trial3", "voc_bn"), ("coco_trial6_653550", "coco_trial6", "coco_nobn")],
+    [
+        ("tiny-yolov2-trial3", "tiny-yolov2-trial3", "voc_bn"),
+        ("coco_trial6_653550", "coco_trial6", "coco_nobn"),
+    ],
 )
 def test_real_weights_through_a_checkpoint(tmp_path, shared, weights, cfg, record, capsys):
     """YOLO-LITE: the bytes come back, and the checkpoint's detector gives what Darknet recorded for dog.jpg, within 2e-3 (its CPU build
@@ -129,13 +158,27 @@ def test_real_weights_through_a_checkpoint(tmp_path, shared, weights, cfg, recor
     assert (tmp_path / "x.weights").read_bytes() == (folder / f"weights/{weights}.weights").read_bytes()
     detector, _ = assemble.load_detector(ckpt.load(tmp_path / "x.pt"), torch.device("cpu"))
     recorded = np.load(folder / "oracle/darknet_dog_224.npz")
-    raw = torch.from_numpy(recorded[f"{record}__letterbox__raw"]).view(1, 5, -1, 7, 7).permute(0, 3, 4, 1, 2).flatten(1, 3)  # (1, A, 5 + C)
+    raw = (
+        torch.from_numpy(recorded[f"{record}__letterbox__raw"])
+        .view(1, 5, -1, 7, 7)
+        .permute(0, 3, 4, 1, 2)
+        .flatten(1, 3)
+    )  # (1, A, 5 + C)
     with torch.no_grad():
         found = detector(torch.from_numpy(recorded["x__letterbox"])[None] * 255)
     tolerance = {"atol": 2e-3 if record == "voc_bn" else 5e-5, "rtol": 0}
     assert_close(found.class_logits, raw[..., 5:], **tolerance)
     assert_close(found.objectness, raw[..., 4], **tolerance)
-    command.main([str(tmp_path / "x.pt"), str(folder / "oracle/dog.jpg"), "--output", str(tmp_path / "drawn"), "--device", "cpu"])
+    command.main(
+        [
+            str(tmp_path / "x.pt"),
+            str(folder / "oracle/dog.jpg"),
+            "--output",
+            str(tmp_path / "drawn"),
+            "--device",
+            "cpu",
+        ]
+    )
     assert "dog.jpg: dog " in capsys.readouterr().out
 
 
@@ -153,7 +196,11 @@ def test_real_weights_through_a_checkpoint(tmp_path, shared, weights, cfg, recor
 def test_the_original_cfgs_are_our_models(tmp_path, shared, cfg, model, classes):
     """In full size: convert itself compares the outputs, and the bytes come back."""
     path = shared / f"oracles/darknet/cfg-full/{cfg}.cfg"
-    save_weights(darknet_detector(num_classes=classes, cfg=path.read_text()), tmp_path / "in.weights", header=Header(0, 1, 0, 5))
+    save_weights(
+        darknet_detector(num_classes=classes, cfg=path.read_text()),
+        tmp_path / "in.weights",
+        header=Header(0, 1, 0, 5),
+    )
     run(tmp_path / "in.weights", tmp_path / "ours.pt", "--cfg", path, "--model", model)
     run(tmp_path / "ours.pt", tmp_path / "out.weights")
     assert (tmp_path / "out.weights").read_bytes() == (tmp_path / "in.weights").read_bytes()

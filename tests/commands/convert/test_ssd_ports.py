@@ -81,7 +81,9 @@ def test_our_names_lead_to_caffes(recorded, build, levels, recording):
 
 
 def test_batch_norm_has_no_name_in_caffe():
-    unnamed = [name for name in on_meta(ssd160, num_classes=1, batch_norm=True) if parameter_names.ours(name) is None]
+    unnamed = [
+        name for name in on_meta(ssd160, num_classes=1, batch_norm=True) if parameter_names.ours(name) is None
+    ]
     assert unnamed
     assert all(".norm." in name for name in unnamed)
 
@@ -153,7 +155,9 @@ def test_ssd512_goes_there_and_back(kind):
 def test_kinds_are_told_apart():
     with torch.device("meta"):
         classifier = torchvision.models.vgg16(weights=None).state_dict()
-        lite = torchvision.models.detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None).state_dict()
+        lite = torchvision.models.detection.ssdlite320_mobilenet_v3_large(
+            weights=None, weights_backbone=None
+        ).state_dict()
     assert ssd_ports.identify(dict.fromkeys(parameter_names.torchvision(6))) == "torchvision"
     assert ssd_ports.identify(dict.fromkeys(parameter_names.ssd_pytorch(7))) == "ssd.pytorch"
     assert ssd_ports.identify(classifier) == "vgg16"
@@ -164,7 +168,10 @@ def test_kinds_are_told_apart():
 
 def test_91_outputs_become_81():
     """Row by row: output `column` of anchor k is channel k * 91 + column."""
-    tensors = {f"fc7_mbox_conf.{part}": torch.arange(6.0 * 91).reshape(-1, *[1] * ndim) for part, ndim in (("weight", 3), ("bias", 0))}
+    tensors = {
+        f"fc7_mbox_conf.{part}": torch.arange(6.0 * 91).reshape(-1, *[1] * ndim)
+        for part, ndim in (("weight", 3), ("bias", 0))
+    }
     tensors["fc7_mbox_loc.weight"] = torch.zeros(6 * 4, 1, 1, 1)
     found = ssd_ports.Found("torchvision", tensors, {}, {})
     chosen = ssd_ports.select_outputs(found, ssd_ports.used_coco_columns())
@@ -181,14 +188,20 @@ def test_91_outputs_become_81():
 def classifier_state(*, finite: bool = True) -> dict[str, Tensor]:
     """torchvision's vgg16 with small whole numbers in it; large layers without memory of their own."""
     with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in torchvision.models.vgg16(weights=None).state_dict().items()}
+        shapes = {
+            name: tensor.shape for name, tensor in torchvision.models.vgg16(weights=None).state_dict().items()
+        }
     state = {name: torch.full((1,), 0.5).expand(shape) for name, shape in shapes.items()}
     rows = torch.arange(4096.0)
     state["classifier.0.weight"] = (rows[:, None] * 1000 + torch.arange(512 * 49.0) % 49).expand(4096, -1)
     state["classifier.0.bias"] = rows
     state["classifier.3.weight"] = rows[:, None] * 5000 + rows
     if not finite:
-        state |= {name: torch.full((1,), torch.nan).expand(shapes[name]) for name in state if name.startswith("classifier")}
+        state |= {
+            name: torch.full((1,), torch.nan).expand(shapes[name])
+            for name in state
+            if name.startswith("classifier")
+        }
     return state
 
 
@@ -203,7 +216,10 @@ def test_fully_connected_layers_are_decimated():
                 assert fc6[out, 511, row, column] == 4 * out * 1000 + 3 * row * 7 + 3 * column
         assert fc7[out, 7, 0, 0] == 4 * out * 5000 + 28
         assert found.tensors["fc6.bias"][out] == 4 * out
-    assert found.unused == {"classifier.6.weight": "ImageNet's classes", "classifier.6.bias": "ImageNet's classes"}
+    assert found.unused == {
+        "classifier.6.weight": "ImageNet's classes",
+        "classifier.6.bias": "ImageNet's classes",
+    }
     assert found.settings["pixel_std"] == [58.395, 57.12, 57.375]
     assert not [name for name in found.tensors if name.startswith("fc8")]
 
@@ -218,9 +234,17 @@ def test_a_classifier_without_values_gives_its_features_and_caffes_pixels():
 
 def test_pixels_and_clipping_come_with_the_weights():
     settings = {kind: port.settings() for kind, port in ssd_ports.PORTS.items()}
-    means = {"torchvision": [122.99925, 116.9991, 103.9992], "ssd.pytorch": [123, 117, 104], "vgg16_reduced": [123, 117, 104]}
+    means = {
+        "torchvision": [122.99925, 116.9991, 103.9992],
+        "ssd.pytorch": [123, 117, 104],
+        "vgg16_reduced": [123, 117, 104],
+    }
     assert {kind: settings[kind]["pixel_mean"] for kind in means} == means
-    assert [settings[kind]["clip_default_boxes"] for kind in ("torchvision", "ssd.pytorch", "vgg16")] == ["wh", "cxcywh", None]
+    assert [settings[kind]["clip_default_boxes"] for kind in ("torchvision", "ssd.pytorch", "vgg16")] == [
+        "wh",
+        "cxcywh",
+        None,
+    ]
     assert {value["channel_order"] for value in settings.values()} == {"rgb"}
 
 
@@ -236,7 +260,11 @@ def test_what_was_trained_on_bgr_is_written_for_rgb():
 
 def test_state_dicts_are_found_in_their_wrappings():
     tensor = torch.zeros(1)
-    for content in ({"a.b": tensor}, {"model": {"a.b": tensor}, "epoch": 3}, {"state_dict": {"module.a.b": tensor}}):
+    for content in (
+        {"a.b": tensor},
+        {"model": {"a.b": tensor}, "epoch": 3},
+        {"state_dict": {"module.a.b": tensor}},
+    ):
         assert ssd_ports.state_dict_of(content, "x.pth") == {"a.b": tensor}
     for content in ([tensor], {"model": {}}, {"epoch": 3}, 7):
         with pytest.raises(ValueError, match=r"x.pth: no state dict"):
@@ -246,10 +274,14 @@ def test_state_dicts_are_found_in_their_wrappings():
 def test_the_first_missing_parameter_is_named():
     state = dict.fromkeys(parameter_names.torchvision(6), torch.zeros(4))
     del state["backbone.extra.3.2.bias"]
-    with pytest.raises(ValueError, match=r"x.pth: backbone.extra.3.2.bias \(conv8_2.bias\) is missing; 70 of the 71"):
+    with pytest.raises(
+        ValueError, match=r"x.pth: backbone.extra.3.2.bias \(conv8_2.bias\) is missing; 70 of the 71"
+    ):
         ssd_ports.read(state, "torchvision", "x.pth")
     del state["backbone.features.5.bias"]
-    with pytest.raises(ValueError, match=r"x.pth: backbone.features.5.bias \(conv2_1.bias\) is missing; 69 of the 71"):
+    with pytest.raises(
+        ValueError, match=r"x.pth: backbone.features.5.bias \(conv2_1.bias\) is missing; 69 of the 71"
+    ):
         ssd_ports.read(state, "torchvision", "x.pth")
 
 
@@ -257,7 +289,11 @@ def test_heads_that_are_no_heads_are_named():
     state = dict.fromkeys(parameter_names.ssd_pytorch(6), torch.zeros(8))
     state |= {f"conf.{level}.{part}": torch.zeros(42) for level in range(6) for part in ("weight", "bias")}
     assert ssd_ports.read(state, "ssd.pytorch", "x.pth").outputs == 21
-    for name, tensor in (("conf.3.bias", torch.zeros(41)), ("loc.0.weight", torch.zeros(7)), ("loc.1.weight", torch.tensor(0.0))):
+    for name, tensor in (
+        ("conf.3.bias", torch.zeros(41)),
+        ("loc.0.weight", torch.zeros(7)),
+        ("loc.1.weight", torch.tensor(0.0)),
+    ):
         with pytest.raises(ValueError, match=r"x.pth: loc\.\d\.\w+ has \d+ channels, its class logits \d+"):
             ssd_ports.read({**state, name: tensor}, "ssd.pytorch", "x.pth")
 

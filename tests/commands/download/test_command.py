@@ -39,7 +39,9 @@ Usage = namedtuple("Usage", "total used free")
 
 def jpeg(seed: int) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(buffer, "JPEG")
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(
+        buffer, "JPEG"
+    )
     return buffer.getvalue()
 
 
@@ -57,9 +59,25 @@ def voc_files(folder: str, lists: dict[str, list[str]], name: str) -> dict[str, 
 def coco_files(split: str, ids: list[int]) -> tuple[dict[str, bytes], bytes]:
     """Images by name, and the instances file."""
     images = [{"id": number, "file_name": f"{number:012d}.jpg", "width": 40, "height": 30} for number in ids]
-    truths = [{"id": number, "image_id": number, "category_id": 90, "bbox": [1, 2, 10, 20], "area": 99, "iscrowd": 0} for number in ids]
-    content = {"images": images, "annotations": truths, "categories": [{"id": 1, "name": "person"}, {"id": 90, "name": "toothbrush"}]}
-    return {f"{split}/{image['file_name']}": jpeg(image["id"]) for image in images}, json.dumps(content).encode()
+    truths = [
+        {
+            "id": number,
+            "image_id": number,
+            "category_id": 90,
+            "bbox": [1, 2, 10, 20],
+            "area": 99,
+            "iscrowd": 0,
+        }
+        for number in ids
+    ]
+    content = {
+        "images": images,
+        "annotations": truths,
+        "categories": [{"id": 1, "name": "person"}, {"id": 90, "name": "toothbrush"}],
+    }
+    return {f"{split}/{image['file_name']}": jpeg(image["id"]) for image in images}, json.dumps(
+        content
+    ).encode()
 
 
 def packed(name: str, files: dict[str, bytes]) -> bytes:
@@ -81,11 +99,16 @@ def miniatures() -> dict[str, bytes]:
     """Archive name -> its bytes, laid out as the official ones are."""
     train, train_json = coco_files("train2017", [9, 25, 30])
     val, val_json = coco_files("val2017", [139, 285])
-    annotations = {"annotations/instances_train2017.json": train_json, "annotations/instances_val2017.json": val_json}
+    annotations = {
+        "annotations/instances_train2017.json": train_json,
+        "annotations/instances_val2017.json": val_json,
+    }
     bccd = f"BCCD_Dataset-{table.BCCD_COMMIT}"
     lists = {"train": ["b0", "b1"], "val": ["b2"], "test": ["b3"]}
     files = {
-        "VOCtrainval_06-Nov-2007.tar": voc_files("VOCdevkit/VOC2007", {"trainval": ["000005", "000007"]}, "dog"),
+        "VOCtrainval_06-Nov-2007.tar": voc_files(
+            "VOCdevkit/VOC2007", {"trainval": ["000005", "000007"]}, "dog"
+        ),
         "VOCtest_06-Nov-2007.tar": voc_files("VOCdevkit/VOC2007", {"test": ["000001"]}, "cat"),
         "VOCtrainval_11-May-2012.tar": voc_files("VOCdevkit/VOC2012", {"trainval": ["2008_000002"]}, "sofa"),
         "annotations_trainval2017.zip": annotations,
@@ -116,11 +139,24 @@ def sources(served):
         content = served.files[archive.name]
         there = archive.there
         if there.func is table.images_complete:
-            there = partial(there.func, folder=there.keywords["folder"], count=len(zipfile.ZipFile(io.BytesIO(content)).namelist()))
+            there = partial(
+                there.func,
+                folder=there.keywords["folder"],
+                count=len(zipfile.ZipFile(io.BytesIO(content)).namelist()),
+            )
         md5 = archive.md5 and hashlib.md5(content).hexdigest()
-        return replace(archive, url=served.url(archive.name), size=len(content), unpacked=len(content), md5=md5, there=there)
+        return replace(
+            archive,
+            url=served.url(archive.name),
+            size=len(content),
+            unpacked=len(content),
+            md5=md5,
+            there=there,
+        )
 
-    return {name: replace(source, archives=tuple(map(moved, source.archives))) for name, source in SOURCES.items()}
+    return {
+        name: replace(source, archives=tuple(map(moved, source.archives))) for name, source in SOURCES.items()
+    }
 
 
 @pytest.fixture
@@ -161,9 +197,16 @@ def test_the_configurations_read_what_was_downloaded(get, tmp_path, capsys):
         assert ids_of("bccd", split, tmp_path) == ids
     for data, split in (("voc07", "train"), ("coco2017", "val")):
         assert all(os.path.isfile(path) for path in annotations_of(data, split, tmp_path).paths)
-    assert (tmp_path / "VOCdevkit/VOC2007/SegmentationClass/x.png").is_file()  # the whole archive, for whoever needs it
+    assert (
+        tmp_path / "VOCdevkit/VOC2007/SegmentationClass/x.png"
+    ).is_file()  # the whole archive, for whoever needs it
     assert (tmp_path / "bccd/LICENSE").is_file()
-    assert not list(tmp_path.rglob("*.tar")) + list(tmp_path.rglob("*.zip")) + list(tmp_path.rglob(".*")) + list(tmp_path.rglob("*.part*"))
+    assert (
+        not list(tmp_path.rglob("*.tar"))
+        + list(tmp_path.rglob("*.zip"))
+        + list(tmp_path.rglob(".*"))
+        + list(tmp_path.rglob("*.part*"))
+    )
     printed = capsys.readouterr().out
     assert printed.count("CC BY 4.0") == printed.count("MIT licence") == 1
     assert "https://cocodataset.org/#termsofuse" in printed
@@ -176,12 +219,17 @@ def test_a_second_call_asks_nobody(get, served, tmp_path, capsys):
     get("voc2007", "coco2017")
     assert len(served.asked) == asked
     assert files_of(tmp_path) == before
-    assert capsys.readouterr().out == "voc2007: all of it is there, nothing to do\ncoco2017: all of it is there, nothing to do\n"
+    assert (
+        capsys.readouterr().out
+        == "voc2007: all of it is there, nothing to do\ncoco2017: all of it is there, nothing to do\n"
+    )
 
 
 def test_archives_can_be_kept(get, served, tmp_path):
     get("voc2007", keep_archives=True)
-    assert (tmp_path / "VOCdevkit/VOCtest_06-Nov-2007.tar").read_bytes() == served.files["VOCtest_06-Nov-2007.tar"]
+    assert (tmp_path / "VOCdevkit/VOCtest_06-Nov-2007.tar").read_bytes() == served.files[
+        "VOCtest_06-Nov-2007.tar"
+    ]
 
 
 def test_only_what_is_missing_is_fetched(get, served, tmp_path):
@@ -207,15 +255,21 @@ def test_an_archive_that_lies_there_is_not_fetched(get, served, tmp_path):
 def test_broken_connections_on_the_way(get, served, tmp_path):
     served.cuts = [1000, 2000, 3000]
     get("voc2007")
-    assert served.asked[1:3] == [("VOCtrainval_06-Nov-2007.tar", "bytes=1000-"), ("VOCtrainval_06-Nov-2007.tar", "bytes=3000-")]
-    assert sum(served.sent) == sum(len(served.files[name]) for name in ("VOCtrainval_06-Nov-2007.tar", "VOCtest_06-Nov-2007.tar"))
+    assert served.asked[1:3] == [
+        ("VOCtrainval_06-Nov-2007.tar", "bytes=1000-"),
+        ("VOCtrainval_06-Nov-2007.tar", "bytes=3000-"),
+    ]
+    assert sum(served.sent) == sum(
+        len(served.files[name]) for name in ("VOCtrainval_06-Nov-2007.tar", "VOCtest_06-Nov-2007.tar")
+    )
 
 
 def test_a_wrong_checksum_removes_the_file_and_says_so(get, served, tmp_path):
     right = served.files["VOCtest_06-Nov-2007.tar"]
     served.files["VOCtest_06-Nov-2007.tar"] = right[:-1] + b"!"
     with pytest.raises(
-        ValueError, match=r"VOCtest_06-Nov-2007\.tar: its MD5 checksum is \w{32}, and \w{32} was published; the file was removed"
+        ValueError,
+        match=r"VOCtest_06-Nov-2007\.tar: its MD5 checksum is \w{32}, and \w{32} was published; the file was removed",
     ):
         get("voc2007")
     assert not (tmp_path / "VOCdevkit/VOCtest_06-Nov-2007.tar").exists()
@@ -230,7 +284,10 @@ def test_a_zip_without_a_published_checksum_is_checked_by_its_own(get, served, t
     content = bytearray(served.files["val2017.zip"])
     content[200] ^= 1  # within the first image
     served.files["val2017.zip"] = bytes(content)
-    with pytest.raises(ValueError, match=r"val2017\.zip: Bad CRC-32 for file 'val2017/000000000139\.jpg'; the file was removed"):
+    with pytest.raises(
+        ValueError,
+        match=r"val2017\.zip: Bad CRC-32 for file 'val2017/000000000139\.jpg'; the file was removed",
+    ):
         get("coco2017")
     assert not (tmp_path / "coco/val2017").exists()
 
@@ -240,7 +297,11 @@ def test_a_killed_unpacking_is_done_again(get, served, tmp_path, monkeypatch, mo
     """After 0, 1, ... files of the test archive were moved to those of trainval."""
     get("voc2007")
     shutil.move(tmp_path / "VOCdevkit/VOC2007", tmp_path / "right")
-    before, move, left = files_of(tmp_path / "right"), shutil.move, [1 + moves]  # trainval's folder is moved at once
+    before, move, left = (
+        files_of(tmp_path / "right"),
+        shutil.move,
+        [1 + moves],
+    )  # trainval's folder is moved at once
 
     def killed(source, target):
         if not left[0]:
@@ -268,18 +329,26 @@ def test_an_unpacking_that_was_cut_off_counts_as_missing_even_if_all_files_are_r
 
 def test_space_is_asked_for_first(get, served, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**9, 10**9 - 20_000, 20_000))
-    with pytest.raises(ValueError, match=r"VOCdevkit and .*/coco: 0 MB are needed, and 0 MB are free; make room, or .*paths\.data=/FOLDER"):
+    with pytest.raises(
+        ValueError,
+        match=r"VOCdevkit and .*/coco: 0 MB are needed, and 0 MB are free; make room, or .*paths\.data=/FOLDER",
+    ):
         get("voc2007", "coco2017")
     assert served.asked == []
 
 
 def test_how_much_space(sources, tmp_path):
     """Archives of 10 and 100 that unpack to 20 and 200: 10 + 20, without the first archive 20, then 20 + 100 + 200."""
-    first, second = (replace(sources["coco2017"].archives[0], size=size, unpacked=2 * size, file_name=f"{size}") for size in (10, 100))
+    first, second = (
+        replace(sources["coco2017"].archives[0], size=size, unpacked=2 * size, file_name=f"{size}")
+        for size in (10, 100)
+    )
     assert space_needed([(tmp_path, first), (tmp_path, second)], False) == 320
     assert space_needed([(tmp_path, first), (tmp_path, second)], True) == 330
     (tmp_path / "100.part").write_bytes(b"x" * 30)
-    (tmp_path / "100.part.json").write_text(json.dumps({"url": second.url, "size": 100, "etag": None, "modified": None}))
+    (tmp_path / "100.part.json").write_text(
+        json.dumps({"url": second.url, "size": 100, "etag": None, "modified": None})
+    )
     assert Part(tmp_path / "100", second.url).have == 30
     assert space_needed([(tmp_path, first), (tmp_path, second)], False) == 290
     (tmp_path / "10").write_bytes(b"x" * 10)
@@ -287,7 +356,10 @@ def test_how_much_space(sources, tmp_path):
 
 
 def test_two_downloads_into_one_folder(get, tmp_path):
-    with verb.locked(tmp_path / "VOCdevkit"), pytest.raises(ValueError, match="another download into this folder is under way"):
+    with (
+        verb.locked(tmp_path / "VOCdevkit"),
+        pytest.raises(ValueError, match="another download into this folder is under way"),
+    ):
         get("voc2007")
     get("voc2007")
 
@@ -310,9 +382,15 @@ def test_the_command(sources, tmp_path, monkeypatch, capsys):
         (["voc207"], "voc207: no data set of this name can be downloaded; did you mean voc2007?"),
         (["imagenet"], "there are: voc2007, voc2012, coco2017, bccd"),
         (["paths.data=/big"], "no data set is named; there are: voc2007"),
-        (["bccd", "data.root=/big"], "data.root=/big: only paths.* says where data sets lie; set paths.data=/FOLDER"),
+        (
+            ["bccd", "data.root=/big"],
+            "data.root=/big: only paths.* says where data sets lie; set paths.data=/FOLDER",
+        ),
         (["bccd", "paths.dta=/big"], "paths.dta=/big: there is no such setting; did you mean paths.data?"),
-        (["bccd", "paths.shared=null", "paths.data=/proc/nowhere"], "/proc/nowhere/bccd: No such file or directory; name a folder"),
+        (
+            ["bccd", "paths.shared=null", "paths.data=/proc/nowhere"],
+            "/proc/nowhere/bccd: No such file or directory; name a folder",
+        ),
     ],
 )
 def test_mistakes(arguments, told, capsys):
@@ -346,8 +424,15 @@ def test_a_set_that_others_look_after_is_complete(shared):
 
 
 def test_addresses_and_checksums_of_voc_are_torchvisions():
-    ours = {archive.name: (archive.url, archive.md5) for name in ("voc2007", "voc2012") for archive in SOURCES[name].archives}
-    theirs = {row["filename"]: (row["url"], row["md5"]) for row in map(DATASET_YEAR_DICT.get, ("2007", "2007-test", "2012"))}
+    ours = {
+        archive.name: (archive.url, archive.md5)
+        for name in ("voc2007", "voc2012")
+        for archive in SOURCES[name].archives
+    }
+    theirs = {
+        row["filename"]: (row["url"], row["md5"])
+        for row in map(DATASET_YEAR_DICT.get, ("2007", "2007-test", "2012"))
+    }
     assert ours == theirs
 
 

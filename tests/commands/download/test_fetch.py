@@ -57,7 +57,10 @@ def test_a_broken_connection_goes_on_where_it_stopped(served, tmp_path):
 def test_a_second_call_goes_on_where_the_first_gave_up(served, tmp_path, monkeypatch):
     monkeypatch.setattr(fetching, "ATTEMPTS", 3)
     served.cuts = [70_000, 0, 0, 0]
-    with pytest.raises(ValueError, match=r"70,000 of 300,000 bytes are in .*a\.tar\.part; run the same command again: it goes on"):
+    with pytest.raises(
+        ValueError,
+        match=r"70,000 of 300,000 bytes are in .*a\.tar\.part; run the same command again: it goes on",
+    ):
         get(served, tmp_path)
     assert (tmp_path / "a.tar.part").read_bytes() == CONTENT[:70_000]
     served.cuts = []
@@ -173,7 +176,9 @@ def test_without_a_length_the_end_is_the_end(served, tmp_path):
 
 
 def test_what_a_server_refuses_is_not_tried_again(served, tmp_path):
-    with pytest.raises(ValueError, match=r"b\.tar: the server answers 404 .*put it to .*b\.tar and run the same command"):
+    with pytest.raises(
+        ValueError, match=r"b\.tar: the server answers 404 .*put it to .*b\.tar and run the same command"
+    ):
         fetch(served.url("b.tar"), tmp_path / "b.tar", progress=False)
     assert len(served.asked) == 1
 
@@ -182,7 +187,9 @@ def test_a_server_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setattr(fetching, "ATTEMPTS", 2)
     with serving() as gone:
         url = gone.url("a.tar")
-    with pytest.raises(ValueError, match=r"refused.*2 attempts.*nothing of it is there yet.*run the same command again"):
+    with pytest.raises(
+        ValueError, match=r"refused.*2 attempts.*nothing of it is there yet.*run the same command again"
+    ):
         fetch(url, tmp_path / "a.tar", progress=False)
 
 
@@ -205,9 +212,12 @@ def test_a_full_disk_keeps_the_part(served, tmp_path, monkeypatch):
                 raise OSError(errno.ENOSPC, "No space left on device")
             return self.file.write(block[:room])
 
-    monkeypatch.setattr(fetching, "open", lambda path, mode, buffering: Full(io.FileIO(path, mode)), raising=False)
+    monkeypatch.setattr(
+        fetching, "open", lambda path, mode, buffering: Full(io.FileIO(path, mode)), raising=False
+    )
     with pytest.raises(
-        ValueError, match=r"a\.tar\.part: No space left on device; 100,000 of 300,000 bytes .* mend that, then run the same command"
+        ValueError,
+        match=r"a\.tar\.part: No space left on device; 100,000 of 300,000 bytes .* mend that, then run the same command",
     ):
         get(served, tmp_path)
     assert len(served.asked) == 1

@@ -43,7 +43,8 @@ def root(tmp_path):
 @pytest.mark.parametrize("make", [tar, zipped])
 def test_what_is_taken_goes_to_its_place(tmp_path, root, make):
     path = make(
-        tmp_path / f"a.{'tar' if make is tar else 'zip'}", {"top/in/a": b"1", "top/in/deep/b": b"2", "top/LICENSE": b"3", "c": b"4"}
+        tmp_path / f"a.{'tar' if make is tar else 'zip'}",
+        {"top/in/a": b"1", "top/in/deep/b": b"2", "top/LICENSE": b"3", "c": b"4"},
     )
     unpack(path, root, (("top/in", ""), ("top/LICENSE", "LICENSE")), progress=False)
     assert content(root) == {"a": b"1", "deep/b": b"2", "LICENSE": b"3"}
@@ -51,8 +52,12 @@ def test_what_is_taken_goes_to_its_place(tmp_path, root, make):
 
 
 def test_folders_are_joined_and_files_replaced(tmp_path, root):
-    unpack(tar(tmp_path / "a.tar", {"V/J/1.jpg": b"1", "V/A/1.xml": b"old"}), root, (("V", "V"),), progress=False)
-    unpack(tar(tmp_path / "b.tar", {"V/J/2.jpg": b"2", "V/A/1.xml": b"new"}), root, (("V", "V"),), progress=False)
+    unpack(
+        tar(tmp_path / "a.tar", {"V/J/1.jpg": b"1", "V/A/1.xml": b"old"}), root, (("V", "V"),), progress=False
+    )
+    unpack(
+        tar(tmp_path / "b.tar", {"V/J/2.jpg": b"2", "V/A/1.xml": b"new"}), root, (("V", "V"),), progress=False
+    )
     assert content(root) == {"V/J/1.jpg": b"1", "V/J/2.jpg": b"2", "V/A/1.xml": b"new"}
 
 
@@ -116,7 +121,9 @@ def test_a_full_disk_is_told_and_leaves_nothing_half(tmp_path, root, monkeypatch
 
     path = zipped(tmp_path / "a.zip", {"V/a": b"1"})
     monkeypatch.setattr(shutil, "copyfileobj", full)
-    with pytest.raises(ValueError, match=r"No space left on device, while a\.zip was unpacked; .*run the same command again") as raised:
+    with pytest.raises(
+        ValueError, match=r"No space left on device, while a\.zip was unpacked; .*run the same command again"
+    ) as raised:
         unpack(path, root, (("V", "V"),), progress=False)
     assert not isinstance(raised.value, Damaged)  # so that nobody removes the archive
     assert content(root) == {}

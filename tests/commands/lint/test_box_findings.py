@@ -25,7 +25,9 @@ def crowded(rng: np.random.Generator, images: int):
     for _ in range(images):
         centres = rng.uniform([-10, -10, 20, 20], [90, 90, 120, 120], (rng.integers(1, 4), 4))
         count = rng.integers(0, 30)
-        made.append(rng.choice(centres, count) + rng.normal(0, 1.0, (count, 4)) * rng.choice([0, 0.2, 1], (count, 1)))
+        made.append(
+            rng.choice(centres, count) + rng.normal(0, 1.0, (count, 4)) * rng.choice([0, 0.2, 1], (count, 1))
+        )
         made[-1][:, 2:] = np.maximum(made[-1][:, 2:], made[-1][:, :2] + 0.5)
         labels.append(rng.integers(0, 2, count).tolist())
     return [image.tolist() for image in made], labels
@@ -46,12 +48,17 @@ def test_twins_equal_a_loop_over_all_pairs(limit):
                     expected.append((row + first, row + later))
         row += len(image)
     assert len(expected) > 100
-    assert suspicious_boxes.twins(annotations, limit).tolist() == sorted(map(list, expected), key=lambda pair: pair[::-1])
+    assert suspicious_boxes.twins(annotations, limit).tolist() == sorted(
+        map(list, expected), key=lambda pair: pair[::-1]
+    )
 
 
 def test_twins_in_images_of_one_box_or_none():
     assert suspicious_boxes.twins(split_of([]).annotations).shape == (0, 2)
-    assert suspicious_boxes.twins(split_of([[], [[1, 1, 9, 9]], [[1, 1, 9, 9]], []]).annotations).shape == (0, 2)
+    assert suspicious_boxes.twins(split_of([[], [[1, 1, 9, 9]], [[1, 1, 9, 9]], []]).annotations).shape == (
+        0,
+        2,
+    )
 
 
 def test_reach_equals_a_loop():
@@ -68,12 +75,16 @@ def test_reach_equals_a_loop():
 
 
 def test_a_box_that_only_touches_the_image_lies_outside():
-    rows = suspicious_boxes.suspicious(split_of([[[-9, 0, 0, 9], [80, 0, 90, 9], [-9, 0, 0.1, 9]]]).annotations, **FRAME)
+    rows = suspicious_boxes.suspicious(
+        split_of([[[-9, 0, 0, 9], [80, 0, 90, 9], [-9, 0, 0.1, 9]]]).annotations, **FRAME
+    )
     assert rows["outside-image"].tolist() == [0, 1]
 
 
 def test_rounding_is_no_reach():
-    rows = suspicious_boxes.suspicious(split_of([[[0, 0, 80.4, 60], [0, 0, 80.6, 60], [-1, 0, 30, 60]]]).annotations, **FRAME)
+    rows = suspicious_boxes.suspicious(
+        split_of([[[0, 0, 80.4, 60], [0, 0, 80.6, 60], [-1, 0, 30, 60]]]).annotations, **FRAME
+    )
     assert rows["partly-outside"].tolist() == [1, 2]
 
 
@@ -82,12 +93,16 @@ def test_sides_at_the_input():
     np.testing.assert_allclose(
         suspicious_boxes.sides_at_input(annotations, (160, 200), "letterbox"), [[20, 15]]
     )  # by 1/2, the smaller of .5 and .533
-    np.testing.assert_allclose(suspicious_boxes.sides_at_input(annotations, (160, 200), "stretch"), [[20, 16]])
+    np.testing.assert_allclose(
+        suspicious_boxes.sides_at_input(annotations, (160, 200), "stretch"), [[20, 16]]
+    )
 
 
 def test_tiny_depends_on_the_input():
     annotations = split_of([[[10, 10, 30, 10.6], [10, 30, 30, 50]]]).annotations
-    assert suspicious_boxes.suspicious(annotations, size=(60, 80), resize="letterbox")["tiny-box"].tolist() == [0]
+    assert suspicious_boxes.suspicious(annotations, size=(60, 80), resize="letterbox")[
+        "tiny-box"
+    ].tolist() == [0]
     assert suspicious_boxes.suspicious(annotations, size=(120, 160), resize="letterbox") == {}
 
 
@@ -135,7 +150,9 @@ def test_remark_of_a_training():
         "data: left out boxes without area: 1 in train; boxes that reach out of their image: 1 in train, 1 in val; "
         "boxes that repeat another of the same class: 1 in train; detectors lint shows them"
     )
-    assert suspicious_boxes.remark({"train": (split_of([[[10, 10, 50, 50]]]).annotations, [])}, **FRAME) is None
+    assert (
+        suspicious_boxes.remark({"train": (split_of([[[10, 10, 50, 50]]]).annotations, [])}, **FRAME) is None
+    )
 
 
 def test_a_set_as_large_as_cocos_takes_less_than_a_second():

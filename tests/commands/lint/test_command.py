@@ -33,22 +33,45 @@ FAULTS = {  # stem -> objects; the rest of what is wrong with some is done by br
     "no-area": box_xml("cat", 50, 10, 50, 30),
     "broken-object": box_xml("cat", "ten", 10, 50, 30),
     "alike-classes": box_xml("Dog", 10, 10, 50, 50),  # and the one box of a rare class
-    **dict.fromkeys(("missing-image", "broken-image", "missing-annotation", "broken-annotation", "size-differs"), PLENTY["cat"]),
-    **dict.fromkeys(("trailing-bytes", "grayscale", "cmyk", "16-bit", "transparent", "rotated", "in-two-splits"), PLENTY["cat"]),
+    **dict.fromkeys(
+        ("missing-image", "broken-image", "missing-annotation", "broken-annotation", "size-differs"),
+        PLENTY["cat"],
+    ),
+    **dict.fromkeys(
+        ("trailing-bytes", "grayscale", "cmyk", "16-bit", "transparent", "rotated", "in-two-splits"),
+        PLENTY["cat"],
+    ),
 }
 
 
 def write_faulty(root: Path) -> Path:
     """Every kind of finding once."""
-    write_voc(root, {"unknown-class": box_xml("cow", 10, 10, 50, 50), "val": "".join(PLENTY[name] for name in ("cat", "dog"))}, split="val")
+    write_voc(
+        root,
+        {
+            "unknown-class": box_xml("cow", 10, 10, 50, 50),
+            "val": "".join(PLENTY[name] for name in ("cat", "dog")),
+        },
+        split="val",
+    )
     (root / "Annotations" / "val.xml").write_text(
-        (root / "Annotations" / "val.xml").read_text().replace("</annotation>", box_xml("Dog", 1, 1, 9, 9) + "</annotation>")
+        (root / "Annotations" / "val.xml")
+        .read_text()
+        .replace("</annotation>", box_xml("Dog", 1, 1, 9, 9) + "</annotation>")
     )
     write_voc(
-        root, {**FAULTS, **{f"plenty_{n}": "".join(PLENTY.values()) for n in range(12)}, "duplicate-image": PLENTY["cat"]}, split="train"
+        root,
+        {
+            **FAULTS,
+            **{f"plenty_{n}": "".join(PLENTY.values()) for n in range(12)},
+            "duplicate-image": PLENTY["cat"],
+        },
+        split="train",
     )
     images = root / "JPEGImages"
-    for number, stem in enumerate(("unknown-class", "val")):  # write_voc begins anew with each call: those would be two of train's
+    for number, stem in enumerate(
+        ("unknown-class", "val")
+    ):  # write_voc begins anew with each call: those would be two of train's
         picture = np.random.default_rng(100 + number).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
         cv2.imwrite(str(images / f"{stem}.jpg"), picture)
     break_files(root, images)
@@ -128,14 +151,20 @@ def decoded(picture: str) -> np.ndarray:
 
 def test_one_of_every_fault(faulty, tmp_path, capsys):
     """Each kind once, in print, in JSON and on the page; the same with 0, 1 and 2 processes."""
-    status, printed = run(capsys, *data_of(faulty), "--workers", 0, "--json", tmp_path / "0.json", "--html", tmp_path / "0.html")
+    status, printed = run(
+        capsys, *data_of(faulty), "--workers", 0, "--json", tmp_path / "0.json", "--html", tmp_path / "0.html"
+    )
     assert status == 1
     found = json.loads((tmp_path / "0.json").read_text())
     assert Counter(finding["kind"] for finding in found["findings"]) == Counter(IN_VOC)
     for finding in found["findings"]:
         words = f"{finding['file']}: {finding['what']}" if finding["what"] else finding["file"]
         assert len(re.findall(re.escape(words) + "\n", printed)) == 1, words
-        named = finding["kind"] in finding["file"] or finding["kind"] in ("alike-classes", "rare-class", "absent-class")
+        named = finding["kind"] in finding["file"] or finding["kind"] in (
+            "alike-classes",
+            "rare-class",
+            "absent-class",
+        )
         assert named, finding
     errors = sum(KINDS[kind].error for kind in IN_VOC)
     assert (found["errors"], found["warnings"]) == (errors, len(IN_VOC) - errors)
@@ -149,7 +178,9 @@ def test_one_of_every_fault(faulty, tmp_path, capsys):
         assert finding["file"] in page.text
     assert page.tags["script"] == page.tags["link"] == 0
     without_picture = page.text.count("this image cannot be shown")
-    assert len(page.pictures) + without_picture == sum(bool(finding["image"]) for finding in found["findings"])
+    assert len(page.pictures) + without_picture == sum(
+        bool(finding["image"]) for finding in found["findings"]
+    )
     assert without_picture == 2  # the missing and the broken one
     assert all(max(decoded(picture).shape) >= 480 for picture in page.pictures)
 
@@ -168,11 +199,23 @@ def test_coco(tmp_path, capsys):
         "categories": [{"id": 3, "name": "cat"}],
         "images": [{"id": n, "file_name": f"{n}.jpg", "height": 60, "width": 80} for n in range(2)],
         "annotations": [
-            {"id": n, "image_id": n % 2, "category_id": 3, "bbox": [5 * n, 10, 30, 20], "area": 600, "iscrowd": 0} for n in range(12)
+            {
+                "id": n,
+                "image_id": n % 2,
+                "category_id": 3,
+                "bbox": [5 * n, 10, 30, 20],
+                "area": 600,
+                "iscrowd": 0,
+            }
+            for n in range(12)
         ],
     }
     write_coco(tmp_path, content)
-    lists = ["data=coco", f"data.root={tmp_path}", *(f"data.{split}=[instances.json]" for split in ("train", "val"))]
+    lists = [
+        "data=coco",
+        f"data.root={tmp_path}",
+        *(f"data.{split}=[instances.json]" for split in ("train", "val")),
+    ]
     folders = [f"data.image_folders.{split}=images" for split in ("train", "val")]
     status, printed = run(capsys, *lists, *folders, "--workers", 0)
     assert status == 0
@@ -183,7 +226,9 @@ def test_coco(tmp_path, capsys):
 
 
 def test_splits_can_be_chosen(faulty, tmp_path, capsys):
-    status, _ = run(capsys, *data_of(faulty), "--splits", "val", "--workers", 0, "--json", tmp_path / "a.json")
+    status, _ = run(
+        capsys, *data_of(faulty), "--splits", "val", "--workers", 0, "--json", tmp_path / "a.json"
+    )
     assert status == 1
     found = json.loads((tmp_path / "a.json").read_text())
     assert list(found["statistics"]["splits"]) == ["val"]
@@ -219,7 +264,12 @@ def test_mistakes_have_status_2(arguments, message, capsys):
 
 def test_a_report_that_cannot_be_written(faulty, tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert run(capsys, "data=voc", f"data.root={faulty}", "--workers", 0, "--json", tmp_path / "file" / "a.json")[0] == 2
+    assert (
+        run(
+            capsys, "data=voc", f"data.root={faulty}", "--workers", 0, "--json", tmp_path / "file" / "a.json"
+        )[0]
+        == 2
+    )
 
 
 def write_bad_input(root: Path, shared: Path) -> Path:
@@ -233,7 +283,9 @@ def write_bad_input(root: Path, shared: Path) -> Path:
         text = xml.read_text() if xml.is_file() else "<annotation></annotation>"  # COCO's two have none
         (root / "Annotations" / f"{path.stem}.xml").write_text(text)
     for xml in sorted((source / "xml").glob("voc2012*")):  # images of the size that the XML says
-        width, height = (int(re.search(f"<{side}>(\\d+)<", xml.read_text())[1]) for side in ("width", "height"))
+        width, height = (
+            int(re.search(f"<{side}>(\\d+)<", xml.read_text())[1]) for side in ("width", "height")
+        )
         noise = np.random.default_rng(len(xml.stem)).integers(0, 256, (height, width, 3), dtype=np.uint8)
         cv2.imwrite(str(root / "JPEGImages" / f"{xml.stem}.jpg"), noise)
         shutil.copy(xml, root / "Annotations")
@@ -247,10 +299,14 @@ def test_all_broken_files_of_real_sets(tmp_path, shared, capsys):
     """Float coordinates and another order of a box's children are no faults: those images are in no finding."""
     root = write_bad_input(tmp_path / "set", shared)
     data = ["data=voc", f"data.root={root}", "data.train=[all]", "data.val=[all]"]
-    status, _ = run(capsys, *data, "--workers", 2, "--json", tmp_path / "a.json", "--html", tmp_path / "a.html")
+    status, _ = run(
+        capsys, *data, "--workers", 2, "--json", tmp_path / "a.json", "--html", tmp_path / "a.html"
+    )
     assert status == 1
     found = json.loads((tmp_path / "a.json").read_text())
-    of_files = {(finding["kind"], Path(finding["file"]).stem) for finding in found["findings"] if finding["image"]}
+    of_files = {
+        (finding["kind"], Path(finding["file"]).stem) for finding in found["findings"] if finding["image"]
+    }
     assert of_files == {
         ("broken-image", "kangaroo_00090_truncated"),
         ("trailing-bytes", "kangaroo_00053_zero_padded_524288"),

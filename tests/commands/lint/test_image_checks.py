@@ -67,10 +67,15 @@ def test_an_alpha_channel_is_noted(picture, tmp_path, mode):
 
 def test_16_bit_gray_is_both(tmp_path):
     Image.fromarray(np.arange(4800, dtype=np.uint16).reshape(SIZE)).save(tmp_path / "a.png")
-    assert [kind for kind, _ in image_checks.inspect(str(tmp_path / "a.png")).notes] == ["grayscale", "16-bit"]
+    assert [kind for kind, _ in image_checks.inspect(str(tmp_path / "a.png")).notes] == [
+        "grayscale",
+        "16-bit",
+    ]
 
 
-@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 2}, {"comment": b"\xff\xd9 no end"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"restart_marker_blocks": 2}, {"comment": b"\xff\xd9 no end"}]
+)
 def test_trailing_bytes(picture, options):
     """Also after the end of a scan of many, restart markers, and a comment that holds an end of image."""
     data = encoded(picture, **options)
@@ -93,7 +98,13 @@ def test_other_files_have_no_trailing_bytes(picture):
 
 
 @pytest.mark.parametrize(
-    ("data", "kind"), [(None, "missing-image"), (b"", "broken-image"), (b"no image", "broken-image"), (b"\xff\xd8\xff", "broken-image")]
+    ("data", "kind"),
+    [
+        (None, "missing-image"),
+        (b"", "broken-image"),
+        (b"no image", "broken-image"),
+        (b"\xff\xd8\xff", "broken-image"),
+    ],
 )
 def test_files_that_cannot_be_used(tmp_path, data, kind):
     path = tmp_path / "a.jpg"
@@ -110,7 +121,10 @@ def test_a_fault_inside_of_the_decoder_is_the_files(tmp_path, monkeypatch):
         raise SystemError("a decoder's own")
 
     monkeypatch.setattr(image_checks, "read_image", fail)
-    assert image_checks.inspect("a.jpg").fault == ("broken-image", "the image cannot be decoded (SystemError: a decoder's own)")
+    assert image_checks.inspect("a.jpg").fault == (
+        "broken-image",
+        "the image cannot be decoded (SystemError: a decoder's own)",
+    )
 
 
 def test_every_cut_of_a_jpeg_is_survived(picture, tmp_path):
@@ -126,7 +140,9 @@ def test_the_digest_is_of_the_pixels(picture, tmp_path):
     picture.save(tmp_path / "b.png", compress_level=9)
     Image.new("RGB", (8, 4)).save(tmp_path / "wide.png")
     Image.new("RGB", (4, 8)).save(tmp_path / "tall.png")
-    a, b, wide, tall = (image_checks.inspect(str(tmp_path / f"{name}.png")) for name in ("a", "b", "wide", "tall"))
+    a, b, wide, tall = (
+        image_checks.inspect(str(tmp_path / f"{name}.png")) for name in ("a", "b", "wide", "tall")
+    )
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
     assert a.digest == b.digest
     assert wide.digest != tall.digest
@@ -146,7 +162,9 @@ def test_turned_images(picture, tmp_path):
     assert list(kinds_of(folder / "a.jpg", SIZE)) == ["rotated"]
     (told,) = kinds_of(folder / "a.jpg", SIZE[::-1]).items()
     assert told[0] == "size-differs"
-    assert told[1].startswith(f"train: {tmp_path}/Annotations/a.xml: the image is 80 x 60 (width x height), its annotation says 60 x 80")
+    assert told[1].startswith(
+        f"train: {tmp_path}/Annotations/a.xml: the image is 80 x 60 (width x height), its annotation says 60 x 80"
+    )
     assert told[1].endswith("the camera's orientation tag says 6")
 
 
@@ -159,7 +177,10 @@ def test_sizes_may_differ_by_rounding(picture, tmp_path):
 def test_a_file_in_two_splits_is_told_once(picture, tmp_path):
     path = str(tmp_path / "a.jpg")
     splits = [split_of([[]], paths=[path], name=name) for name in ("train", "val")]
-    assert [finding.split for finding in image_checks.image_findings(splits, image_checks.inspect_all([path, path], 0))] == ["train"]
+    assert [
+        finding.split
+        for finding in image_checks.image_findings(splits, image_checks.inspect_all([path, path], 0))
+    ] == ["train"]
 
 
 def test_workers_give_the_same(picture, tmp_path):

@@ -30,7 +30,13 @@ def test_many_findings():
 
 
 def test_errors_come_first():
-    report, _ = report_of([Problem("grayscale", "a.jpg", "grey"), Problem("rare-class", "class x", ""), Problem("no-area", "a.xml", "")])
+    report, _ = report_of(
+        [
+            Problem("grayscale", "a.jpg", "grey"),
+            Problem("rare-class", "class x", ""),
+            Problem("no-area", "a.xml", ""),
+        ]
+    )
     printed = text(report)
     assert next(iter(report.kinds)) == "no-area"
     assert printed.index("error: ") < printed.index("warning: ")
@@ -49,7 +55,9 @@ def test_examples_are_limited(tmp_path):
 
 def test_names_cannot_break_the_page():
     name = '</li><script>alert("1")</script>&amp;'
-    report, splits = report_of([Problem("no-area", f"/set/{name}.xml", name), Problem("broken-image", name, name, "/none/" + name)])
+    report, splits = report_of(
+        [Problem("no-area", f"/set/{name}.xml", name), Problem("broken-image", name, name, "/none/" + name)]
+    )
     html = page(Report(name, report.findings, report.statistics, {"val": name}), splits, 6)
     assert "<script" not in html
     assert "&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;&amp;amp;" in html

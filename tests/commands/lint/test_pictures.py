@@ -44,7 +44,9 @@ def test_a_box_out_of_the_image_is_seen_on_grey(drawn):
     assert drawn((10, -10, 20, 10)).shape == (240 + 40 + pictures.SEEN, 480, 3)
 
 
-@pytest.mark.parametrize("box", [(60, 30, 60, 30), (60, 40, 50, 30), (np.nan, 30, 60, np.inf), (-1e300, 0, 1e300, 5)])
+@pytest.mark.parametrize(
+    "box", [(60, 30, 60, 30), (60, 40, 50, 30), (np.nan, 30, 60, np.inf), (-1e300, 0, 1e300, 5)]
+)
 def test_boxes_that_are_none_are_drawn_nevertheless(drawn, box):
     x0, y0, x1, y1 = red(drawn(box))
     assert x1 - x0 >= pictures.SEEN - 2

@@ -9,8 +9,14 @@ from tests.data.files import write_image
 
 
 def same_images(train: list[str], val: list[str]) -> list[tuple[str, str]]:
-    made = [split_of([[]] * len(paths), paths=paths, name=name) for name, paths in (("train", train), ("val", val))]
-    return [(finding.problem.kind, str(finding)) for finding in split_checks.same_images(made, inspect_all([*train, *val], 0))]
+    made = [
+        split_of([[]] * len(paths), paths=paths, name=name)
+        for name, paths in (("train", train), ("val", val))
+    ]
+    return [
+        (finding.problem.kind, str(finding))
+        for finding in split_checks.same_images(made, inspect_all([*train, *val], 0))
+    ]
 
 
 def test_pictures_that_are_the_same(tmp_path):
@@ -19,7 +25,9 @@ def test_pictures_that_are_the_same(tmp_path):
         write_image(tmp_path / f"train/{name}.png", (60, 80), seed=seed)
     write_image(tmp_path / "val/other.png", (60, 80), seed=0)  # train's one
     write_image(tmp_path / "val/three.png", (60, 80), seed=7)  # only its name is known
-    cv2.imwrite(str(tmp_path / "val/two.png"), cv2.imread(str(tmp_path / "train/two.png")) ^ 1)  # seen by no eye
+    cv2.imwrite(
+        str(tmp_path / "val/two.png"), cv2.imread(str(tmp_path / "train/two.png")) ^ 1
+    )  # seen by no eye
     train = [str(tmp_path / f"train/{name}.png") for name in ("one", "two", "three")]
     val = [train[2], *(str(tmp_path / f"val/{name}.png") for name in ("other", "three", "two"))]
     assert same_images(train, val) == [
@@ -29,7 +37,9 @@ def test_pictures_that_are_the_same(tmp_path):
     ]
     write_image(tmp_path / "train/four.png", (60, 80), seed=1)
     train.append(str(tmp_path / "train/four.png"))
-    assert same_images(train, []) == [("duplicate-image", f"train: {train[3]}: the same pixels as {train[1]}")]
+    assert same_images(train, []) == [
+        ("duplicate-image", f"train: {train[3]}: the same pixels as {train[1]}")
+    ]
 
 
 def test_one_name_in_two_folders_of_a_split(tmp_path):
@@ -82,7 +92,8 @@ def test_classes():
     val = split_of([[box] * 2], [[1, 1]], class_names=names, name="val")
     unlabelled = split_of([[]], class_names=names, name="test")
     found = [
-        (finding.split, finding.problem.kind, str(finding.problem)) for finding in split_checks.class_findings([train, val, unlabelled])
+        (finding.split, finding.problem.kind, str(finding.problem))
+        for finding in split_checks.class_findings([train, val, unlabelled])
     ]
     assert found == [
         ("", "alike-classes", "class Dog: boxes: 3, beside 9 of dog"),

@@ -22,7 +22,8 @@ def test_a_set_by_hand():
     }
     assert found["classes"] == {"cat": {"train": 2, "val": 0}, "dog": {"train": 3, "val": 0}}
     per_image, original, at_input, sides, ratios, sizes = (
-        {bucket: count for bucket, count in table["train"].items() if count} for table in found["tables"].values()
+        {bucket: count for bucket, count in table["train"].items() if count}
+        for table in found["tables"].values()
     )
     assert per_image == {"0": 1, "2": 1, "3 to 4": 1}
     assert original == {"small": 1, "medium": 3, "large": 1}  # 100, 1024, 1280, 9216, 8000
@@ -38,14 +39,18 @@ def test_every_box_and_image_is_in_one_bucket():
     made = []
     for _ in range(200):
         corners = rng.uniform(0, 300, (rng.integers(0, 90), 2))
-        made.append(np.concatenate([corners, corners + rng.exponential(60, corners.shape) + 0.01], 1).tolist())
+        made.append(
+            np.concatenate([corners, corners + rng.exponential(60, corners.shape) + 0.01], 1).tolist()
+        )
     split = split_of(made, size=(300, 300))
     tables = statistics.statistics([split], size=(416, 416), resize="stretch")["tables"]
     totals = {title: sum(table["train"].values()) for title, table in tables.items()}
     boxes = sum(map(len, made))
     assert list(totals.values()) == [200, boxes, boxes, boxes, boxes, 200]
     width, height = np.diff(split.annotations.boxes_original.reshape(-1, 2, 2), axis=1)[:, 0].T
-    assert tables["aspect ratio (width / height)"]["train"]["below 1/4"] == sum(w < h / 4 for w, h in zip(width, height, strict=True))
+    assert tables["aspect ratio (width / height)"]["train"]["below 1/4"] == sum(
+        w < h / 4 for w, h in zip(width, height, strict=True)
+    )
 
 
 def test_a_box_as_large_as_the_input_is_not_larger():

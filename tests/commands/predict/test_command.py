@@ -15,9 +15,7 @@ from detectors.commands.predict.command import DarknetPredictor, main, read_dark
 from detectors.darknet.network import read_network
 from tests.darknet import cfgs, streams
 
-VOC = (
-    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant sheep sofa train tvmonitor"
-)
+VOC = "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant sheep sofa train tvmonitor"
 NANO = [[8, 3, 3, 1], [21, 8, 1, 0]]
 
 
@@ -25,7 +23,9 @@ NANO = [[8, 3, 3, 1], [21, 8, 1, 0]]
 def files(tmp_path):
     """A network of two convolutions, three anchors and two classes on 32 x 48 pixels, its weights and names, and an image."""
     region = "[region]\nanchors=1,1,2,1,1,3\nnum=3\nclasses=2\nsoftmax=1\n"
-    text = "[net]\nwidth=48\nheight=32\nchannels=3\n" + cfgs.conv(8, 3) + cfgs.pool(8) + cfgs.linear(21) + region
+    text = (
+        "[net]\nwidth=48\nheight=32\nchannels=3\n" + cfgs.conv(8, 3) + cfgs.pool(8) + cfgs.linear(21) + region
+    )
     paths = {
         "cfg": cfgs.write(tmp_path, text),
         "weights": streams.write(tmp_path / "net.weights", NANO, 3),
@@ -58,7 +58,10 @@ def test_prints_darknets_lines_then_ours_and_draws(files, tmp_path, capsys):
     assert [line.split(":")[1] for line in out[1:3]] == [" layers.0", " layers.2"]
     assert re.fullmatch(rf"{files['image']}: Predicted in \d+\.\d{{6}} seconds\.", out[3])
     short = [line for line in out[4:-1] if re.fullmatch(r"(cat|big dog): \d+%", line)]
-    long = [re.fullmatch(rf"{files['image']}: (cat|big dog) (0\.\d+)((?: -?\d+\.\d){{4}})", line) for line in out[4 + len(short) : -1]]
+    long = [
+        re.fullmatch(rf"{files['image']}: (cat|big dog) (0\.\d+)((?: -?\d+\.\d){{4}})", line)
+        for line in out[4 + len(short) : -1]
+    ]
     assert len(short) == len(long) > 0
     for line, match in zip(short, long, strict=True):
         name, percent = line[:-1].split(": ")
@@ -71,8 +74,20 @@ def test_prints_darknets_lines_then_ours_and_draws(files, tmp_path, capsys):
 
 def test_the_options_change_what_is_found(files, tmp_path, capsys):
     def found(*more: str) -> list[str]:
-        main([*options(files, "cfg", "weights"), str(files["image"]), "--output", str(tmp_path / "drawn"), *more])
-        return [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"{files['image']}: ") and "Predicted" not in line]
+        main(
+            [
+                *options(files, "cfg", "weights"),
+                str(files["image"]),
+                "--output",
+                str(tmp_path / "drawn"),
+                *more,
+            ]
+        )
+        return [
+            line
+            for line in capsys.readouterr().out.splitlines()
+            if line.startswith(f"{files['image']}: ") and "Predicted" not in line
+        ]
 
     assert found() == found("--thresh", "0.5")
     low = ("--thresh", "0.2")
@@ -102,10 +117,14 @@ def test_mistakes(files, tmp_path, capsys):
     assert "3 names, and" in fails(capsys, *both, "--names", str(three), image)
     assert "no such file of class names" in fails(capsys, *both, "--names", str(tmp_path / "absent"), image)
     assert "no such image or folder" in fails(capsys, *both, str(tmp_path / "absent.jpg"))
-    assert "no such weights file" in fails(capsys, *options(files, "cfg"), "--weights", str(tmp_path / "absent"), image)
+    assert "no such weights file" in fails(
+        capsys, *options(files, "cfg"), "--weights", str(tmp_path / "absent"), image
+    )
     classifier = cfgs.write(tmp_path, cfgs.darknet19(0.0625, 4), "classifier.cfg")
     weights = streams.write(tmp_path / "classifier.weights", darknet19_convs(), 0)
-    assert "its last layer is not [region]" in fails(capsys, "--cfg", str(classifier), "--weights", str(weights), image)
+    assert "its last layer is not [region]" in fails(
+        capsys, "--cfg", str(classifier), "--weights", str(weights), image
+    )
 
 
 def darknet19_convs() -> list[list[int]]:
@@ -130,12 +149,16 @@ def test_a_jpeg_of_another_kind_is_read_and_told(tmp_path, capsys):
 
 @pytest.mark.data
 @pytest.mark.parametrize("mode", ["letterbox", "stretch"])
-@pytest.mark.parametrize(("net", "cfg", "weights"), [("voc_bn", "tiny-yolov2-trial3", ""), ("coco_nobn", "coco_trial6", "_653550")])
+@pytest.mark.parametrize(
+    ("net", "cfg", "weights"), [("voc_bn", "tiny-yolov2-trial3", ""), ("coco_nobn", "coco_trial6", "_653550")]
+)
 @torch.no_grad()
 def test_a_photograph_gives_darknets_numbers(net, cfg, weights, mode, shared):
     """From the bytes of dog.jpg to the region layer, as Darknet's CPU build computed it."""
     folder = shared / "weights/yolo-lite"
-    network, _ = read_network(folder / f"cfg/{cfg}.cfg", folder / f"weights/{cfg}{weights}.weights", batch_norm="cpu")
+    network, _ = read_network(
+        folder / f"cfg/{cfg}.cfg", folder / f"weights/{cfg}{weights}.weights", batch_norm="cpu"
+    )
     predict = DarknetPredictor(network, torch.device("cpu"), score=0.5, nms_iou=0.45, resize=mode)
     recorded, key = np.load(folder / "oracle/darknet_dog_224.npz"), {"stretch": "resize"}.get(mode, mode)
     given = predict.input(read_darknet_image(folder / "oracle/dog.jpg"))
@@ -150,8 +173,24 @@ def test_the_dog_is_found(shared, tmp_path, capsys):
     """On Darknet's own example image; the percentages come from the recorded region layer (test above), objectness * class."""
     folder, names = shared / "weights/yolo-lite", tmp_path / "voc.names"
     names.write_text("\n".join(VOC.split()))
-    network = ["--cfg", str(folder / "cfg/tiny-yolov2-trial3.cfg"), "--weights", str(folder / "weights/tiny-yolov2-trial3.weights")]
-    main([*network, "--names", str(names), str(folder / "oracle/dog.jpg"), "--thresh", "0.3", "--output", str(tmp_path)])
+    network = [
+        "--cfg",
+        str(folder / "cfg/tiny-yolov2-trial3.cfg"),
+        "--weights",
+        str(folder / "weights/tiny-yolov2-trial3.weights"),
+    ]
+    main(
+        [
+            *network,
+            "--names",
+            str(names),
+            str(folder / "oracle/dog.jpg"),
+            "--thresh",
+            "0.3",
+            "--output",
+            str(tmp_path),
+        ]
+    )
     out = capsys.readouterr().out.splitlines()
     assert out[1:5] == ["bicycle: 79%", "car: 65%", "car: 60%", "dog: 32%"]
     recorded = np.load(folder / "oracle/darknet_dog_224.npz")["voc_bn__letterbox__region"].reshape(5, 25, 49)

@@ -33,7 +33,13 @@ def with_weights(target: Path) -> Path:
     """The two files of weights.json, drawn again; the recording's sha256 says whether they are Darknet's."""
     (target / "weights").mkdir()
     for name, about in json.loads((target / "weights.json").read_text()).items():
-        streams.write(target / "weights" / name, about["convs"], about["weight_seed"], version=about["header"], seen=about["seen"])
+        streams.write(
+            target / "weights" / name,
+            about["convs"],
+            about["weight_seed"],
+            version=about["header"],
+            seen=about["seen"],
+        )
     return target
 
 
@@ -80,12 +86,26 @@ def test_darknet_passes(tmp_path, capsys):
     copy(tmp_path, "ops.*", "region_*", "net*", "train*", "weights.json", "cfg/*")
     status, output = run(with_rates(with_weights(tmp_path)), capsys)
     assert status == 0, output
-    for fixture in ("ops/reorg4", "ops/place1", "ops/distort0", "ops/boxes1", "region_train/warmup_seen12800", "region_decode/voc13"):
+    for fixture in (
+        "ops/reorg4",
+        "ops/place1",
+        "ops/distort0",
+        "ops/boxes1",
+        "region_train/warmup_seen12800",
+        "region_decode/voc13",
+    ):
         assert f"\n{fixture} " in output
-    for fixture in ("net/mini-tiny-odd-100x76", "train/nano-train-burnin.gpubn", "train/nano-classifier.gpubn", "lr/darknet19_448"):
+    for fixture in (
+        "net/mini-tiny-odd-100x76",
+        "train/nano-train-burnin.gpubn",
+        "train/nano-classifier.gpubn",
+        "lr/darknet19_448",
+    ):
         assert f"\n{fixture} " in output
     assert output.count("known: ") == 1
-    assert "never comes past it" in next(line for line in output.splitlines() if line.startswith("lr/yolov2-tiny-voc") and "known" in line)
+    assert "never comes past it" in next(
+        line for line in output.splitlines() if line.startswith("lr/yolov2-tiny-voc") and "known" in line
+    )
 
 
 def test_ssd_passes(tmp_path, capsys):
@@ -95,13 +115,20 @@ def test_ssd_passes(tmp_path, capsys):
         assert output.count(f"\nloss_mini_shared_prior ({program}) ") >= 10
     assert "places decided by rounding" in output
     reasons = [line.partition("known: ")[2] for line in output.splitlines() if "known: " in line]
-    assert [sum(word in reason for reason in reasons) for word in ("without area", "NaN", "exp()", "inexact")] == [2, 1, 1, 1]
+    assert [
+        sum(word in reason for reason in reasons) for word in ("without area", "NaN", "exp()", "inexact")
+    ] == [2, 1, 1, 1]
 
 
 def test_evaluation_passes(tmp_path, capsys):
     status, output = run(with_evaluation(tmp_path), capsys)
     assert status == 0, output
-    for fixture in ("voc_large/large", "coco_edge/crowd_absorbs_many", "known_pairs/torchmetrics_docstring", "keras_yolo2_loss/g7_batch3"):
+    for fixture in (
+        "voc_large/large",
+        "coco_edge/crowd_absorbs_many",
+        "known_pairs/torchmetrics_docstring",
+        "keras_yolo2_loss/g7_batch3",
+    ):
         assert f"\n{fixture} " in output
 
 
@@ -126,7 +153,14 @@ def test_nothing_depends_on_the_names_of_cases(tmp_path):
     found = rows(tmp_path)
     assert [row for row in found if row.bad] == []
     names = {row.fixture for row in found}
-    assert names >= {"region_train/a", "region_train/b", "region_train/one", "loss_x (Caffe)", "det_y", "net/third"}
+    assert names >= {
+        "region_train/a",
+        "region_train/b",
+        "region_train/one",
+        "loss_x (Caffe)",
+        "det_y",
+        "net/third",
+    }
 
 
 def test_two_folders_in_one_call(tmp_path, capsys):
@@ -170,7 +204,11 @@ def last_truth_overwrites(monkeypatch):
 
 def clipped_default_boxes(monkeypatch):
     plain = anchors.DefaultBoxes.__init__
-    monkeypatch.setattr(anchors.DefaultBoxes, "__init__", lambda self, levels, size, clip=None: plain(self, levels, size, clip or "cxcywh"))
+    monkeypatch.setattr(
+        anchors.DefaultBoxes,
+        "__init__",
+        lambda self, levels, size, clip=None: plain(self, levels, size, clip or "cxcywh"),
+    )
 
 
 def eps_outside_the_root(monkeypatch):
@@ -182,23 +220,41 @@ def eps_outside_the_root(monkeypatch):
 
 def decay_on_biases(monkeypatch):
     plain = optim.parameter_groups
-    monkeypatch.setattr(optim, "parameter_groups", lambda *a, **k: [{**group, "weight_decay": 5e-4} for group in plain(*a, **k)])
+    monkeypatch.setattr(
+        optim,
+        "parameter_groups",
+        lambda *a, **k: [{**group, "weight_decay": 5e-4} for group in plain(*a, **k)],
+    )
 
 
 def match_above_the_threshold_only(monkeypatch):
     plain = voc.evaluate_voc
-    monkeypatch.setattr("detectors.commands.verify.evaluators.evaluate_voc", lambda *a, inclusive, **k: plain(*a, **k))
+    monkeypatch.setattr(
+        "detectors.commands.verify.evaluators.evaluate_voc", lambda *a, inclusive, **k: plain(*a, **k)
+    )
 
 
 MISTAKES = {
-    wrong_reorg: ("darknet", ["ops.*", "net.json", "net_mini-*", "cfg/mini-*"], ("ops/reorg0", "net/mini-yolov2-64")),
+    wrong_reorg: (
+        "darknet",
+        ["ops.*", "net.json", "net_mini-*", "cfg/mini-*"],
+        ("ops/reorg0", "net/mini-yolov2-64"),
+    ),
     prior_term_one_batch_too_long: ("darknet", ["region_train.*"], ("region_train/warmup_seen12800",)),
     no_small_box_factor: ("darknet", ["region_train.*"], ("region_train/one",)),
     gradient_through_the_iou: ("darknet", ["region_train.*"], ("region_train/one",)),
-    last_truth_overwrites: ("ssd", ["loss_mini_*.npz"], ("loss_mini_shared_prior (Caffe)", "loss_mini_ties (Caffe)")),
+    last_truth_overwrites: (
+        "ssd",
+        ["loss_mini_*.npz"],
+        ("loss_mini_shared_prior (Caffe)", "loss_mini_ties (Caffe)"),
+    ),
     clipped_default_boxes: ("ssd", ["priors.npz"], ("priors/ssd300_voc", "priors/ssd512_voc")),
     eps_outside_the_root: ("ssd", ["l2norm.npz"], ("l2norm",)),
-    decay_on_biases: ("darknet", ["train*", "cfg/nano-*"], ("train/nano-train.gpubn", "train/nano-classifier.gpubn")),
+    decay_on_biases: (
+        "darknet",
+        ["train*", "cfg/nano-*"],
+        ("train/nano-train.gpubn", "train/nano-classifier.gpubn"),
+    ),
 }
 
 

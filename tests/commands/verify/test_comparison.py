@@ -22,7 +22,12 @@ def test_compare_sees_what_differs():
 
 def test_compare_of_nan_and_infinity():
     assert compare("x", [float("nan"), float("inf"), None], [None, float("inf"), float("nan")], EXACT).passed
-    for ours, recorded in (([1.0], [float("nan")]), ([float("nan")], [1.0]), ([float("inf")], [-float("inf")]), ([1.0], [float("inf")])):
+    for ours, recorded in (
+        ([1.0], [float("nan")]),
+        ([float("nan")], [1.0]),
+        ([float("inf")], [-float("inf")]),
+        ([1.0], [float("inf")]),
+    ):
         found = compare("x", ours, recorded, Tolerance(absolute=1e9, of_largest=1.0))
         assert not found.passed and found.absolute == np.inf
 
@@ -39,7 +44,11 @@ def test_tolerance_of_the_largest():
 
 
 def test_agree():
-    assert agree("x", {1, 2}, {2, 1}).passed and agree("x", "TF", "TF").passed and agree("x", [1, 2], [1, 2]).passed
+    assert (
+        agree("x", {1, 2}, {2, 1}).passed
+        and agree("x", "TF", "TF").passed
+        and agree("x", [1, 2], [1, 2]).passed
+    )
     assert not agree("x", [1, 2], [2, 1]).passed and not agree("x", "TF", "FT").passed
     found = agree("x", {1, 2, 3}, {3, 4})
     assert (found.absolute, found.passed) == (3, False)

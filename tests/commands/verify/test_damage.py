@@ -34,7 +34,9 @@ def test_a_truncated_npz_is_named(region, capsys):
     path.write_bytes(path.read_bytes()[:-2000])
     status, output = run(region, capsys)
     assert status == 1
-    assert "region_train.json" in output and "region_train.npz: no npz file" in output and "truncated?" in output
+    assert (
+        "region_train.json" in output and "region_train.npz: no npz file" in output and "truncated?" in output
+    )
 
 
 def test_a_damaged_array_is_named_and_the_other_cases_run(region, capsys):
@@ -75,7 +77,9 @@ def test_an_unknown_file_is_named(region, capsys):
         (region / document).write_text("for people")
     status, output = run(region, capsys)
     assert status == 1
-    assert [line.split()[0] for line in output.splitlines() if "NOT RUN" in line] == ["surprise.bin"] * 2  # in its place, and at the end
+    assert [line.split()[0] for line in output.splitlines() if "NOT RUN" in line] == [
+        "surprise.bin"
+    ] * 2  # in its place, and at the end
 
 
 @pytest.mark.parametrize("name", ["region_train.npz", "region_train.json"])
@@ -108,11 +112,22 @@ def test_a_changed_number_fails(region, capsys):
 
 
 def test_a_missing_cfg_is_named(tmp_path, capsys):
-    copy(tmp_path, "net.json", "net_mini-*", "cfg/mini-tiny*", "cfg/mini-darknet*", "cfg/mini-yolov2-64*", "cfg/mini-yolov2-1*")
+    copy(
+        tmp_path,
+        "net.json",
+        "net_mini-*",
+        "cfg/mini-tiny*",
+        "cfg/mini-darknet*",
+        "cfg/mini-yolov2-64*",
+        "cfg/mini-yolov2-1*",
+    )
     status, output = run(tmp_path, capsys)
     assert status == 1
     (line,) = {line for line in output.splitlines() if "NOT RUN" in line}
-    assert line.startswith("net/mini-yolov2-nosoftmax ") and "mini-yolov2-nosoftmax.cfg: no such cfg file" in line
+    assert (
+        line.startswith("net/mini-yolov2-nosoftmax ")
+        and "mini-yolov2-nosoftmax.cfg: no such cfg file" in line
+    )
 
 
 def test_another_kind_of_operation_is_named(tmp_path):
@@ -127,11 +142,17 @@ def test_another_kind_of_operation_is_named(tmp_path):
 def test_remarks_fail_nothing(region, capsys):
     (region / "cfg").mkdir()
     (region / "cfg/spare.cfg").write_text("[net]\n")
-    (region / "MANIFEST.json").write_text(json.dumps({"files": {"gone.npz": {}, "region_train.json": {"sha256": "0"}}}))
+    (region / "MANIFEST.json").write_text(
+        json.dumps({"files": {"gone.npz": {}, "region_train.json": {"sha256": "0"}}})
+    )
     status, output = run(region, capsys)
     assert status == 0
     assert output.count("remark: ") == 3
-    for words in ("cfg/spare.cfg is used by no fixture", "lists gone.npz, which is not there", "region_train.json is not the file"):
+    for words in (
+        "cfg/spare.cfg is used by no fixture",
+        "lists gone.npz, which is not there",
+        "region_train.json is not the file",
+    ):
         assert words in output
 
 

@@ -37,7 +37,9 @@ def test_place_equals_a_loop(size, corner):
     assert_allclose(place(image, (9, 10), size, corner), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize(("hue", "saturation", "exposure"), [(0.0, 1.0, 1.0), (0.1, 1.5, 0.7), (-0.1, 0.6, 1.4), (0.05, 3.0, 2.0)])
+@pytest.mark.parametrize(
+    ("hue", "saturation", "exposure"), [(0.0, 1.0, 1.0), (0.1, 1.5, 0.7), (-0.1, 0.6, 1.4), (0.05, 3.0, 2.0)]
+)
 def test_distort_equals_colorsys(hue, saturation, exposure):
     """Grey, black and saturated pixels among them."""
     image = np.random.default_rng(1).random((3, 4, 5), dtype=np.float32)
@@ -49,13 +51,22 @@ def test_distort_equals_colorsys(hue, saturation, exposure):
             s, v = s * saturation, v * exposure
             f = (h + hue) % 1 * 6
             low, fall, rise = v * (1 - s), v * (1 - s * (f % 1)), v * (1 - s * (1 - f % 1))
-            wheel = [(v, rise, low), (fall, v, low), (low, v, rise), (low, fall, v), (rise, low, v), (v, low, fall)]
+            wheel = [
+                (v, rise, low),
+                (fall, v, low),
+                (low, v, rise),
+                (low, fall, v),
+                (rise, low, v),
+                (v, low, fall),
+            ]
             assert_allclose(found[:, y, x], np.clip(wheel[int(f) % 6], 0, 1), atol=2e-6)
 
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_boxes_are_moved_mirrored_and_cut(flip):
-    labels = np.array([[0.5, 0.5, 0.4, 0.2], [0.1, 0.9, 0.3, 0.3], [0, 0, 0.1, 0.1], [0, 0.5, 0.2, 0.2]], np.float32)
+    labels = np.array(
+        [[0.5, 0.5, 0.4, 0.2], [0.1, 0.9, 0.3, 0.3], [0, 0, 0.1, 0.1], [0, 0.5, 0.2, 0.2]], np.float32
+    )
     found = correct_boxes(labels, shift=(0.25, -0.125), scale=(1.5, 0.5), flip=flip)
     for label, ours in zip(labels, found, strict=True):
         x, y, w, h = (float(value) for value in label)

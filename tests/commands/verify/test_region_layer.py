@@ -11,7 +11,15 @@ from detectors.commands.verify.region_layer import cell_grid, region_delta, regi
 from detectors.matching import ResponsibleCellMatcher
 
 ANCHORS = np.array([1.0, 1.5, 3.0, 2.0])
-CASE = {"classes": 3, "softmax": 1, "thresh": 0.6, "coord_scale": 1.0, "object_scale": 5.0, "noobject_scale": 1.0, "class_scale": 1.0}
+CASE = {
+    "classes": 3,
+    "softmax": 1,
+    "thresh": 0.6,
+    "coord_scale": 1.0,
+    "object_scale": 5.0,
+    "noobject_scale": 1.0,
+    "class_scale": 1.0,
+}
 
 
 def truth_at(x: float) -> np.ndarray:
@@ -36,7 +44,9 @@ def test_saturated_objectness_keeps_its_delta(logit):
     """delta = scale * (target - o), without the derivative of the sigmoid."""
     raw = torch.zeros(1, 2 * 8, 4, 4)
     raw[:, 4::8] = logit
-    delta = region_delta(raw, region_settings(CASE, ANCHORS), truth_at(0.4), seen=20000).unflatten(1, (2, 8))[0, :, 4]  # (n, H, W)
+    delta = region_delta(raw, region_settings(CASE, ANCHORS), truth_at(0.4), seen=20000).unflatten(1, (2, 8))[
+        0, :, 4
+    ]  # (n, H, W)
     o = torch.tensor(logit, dtype=torch.float64).sigmoid()
     others = delta[delta > -1.5 * o - 1e-9] if logit > 0 else delta.flatten()[1:]
     assert (delta.abs() <= 5).all()

@@ -18,11 +18,20 @@ def test_equals_opencv_within_a_level():
     for _ in range(120):
         height, width = generator.integers(1, 300, 2)
         borders = (generator.integers(0, 600, 4) * (generator.random(4) < 0.7)).tolist()
-        size = [int(generator.integers(1, side + 1)) for side in (height + sum(borders[:2]), width + sum(borders[2:]))]
+        size = [
+            int(generator.integers(1, side + 1))
+            for side in (height + sum(borders[:2]), width + sum(borders[2:]))
+        ]
         image = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
         canvas = cv2.copyMakeBorder(image, *borders, cv2.BORDER_CONSTANT, value=COLOUR)
         expected = cv2.resize(canvas, size[::-1], interpolation=cv2.INTER_AREA).astype(int)
-        assert_allclose(resize_on_canvas(image, tuple(borders), tuple(size), COLOUR), expected, rtol=0, atol=1, err_msg=f"{borders} {size}")
+        assert_allclose(
+            resize_on_canvas(image, tuple(borders), tuple(size), COLOUR),
+            expected,
+            rtol=0,
+            atol=1,
+            err_msg=f"{borders} {size}",
+        )
 
 
 def test_a_double_loop_over_fractions_of_pixels():

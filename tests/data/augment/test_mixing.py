@@ -17,7 +17,9 @@ def sample(seed: int, boxes: int = 12) -> TransformedSample:
     corners = random.uniform(0, 1, (boxes, 2, 2)) * (WIDTH, HEIGHT)
     boxes_xyxy = np.concatenate([corners.min(1), corners.max(1)], 1).astype(np.float32)
     image = random.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-    return TransformedSample(image, boxes_xyxy, random.integers(0, 5, boxes), np.arange(boxes), (0.5, 0.5), (0.0, 0.0))
+    return TransformedSample(
+        image, boxes_xyxy, random.integers(0, 5, boxes), np.arange(boxes), (0.5, 0.5), (0.0, 0.0)
+    )
 
 
 def naive_mosaic(samples: list[TransformedSample], x: int, y: int) -> tuple[np.ndarray, list[tuple]]:
@@ -32,7 +34,12 @@ def naive_mosaic(samples: list[TransformedSample], x: int, y: int) -> tuple[np.n
         for box, label in zip(part.boxes.tolist(), part.labels.tolist(), strict=True):
             centre_x, centre_y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
             cut = (max(box[0], left), max(box[1], top), min(box[2], right), min(box[3], bottom))
-            if left <= centre_x < right and top <= centre_y < bottom and cut[2] - cut[0] >= 1 and cut[3] - cut[1] >= 1:
+            if (
+                left <= centre_x < right
+                and top <= centre_y < bottom
+                and cut[2] - cut[0] >= 1
+                and cut[3] - cut[1] >= 1
+            ):
                 truths.append((*cut, label))
     return image, truths
 
@@ -45,7 +52,9 @@ def test_mosaic_equals_plain_loops(cut):
     assert_array_equal(result.image, image)
     assert_allclose(np.column_stack([result.boxes, result.labels]), np.array(truths), rtol=1e-6)
     assert 4 < len(truths) < 48 and result.boxes.dtype == np.float32
-    assert [sample.image.tobytes() for sample in samples] == [sample(seed).image.tobytes() for seed in range(4)]  # untouched
+    assert [sample.image.tobytes() for sample in samples] == [
+        sample(seed).image.tobytes() for seed in range(4)
+    ]  # untouched
 
 
 def test_mosaic_with_and_without_truths():
@@ -53,10 +62,14 @@ def test_mosaic_with_and_without_truths():
     result = mosaic(empty, (0.5, 0.5))
     assert result.boxes.shape == (0, 4) and result.labels.shape == result.kept.shape == (0,)
     whole = empty[3]._replace(
-        boxes=np.float32([[0, 0, 40, 30], [20, 15, 21, 16], [19.9, 15, 20.9, 20]]), labels=np.array([1, 2, 3]), kept=np.arange(3)
+        boxes=np.float32([[0, 0, 40, 30], [20, 15, 21, 16], [19.9, 15, 20.9, 20]]),
+        labels=np.array([1, 2, 3]),
+        kept=np.arange(3),
     )
     result = mosaic([*empty[:3], whole], (0.5, 0.5))
-    assert_array_equal(result.boxes, [[20, 15, 40, 30], [20, 15, 21, 16]])  # the third is .9 pixels wide there
+    assert_array_equal(
+        result.boxes, [[20, 15, 40, 30], [20, 15, 21, 16]]
+    )  # the third is .9 pixels wide there
     assert result.labels.tolist() == [1, 2] and result.kept.tolist() == [0, 1]
 
 
@@ -64,7 +77,10 @@ def test_mixup_is_the_weighted_mean():
     first, second = sample(0), sample(1)
     result = mixup(first, second, 0.3)
     for place in np.ndindex(first.image.shape):
-        assert abs(int(result.image[place]) - (0.3 * int(first.image[place]) + 0.7 * int(second.image[place]))) <= 0.501  # rounded
+        assert (
+            abs(int(result.image[place]) - (0.3 * int(first.image[place]) + 0.7 * int(second.image[place])))
+            <= 0.501
+        )  # rounded
     assert_array_equal(mixup(first, second, 1.0).image, first.image)
     assert_array_equal(mixup(first, second, 0.0).image, second.image)
     assert_array_equal(result.boxes, np.concatenate([first.boxes, second.boxes]))
@@ -74,10 +90,14 @@ def test_mixup_is_the_weighted_mean():
 def test_how_often_and_from_which_images():
     """2,000 draws: mosaic in .3 of them, mixup in .6, independently; the cut is uniform, the weight Beta(1.5, 1.5) (variance 1/16)."""
     asked, cuts, weights = [], [], []
-    black, white = (sample(0)._replace(image=np.full((HEIGHT, WIDTH, 3), value, np.uint8)) for value in (0, 255))
+    black, white = (
+        sample(0)._replace(image=np.full((HEIGHT, WIDTH, 3), value, np.uint8)) for value in (0, 255)
+    )
     for seed in range(2000):
         parts: list[int] = []
-        result = Mixing(0.3, 0.6)(black, lambda part, parts=parts: parts.append(part) or white, np.random.default_rng(seed))
+        result = Mixing(0.3, 0.6)(
+            black, lambda part, parts=parts: parts.append(part) or white, np.random.default_rng(seed)
+        )
         asked.append(tuple(parts))
         if parts == [4]:
             weights.append(1 - result.image[0, 0, 0] / 255)

@@ -36,7 +36,12 @@ def naive(image: np.ndarray, draws: SSDDraws, size: tuple[int, int]) -> np.ndarr
     canvas[:] = MEAN_RGB
     canvas[top : top + image.shape[0], left : left + image.shape[1]] = image
     x0, y0, x1, y1 = draws.window
-    row, column, rows, columns = int(y0 * height), int(x0 * width), int((y1 - y0) * height), int((x1 - x0) * width)
+    row, column, rows, columns = (
+        int(y0 * height),
+        int(x0 * width),
+        int((y1 - y0) * height),
+        int((x1 - x0) * width),
+    )
     crop = np.ascontiguousarray(canvas[row : row + rows, column : column + columns])
     result = cv2.resize(crop, (size[1], size[0]), interpolation=draws.interpolation)
     return result[:, ::-1] if draws.mirror else result
@@ -52,8 +57,15 @@ def test_the_whole_equals_caffes_order():
         low = generator.uniform(0, 0.6, (3, 2)) * size[::-1]
         boxes = np.concatenate([low, low + generator.uniform(0.1, 0.4, (3, 2)) * size[::-1]], 1)
         draws = SSD.draw(np.random.default_rng(seed), size, boxes)
-        expected, found = naive(image, draws, (96, 80)).astype(int), SSD.image(image, draws, (96, 80)).astype(int)
-        if draws.distortion.saturation == 1 and draws.distortion.hue == 0 and draws.interpolation != cv2.INTER_AREA:
+        expected, found = (
+            naive(image, draws, (96, 80)).astype(int),
+            SSD.image(image, draws, (96, 80)).astype(int),
+        )
+        if (
+            draws.distortion.saturation == 1
+            and draws.distortion.hue == 0
+            and draws.interpolation != cv2.INTER_AREA
+        ):
             assert_array_equal(found, expected)
             exact += 1
         difference = np.abs(found - expected)
@@ -69,7 +81,9 @@ def test_the_canvas_keeps_the_mean_whatever_the_colours(interpolation, colour_la
     """At every corner; and the image in its middle is distorted."""
     layout = SSDLayout(32.0, 0.5, 0.5, 18.0, 4.0, colour_last=colour_last)
     image = np.full((50, 64, 3), 100, np.uint8)
-    draws = SSDDraws(UNCHANGED._replace(brightness=20.0), Expansion((200, 192), (70, 60)), WHOLE, interpolation, False)
+    draws = SSDDraws(
+        UNCHANGED._replace(brightness=20.0), Expansion((200, 192), (70, 60)), WHOLE, interpolation, False
+    )
     result = layout.image(image, draws, (100, 96))
     assert_array_equal(result[:20, :20], np.broadcast_to(MEAN_RGB, (20, 20, 3)))
     assert_array_equal(result[-20:, -20:], np.broadcast_to(MEAN_RGB, (20, 20, 3)))
@@ -77,8 +91,12 @@ def test_the_canvas_keeps_the_mean_whatever_the_colours(interpolation, colour_la
 
 
 def test_a_crop_without_the_image():
-    draws = SSDDraws(UNCHANGED, Expansion((300, 300), (200, 200)), np.array([0, 0, 0.4, 0.4]), cv2.INTER_AREA, True)
-    assert_array_equal(SSD.image(picture((50, 60), 0), draws, (20, 30)), np.broadcast_to(MEAN_RGB, (20, 30, 3)))
+    draws = SSDDraws(
+        UNCHANGED, Expansion((300, 300), (200, 200)), np.array([0, 0, 0.4, 0.4]), cv2.INTER_AREA, True
+    )
+    assert_array_equal(
+        SSD.image(picture((50, 60), 0), draws, (20, 30)), np.broadcast_to(MEAN_RGB, (20, 30, 3))
+    )
 
 
 def test_colour_last_differs_little():
@@ -88,14 +106,21 @@ def test_colour_last_differs_little():
     for seed in range(100):
         image = picture((120, 160), seed)
         draws = SSD.draw(np.random.default_rng(seed), (120, 160), np.array([[10.0, 10, 60, 60]]))
-        differences.append(np.abs(late.image(image, draws, (64, 64)).astype(int) - SSD.image(image, draws, (64, 64))).mean())
+        differences.append(
+            np.abs(late.image(image, draws, (64, 64)).astype(int) - SSD.image(image, draws, (64, 64))).mean()
+        )
     assert 0 < np.mean(differences) < 3
 
 
 def test_boxes_follow_the_pixels():
     """A red rectangle, found again by its pixels. The crop is cut to whole pixels of the canvas and its boxes are not, as in Caffe: an edge
     is up to two pixels of the canvas off, on average less than one."""
-    transform, errors = transforms.build_transform(augment=transforms.ssd_augmentation(), size=(240, 240), resize="stretch", train=True), []
+    transform, errors = (
+        transforms.build_transform(
+            augment=transforms.ssd_augmentation(), size=(240, 240), resize="stretch", train=True
+        ),
+        [],
+    )
     generator = np.random.default_rng(3)
     for seed in range(300):
         low = generator.integers(30, 90, 2)
@@ -116,13 +141,21 @@ def test_boxes_follow_the_pixels():
 
 
 def test_mirrors_half_and_takes_each_interpolation_as_often():
-    draws = [SSD.draw(np.random.default_rng(seed), (100, 100), np.array([[20.0, 20, 60, 60]])) for seed in range(2000)]
+    draws = [
+        SSD.draw(np.random.default_rng(seed), (100, 100), np.array([[20.0, 20, 60, 60]]))
+        for seed in range(2000)
+    ]
     assert_allclose(np.mean([draw.mirror for draw in draws]), 0.5, atol=0.04)
     counts = [sum(draw.interpolation == kind for draw in draws) / 2000 for kind in INTERPOLATIONS]
     assert_allclose(counts, 0.2, atol=0.03)
-    numbers = [[d.mirror, d.interpolation, d.distortion.brightness, d.expansion.size[0], d.window[0], d.window[2]] for d in draws]
+    numbers = [
+        [d.mirror, d.interpolation, d.distortion.brightness, d.expansion.size[0], d.window[0], d.window[2]]
+        for d in draws
+    ]
     correlation = np.corrcoef(np.transpose(numbers)) - np.eye(6)
-    correlation[3:, 3:] = 0  # a window's edges belong together, and large canvases leave small objects to the samplers
+    correlation[3:, 3:] = (
+        0  # a window's edges belong together, and large canvases leave small objects to the samplers
+    )
     assert np.abs(correlation).max() < 0.08
 
 
@@ -144,21 +177,31 @@ def test_any_image_and_any_box_is_survived(augment, size):
         ]
     )
     augmentation = transforms.AUGMENTATIONS[augment]()
-    transform = transforms.build_transform(augment=augmentation, size=(48, 64), resize=augmentation.resize or "stretch", train=True)
+    transform = transforms.build_transform(
+        augment=augmentation, size=(48, 64), resize=augmentation.resize or "stretch", train=True
+    )
     for seed in range(25):
-        result = transform(np.full((*size, 3), 200, np.uint8), boxes, np.arange(8), seed, (64, 40) if seed % 2 else None)
+        result = transform(
+            np.full((*size, 3), 200, np.uint8), boxes, np.arange(8), seed, (64, 40) if seed % 2 else None
+        )
         limits = (40, 64) if seed % 2 else (64, 48)
         assert result.image.shape == (*limits[::-1], 3) and result.image.dtype == np.uint8
         assert set(result.kept) <= {0, 1, 2, 7} and len(set(result.kept)) == len(result.kept)
         assert_array_equal(result.labels, result.kept)
-        assert np.isfinite(result.boxes).all() and (result.boxes >= 0).all() and (result.boxes <= np.tile(limits, 2)).all()
+        assert (
+            np.isfinite(result.boxes).all()
+            and (result.boxes >= 0).all()
+            and (result.boxes <= np.tile(limits, 2)).all()
+        )
         assert (result.boxes[:, 2:] > result.boxes[:, :2]).all()
 
 
 @pytest.mark.parametrize("augment", ["ssd", "darknet", "darknet_2016"])
 def test_the_size_changes_no_draw(augment):
     """Multi-scale: boxes are the same in units of the input."""
-    transform = transforms.build_transform(augment=transforms.AUGMENTATIONS[augment](), size=(96, 96), resize="stretch", train=True)
+    transform = transforms.build_transform(
+        augment=transforms.AUGMENTATIONS[augment](), size=(96, 96), resize="stretch", train=True
+    )
     image, boxes = picture((90, 128), 0), np.array([[10.0, 10, 60, 60], [50, 20, 120, 80]])
     for seed in range(20):
         small, large = (transform(image, boxes, np.zeros(2), seed, size) for size in (None, (192, 192)))
@@ -167,12 +210,21 @@ def test_the_size_changes_no_draw(augment):
 
 
 def test_the_builder_hands_on_what_it_is_given():
-    given = {"brightness": 1.0, "contrast": 0.2, "saturation": 0.3, "hue": 4.0, "expand": 5.0, "colour_last": True}
+    given = {
+        "brightness": 1.0,
+        "contrast": 0.2,
+        "saturation": 0.3,
+        "hue": 4.0,
+        "expand": 5.0,
+        "colour_last": True,
+    }
     assert asdict(transforms.ssd_augmentation(**given).layout) == given
     assert transforms.ssd_augmentation().layout == SSD
 
 
-@pytest.mark.parametrize("settings", [{"expand": 0.5}, {"brightness": -1}, {"contrast": 1.5}, {"saturation": 2}, {"hue": 100}])
+@pytest.mark.parametrize(
+    "settings", [{"expand": 0.5}, {"brightness": -1}, {"contrast": 1.5}, {"saturation": 2}, {"hue": 100}]
+)
 def test_bad_settings_are_refused(settings):
     (name,) = settings
     with pytest.raises(ValueError, match=f"{name}=.*must be from"):

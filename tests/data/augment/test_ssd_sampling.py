@@ -9,7 +9,14 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from detectors.data.augment import ssd_sampling
-from detectors.data.augment.ssd_sampling import Expansion, draw_expansion, draw_window, expand_boxes, pixels_of, project_boxes
+from detectors.data.augment.ssd_sampling import (
+    Expansion,
+    draw_expansion,
+    draw_window,
+    expand_boxes,
+    pixels_of,
+    project_boxes,
+)
 
 RULES = [0.1, 0.3, 0.5, 0.7, 0.9, None]  # min_jaccard_overlap; the last has max_jaccard_overlap 1.0
 
@@ -67,7 +74,10 @@ def test_what_is_found_is_picked_uniformly():
     for seed in range(3000):
         numbers = np.random.default_rng(seed)
         draws = numbers.random((6, 50, 4))
-        good = ssd_sampling.window_iou(ssd_sampling.windows_from(draws), boxes).max(-1) >= ssd_sampling.MIN_IOU[:, None]
+        good = (
+            ssd_sampling.window_iou(ssd_sampling.windows_from(draws), boxes).max(-1)
+            >= ssd_sampling.MIN_IOU[:, None]
+        )
         exists = np.array([True, *good.any(1)])
         expected += exists / exists.sum()
         window = draw_window(np.random.default_rng(seed), boxes)
@@ -83,11 +93,20 @@ def test_shapes_of_windows():
     sides = windows[:, 2:] - windows[:, :2]
     scale, aspect = np.sqrt(sides.prod(1)), sides[:, 0] / sides[:, 1]
     assert_allclose(np.quantile(scale, [0, 0.25, 0.5, 0.75, 1]), [0.3, 0.475, 0.65, 0.825, 1], atol=0.01)
-    assert (aspect >= 0.5 - 1e-9).all() and (aspect <= 2 + 1e-9).all() and (windows >= 0).all() and (windows <= 1 + 1e-9).all()
+    assert (
+        (aspect >= 0.5 - 1e-9).all()
+        and (aspect <= 2 + 1e-9).all()
+        and (windows >= 0).all()
+        and (windows <= 1 + 1e-9).all()
+    )
     small = scale < 0.7  # there no aspect is cut
-    assert_allclose(np.quantile(aspect[small], [0, 0.25, 0.5, 0.75, 1]), [0.5, 0.875, 1.25, 1.625, 2], atol=0.03)
+    assert_allclose(
+        np.quantile(aspect[small], [0, 0.25, 0.5, 0.75, 1]), [0.5, 0.875, 1.25, 1.625, 2], atol=0.03
+    )
     place = windows[:, :2] / np.maximum(1 - sides, 1e-9)
-    assert_allclose(np.quantile(place[small], [0.25, 0.5, 0.75], axis=0), [[0.25] * 2, [0.5] * 2, [0.75] * 2], atol=0.02)
+    assert_allclose(
+        np.quantile(place[small], [0.25, 0.5, 0.75], axis=0), [[0.25] * 2, [0.5] * 2, [0.75] * 2], atol=0.02
+    )
 
 
 def test_expansion():
@@ -103,8 +122,14 @@ def test_expansion():
     place = np.array([draw.top_left for draw in larger])
     assert (place >= 0).all() and (place <= room).all()
     big = (room > 50).all(1)
-    assert_allclose(np.quantile(place[big] / room[big], [0.25, 0.5, 0.75], axis=0), [[0.25] * 2, [0.5] * 2, [0.75] * 2], atol=0.04)
-    assert np.abs(np.corrcoef(np.column_stack([ratio[big], place[big] / room[big]]).T) - np.eye(3)).max() < 0.08
+    assert_allclose(
+        np.quantile(place[big] / room[big], [0.25, 0.5, 0.75], axis=0),
+        [[0.25] * 2, [0.5] * 2, [0.75] * 2],
+        atol=0.04,
+    )
+    assert (
+        np.abs(np.corrcoef(np.column_stack([ratio[big], place[big] / room[big]]).T) - np.eye(3)).max() < 0.08
+    )
 
 
 def test_boxes_on_the_canvas():
@@ -127,7 +152,9 @@ def test_which_boxes_stay_and_where():
     )
     projected, rows = project_boxes(boxes, window)
     assert_array_equal(rows, [0, 1, 3, 4])
-    assert_allclose(projected, [[0.1, 0.1, 0.5, 0.5], [0, 0.1, 0.5, 0.5], [0, 0, 1, 1], [0.5, 0.9, 0.7, 1]], atol=1e-12)
+    assert_allclose(
+        projected, [[0.1, 0.1, 0.5, 0.5], [0, 0.1, 0.5, 0.5], [0, 0, 1, 1], [0.5, 0.9, 0.7, 1]], atol=1e-12
+    )
 
 
 def test_projection_equals_a_loop():

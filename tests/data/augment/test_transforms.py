@@ -17,7 +17,9 @@ def noise(size: tuple[int, int], seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
 
 
-def transform(augment: str = "light", size: tuple[int, int] = (64, 64), resize: str = "letterbox", train: bool = True):
+def transform(
+    augment: str = "light", size: tuple[int, int] = (64, 64), resize: str = "letterbox", train: bool = True
+):
     return build_transform(augment=transforms.AUGMENTATIONS[augment](), size=size, resize=resize, train=train)
 
 
@@ -48,11 +50,17 @@ def test_evaluation_maps_boxes_exactly(resize, size_original):
     """Law: x_input = x_original * scale + shift, and back; difficult little boxes are all there."""
     height, width = size_original
     boxes = np.array([[0, 0, width, height], [1.5, 2, 4.25, 5], [0, 0, 0.5, 0.5]])
-    result = transform("light", (64, 96), resize, train=False)(noise(size_original), boxes, np.array([3, 1, 0]), seed=5)
+    result = transform("light", (64, 96), resize, train=False)(
+        noise(size_original), boxes, np.array([3, 1, 0]), seed=5
+    )
     scale, shift = np.tile(result.scale_xy, 2), np.tile(result.shift_xy, 2)
     assert_allclose(result.boxes, boxes * scale + shift, atol=1e-5)
     assert_allclose((result.boxes - shift) / scale, boxes, atol=1e-4)
-    assert result.boxes.dtype == np.float32 and result.image.shape == (64, 96, 3) and result.image.dtype == np.uint8
+    assert (
+        result.boxes.dtype == np.float32
+        and result.image.shape == (64, 96, 3)
+        and result.image.dtype == np.uint8
+    )
     assert_array_equal(result.labels, [3, 1, 0])
     assert_array_equal(result.kept, [0, 1, 2])
     fit = (letterbox if resize == "letterbox" else stretch)(size_original, (64, 96))
@@ -84,7 +92,9 @@ def test_augmented_boxes_follow_the_pixels(resize, size_original):
             errors.append(result.boxes[0] - [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
             mirrored += columns.mean() > 80
     assert len(errors) > 90
-    assert np.abs(errors).max() < 1.1  # a pixel counts from half of its light on; stretched rows are almost three pixels high
+    assert (
+        np.abs(errors).max() < 1.1
+    )  # a pixel counts from half of its light on; stretched rows are almost three pixels high
     assert_allclose(np.mean(errors, 0), 0, atol=0.12)
     assert 0.2 < mirrored / len(errors) < 0.8
 
@@ -122,14 +132,24 @@ def test_draws_of_different_transforms_are_independent():
 def test_any_box_is_survived():
     """Outside, across the border, without area, inside out, one pixel: clipped or dropped, never a crash."""
     boxes = np.array(
-        [[-50, -50, -10, -10], [-20, 10, 30, 90], [5, 5, 5, 20], [40, 40, 30, 30], [0, 0, 60, 60], [30, 30, 31, 31.0], [70, 10, 90, 20]]
+        [
+            [-50, -50, -10, -10],
+            [-20, 10, 30, 90],
+            [5, 5, 5, 20],
+            [40, 40, 30, 30],
+            [0, 0, 60, 60],
+            [30, 30, 31, 31.0],
+            [70, 10, 90, 20],
+        ]
     )
     for augment in ("none", "light"):
         for seed in range(20):
             result = transform(augment)(noise((60, 60)), boxes, np.arange(7), seed)
             assert set(result.kept) <= {1, 4, 5} and 4 in result.kept
             assert_array_equal(result.labels, result.kept)
-            assert (result.boxes >= 0).all() and (result.boxes <= 64).all() and np.isfinite(result.boxes).all()
+            assert (
+                (result.boxes >= 0).all() and (result.boxes <= 64).all() and np.isfinite(result.boxes).all()
+            )
             assert (result.boxes[:, 2:] - result.boxes[:, :2] >= 1).all()
 
 
