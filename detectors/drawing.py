@@ -15,7 +15,7 @@ from detectors.structures import Detections
 
 READABLE = 480  # pixels of the longer side below which an image is enlarged
 DASH = 6  # pixels drawn, then as many left out, on an image of READABLE pixels
-SCALE = 0.45  # of the letters, on an image of up to 1000 pixels
+SUBPIXELS = 0.45  # of the letters, on an image of up to 1000 pixels
 CAPTION = 20  # pixels, height of a line above an image
 FAINT = 0.4  # share of the image in an outline
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
@@ -33,7 +33,7 @@ def magnification(size: tuple[int, int]) -> int:
     return max(1, -(-READABLE // max(size)))
 
 
-def draw(
+def draw_boxes(
     image: np.ndarray,
     boxes: np.ndarray,
     texts: Sequence[str],
@@ -87,10 +87,12 @@ def draw_detections(
     ]
     colours = class_colours(len(class_names))[labels]
     gt_texts = [] if gt_labels is None else [class_names[label] for label in gt_labels.tolist()]
-    return draw(image, found.boxes.numpy(), texts, colours=colours, gt_boxes=gt_boxes, gt_texts=gt_texts)
+    return draw_boxes(
+        image, found.boxes.numpy(), texts, colours=colours, gt_boxes=gt_boxes, gt_texts=gt_texts
+    )
 
 
-def fit(image: np.ndarray, side: int) -> tuple[np.ndarray, float]:
+def fit_image(image: np.ndarray, side: int) -> tuple[np.ndarray, float]:
     """(image resized so that its longer side is `side` pixels, the factor that its boxes are to be multiplied by)."""
     factor = side / max(image.shape[:2])
     wh = [max(1, round(pixels * factor)) for pixels in image.shape[1::-1]]
@@ -114,14 +116,14 @@ def captioned(image: np.ndarray, text: str) -> np.ndarray:
     shown = text
     while (
         len(shown) > 4
-        and cv2.getTextSize(shown, cv2.FONT_HERSHEY_SIMPLEX, SCALE, 1)[0][0] > image.shape[1] - 4
+        and cv2.getTextSize(shown, cv2.FONT_HERSHEY_SIMPLEX, SUBPIXELS, 1)[0][0] > image.shape[1] - 4
     ):
         shown = "..." + shown[4:]
-    cv2.putText(canvas, shown, (2, CAPTION - 6), cv2.FONT_HERSHEY_SIMPLEX, SCALE, WHITE, 1, cv2.LINE_AA)
+    cv2.putText(canvas, shown, (2, CAPTION - 6), cv2.FONT_HERSHEY_SIMPLEX, SUBPIXELS, WHITE, 1, cv2.LINE_AA)
     return canvas
 
 
-def grid(images: Sequence[np.ndarray], columns: int, gap: int = 4) -> np.ndarray:
+def image_grid(images: Sequence[np.ndarray], columns: int, gap: int = 4) -> np.ndarray:
     """Images of any sizes laid out row by row on black, `gap` pixels apart, each at the top left of a cell as large as the largest image.
 
     images: at least one, (H, W, 3) uint8. ValueError: none, or columns < 1.
@@ -172,7 +174,7 @@ def _write(
     """Text on a plate of `colour`, above or below the point `at`, moved so that it lies within the canvas."""
     if not text:
         return
-    scale = SCALE * max(1.0, max(canvas.shape) / 1000)
+    scale = SUBPIXELS * max(1.0, max(canvas.shape) / 1000)
     (width, height), baseline = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
     tall, rows, columns = height + baseline + 2, *canvas.shape[:2]
     x = max(0, min(at[0], columns - width - 3))

@@ -7,10 +7,10 @@ from detectors.drawing import (
     READABLE,
     captioned,
     class_colours,
-    draw,
+    draw_boxes,
     draw_detections,
-    fit,
-    grid,
+    fit_image,
+    image_grid,
     magnification,
     outline,
 )
@@ -22,14 +22,14 @@ LARGE = np.full((500, 600, 3), GREY, np.uint8)  # drawn at its own size
 
 def test_the_image_is_left_as_it_is():
     image = LARGE.copy()
-    drawn = draw(image, np.array([[10.0, 10, 50, 50]]), ["cat"])
+    drawn = draw_boxes(image, np.array([[10.0, 10, 50, 50]]), ["cat"])
     np.testing.assert_array_equal(image, LARGE)
     assert drawn is not image
     assert not np.array_equal(drawn, image)
 
 
 def test_without_boxes_it_is_the_image():
-    np.testing.assert_array_equal(draw(LARGE, np.zeros((0, 4)), []), LARGE)
+    np.testing.assert_array_equal(draw_boxes(LARGE, np.zeros((0, 4)), []), LARGE)
 
 
 @pytest.mark.parametrize(
@@ -38,14 +38,14 @@ def test_without_boxes_it_is_the_image():
 def test_small_images_are_enlarged_by_a_whole_number(size, factor):
     assert magnification(size) == factor
     image = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
-    drawn = draw(image, [], [])
+    drawn = draw_boxes(image, [], [])
     assert max(drawn.shape) >= READABLE
     np.testing.assert_array_equal(drawn[factor // 2 :: factor, factor // 2 :: factor], image)
 
 
 def test_box_edges_are_where_the_box_is():
     """Continuous edges 100..300 are pixels 100 to 299; the line is two pixels wide, so one more may be painted on one side."""
-    drawn = draw(LARGE, [[100.0, 200, 300, 400]], [""], colours=[RED])
+    drawn = draw_boxes(LARGE, [[100.0, 200, 300, 400]], [""], colours=[RED])
     rows, columns = np.nonzero((drawn == RED).all(-1))
     assert (drawn[200, 100:300] == RED).all() and (drawn[399, 100:300] == RED).all()
     assert (drawn[200:400, 100] == RED).all() and (drawn[200:400, 299] == RED).all()
@@ -62,7 +62,7 @@ def test_detections_get_the_colour_and_the_name_of_their_class():
     truths = {"gt_boxes": np.array([[50.0, 250, 150, 350]]), "gt_labels": np.array([1])}
     mine = draw_detections(LARGE, found, ("cat", "dog"), **truths)
     cat, dog = class_colours(2)
-    drawn = draw(
+    drawn = draw_boxes(
         LARGE,
         boxes.numpy(),
         ["dog 0.90", "cat 0.50"],
@@ -77,23 +77,23 @@ def test_detections_get_the_colour_and_the_name_of_their_class():
 
 def test_boxes_grow_with_the_image():
     small = np.full((160, 160, 3), GREY, np.uint8)
-    drawn = draw(small, [[20.0, 40, 60, 100]], [""], colours=[RED])
+    drawn = draw_boxes(small, [[20.0, 40, 60, 100]], [""], colours=[RED])
     assert (drawn[120, 60:180] == RED).all() and (drawn[299, 60:180] == RED).all()
     assert (drawn[120:300, 60] == RED).all() and (drawn[120:300, 179] == RED).all()
 
 
 def test_the_best_box_is_on_top():
-    drawn = draw(LARGE, [[100.0, 100, 200, 200]] * 2, ["", ""], colours=[RED, GREEN])
+    drawn = draw_boxes(LARGE, [[100.0, 100, 200, 200]] * 2, ["", ""], colours=[RED, GREEN])
     assert not (drawn == GREEN).all(-1).any()
 
 
 def test_truths_are_dashed_black_and_white_and_below_predictions():
-    drawn = draw(LARGE, [], [], gt_boxes=[[100.0, 200, 300, 400]])
+    drawn = draw_boxes(LARGE, [], [], gt_boxes=[[100.0, 200, 300, 400]])
     edge = drawn[200, 100:300]
     assert set(np.unique(edge)) == {0, 255}
     assert 0.3 < (edge == 255).mean() < 0.95
     np.testing.assert_array_equal(
-        draw(LARGE, [[100.0, 200, 300, 400]], [""], colours=[RED], gt_boxes=[[100.0, 200, 300, 400]])[
+        draw_boxes(LARGE, [[100.0, 200, 300, 400]], [""], colours=[RED], gt_boxes=[[100.0, 200, 300, 400]])[
             200, 110
         ],
         RED,
@@ -102,7 +102,7 @@ def test_truths_are_dashed_black_and_white_and_below_predictions():
 
 def test_texts_lie_on_a_plate_of_the_box_colour_inside_the_image():
     """At the top left corner there is no room above the box: the plate moves inside."""
-    drawn = draw(
+    drawn = draw_boxes(
         LARGE,
         [[0.0, 0, 60, 40]],
         ["tvmonitor 0.97"],
@@ -120,7 +120,7 @@ def test_texts_lie_on_a_plate_of_the_box_colour_inside_the_image():
     "box", [[-50, -50, 900, 900], [700, 700, 800, 800], [10, 10, 10, 10], [50, 50, 20, 20]]
 )
 def test_boxes_that_leave_the_image_or_have_no_area_do_no_harm(box):
-    drawn = draw(LARGE, [box], ["odd"], gt_boxes=[box], gt_texts=["odd"])
+    drawn = draw_boxes(LARGE, [box], ["odd"], gt_boxes=[box], gt_texts=["odd"])
     assert drawn.shape == LARGE.shape
 
 
@@ -134,7 +134,7 @@ def test_boxes_that_leave_the_image_or_have_no_area_do_no_harm(box):
 )
 def test_wrong_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        draw(*arguments)
+        draw_boxes(*arguments)
 
 
 def test_class_colours_differ():
@@ -148,17 +148,17 @@ def test_class_colours_differ():
 
 def test_grid_lays_out_row_by_row():
     images = [np.full((10 + n, 20, 3), 50 + n, np.uint8) for n in range(5)]
-    sheet = grid(images, 3, gap=2)
+    sheet = image_grid(images, 3, gap=2)
     assert sheet.shape == (14 + 2 + 14, 3 * 20 + 2 * 2, 3)
     for n, (y, x) in enumerate([(0, 0), (0, 22), (0, 44), (16, 0), (16, 22)]):
         np.testing.assert_array_equal(sheet[y : y + 10 + n, x : x + 20], images[n])
     assert (sheet[:, 20:22] == 0).all() and (sheet[16:, 44:] == 0).all()
-    assert grid(images[:1], 4).shape == (10, 20, 3)
+    assert image_grid(images[:1], 4).shape == (10, 20, 3)
 
 
 def test_grid_refuses_nothing():
     with pytest.raises(ValueError, match="0 images"):
-        grid([], 2)
+        image_grid([], 2)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_grid_refuses_nothing():
 def test_fit_makes_the_longer_side_as_long_as_asked(size, side, expected):
     image = np.full((*size, 3), 90, np.uint8)
     image[:, size[1] // 2 :] = 200
-    fitted, factor = fit(image, side)
+    fitted, factor = fit_image(image, side)
     assert fitted.shape == (*expected, 3)
     assert factor == side / max(size)
     half = round(size[1] // 2 * factor)
@@ -186,7 +186,7 @@ def test_outlines_are_thin_and_faint():
 
 
 def test_draw_can_leave_the_size_as_it_is():
-    drawn = draw(
+    drawn = draw_boxes(
         np.full((100, 100, 3), GREY, np.uint8), [[20.0, 30, 60, 80]], [""], colours=[RED], enlarge=False
     )
     assert drawn.shape == (100, 100, 3)

@@ -48,7 +48,7 @@ def course_loss(case: dict, **changes) -> RegionLoss:
 def course_setup(case: dict):
     """Raw predictions that want a gradient, and what the loss takes; all in float64."""
     raw = torch.from_numpy(case["y_pred"]).double().requires_grad_()
-    outputs, grid = keras_course.outputs_of(raw), keras_course.grid_of(case)
+    outputs, grid = keras_course.course_outputs(raw), keras_course.grid_of(case)
     encoded = TargetEncoder(ResponsibleCellMatcher(), YoloBoxCoder())(keras_course.targets_of(case), grid)
     return raw, outputs, encoded, grid
 

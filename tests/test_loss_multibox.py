@@ -52,10 +52,10 @@ def test_multibox_of_ports(prefix, name):
         return
     case = np.load(FIXTURES / f"ssd/{name}.npz")
     prefix, loss = "caffe" if case[f"{prefix}_equals_caffe"] else prefix, port_loss(prefix)
-    grid = ssd_recordings.grid(case, FIXTURES / "ssd")
+    grid = ssd_recordings.recorded_grid(case, FIXTURES / "ssd")
     loc, conf = (x.requires_grad_() for x in ssd_recordings.predictions(case))
     encoded = TargetEncoder(MultiBoxMatcher(bipartite="last"), SSDBoxCoder())(
-        ssd_recordings.targets(case), grid
+        ssd_recordings.recorded_targets(case), grid
     )
     terms = loss(HeadOutputs(loc, conf), encoded, grid)
     sum(terms.values()).backward()
@@ -100,7 +100,7 @@ def test_a_box_without_area_does_not_take_an_anchor_as_in_ports():
     """torchvision's loss is infinite there (its detector refuses such boxes earlier); the other positives are the same."""
     case = np.load(FIXTURES / "ssd/loss_mini_degenerate.npz")
     encoded = TargetEncoder(MultiBoxMatcher(bipartite="last"), SSDBoxCoder())(
-        ssd_recordings.targets(case), ssd_recordings.grid(case, FIXTURES / "ssd")
+        ssd_recordings.recorded_targets(case), ssd_recordings.recorded_grid(case, FIXTURES / "ssd")
     )
     assert np.isinf(case["tv_loss_loc"])
     usable = case["tv_pos"][np.isfinite(case["tv_pos_target"]).all(1)].astype(int)

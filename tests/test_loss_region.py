@@ -28,7 +28,7 @@ def region_setup(name: str):
     size = (case["H"] * 32, case["W"] * 32)
     grid = YoloAnchors(np.asarray(case["anchors"]).reshape(-1, 2).tolist(), 32)(size)
     raw = torch.from_numpy(case["input"]).requires_grad_()
-    outputs = region_layer.outputs_of(raw, case)
+    outputs = region_layer.region_outputs(raw, case)
     encoded = TargetEncoder(ResponsibleCellMatcher(), YoloBoxCoder())(
         region_layer.region_targets(case["truth"], size), grid
     )

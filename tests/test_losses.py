@@ -47,7 +47,7 @@ def test_region_loss_equals_darknet(name):
     case = REGION[name]
     loss, encoder, anchors, size = region_setup(case)
     raw = torch.from_numpy(case["input"]).requires_grad_()
-    outputs = region_layer.outputs_of(raw, case)
+    outputs = region_layer.region_outputs(raw, case)
     grid = anchors(size)
     encoded = encoder(region_layer.region_targets(case["truth"], size), grid, outputs)
     terms = loss(outputs, encoded, grid)
@@ -63,8 +63,8 @@ def test_region_loss_equals_darknet(name):
 @pytest.mark.parametrize("name", REGION)
 def test_region_activation_equals_darknet(name):
     case = REGION[name]
-    expected = region_layer.outputs_of(torch.logit(torch.from_numpy(case["output"]).double()), case)
-    outputs = region_layer.outputs_of(torch.from_numpy(case["input"]), case)
+    expected = region_layer.region_outputs(torch.logit(torch.from_numpy(case["output"]).double()), case)
+    outputs = region_layer.region_outputs(torch.from_numpy(case["input"]), case)
     assert_close(outputs.offsets[..., :2], expected.offsets[..., :2].float(), atol=1e-5, rtol=0)
     activated = (
         torch.from_numpy(case["output"])
@@ -82,7 +82,7 @@ def test_region_loss_equals_naive_loops(name):
     """The terms, not only their gradient, against loops over cells and truths written from the formula."""
     case = REGION[name]
     loss, encoder, anchors, size = region_setup(case)
-    outputs = region_layer.outputs_of(torch.from_numpy(case["input"]), case)
+    outputs = region_layer.region_outputs(torch.from_numpy(case["input"]), case)
     grid = anchors(size)
     targets = region_layer.region_targets(case["truth"], size)
     terms = loss(outputs, encoder(targets, grid), grid)
@@ -133,10 +133,10 @@ def matches_allowed(case, matched: torch.Tensor) -> None:
 @pytest.mark.parametrize("name", SSD_CASES)
 def test_multibox_equals_caffe(name):
     case = np.load(FIXTURES / f"ssd/{name}.npz")
-    grid = ssd_recordings.grid(case, FIXTURES / "ssd")
+    grid = ssd_recordings.recorded_grid(case, FIXTURES / "ssd")
     loc, conf = (x.requires_grad_() for x in ssd_recordings.predictions(case))
     outputs = HeadOutputs(loc, conf)
-    encoded = TargetEncoder(MultiBoxMatcher(), SSDBoxCoder())(ssd_recordings.targets(case), grid)
+    encoded = TargetEncoder(MultiBoxMatcher(), SSDBoxCoder())(ssd_recordings.recorded_targets(case), grid)
     matches_allowed(case, encoded.matched)
     terms = MultiBoxLoss()(outputs, encoded, grid)
     sum(terms.values()).backward()

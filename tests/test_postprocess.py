@@ -43,7 +43,9 @@ def caffe() -> PostProcess:
 def test_detections_equal_caffe(name):
     case = np.load(FIXTURES / f"ssd/{name}.npz")
     loc, conf = ssd_recordings.predictions(case)
-    found = caffe()(HeadOutputs(loc.double(), conf.double()), ssd_recordings.grid(case, FIXTURES / "ssd"))
+    found = caffe()(
+        HeadOutputs(loc.double(), conf.double()), ssd_recordings.recorded_grid(case, FIXTURES / "ssd")
+    )
     expected = torch.from_numpy(
         case["caffe_det"].reshape(-1, 7).astype(np.float64)
     )  # prior, label, score, box
@@ -61,7 +63,9 @@ def test_detections_equal_darknet(name, k):
     arrays = np.load(FIXTURES / "darknet/region_decode.npz")
     get = lambda key: torch.from_numpy(arrays[f"{name}/det{k}/{key}"])  # noqa: E731
     cells = arrays[f"{name}/anchors"].reshape(-1, 2)
-    outputs = region_layer.outputs_of(torch.from_numpy(arrays[f"{name}/input"]), {**case, "anchors": cells})
+    outputs = region_layer.region_outputs(
+        torch.from_numpy(arrays[f"{name}/input"]), {**case, "anchors": cells}
+    )
     grid = YoloAnchors(cells.tolist(), 32)((case["neth"], case["netw"]))
     rule = yolo_scores if case["softmax"] else yolo_logistic_scores
     post = PostProcess(

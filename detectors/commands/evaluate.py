@@ -30,7 +30,7 @@ def main(cfg: DictConfig) -> float | None:
     if asked.threads:
         torch.set_num_threads(asked.threads)
     device = assemble.choose_device(asked.device)
-    stored = ckpt.load(ckpt.find(asked.run, f"{asked.checkpoint}.pt"))
+    stored = ckpt.load_checkpoint(ckpt.find_checkpoint(asked.run, f"{asked.checkpoint}.pt"))
     detector, config = assemble.load_detector(stored, device)
     config = with_data(config, asked)
     scanned = assemble.scan_annotations(config.data, asked.split, stored.class_names)

@@ -34,7 +34,11 @@ HARMLESS = (
 @entry_point("train")
 def main(cfg: DictConfig) -> float | None:
     """Returns COCO's AP of the last evaluation, so that a sweep can optimise it."""
-    stored = ckpt.load(ckpt.find(cfg.trainer.resume, ckpt.LAST)) if cfg.trainer.resume else None
+    stored = (
+        ckpt.load_checkpoint(ckpt.find_checkpoint(cfg.trainer.resume, ckpt.LAST))
+        if cfg.trainer.resume
+        else None
+    )
     config = check(cfg) if stored is None else resumed_config(stored, list(HydraConfig.get().overrides.task))
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
@@ -80,7 +84,7 @@ def build_run(config: Config, folder: Path, stored: ckpt.Checkpoint | None) -> e
     annotations, val_annotations = read_data(config, stored and stored.class_names)
     detector = assemble.build_detector(config, len(annotations.class_names)).to(device)
     if stored is not None:
-        assemble.load_weights(detector, stored)
+        assemble.load_state(detector, stored)
     elif origin is not None:
         print(*assemble.start_from(detector, origin, config, annotations.class_names), sep="\n")
     run = engine.Run(

@@ -22,7 +22,9 @@ MOVED = {  # `_target_`s of checkpoints and configurations that were stored befo
     "detectors.data.transforms.darknet_2016": "detectors.data.augment.transforms.darknet_2016_augmentation",
     "detectors.data.transforms.course": "detectors.data.augment.transforms.course_augmentation",
 }
-PACKAGE = "detectors."  # a config file may name nothing else: it must not be able to run arbitrary code
+BUILDERS_BELOW = (
+    "detectors."  # a config file may name nothing else: it must not be able to run arbitrary code
+)
 
 
 def build(node: Mapping[str, Any], *positional: Any, **given: Any) -> Any:
@@ -33,7 +35,7 @@ def build(node: Mapping[str, Any], *positional: Any, **given: Any) -> Any:
 
 def find_target(target: str) -> Callable[..., Any]:
     """'detectors.models.ssd.ssd300' -> the function. ValueError, with the closest name, if there is none."""
-    if not isinstance(target, str) or not target.startswith(PACKAGE):
+    if not isinstance(target, str) or not target.startswith(BUILDERS_BELOW):
         raise ValueError(
             f"_target_={target!r}: only functions and classes of this package can be built, such as 'detectors.models.ssd.ssd300'"
         )
@@ -82,7 +84,7 @@ def signature_problems(node: Mapping[str, Any], place: str, given: Sequence[str]
         if node.get(name, parameter.default) in (inspect.Parameter.empty, "???"):
             yield f"{place}.{name} is missing: {target.__name__} needs it; set {place}.{name}=..."
         elif name in node and not fits(node[name], hints.get(name, Any)):
-            yield f"{place}.{name}={node[name]!r}: must be {describe(hints[name])}"
+            yield f"{place}.{name}={node[name]!r}: must be {describe_type(hints[name])}"
 
 
 def _unknown(
@@ -123,7 +125,7 @@ def _items_fit(value: Sequence, origin: type, arguments: tuple) -> bool:
     return all(fits(item, arguments[0]) for item in value)
 
 
-def describe(hint: Any) -> str:
+def describe_type(hint: Any) -> str:
     """int -> 'a whole number'; list[float] -> 'a list of numbers' ..., for messages."""
     words = {
         int: "a whole number",
@@ -134,9 +136,9 @@ def describe(hint: Any) -> str:
     }
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(describe(argument) for argument in arguments)
+        return " or ".join(describe_type(argument) for argument in arguments)
     if is_dataclass(hint):
         return "a group of settings"
     if origin in (list, tuple, Sequence):
-        return f"a list whose items are each {describe(arguments[0])}"
+        return f"a list whose items are each {describe_type(arguments[0])}"
     return words.get(hint, str(getattr(hint, "__name__", hint)))

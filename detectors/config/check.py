@@ -18,12 +18,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from detectors.config.build import MOVED, build, closest, describe, fits, signature_problems
+from detectors.config.build import MOVED, build, closest, describe_type, fits, signature_problems
 from detectors.config.schema import Config
 
 # Builder -> keywords that the program supplies, not the yaml
 GIVEN = {"augment": (), "model": ("num_classes", "loss"), "loss": (), "optimizer": ("module",)}
-Problem = tuple[str, str]  # place, and the sentence that says what is wrong with it
+SettingProblem = tuple[str, str]  # place, and the sentence that says what is wrong with it
 
 
 class ConfigError(ValueError):
@@ -37,11 +37,11 @@ class ConfigError(ValueError):
 
 def check(cfg: DictConfig | Mapping[str, Any], schema: type = Config) -> Any:
     """A composed or stored configuration -> an instance of the schema. `cfg` is not changed. ConfigError names all problems at once."""
-    problems: list[Problem] = []
+    problems: list[SettingProblem] = []
     config = _read(schema, _resolved(cfg), "", problems)
     for group, given in GIVEN.items() if isinstance(config, Config) else ():
         problems += [(group, text) for text in signature_problems(getattr(config, group), group, given)]
-    for rule, sections in RULES.items() if isinstance(config, Config) else ():
+    for rule, sections in CONFIG_RULES.items() if isinstance(config, Config) else ():
         if not {place.partition(".")[0] for place, _ in problems} & set(sections):
             problems += rule(config)
     if problems:
@@ -62,7 +62,7 @@ def _resolved(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _read(schema: type, given: Any, place: str, problems: list[Problem]) -> Any:
+def _read(schema: type, given: Any, place: str, problems: list[SettingProblem]) -> Any:
     """A dataclass from plain values. Where a value is wrong, a problem is noted and the default stands in for it."""
     if not isinstance(given, Mapping):
         problems.append((place, f"{place}={given!r}: must be a group of settings"))
@@ -105,7 +105,7 @@ def _wrong(value: Any, hint: Any, rules: Mapping[str, Any]) -> str | None:
     if value == "???":
         return "missing"
     if not fits(value, hint):
-        return f"must be {describe(hint)}"
+        return f"must be {describe_type(hint)}"
     if "choices" in rules and value not in rules["choices"]:
         return f"must be one of {', '.join(rules['choices'])}{closest(value, rules['choices']) if isinstance(value, str) else ''}"
     if "low" in rules and value is not None and value < rules["low"]:
@@ -119,20 +119,20 @@ def _join(place: str, name: str) -> str:
     return f"{place}.{name}" if place else str(name)
 
 
-def _input_size(config: Config) -> Iterator[Problem]:
+def _input_size(config: Config) -> Iterator[SettingProblem]:
     size = config.input.size
     if len(size) != 2 or min(size) < 1:
         yield "input.size", f"input.size={size}: must be [height, width] in pixels, such as [416, 416]"
 
 
-def _warmup_fits(config: Config) -> Iterator[Problem]:
+def _warmup_fits(config: Config) -> Iterator[SettingProblem]:
     warmup, steps = config.schedule.warmup_steps, config.trainer.steps
     if warmup > steps:
         what = f"schedule.warmup_steps={warmup}: longer than the whole run, trainer.steps={steps}"
         yield "schedule", f"{what}; set schedule.warmup_steps={steps // 10}, or more trainer.steps"
 
 
-def _milestones_fit(config: Config) -> Iterator[Problem]:
+def _milestones_fit(config: Config) -> Iterator[SettingProblem]:
     schedule = config.schedule
     if len(schedule.milestones) != len(schedule.factors):
         what = f"schedule.milestones={schedule.milestones} and schedule.factors={schedule.factors}"
@@ -146,7 +146,7 @@ def _milestones_fit(config: Config) -> Iterator[Problem]:
         )
 
 
-def _data_complete(config: Config) -> Iterator[Problem]:
+def _data_complete(config: Config) -> Iterator[SettingProblem]:
     data = config.data
     if data.format != "shapes" and not data.train:  # data.val may be empty: then a training is not evaluated
         what = "annotation file" if data.format == "coco" else "image sets"
@@ -162,13 +162,13 @@ def _data_complete(config: Config) -> Iterator[Problem]:
         yield from _coco_split(config, split)
 
 
-def _one_way_to_decode(config: Config) -> Iterator[Problem]:
+def _one_way_to_decode(config: Config) -> Iterator[SettingProblem]:
     if config.data.reduced_decode and config.data.image_cache != "none":
         what = f"data.reduced_decode=true and data.image_cache={config.data.image_cache}: the cache holds whole images"
         yield "data", f"{what}; set data.reduced_decode=false, or data.image_cache=none"
 
 
-def _coco_split(config: Config, split: str) -> Iterator[Problem]:
+def _coco_split(config: Config, split: str) -> Iterator[SettingProblem]:
     files, folder = getattr(config.data, split), getattr(config.data.image_folders, split)
     if len(files) > 1:
         yield (
@@ -182,7 +182,7 @@ def _coco_split(config: Config, split: str) -> Iterator[Problem]:
         )
 
 
-def _scales_form_a_row(config: Config) -> Iterator[Problem]:
+def _scales_form_a_row(config: Config) -> Iterator[SettingProblem]:
     scales = config.input.multi_scale
     if scales is None or scales.min == scales.max == 0:
         return
@@ -197,7 +197,7 @@ def _scales_form_a_row(config: Config) -> Iterator[Problem]:
         yield place, f"{what}; set {place}.max={scales.sides()[-1]}, or another step"
 
 
-def _augmentation_agrees_with_evaluation(config: Config) -> Iterator[Problem]:
+def _augmentation_agrees_with_evaluation(config: Config) -> Iterator[SettingProblem]:
     """One that lays images into the input itself does it in one way; evaluation must see objects of the same shape."""
     augmentation = yield from _try("augment", config.augment)
     if augmentation is not None and augmentation.resize not in (None, config.input.resize):
@@ -206,7 +206,7 @@ def _augmentation_agrees_with_evaluation(config: Config) -> Iterator[Problem]:
         yield "input.resize", f"{what}; set input.resize={augmentation.resize}, or another augment"
 
 
-def _parts_can_be_built(config: Config) -> Iterator[Problem]:
+def _parts_can_be_built(config: Config) -> Iterator[SettingProblem]:
     """Asks the parts themselves, on the meta device where weights take no memory: sizes, names and ranges are known only to them."""
     names = config.data.class_names or ["any"]
     with torch.device("meta"):
@@ -234,7 +234,7 @@ def _parts_can_be_built(config: Config) -> Iterator[Problem]:
         )
 
 
-def _scales_can_be_taken(config: Config, model: nn.Module, builder: str) -> Iterator[Problem]:
+def _scales_can_be_taken(config: Config, model: nn.Module, builder: str) -> Iterator[SettingProblem]:
     """The first side that the anchors refuse: none of SSD's but its own, and for YOLOv2 multiples of the stride."""
     scales = config.input.multi_scale
     for side in scales.sides() if scales else ():
@@ -258,7 +258,7 @@ def _try(group: str, node: Mapping[str, Any], **given: Any) -> Any:
 
 
 # Rule -> the sections it reads: it is left out where one of them is already known to be wrong, so that one mistake gives one message.
-RULES: dict[types.FunctionType, tuple[str, ...]] = {
+CONFIG_RULES: dict[types.FunctionType, tuple[str, ...]] = {
     _input_size: ("input",),
     _scales_form_a_row: ("input",),
     _warmup_fits: ("schedule", "trainer"),

@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 from yaml import YAMLError
 
-from detectors.config.build import closest, describe, find_target
+from detectors.config.build import closest, describe_type, find_target
 from detectors.config.schema import CONF
 
 # What a person can mend. Anything else is our mistake and keeps its traceback.
@@ -158,7 +158,7 @@ def _unknown_key(error: Exception, cause: OmegaConfBaseException) -> str:
 def _wrong_type(error: Exception, cause: ValidationError) -> str:
     """trainer.steps=abc -> what the dataclass wants there."""
     hints = typing.get_type_hints(cause.object_type) if is_dataclass(cause.object_type) else {}
-    what = f"must be {describe(hints[cause.key])}" if cause.key in hints else cause.msg.splitlines()[0]
+    what = f"must be {describe_type(hints[cause.key])}" if cause.key in hints else cause.msg.splitlines()[0]
     return f"{_source(error)}{cause.full_key}{_value(error)}: {what}"
 
 

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 from detectors.darknet.sections import (
     AvgPool,
-    Config,
     Convolutional,
     Cost,
+    DarknetCfg,
     Dropout,
     Layer,
     MaxPool,
@@ -23,7 +23,7 @@ from detectors.darknet.sections import (
     Region,
     Reorg,
     Route,
-    Settings,
+    SectionSettings,
     Shape,
     Softmax,
 )
@@ -40,13 +40,13 @@ MOST_OPERATIONS = 2**43
 class _Plan(NamedTuple):
     """What a reader makes of a section."""
 
-    settings: Settings
+    settings: SectionSettings
     output: Shape
     parameters: int = 0
     operations: int = 0
 
 
-def read_cfg(path: Path | str, text: str | None = None) -> Config:
+def read_cfg(path: Path | str, text: str | None = None) -> DarknetCfg:
     """Reads and checks a cfg file, or its text if that is given: then `path` only names it in messages.
 
     ValueError names the file, the line and the section of what does not fit or is not of this family.
@@ -60,9 +60,9 @@ def read_cfg(path: Path | str, text: str | None = None) -> Config:
     operations = 0
     for section in rest:
         kind = ALIASES.get(section.kind, section.kind)
-        if kind not in READERS:
-            raise section.error(f"no such layer in the YOLOv2 family; there are {', '.join(READERS)}")
-        plan = READERS[kind](section, shapes)
+        if kind not in SECTION_READERS:
+            raise section.error(f"no such layer in the YOLOv2 family; there are {', '.join(SECTION_READERS)}")
+        plan = SECTION_READERS[kind](section, shapes)
         operations += plan.operations
         layers.append(
             Layer(len(layers), section.line, kind, plan.settings, shapes[-1], plan.output, plan.parameters)
@@ -72,7 +72,7 @@ def read_cfg(path: Path | str, text: str | None = None) -> Config:
     if not layers:
         raise first.error("no layer follows")
     _check_last(rest, layers)
-    return Config(
+    return DarknetCfg(
         Path(path), net, tuple(layers), tuple(line for section in (first, *rest) for line in section.unused)
     )
 
@@ -293,7 +293,7 @@ def _region(section: Section, shapes: Sequence[Shape]) -> _Plan:
     return _Plan(found, (channels, rows, columns))
 
 
-READERS: dict[str, Callable[[Section, Sequence[Shape]], _Plan]] = {
+SECTION_READERS: dict[str, Callable[[Section, Sequence[Shape]], _Plan]] = {
     "convolutional": _convolutional,
     "maxpool": _maxpool,
     "route": _route,

@@ -11,7 +11,7 @@ from detectors.coders import YoloBoxCoder
 from detectors.darknet.cfg import read_cfg
 from detectors.darknet.network import DarknetNetwork
 from detectors.darknet.region import head_outputs, region_loss, region_matcher, region_postprocess
-from detectors.darknet.sections import Config, Convolutional, Region
+from detectors.darknet.sections import Convolutional, DarknetCfg, Region
 from detectors.models.detector import Detector
 from detectors.structures import HeadOutputs, Loss
 from detectors.targets import TargetEncoder
@@ -20,7 +20,7 @@ from detectors.targets import TargetEncoder
 class RawNetwork(nn.Module):
     """The layers of a cfg but the last, [region]."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: DarknetCfg):
         super().__init__()
         self.network = DarknetNetwork(config)
 
@@ -68,7 +68,7 @@ def darknet_detector(
     )
 
 
-def with_classes(config: Config, num_classes: int) -> Config:
+def with_classes(config: DarknetCfg, num_classes: int) -> DarknetCfg:
     """The same network for another number of classes.
 
     ValueError if its last layers are not a convolution and a region layer, or its images are no RGB ones.
@@ -96,7 +96,7 @@ def with_classes(config: Config, num_classes: int) -> Config:
     return replace(config, layers=(*layers, last, view))
 
 
-def stride_of(config: Config) -> int:
+def stride_of(config: DarknetCfg) -> int:
     """Pixels per cell. ValueError unless it is a whole number, the same in both directions."""
     _, rows, columns = config.layers[-1].input
     height, width = config.net.height, config.net.width

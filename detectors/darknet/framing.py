@@ -9,7 +9,7 @@ import numpy as np
 
 from detectors.structures import ImageInfo
 
-GREY = np.float32(0.5)
+DARKNET_GREY = np.float32(0.5)
 
 
 def to_unit(image: np.ndarray) -> np.ndarray:
@@ -18,7 +18,7 @@ def to_unit(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(table[image].transpose(2, 0, 1))
 
 
-def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def darknet_resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """resize_image: (C, H, W) -> (C, height, width), the aspect ratio ignored. size: (height, width).
 
     Darknet's last row takes its upper neighbour alone. That is the image's last row with all the weight, unless rounding puts the place
@@ -45,12 +45,12 @@ def _places(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return low, np.minimum(low + 1, source - 1), place - low.astype(np.float32)
 
 
-def letterbox(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def darknet_letterbox(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """letterbox_image: (C, H, W) -> (C, height, width), the aspect ratio kept, grey around it. size: (height, width)."""
     rows, columns = letterbox_size(image.shape[1:], size)
-    canvas = np.full((len(image), *size), GREY)
+    canvas = np.full((len(image), *size), DARKNET_GREY)
     top, left = (size[0] - rows) // 2, (size[1] - columns) // 2
-    canvas[:, top : top + rows, left : left + columns] = resize(image, (rows, columns))
+    canvas[:, top : top + rows, left : left + columns] = darknet_resize(image, (rows, columns))
     return canvas
 
 

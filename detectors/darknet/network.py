@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detectors.darknet.cfg import read_cfg
-from detectors.darknet.region import activate, detect, head_outputs
+from detectors.darknet.region import activate, head_outputs, region_detections
 from detectors.darknet.sections import (
     AvgPool,
-    Config,
     Convolutional,
     Cost,
+    DarknetCfg,
     Dropout,
     Layer,
     MaxPool,
@@ -24,7 +24,7 @@ from detectors.darknet.sections import (
     Route,
     Softmax,
 )
-from detectors.darknet.weights import Report, check_weights, load_weights
+from detectors.darknet.weights import LoadReport, check_weights, load_weights
 from detectors.layers import DarknetMaxPool, DarknetReorg, init_darknet
 from detectors.structures import Detections, HeadOutputs
 
@@ -109,7 +109,7 @@ class RegionLayer(nn.Module):
 class DarknetNetwork(nn.Module):
     """The layers of a cfg. Any input size that the layers can take will do, not only the cfg's."""
 
-    def __init__(self, config: Config | Path | str, *, batch_norm: str = "gpu"):
+    def __init__(self, config: DarknetCfg | Path | str, *, batch_norm: str = "gpu"):
         """config: what read_cfg gave, or the path of a cfg file, which may raise its errors.
 
         batch_norm: the arithmetic of Darknet's "gpu" build, with which all weights are trained, or of its "cpu" build (evaluation only);
@@ -118,7 +118,7 @@ class DarknetNetwork(nn.Module):
         super().__init__()
         if batch_norm not in BATCH_NORMS:
             raise ValueError(f"batch_norm={batch_norm!r}: choose 'gpu' or 'cpu', one of Darknet's builds")
-        self.config = config if isinstance(config, Config) else read_cfg(config)
+        self.config = config if isinstance(config, DarknetCfg) else read_cfg(config)
         self.layers = nn.ModuleList(_module(layer, batch_norm) for layer in self.config.layers)
         self.register_buffer(
             "images_seen", torch.zeros((), dtype=torch.int64)
@@ -151,7 +151,9 @@ class DarknetNetwork(nn.Module):
     def detections(self, images: Tensor, *, score_threshold: float, nms_iou: float) -> Detections:
         """Detections in pixels of `images`, not clipped; `image` is the position in the batch. ValueError without a region layer."""
         settings, size = _region(self.config), tuple(images.shape[-2:])
-        return detect(self.raw(images), settings, size=size, score_threshold=score_threshold, nms_iou=nms_iou)
+        return region_detections(
+            self.raw(images), settings, size=size, score_threshold=score_threshold, nms_iou=nms_iou
+        )
 
     def _run(self, images: Tensor, keep: set[int], stop: int | None = None) -> list[Tensor]:
         """Outputs of the first `stop` layers; those not in `keep` are dropped (None) once the next layer has read them."""
@@ -175,7 +177,7 @@ class DarknetNetwork(nn.Module):
 
 def read_network(
     cfg: Path | str, weights: Path | str, *, batch_norm: str = "gpu"
-) -> tuple[DarknetNetwork, Report]:
+) -> tuple[DarknetNetwork, LoadReport]:
     """A network with its weights, in evaluation mode, and what was loaded. The two files are held against each other before memory is
     asked for. FileNotFoundError, ValueError: as read_cfg and load_weights."""
     config = read_cfg(cfg)
@@ -185,7 +187,7 @@ def read_network(
     return network.eval(), load_weights(network, weights)
 
 
-def _region(config: Config) -> Region:
+def _region(config: DarknetCfg) -> Region:
     if config.region is None:
         raise ValueError(
             f"{config.path}: the last layer is [{config.layers[-1].kind}], not [region], so this network detects nothing"

@@ -70,7 +70,7 @@ def region_postprocess(settings: Region, *, score_threshold: float, nms_iou: flo
     )
 
 
-def detect(
+def region_detections(
     raw: Tensor, settings: Region, *, size: tuple[int, int], score_threshold: float, nms_iou: float
 ) -> Detections:
     """(B, n * (5 + C), rows, columns) -> detections in pixels of an input of `size` (height, width), not clipped.

@@ -75,7 +75,7 @@ class Region:
     random: bool
 
 
-Settings = Convolutional | MaxPool | Route | Reorg | AvgPool | Softmax | Dropout | Cost | Region
+SectionSettings = Convolutional | MaxPool | Route | Reorg | AvgPool | Softmax | Dropout | Cost | Region
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Layer:
     index: int
     line: int
     kind: str
-    settings: Settings
+    settings: SectionSettings
     input: Shape  # of the layer before, also for a route
     output: Shape
     parameters: int  # floats in a .weights file
@@ -117,7 +117,7 @@ class Net:
 
 
 @dataclass(frozen=True)
-class Config:
+class DarknetCfg:
     path: Path
     net: Net
     layers: tuple[Layer, ...]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 LARGEST_FILE = 1 << 20  # bytes; the longest cfg of the YOLOv2 family has 2,726
 MOST_SECTIONS = 1000  # yolov2.cfg has 33
-WHOLE = re.compile(r"[+-]?\d{1,18}", re.ASCII)
+WHOLE_NUMBER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 
 
 class Section:
@@ -92,7 +92,7 @@ class Section:
         return text.rstrip(",").split(",") if text else []
 
     def _whole(self, text: str, key: str) -> int:
-        if not WHOLE.fullmatch(text):
+        if not WHOLE_NUMBER.fullmatch(text):
             raise self.error(f"{text!r} is not a whole number", key)
         return int(text)
 

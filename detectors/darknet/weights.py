@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 FLOAT = np.dtype("<f4")
-SEEN = "images_seen"  # the buffer that holds the header's `seen`, wherever in the module it is
+SEEN_BUFFER = "images_seen"  # the buffer that holds the header's `seen`, wherever in the module it is
 
 
 class Header(NamedTuple):
@@ -79,7 +79,7 @@ class Convolution(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Report:
+class LoadReport:
     """What became of a .weights file."""
 
     path: Path
@@ -143,7 +143,7 @@ def read_header(path: Path | str) -> Header:
     return header._replace(seen=seen)
 
 
-def load_weights(module: nn.Module, path: Path | str, *, partial: bool = False) -> Report:
+def load_weights(module: nn.Module, path: Path | str, *, partial: bool = False) -> LoadReport:
     """Fills a module's convolutions, and its buffer `images_seen` if it has one, from a .weights file. After an error nothing has changed.
 
     partial: the file may end before the network does, between two layers, such as darknet19_448.conv.23; the rest stays as it is.
@@ -162,14 +162,14 @@ def load_weights(module: nn.Module, path: Path | str, *, partial: bool = False) 
     return report
 
 
-def check_weights(module: nn.Module, path: Path | str, *, partial: bool = False) -> Report:
+def check_weights(module: nn.Module, path: Path | str, *, partial: bool = False) -> LoadReport:
     """What load_weights would do, with all its errors, and nothing done. The module may lie on the "meta" device and hold no memory."""
     path, layers = Path(path), convolutions(module)
     header = read_header(path)
     numbers = _numbers(path, header)
     loaded = _fitting(path, numbers, layers, partial)
     _check_variances(path, numbers, loaded)
-    return Report(path, header, tuple(loaded), tuple(layers[len(loaded) :]))
+    return LoadReport(path, header, tuple(loaded), tuple(layers[len(loaded) :]))
 
 
 def save_weights(module: nn.Module, path: Path | str, *, header: Header | None = None) -> None:
@@ -193,7 +193,7 @@ def save_weights(module: nn.Module, path: Path | str, *, header: Header | None =
 
 
 def _counters(module: nn.Module) -> list[Tensor]:
-    return [buffer for name, buffer in module.named_buffers() if name.rpartition(".")[2] == SEEN]
+    return [buffer for name, buffer in module.named_buffers() if name.rpartition(".")[2] == SEEN_BUFFER]
 
 
 def _numbers(path: Path, header: Header) -> np.ndarray:

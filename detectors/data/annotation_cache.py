@@ -25,10 +25,10 @@ import numpy as np
 from detectors.annotations import Annotations, Texts
 from detectors.data.problems import Problem
 
-FORMAT = (
+CACHE_FORMAT = (
     2  # raise it with every change of what a scan returns for the same files, and of the layout of the file
 )
-MAGIC = b"detectors annotations %d\n" % FORMAT
+MAGIC = b"detectors annotations %d\n" % CACHE_FORMAT
 DIGEST = 32  # bytes
 ARRAYS = ("sizes", "offsets", "boxes_original", "labels", "difficult", "crowd", "areas")
 Scanned = tuple[Annotations, list[Problem]]
@@ -51,22 +51,22 @@ def cached(
     """
     arguments = places | {"class_names": class_names}
     try:
-        key = None if folder is None else fingerprint(sources(**places))
+        key = None if folder is None else files_fingerprint(sources(**places))
     except OSError:
         key = None  # the scan knows better what to say about a missing file
     if key is None:
         return scan(**arguments)
     path = Path(folder) / f"{_name(scan.__name__, arguments)}.annotations"
-    if (found := load(path, key)) is not None:
+    if (found := read_cache(path, key)) is not None:
         return found
     started = time.monotonic()
     found = scan(**arguments)
-    if save(path, key, found):
+    if write_cache(path, key, found):
         logger.info("read %d images (%.1f s); kept in %s", len(found[0]), time.monotonic() - started, path)
     return found
 
 
-def fingerprint(sources: Iterable[os.PathLike]) -> str:
+def files_fingerprint(sources: Iterable[os.PathLike]) -> str:
     """A hash of names, sizes and times. OSError for a file that is not there."""
     stamps = []
     for source in sources:
@@ -91,7 +91,7 @@ def _hash(text: str) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=DIGEST).hexdigest()
 
 
-def save(path: Path, key: str, found: Scanned) -> bool:
+def write_cache(path: Path, key: str, found: Scanned) -> bool:
     """Whether it was written: under a temporary name that is then changed, so that nobody ever reads half of it."""
     content = pack(key, found)
     try:
@@ -120,7 +120,7 @@ def _warn_unwritable(folder: str, reason: str) -> None:
     )
 
 
-def load(path: Path, key: str) -> Scanned | None:
+def read_cache(path: Path, key: str) -> Scanned | None:
     """What was saved under this key; None if there is none, or if the file is damaged, of another version or of other annotations."""
     try:
         content = path.read_bytes()
@@ -130,7 +130,7 @@ def load(path: Path, key: str) -> Scanned | None:
         logger.info("%s cannot be read (%s); it is made anew", path, error.strerror)
         return None
     try:
-        found = unpack(content, key)
+        found = unpack_annotations(content, key)
     except ValueError as error:
         logger.info("%s: %s; it is made anew", path, error)
         return None
@@ -156,7 +156,7 @@ def pack(key: str, found: Scanned) -> bytes:
     return b"".join([MAGIC, _digest(rest), rest])
 
 
-def unpack(content: bytes, key: str) -> Scanned:
+def unpack_annotations(content: bytes, key: str) -> Scanned:
     """Law: unpack(pack(key, found), key) == found. ValueError for anything else, found by the hash before it is interpreted."""
     if not content.startswith(MAGIC):
         raise ValueError("of another version, or not a file of this cache")

@@ -12,8 +12,8 @@ from PIL import Image
 from detectors.annotations import Annotations
 from detectors.data.problems import Problem, settle
 
-LISTED = 20  # lines of a long list that an error spells out; the rest is counted
-LARGEST = (
+NAMES_LISTED = 20  # lines of a long list that an error spells out; the rest is counted
+LARGEST_SIDE = (
     2.0**20
 )  # pixels: no image is so large, and nothing that is computed from such a box overflows in float32
 
@@ -50,14 +50,14 @@ def box_faults(boxes_original: np.ndarray) -> np.ndarray:
     """
     boxes = boxes_original.astype(np.float64)
     with np.errstate(invalid="ignore"):
-        usable = (np.abs(boxes) <= LARGEST).all(1)  # False for NaN
+        usable = (np.abs(boxes) <= LARGEST_SIDE).all(1)  # False for NaN
         flat = np.where(usable[:, None], boxes, 0).astype(np.float32)
     return np.select([~usable, ~(flat[:, 2:] > flat[:, :2]).all(1)], ["broken-object", "no-area"], default="")
 
 
 def as_box(corners: np.ndarray) -> tuple[float, float, float, float] | None:
     """(4,) -> the box of a Problem; None for one that cannot be drawn."""
-    return tuple(map(float, corners)) if (np.abs(corners) <= LARGEST).all() else None
+    return tuple(map(float, corners)) if (np.abs(corners) <= LARGEST_SIDE).all() else None
 
 
 def to_offsets(counts: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -68,7 +68,7 @@ def to_offsets(counts: Sequence[int] | np.ndarray) -> np.ndarray:
 def as_size(height: object, width: object) -> tuple[int, int] | None:
     """(height, width) of numbers that an image can have; None for anything else."""
     sides = [
-        side for side in (height, width) if isinstance(side, int | float) and 1 <= side <= LARGEST
+        side for side in (height, width) if isinstance(side, int | float) and 1 <= side <= LARGEST_SIDE
     ]  # False for NaN
     return (int(sides[0]), int(sides[1])) if len(sides) == 2 else None
 
@@ -91,4 +91,8 @@ def did_you_mean(name: str, choices: Sequence[str]) -> str:
 
 def shortened(lines: list[str]) -> list[str]:
     """The first lines of a long list, and how many more there are."""
-    return lines if len(lines) <= LISTED else [*lines[:LISTED], f"... and {len(lines) - LISTED} more"]
+    return (
+        lines
+        if len(lines) <= NAMES_LISTED
+        else [*lines[:NAMES_LISTED], f"... and {len(lines) - NAMES_LISTED} more"]
+    )

@@ -28,7 +28,7 @@ from detectors.data.checks import (
 )
 from detectors.data.problems import Problem
 
-PARTS = ("categories", "images", "annotations")
+COCO_PARTS = ("categories", "images", "annotations")
 NUMBERS = {int, float}  # what JSON's numbers are read as; bool is neither of them
 
 
@@ -156,7 +156,7 @@ def _load(file: Path) -> dict[str, list]:
         content = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file}: not valid JSON ({error})") from error
-    for part in PARTS:
+    for part in COCO_PARTS:
         if not isinstance(content, dict) or not isinstance(content.get(part), list):
             raise ValueError(
                 f"{file}: no list of {part!r}; an instances file holds images, annotations and categories"

@@ -14,7 +14,7 @@ import numpy as np
 
 from detectors.annotations import Annotations
 
-VERSION = 1  # of the file's layout and of the decoder
+IMAGE_CACHE_VERSION = 1  # of the file's layout and of the decoder
 MARK_BYTES = 4  # of one image's mark
 SAMPLED = (
     1021  # every so manieth byte of an image goes into its mark: four and more of each page of 4,096 bytes
@@ -99,7 +99,7 @@ def _in_memory(sizes: np.ndarray, need: int) -> ImageCache:
 
 
 def _on_disk(annotations: Annotations, need: int, folder: Path) -> ImageCache:
-    path = folder / f"{fingerprint(annotations.paths, annotations.sizes)}.pixels"
+    path = folder / f"{images_fingerprint(annotations.paths, annotations.sizes)}.pixels"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -123,9 +123,9 @@ def _on_disk(annotations: Annotations, need: int, folder: Path) -> ImageCache:
     return ImageCache(str(path), annotations.sizes)
 
 
-def fingerprint(paths: Sequence[str], sizes: np.ndarray) -> str:
+def images_fingerprint(paths: Sequence[str], sizes: np.ndarray) -> str:
     """Changes with any file's path, length or time of change, and with any annotated size."""
-    whole = hashlib.sha256(f"{VERSION}\n".encode())
+    whole = hashlib.sha256(f"{IMAGE_CACHE_VERSION}\n".encode())
     for path in paths:
         whole.update(f"{path}\0{_stamp(path)}\n".encode("utf-8", "surrogatepass"))
     whole.update(np.ascontiguousarray(sizes, dtype=np.int64).tobytes())

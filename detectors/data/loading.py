@@ -31,7 +31,7 @@ DRAW, PART, MIX = range(3)  # streams of a sample, see DetectionDataset._entropy
 TRIES = 50  # images drawn in the place of one that cannot be used, before the data set is given up
 ON_ERROR = ("stop", "replace", "leave_out")
 
-Transform = Callable[[np.ndarray, np.ndarray, np.ndarray, int, tuple[int, int] | None], TransformedSample]
+TransformCall = Callable[[np.ndarray, np.ndarray, np.ndarray, int, tuple[int, int] | None], TransformedSample]
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class DetectionDataset(Dataset):
     def __init__(
         self,
         annotations: Annotations,
-        transform: Transform,
+        transform: TransformCall,
         *,
         seed: int,
         use_difficult: bool = True,

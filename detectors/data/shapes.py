@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 CLASSES = ("cross", "disc", "ring", "square", "star", "triangle")
-FORMAT = 3  # raise it with every change of what is drawn: it is part of the cache folder's name
+SHAPES_VERSION = 3  # raise it with every change of what is drawn: it is part of the cache folder's name
 COUNTS = (
     0.04,
     0.14,
@@ -28,13 +28,13 @@ COUNTS = (
     0.20,
     0.14,
 )  # probability of 0, 1, 2, ... shapes in an image: 2.9 on average
-SIDES = (0.2, 0.55)  # longer side of a shape's own frame over the image's side, drawn log-uniformly
-ASPECT = 1.5  # a shape's own frame is at most so many times as long as wide, before it is turned
+SIDE_RANGE = (0.2, 0.55)  # longer side of a shape's own frame over the image's side, drawn log-uniformly
+ASPECT_RANGE = 1.5  # a shape's own frame is at most so many times as long as wide, before it is turned
 VISIBLE = 0.65  # no shape is hidden more than this leaves
 HUES = (0.33, 0.83, 0.0, 0.5, 0.17, 0.67)  # of a class, 0..1 around the colour circle
 HUE_SPREAD = 0.07  # either side
 SUBPIXEL = 4  # bits after the point in OpenCV's vertex coordinates
-JPEG_QUALITY = 92
+SHAPES_QUALITY = 92
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def write_shapes(
         raise ValueError(
             f"shapes with train={train}, val={val}, size={size}: both splits need an image, and a side of 32 pixels or more"
         )
-    root = Path(folder).absolute() / f"shapes-v{FORMAT}-seed{seed}-train{train}-val{val}-size{size}"
+    root = Path(folder).absolute() / f"shapes-v{SHAPES_VERSION}-seed{seed}-train{train}-val{val}-size{size}"
     if root.is_dir():
         return root
     started = time.monotonic()
@@ -79,14 +79,14 @@ def _write_splits(root: Path, seed: int, counts: dict[str, int], size: int) -> N
     for number, (split, count) in enumerate(counts.items()):
         stems = [f"{split}_{index:05d}" for index in range(count)]
         for index, stem in enumerate(stems):
-            image, labels, boxes = draw(np.random.default_rng((seed, number, index)), size)
-            encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
+            image, labels, boxes = draw_shapes(np.random.default_rng((seed, number, index)), size)
+            encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, SHAPES_QUALITY])[1]
             (root / "JPEGImages" / f"{stem}.jpg").write_bytes(encoded.tobytes())
             (root / "Annotations" / f"{stem}.xml").write_text(_xml(stem, size, labels, boxes))
         (root / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{stem}\n" for stem in stems))
 
 
-def draw(
+def draw_shapes(
     rng: np.random.Generator, size: int
 ) -> tuple[np.ndarray, list[int], list[tuple[int, int, int, int]]]:
     """One image: (size, size, 3) uint8 RGB, labels into CLASSES, boxes xyxy with continuous edges, tight around what is visible."""
@@ -141,8 +141,8 @@ def _place(
 
 def _coverage(rng: np.random.Generator, label: int, size: int) -> np.ndarray:
     """(h, w) float32 in 0..1: how much of each pixel a turned shape covers, in a frame that just holds it."""
-    long = size * np.exp(rng.uniform(*np.log(SIDES)))
-    half = rng.permutation([1, ASPECT ** -rng.uniform()]) * long / 2
+    long = size * np.exp(rng.uniform(*np.log(SIDE_RANGE)))
+    half = rng.permutation([1, ASPECT_RANGE ** -rng.uniform()]) * long / 2
     angle = rng.uniform(0, 2 * np.pi)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     outlines = [outline * half @ turn for outline in _outlines(rng, CLASSES[label])]

@@ -25,10 +25,10 @@ from detectors.data.sampling import MultiScale
 from detectors.data.shapes import write_shapes
 from detectors.data.voc import scan_voc, voc_sources
 from detectors.models.detector import Detector
-from detectors.training.checkpoint import Checkpoint, find, load
-from detectors.training.transfer import Transfer, fit
+from detectors.training.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from detectors.training.transfer import Transfer, fit_tensors
 
-PIXELS = (
+PIXEL_SETTINGS = (
     "pixel_mean",
     "pixel_std",
     "channel_order",
@@ -194,14 +194,14 @@ def load_detector(checkpoint: Checkpoint, device: torch.device) -> tuple[Detecto
     """The detector of a checkpoint in evaluation mode, and its configuration. ValueError if the weights do not fit it."""
     config = check(checkpoint.config)
     detector = build_detector(config, len(checkpoint.class_names))
-    load_weights(detector, checkpoint)
+    load_state(detector, checkpoint)
     return detector.to(device).eval(), config
 
 
 def initial_weights(place: str) -> Checkpoint:
     """The checkpoint that trainer.init_from names. FileNotFoundError or ValueError that says how to come by one."""
     try:
-        return load(find(place))
+        return load_checkpoint(find_checkpoint(place))
     except (FileNotFoundError, ValueError) as error:
         fix = "detectors convert makes checkpoints of other programs' weights; trainer.init_from=null starts from random ones"
         raise type(error)(f"trainer.init_from: {error}; {fix}") from error
@@ -225,7 +225,7 @@ def start_from(
         twin = build(
             config.model, num_classes=len(checkpoint.class_names), loss=build(config.loss)
         ).state_dict()
-    transfer = fit(ours, found, where=str(checkpoint.path), twin=twin, partial=True)
+    transfer = fit_tensors(ours, found, where=str(checkpoint.path), twin=twin, partial=True)
     transfer.left |= dict.fromkeys(held, "trainer.init_without")
     transfer.unused = dict.fromkeys(
         (name for name in found if name not in ours), "nothing here has this name"
@@ -249,7 +249,7 @@ def _other_meaning(
 ) -> Iterator[str]:
     """What fits by size and yet was trained for something else: pixels of another scale, classes of other names."""
     before = checkpoint.config["model"]
-    for name in PIXELS:
+    for name in PIXEL_SETTINGS:
         if name in before and name in config.model and list(before[name]) != list(config.model[name]):
             yield f"trained with {name}={before[name]}, but model.{name}={config.model[name]} here; make them equal"
     same_size = len(class_names) == len(checkpoint.class_names) and any(
@@ -259,7 +259,7 @@ def _other_meaning(
         yield "its classes have other names or another order, and its head fits by size alone; trainer.init_without=[head] starts it anew"
 
 
-def load_weights(detector: Detector, checkpoint: Checkpoint) -> None:
+def load_state(detector: Detector, checkpoint: Checkpoint) -> None:
     try:
         detector.load_state_dict(checkpoint.model)
     except RuntimeError as error:

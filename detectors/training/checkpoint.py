@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-FORMAT = 1
+CHECKPOINT_FORMAT = 1
 LAST, BEST = "last.pt", "best.pt"
 
 
@@ -29,19 +29,19 @@ class Checkpoint:
     random: dict[str, torch.Tensor]  # PyTorch's generators
 
 
-def save(checkpoint: Checkpoint) -> None:
+def save_checkpoint(checkpoint: Checkpoint) -> None:
     """Writes checkpoint.path, whole or not at all."""
     content = {
-        "format": FORMAT,
+        "format": CHECKPOINT_FORMAT,
         **{k: v for k, v in vars(checkpoint).items() if k != "path"},
         "class_names": list(checkpoint.class_names),
     }
-    with whole_file(checkpoint.path) as file:
+    with atomic_file(checkpoint.path) as file:
         torch.save(content, file)
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """A binary file to write, made under another name beside `path` and renamed at the end, so that a kill or a full disk leaves the
     previous file whole. Folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
-def load(path: Path | str) -> Checkpoint:
+def load_checkpoint(path: Path | str) -> Checkpoint:
     """Reads a checkpoint of ours; tensors come to the CPU.
 
     FileNotFoundError without the file; ValueError for one that is truncated, needs more than tensors, or is no checkpoint of ours.
@@ -69,9 +69,9 @@ def load(path: Path | str) -> Checkpoint:
 
 def from_content(path: Path, content: Any) -> Checkpoint:
     """What read_tensors found -> Checkpoint. ValueError if something else lies in the file."""
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
         raise ValueError(
-            f"{path}: a file of tensors, but no checkpoint that train.py wrote (format {FORMAT})"
+            f"{path}: a file of tensors, but no checkpoint that train.py wrote (format {CHECKPOINT_FORMAT})"
         )
     names = [name for name in Checkpoint.__dataclass_fields__ if name != "path"]
     if absent := [name for name in names if name not in content]:
@@ -116,7 +116,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def find(place: Path | str, which: str = BEST) -> Path:
+def find_checkpoint(place: Path | str, which: str = BEST) -> Path:
     """A run folder or a checkpoint file -> the checkpoint file. In a folder without `which`, last.pt stands in for best.pt.
 
     FileNotFoundError that says what is there instead.

@@ -101,7 +101,7 @@ def train(run: Run) -> Report:
         if stop:
             recent.check()
             clock.pause()
-            save(run, ckpt.LAST)
+            save_run(run, ckpt.LAST)
             raise KeyboardInterrupt(
                 f"stopped after step {progress.step}; go on with: python train.py trainer.resume={run.folder}"
             )
@@ -158,9 +158,9 @@ def evaluate_and_save(run: Run) -> Report:
     score = result.scalars[METRIC]
     best = score is not None and score > run.progress.best
     run.progress.best = score if best else run.progress.best
-    save(run, ckpt.LAST)
+    save_run(run, ckpt.LAST)
     if best:
-        save(run, ckpt.BEST)
+        save_run(run, ckpt.BEST)
     write_summary(run, result)
     return result
 
@@ -217,8 +217,8 @@ def probe(run: Run, detections: Detections) -> None:
         run.tracker.images("probe/detections", pictures, run.progress.step)
 
 
-def save(run: Run, name: str) -> None:
-    ckpt.save(
+def save_run(run: Run, name: str) -> None:
+    ckpt.save_checkpoint(
         ckpt.Checkpoint(
             path=run.folder / name,
             step=run.progress.step,

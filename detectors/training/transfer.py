@@ -37,7 +37,7 @@ class Transfer:
                 yield f"{verb}: {', '.join(same[:4])}{f' and {len(same) - 4} more' if len(same) > 4 else ''} ({why})"
 
 
-def fit(
+def fit_tensors(
     ours: Mapping[str, Tensor],
     found: Mapping[str, Tensor],
     *,

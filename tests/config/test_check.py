@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from detectors.config.build import build, describe, find_target, fits
+from detectors.config.build import build, describe_type, find_target, fits
 from detectors.config.check import ConfigError, check
 from detectors.config.schema import Config, EvaluateConfig, to_plain, to_yaml
 from detectors.losses import MultiBoxLoss
@@ -268,5 +268,5 @@ def test_fits(value, hint, fit):
 
 
 def test_describe():
-    assert describe(int | None) == "a whole number or null"
-    assert describe(list[float]) == "a list whose items are each a number"
+    assert describe_type(int | None) == "a whole number or null"
+    assert describe_type(list[float]) == "a list whose items are each a number"

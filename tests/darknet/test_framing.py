@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from detectors.darknet.framing import frame, letterbox, letterbox_size, resize, to_unit
+from detectors.darknet.framing import darknet_letterbox, darknet_resize, frame, letterbox_size, to_unit
 
 
 @pytest.mark.parametrize("case", ["letterbox0", "letterbox1", "letterbox2", "resize0", "resize1"])
 def test_images_equal_darknets(case, fixtures):
     recorded = np.load(fixtures / "darknet/ops.npz")
     given, expected = recorded[f"{case}/input"], recorded[f"{case}/output"]
-    ours = (letterbox if case.startswith("letterbox") else resize)(given, expected.shape[1:])
+    ours = (darknet_letterbox if case.startswith("letterbox") else darknet_resize)(given, expected.shape[1:])
     assert_allclose(ours, expected, atol=2e-6, rtol=0)
 
 
@@ -41,7 +41,7 @@ def test_resize_equals_darknets_loops(source, target):
         expected[:, r] = (one - part) * wide[:, above]
         if r < rows - 1 and height > 1:
             expected[:, r] += part * wide[:, above + 1]
-    assert_array_equal(resize(image, target), expected)
+    assert_array_equal(darknet_resize(image, target), expected)
 
 
 def test_bytes_become_parts_of_one():
@@ -68,4 +68,4 @@ def test_an_image_too_narrow_for_its_letterbox():
     with pytest.raises(
         ValueError, match="an image of 1000 x 2 pixels has no room in a letterbox of 224 x 224"
     ):
-        letterbox(np.zeros((3, 2, 1000), np.float32), (224, 224))
+        darknet_letterbox(np.zeros((3, 2, 1000), np.float32), (224, 224))

@@ -10,7 +10,7 @@ import pytest
 from numpy.testing import assert_array_equal
 from PIL import Image
 
-from detectors.darknet.framing import resize, to_unit
+from detectors.darknet.framing import darknet_resize, to_unit
 from detectors.darknet.jpeg import ZIGZAG, UnsupportedJpeg, decode
 from detectors.darknet.jpeg_pixels import enlarge, inverse_transform, to_rgb
 
@@ -35,7 +35,7 @@ def test_a_photograph_is_decoded_as_darknet_does(shared):
     folder = shared / "weights/yolo-lite/oracle"
     image = decode((folder / "dog.jpg").read_bytes())
     assert_array_equal(
-        resize(to_unit(image), (224, 224)), np.load(folder / "darknet_dog_224.npz")["x__resize"]
+        darknet_resize(to_unit(image), (224, 224)), np.load(folder / "darknet_dog_224.npz")["x__resize"]
     )
 
 

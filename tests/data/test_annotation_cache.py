@@ -16,7 +16,7 @@ from numpy.testing import assert_array_equal
 
 from detectors.annotations import Annotations, Texts
 from detectors.data import annotation_cache
-from detectors.data.annotation_cache import MAGIC, Scanned, cached, unpack
+from detectors.data.annotation_cache import MAGIC, Scanned, cached, unpack_annotations
 from detectors.data.coco import coco_sources, scan_coco
 from detectors.data.voc import scan_voc, voc_sources
 from tests.data.files import box_xml, write_coco, write_voc
@@ -205,7 +205,7 @@ def test_no_flipped_bit_and_no_cut_goes_through(voc):
     for place in range(0, len(content), 37):
         for damaged in (flipped(content, place), content[:place]):
             with pytest.raises(ValueError, match="^damaged|^of another version"):
-                unpack(damaged, "")
+                unpack_annotations(damaged, "")
 
 
 def test_a_folder_that_cannot_be_written_costs_one_warning(voc, tmp_path, caplog):
@@ -287,10 +287,10 @@ def test_texts_of_any_kind_are_kept(tmp_path):
         whole,
         (),
     )
-    found = unpack(annotation_cache.pack("key", (empty, [])), "key")
+    found = unpack_annotations(annotation_cache.pack("key", (empty, [])), "key")
     assert found[0].paths == names and json.dumps(list(found[0].image_ids))
     with pytest.raises(ValueError, match="have changed"):
-        unpack(annotation_cache.pack("key", (empty, [])), "other")
+        unpack_annotations(annotation_cache.pack("key", (empty, [])), "other")
 
 
 @pytest.mark.slow

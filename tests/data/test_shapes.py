@@ -13,7 +13,7 @@ from numpy.testing import assert_array_equal
 
 from detectors.data import shapes
 from detectors.data.images import read_image
-from detectors.data.shapes import CLASSES, draw, write_shapes
+from detectors.data.shapes import CLASSES, draw_shapes, write_shapes
 from detectors.data.voc import read_voc
 
 
@@ -44,14 +44,14 @@ def test_it_is_written_once(tmp_path):
     assert write_shapes(folder=tmp_path, train=2, val=1) == root
     assert (root / "ImageSets/Main/train.txt").stat().st_mtime_ns == before
     assert [path.name for path in tmp_path.iterdir()] == [root.name]
-    assert f"v{shapes.FORMAT}-seed0-train2-val1-size160" in root.name
+    assert f"v{shapes.SHAPES_VERSION}-seed0-train2-val1-size160" in root.name
 
 
 def test_an_interruption_leaves_nothing(tmp_path, monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(shapes, "draw", interrupt)
+    monkeypatch.setattr(shapes, "draw_shapes", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_shapes(folder=tmp_path, train=2, val=1)
     assert not list(tmp_path.iterdir())
@@ -98,7 +98,7 @@ def test_the_reader_reads_back_what_was_drawn(tmp_path):
         truths = read_voc(root=root, image_sets=[split], class_names=list(CLASSES))
         assert len(truths) == count
         for index in range(count):
-            image, labels, boxes = draw(np.random.default_rng((5, number, index)), 96)
+            image, labels, boxes = draw_shapes(np.random.default_rng((5, number, index)), 96)
             assert_array_equal(truths.labels[truths.rows(index)], labels)
             assert_array_equal(truths.boxes_original[truths.rows(index)], np.reshape(boxes, (-1, 4)))
             if index == 0:
@@ -127,7 +127,7 @@ def test_boxes_fit_what_is_seen(monkeypatch):
             return getattr(self.generator, name)
 
     for seed in range(40):
-        image, _, boxes = draw(Quiet(seed), 120)
+        image, _, boxes = draw_shapes(Quiet(seed), 120)
         red = image[..., 0] >= 128
         if boxes:
             rows, columns = np.nonzero(red)
@@ -139,7 +139,7 @@ def test_boxes_fit_what_is_seen(monkeypatch):
 
 def test_what_the_set_is_like():
     """About three shapes an image, all classes alike often, some images empty, overlaps, many sizes and aspect ratios."""
-    drawn = [draw(np.random.default_rng((0, 0, index)), 160) for index in range(150)]
+    drawn = [draw_shapes(np.random.default_rng((0, 0, index)), 160) for index in range(150)]
     counts = np.array([len(labels) for _, labels, _ in drawn])
     boxes = np.array([box for _, _, boxes in drawn for box in boxes])
     per_class = np.bincount([label for _, labels, _ in drawn for label in labels], minlength=len(CLASSES))

@@ -34,12 +34,12 @@ def stored(config: Config, path: Path, class_names: tuple[str, ...] = NAMES) -> 
     if "loss.images_seen" in model:
         model["loss.images_seen"] = torch.tensor(1000)
     empty = {"progress": {}, "optimizer": {}, "random": {}}
-    ckpt.save(
+    ckpt.save_checkpoint(
         ckpt.Checkpoint(
             path=path, step=7, config=to_plain(config), class_names=class_names, model=model, **empty
         )
     )
-    return ckpt.load(path)
+    return ckpt.load_checkpoint(path)
 
 
 def started(

@@ -22,8 +22,8 @@ def some_checkpoint(path) -> ckpt.Checkpoint:
 
 
 def test_what_is_saved_comes_back(tmp_path):
-    ckpt.save(some_checkpoint(tmp_path / "deep" / "last.pt"))
-    loaded = ckpt.load(tmp_path / "deep" / "last.pt")
+    ckpt.save_checkpoint(some_checkpoint(tmp_path / "deep" / "last.pt"))
+    loaded = ckpt.load_checkpoint(tmp_path / "deep" / "last.pt")
     assert (loaded.step, loaded.class_names, loaded.config) == (7, ("cat", "dog"), {"seed": 1})
     assert_close(loaded.model["w"], torch.arange(3.0))
     assert os.listdir(tmp_path / "deep") == ["last.pt"]
@@ -31,7 +31,7 @@ def test_what_is_saved_comes_back(tmp_path):
 
 def test_a_failed_write_keeps_the_previous_file(tmp_path, monkeypatch):
     path = tmp_path / "last.pt"
-    ckpt.save(some_checkpoint(path))
+    ckpt.save_checkpoint(some_checkpoint(path))
     before = path.read_bytes()
 
     def full_disk(content, file):
@@ -40,7 +40,7 @@ def test_a_failed_write_keeps_the_previous_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "save", full_disk)
     with pytest.raises(OSError, match="No space"):
-        ckpt.save(some_checkpoint(path))
+        ckpt.save_checkpoint(some_checkpoint(path))
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["last.pt"]
 
@@ -52,63 +52,63 @@ class Harmful:
 
 def test_broken_files_are_named(tmp_path):
     path = tmp_path / "last.pt"
-    ckpt.save(some_checkpoint(path))
+    ckpt.save_checkpoint(some_checkpoint(path))
     whole = path.read_bytes()
     for cut in (0, 10, len(whole) // 2, len(whole) - 20):
         path.write_bytes(whole[:cut])
         with pytest.raises(ValueError, match=r"last.pt: .*(truncated|refused)"):
-            ckpt.load(path)
+            ckpt.load_checkpoint(path)
     torch.save({"w": torch.zeros(1)}, path)
     with pytest.raises(ValueError, match=r"last.pt: a file of tensors, but no checkpoint"):
-        ckpt.load(path)
-    torch.save({"format": ckpt.FORMAT, "harm": Harmful()}, path)
+        ckpt.load_checkpoint(path)
+    torch.save({"format": ckpt.CHECKPOINT_FORMAT, "harm": Harmful()}, path)
     with pytest.raises(
         ValueError, match=r"last.pt: refused, .* asks for (posix|nt).system, which could run any code"
     ):
-        ckpt.load(path)
-    torch.save({"format": ckpt.FORMAT, "step": 3}, path)
+        ckpt.load_checkpoint(path)
+    torch.save({"format": ckpt.CHECKPOINT_FORMAT, "step": 3}, path)
     with pytest.raises(ValueError, match=r"last.pt: a checkpoint without config, class_names"):
-        ckpt.load(path)
+        ckpt.load_checkpoint(path)
     path.write_bytes(pickle.dumps({"format": 1}))
     with pytest.raises(ValueError, match=r"last.pt"):
-        ckpt.load(path)
+        ckpt.load_checkpoint(path)
     with pytest.raises(FileNotFoundError, match="nothing.pt"):
-        ckpt.load(tmp_path / "nothing.pt")
+        ckpt.load_checkpoint(tmp_path / "nothing.pt")
 
 
 def test_garbage_never_gives_anything_but_one_message(tmp_path):
     """Random bytes behind the beginnings by which PyTorch tells its formats apart, and a checkpoint with bytes changed at random places."""
     path, random = tmp_path / "x.pt", np.random.default_rng(0)
-    ckpt.save(some_checkpoint(path))
+    ckpt.save_checkpoint(some_checkpoint(path))
     whole = np.frombuffer(path.read_bytes(), np.uint8)
     for case in range(60):
         start = (b"", b"PK\x03\x04", b"\x80\x02", b"\x80\x02}", b"\x80\x02cos\nsystem\n")[case % 5]
         path.write_bytes(start + random.bytes(1 + case * 7))
         with pytest.raises(ValueError, match=r"x.pt: (refused|cannot be read|a file of tensors)"):
-            ckpt.load(path)
+            ckpt.load_checkpoint(path)
         damaged = whole.copy()
         damaged[random.integers(0, len(whole), 20)] = random.integers(0, 256, 20)
         path.write_bytes(damaged.tobytes())
         with suppress(ValueError):  # some places do not matter
-            ckpt.load(path)
+            ckpt.load_checkpoint(path)
 
 
 def test_find(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such run folder"):
-        ckpt.find(tmp_path / "nothing")
+        ckpt.find_checkpoint(tmp_path / "nothing")
     with pytest.raises(FileNotFoundError, match=r"neither best.pt nor last.pt"):
-        ckpt.find(tmp_path)
-    ckpt.save(some_checkpoint(tmp_path / "last.pt"))
-    assert ckpt.find(tmp_path) == tmp_path / "last.pt"
-    ckpt.save(some_checkpoint(tmp_path / "best.pt"))
-    assert ckpt.find(tmp_path) == tmp_path / "best.pt"
-    assert ckpt.find(tmp_path / "last.pt", "best.pt") == tmp_path / "last.pt"
+        ckpt.find_checkpoint(tmp_path)
+    ckpt.save_checkpoint(some_checkpoint(tmp_path / "last.pt"))
+    assert ckpt.find_checkpoint(tmp_path) == tmp_path / "last.pt"
+    ckpt.save_checkpoint(some_checkpoint(tmp_path / "best.pt"))
+    assert ckpt.find_checkpoint(tmp_path) == tmp_path / "best.pt"
+    assert ckpt.find_checkpoint(tmp_path / "last.pt", "best.pt") == tmp_path / "last.pt"
 
 
 @pytest.mark.data
 def test_a_truncated_checkpoint_from_the_wild(shared):
     with pytest.raises(ValueError, match=r"truncated_196608.pth: .*truncated"):
-        ckpt.load(shared / "bad-input/checkpoints/vgg16_reducedfc_truncated_196608.pth")
+        ckpt.load_checkpoint(shared / "bad-input/checkpoints/vgg16_reducedfc_truncated_196608.pth")
 
 
 def test_random_state_comes_back():

@@ -83,7 +83,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(model, overrides, cache, tmp_
     interrupt_after(first, 3 * first.config.trainer.accumulate)
     with pytest.raises(KeyboardInterrupt, match="stopped after step 3"):
         engine.train(first)
-    stored = ckpt.load(tmp_path / "parts" / ckpt.LAST)
+    stored = ckpt.load_checkpoint(tmp_path / "parts" / ckpt.LAST)
     second = make_run(tmp_path / "parts", cache, *overrides, stored=stored, model=model)
     engine.train(second)
 
@@ -134,7 +134,7 @@ def test_a_new_run_starts_from_other_weights(cache, tmp_path, capsys):
     run = make_run(
         tmp_path / "after", cache, f"trainer.init_from={tmp_path / 'before'}", "seed=1", "trainer.steps=2"
     )
-    stored = ckpt.load(ckpt.find(tmp_path / "before"))
+    stored = ckpt.load_checkpoint(ckpt.find_checkpoint(tmp_path / "before"))
     assert f"weights of {stored.path}: " in capsys.readouterr().out
     state = run.detector.state_dict()
     assert all(
@@ -146,7 +146,7 @@ def test_a_new_run_starts_from_other_weights(cache, tmp_path, capsys):
         {},
     )
     engine.train(run)
-    own = ckpt.load(tmp_path / "after" / ckpt.LAST)
+    own = ckpt.load_checkpoint(tmp_path / "after" / ckpt.LAST)
     for file in (tmp_path / "before").glob("*.pt"):
         file.unlink()
     resumed = script.build_run(script.resumed_config(own, ["trainer.steps=3"]), tmp_path / "after", own)
@@ -166,7 +166,9 @@ def test_what_a_run_leaves_behind(cache, tmp_path):
     assert summary["images_seen"] == 24
     assert summary["model"] == "yolov2_tiny"
     assert summary["validation"]["AP50_voc10"] == result.scalars["AP50_voc10"]
-    detector, config = assemble.load_detector(ckpt.load(ckpt.find(tmp_path)), torch.device("cpu"))
+    detector, config = assemble.load_detector(
+        ckpt.load_checkpoint(ckpt.find_checkpoint(tmp_path)), torch.device("cpu")
+    )
     assert config == run.config
     assert not detector.training
     assert (tmp_path / "config.yaml").is_file()
@@ -304,7 +306,7 @@ def test_training_in_another_thread_works(cache, tmp_path):
 def test_only_harmless_settings_may_change_on_resume(cache, tmp_path):
     run = make_run(tmp_path, cache, "trainer.steps=3")
     engine.train(run)
-    stored = ckpt.load(tmp_path / ckpt.LAST)
+    stored = ckpt.load_checkpoint(tmp_path / ckpt.LAST)
     config = script.resumed_config(stored, [f"trainer.resume={tmp_path}", "trainer.steps=9"])
     assert config.trainer.steps == 9
     assert config.seed == run.config.seed
@@ -319,7 +321,10 @@ def test_without_validation_images_a_run_ends_without_an_ap(tmp_path, cache):
     assert result.images == 0
     assert set(result.scalars.values()) == {None}
     assert {path.name for path in run.folder.glob("*.pt")} == {"last.pt"}
-    assert ckpt.load(ckpt.find(str(run.folder), ckpt.BEST)).class_names == run.val_annotations.class_names
+    assert (
+        ckpt.load_checkpoint(ckpt.find_checkpoint(str(run.folder), ckpt.BEST)).class_names
+        == run.val_annotations.class_names
+    )
     assert json.loads((run.folder / "summary.json").read_text())["validation"]["AP"] is None
 
 

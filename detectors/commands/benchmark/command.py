@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from detectors.annotations import Annotations
-from detectors.commands.benchmark.torchvision_pipelines import PIPELINES, READERS, TorchvisionPipeline
+from detectors.commands.benchmark.torchvision_pipelines import IMAGE_READERS, PIPELINES, TorchvisionPipeline
 from detectors.config.build import build
 from detectors.config.check import check
 from detectors.config.entry import verb
@@ -31,7 +31,7 @@ from detectors.data.loading import DetectionDataset, Key
 from detectors.training import assemble
 
 OURS = "ours"
-AUGMENTATIONS = (
+MEASURED = (
     *PIPELINES,
     "course",
 )  # the course's list of noises is not in torchvision: it is measured alone
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name in asked.augment:
         jobs[name] = pipelines(name, annotations, tuple(asked.size), asked.overrides)
     rates = measure(jobs, images=min(asked.images, len(annotations)), rounds=asked.rounds)
-    print(table(rates, annotations, asked))
+    print(rate_table(rates, annotations, asked))
     if asked.json:
         asked.json.write_text(json.dumps({"size": asked.size, "rates": rates}, indent=1) + "\n")
 
@@ -64,10 +64,10 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--augment",
         nargs="+",
-        choices=AUGMENTATIONS,
-        default=AUGMENTATIONS,
+        choices=MEASURED,
+        default=MEASURED,
         metavar="NAME",
-        help=", ".join(AUGMENTATIONS),
+        help=", ".join(MEASURED),
     )
     parser.add_argument(
         "--size",
@@ -106,7 +106,7 @@ def pipelines(
 
         return job
 
-    compared = {f"v2 {backend}": theirs(backend) for backend in READERS} if name in PIPELINES else {}
+    compared = {f"v2 {backend}": theirs(backend) for backend in IMAGE_READERS} if name in PIPELINES else {}
     return {OURS: lambda turn, row: dataset[Key(turn, row)], **compared}
 
 
@@ -127,11 +127,11 @@ def measure(
     return {name: {job: each[1:] for job, each in group.items()} for name, group in rates.items()}
 
 
-def table(
+def rate_table(
     rates: dict[str, dict[str, list[float]]], annotations: Annotations, asked: argparse.Namespace
 ) -> str:
     """Medians over the rounds; the ratio is the median of ours over the quicker one of torchvision's two in the same round."""
-    theirs = [f"v2 {backend}" for backend in READERS]
+    theirs = [f"v2 {backend}" for backend in IMAGE_READERS]
     lines = [
         f"{'images/s on one core':<22}{OURS:>8}"
         + "".join(f"{name:>12}" for name in theirs)

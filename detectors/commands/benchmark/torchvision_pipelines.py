@@ -18,9 +18,9 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-MEAN_RGB = (123.0, 117.0, 104.0)
-GREY = 127.0
-Boxes = tv_tensors.BoundingBoxes
+CANVAS_MEAN = (123.0, 117.0, 104.0)
+PADDING = 127.0
+BoxFormat = tv_tensors.BoundingBoxes
 Size = tuple[int, int]
 
 
@@ -44,7 +44,7 @@ class Place(torch.nn.Module):
         def placed(what: Tensor, fill: float) -> Tensor:
             return functional.pad(functional.resize(what, list(new), antialias=False), padding, fill=fill)
 
-        return placed(image, GREY), {**target, "boxes": placed(target["boxes"], 0)}
+        return placed(image, PADDING), {**target, "boxes": placed(target["boxes"], 0)}
 
 
 class CropJitter(torch.nn.Module):
@@ -63,17 +63,17 @@ class CropJitter(torch.nn.Module):
         return crop(image, antialias=False), {**target, "boxes": crop(target["boxes"])}
 
 
-def none(size: Size) -> list[torch.nn.Module]:
+def no_pipeline(size: Size) -> list[torch.nn.Module]:
     return [v2.Resize(size, antialias=False)]
 
 
-def light(size: Size) -> list[torch.nn.Module]:
+def light_pipeline(size: Size) -> list[torch.nn.Module]:
     affine = v2.RandomAffine(
         degrees=0,
         translate=(0.1, 0.1),
         scale=(0.85, 1.2),
         interpolation=v2.InterpolationMode.BILINEAR,
-        fill=GREY,
+        fill=PADDING,
     )
     colour = v2.ColorJitter(
         brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.7, 1.4), hue=(-0.03, 0.03)
@@ -81,18 +81,18 @@ def light(size: Size) -> list[torch.nn.Module]:
     return [v2.RandomHorizontalFlip(), affine, v2.Resize(size, antialias=False), colour]
 
 
-def ssd(size: Size) -> list[torch.nn.Module]:
+def ssd_pipeline(size: Size) -> list[torch.nn.Module]:
     """As torchvision's own reference script has it, and the resize that its SSD does in the model."""
     colour = v2.RandomPhotometricDistort(
         brightness=(0.875, 1.125), contrast=(0.5, 1.5), saturation=(0.5, 1.5), hue=(-0.05, 0.05)
     )
-    fill = {tv_tensors.Image: MEAN_RGB, Boxes: 0}
+    fill = {tv_tensors.Image: CANVAS_MEAN, BoxFormat: 0}
     return [
         colour,
         v2.RandomZoomOut(fill=fill, side_range=(1.0, 4.0)),
         v2.RandomIoUCrop(),
         v2.RandomHorizontalFlip(),
-        *none(size),
+        *no_pipeline(size),
     ]
 
 
@@ -100,20 +100,20 @@ def darknet_colour() -> torch.nn.Module:
     return v2.ColorJitter(brightness=(1 / 1.5, 1.5), saturation=(1 / 1.5, 1.5), hue=0.1)
 
 
-def darknet(size: Size) -> list[torch.nn.Module]:
+def darknet_pipeline(size: Size) -> list[torch.nn.Module]:
     return [Place(size, 0.3), darknet_colour(), v2.RandomHorizontalFlip()]
 
 
-def darknet_2016(size: Size) -> list[torch.nn.Module]:
+def darknet_2016_pipeline(size: Size) -> list[torch.nn.Module]:
     return [CropJitter(size, 0.2), v2.RandomHorizontalFlip(), darknet_colour()]
 
 
 PIPELINES: dict[str, Callable[[Size], list[torch.nn.Module]]] = {
-    "none": none,
-    "light": light,
-    "ssd": ssd,
-    "darknet": darknet,
-    "darknet_2016": darknet_2016,
+    "none": no_pipeline,
+    "light": light_pipeline,
+    "ssd": ssd_pipeline,
+    "darknet": darknet_pipeline,
+    "darknet_2016": darknet_2016_pipeline,
 }
 
 
@@ -127,11 +127,11 @@ class TorchvisionPipeline:
         self.transform = v2.Compose(
             [*PIPELINES[name](size), v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes()]
         )
-        self.read = READERS[backend]
+        self.read = IMAGE_READERS[backend]
 
     def __call__(self, path: str, boxes: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         image = self.read(path)
-        frame = Boxes(
+        frame = BoxFormat(
             torch.from_numpy(boxes.astype(np.float32)), format="XYXY", canvas_size=functional.get_size(image)
         )
         with warnings.catch_warnings():
@@ -151,4 +151,4 @@ def read_pil(path: str) -> Image.Image:
         return image.convert("RGB")
 
 
-READERS = {"tensor": read_tensor, "pil": read_pil}
+IMAGE_READERS = {"tensor": read_tensor, "pil": read_pil}

@@ -22,22 +22,22 @@ import numpy as np
 import torch
 
 from detectors.annotations import Annotations
-from detectors.commands.browse.matched_anchors import MatchedAnchors, matched_anchors, table
+from detectors.commands.browse.matched_anchors import MatchedAnchors, matched_anchors, matches_table
 from detectors.config.check import check
 from detectors.config.entry import verb
 from detectors.config.schema import Config, composed, merged, to_yaml
 from detectors.data.images import ImageError, read_image
 from detectors.data.loading import BatchLoader, DetectionDataset, Sample
 from detectors.data.sampling import Key, ResumableSampler
-from detectors.drawing import captioned, class_colours, draw, fit, grid, outline
+from detectors.drawing import captioned, class_colours, draw_boxes, fit_image, image_grid, outline
 from detectors.training import assemble
 from detectors.training import checkpoint as ckpt
 from detectors.training.tracking import Tracker
 
 COLUMNS, ROWS = 4, 4  # cells of a page
 GAP = 4  # pixels between cells
-LARGEST = 1000  # pixels of a cell
-JPEG_QUALITY = 75
+LARGEST_OPTION = 1000  # pixels of a cell
+PICTURE_QUALITY = 75
 
 
 class Shown(NamedTuple):
@@ -48,7 +48,7 @@ class Shown(NamedTuple):
     anchors: MatchedAnchors | None  # None: nobody asked for them
 
 
-class Source(NamedTuple):
+class SampleSource(NamedTuple):
     """A split as one configuration sees it."""
 
     label: str  # what tells it from the others that it is compared with, "" if it is alone
@@ -82,10 +82,10 @@ def main(arguments: list[str] | None = None) -> None:
     )
     folder.mkdir(parents=True, exist_ok=True)
     tracker = Tracker(folder)
-    for name, pages in (compared(sources, asked) if asked.compare else pictures(first, asked)).items():
+    for name, pages in (compared(sources, asked) if asked.compare else sample_pictures(first, asked)).items():
         for number, page in enumerate(pages, 1):
             print(
-                write(
+                write_pages(
                     page,
                     folder
                     / (f"{name}_{number}.{asked.format}" if len(pages) > 1 else f"{name}.{asked.format}"),
@@ -148,7 +148,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     return asked
 
 
-def open_sources(asked: argparse.Namespace) -> Iterator[Source]:
+def open_sources(asked: argparse.Namespace) -> Iterator[SampleSource]:
     """One, or with --compare one for each row, which is named after its first override."""
     for row in asked.compare or ():
         changes = re.split(r",(?=[\w./@+~]+=)", row)  # not at the commas in input.size=[300,300]
@@ -158,9 +158,9 @@ def open_sources(asked: argparse.Namespace) -> Iterator[Source]:
         yield open_source("", asked.overrides, asked)
 
 
-def open_source(label: str, overrides: Sequence[str], asked: argparse.Namespace) -> Source:
+def open_source(label: str, overrides: Sequence[str], asked: argparse.Namespace) -> SampleSource:
     """ValueError for a split without images, and for a start after the end of the run."""
-    stored = ckpt.load(ckpt.find(asked.checkpoint)) if asked.checkpoint else None
+    stored = ckpt.load_checkpoint(ckpt.find_checkpoint(asked.checkpoint)) if asked.checkpoint else None
     config = check(merged(stored.config, overrides) if stored else composed(overrides))
     annotations = _annotations(config, asked.split, stored.class_names if stored else None)
     loader, skipped = _loader(config, annotations, asked)
@@ -180,7 +180,7 @@ def open_source(label: str, overrides: Sequence[str], asked: argparse.Namespace)
         raise ValueError(
             f"data.{asked.split}: none of these images can be used, see above; `detectors lint` looks at all"
         )
-    return Source(
+    return SampleSource(
         label,
         config,
         annotations,
@@ -226,16 +226,18 @@ def _fetch(dataset: DetectionDataset, key: Key) -> Sample | None:
         return None
 
 
-def about(source: Source, asked: argparse.Namespace) -> str:
+def about(source: SampleSource, asked: argparse.Namespace) -> str:
     """What is shown, and with anchors the table of how many each truth got."""
     truths, (key, *_) = source.annotations, source.shown[0]
     name = f"{source.label + ': ' if source.label else ''}{source.config.data.name} {asked.split}"
     line = f"{name}: {len(truths)} images, {len(truths.labels)} boxes of {len(truths.class_names)} classes; {len(source.shown)} shown"
     line += f", from epoch {key.epoch} on" if source.sampler else ""
-    return "\n".join([line, *(table([shown.anchors for shown in source.shown]) if asked.anchors else [])])
+    return "\n".join(
+        [line, *(matches_table([shown.anchors for shown in source.shown]) if asked.anchors else [])]
+    )
 
 
-def pictures(source: Source, asked: argparse.Namespace) -> dict[str, list[np.ndarray]]:
+def sample_pictures(source: SampleSource, asked: argparse.Namespace) -> dict[str, list[np.ndarray]]:
     """Name of a file -> its pages: the samples, the first of them beside their originals and in more epochs, the anchors."""
     side, columns = _side(asked, COLUMNS), 1 + (asked.epochs if source.sampler else 1)
     found = {
@@ -247,13 +249,13 @@ def pictures(source: Source, asked: argparse.Namespace) -> dict[str, list[np.nda
             original_cell(source, shown.sample.info.index, _side(asked, columns)),
             *epoch_cells(source, shown, asked, columns),
         ]
-    found["epochs" if source.sampler else "originals"] = [grid(cells, columns, GAP)]
+    found["epochs" if source.sampler else "originals"] = [image_grid(cells, columns, GAP)]
     if asked.anchors:
         found["anchors"] = _pages([anchor_cell(source, shown, side) for shown in source.shown])
     return found
 
 
-def compared(sources: list[Source], asked: argparse.Namespace) -> dict[str, list[np.ndarray]]:
+def compared(sources: list[SampleSource], asked: argparse.Namespace) -> dict[str, list[np.ndarray]]:
     """Name of a file -> its page. A row for each source: its first samples with anchors, or the first in several epochs."""
     columns = (
         min(COLUMNS, *[len(source.shown) for source in sources])
@@ -268,10 +270,12 @@ def compared(sources: list[Source], asked: argparse.Namespace) -> dict[str, list
             cells += [anchor_cell(source, shown, _side(asked, columns)) for shown in source.shown[:columns]]
         else:
             cells += epoch_cells(source, source.shown[0], asked, columns)
-    return {"compared_anchors" if asked.anchors else "compared_epochs": [grid(cells, columns, GAP)]}
+    return {"compared_anchors" if asked.anchors else "compared_epochs": [image_grid(cells, columns, GAP)]}
 
 
-def epoch_cells(source: Source, shown: Shown, asked: argparse.Namespace, columns: int) -> list[np.ndarray]:
+def epoch_cells(
+    source: SampleSource, shown: Shown, asked: argparse.Namespace, columns: int
+) -> list[np.ndarray]:
     """A sample in its own epoch and in those that follow."""
     side, first = _side(asked, columns), shown.key.epoch
     later = (
@@ -287,15 +291,15 @@ def epoch_cells(source: Source, shown: Shown, asked: argparse.Namespace, columns
 
 def _side(asked: argparse.Namespace, columns: int) -> int:
     """Pixels of a cell, so that a row of them has the width at most."""
-    return min(LARGEST, max(16, (asked.width + GAP) // columns - GAP))
+    return min(LARGEST_OPTION, max(16, (asked.width + GAP) // columns - GAP))
 
 
 def _pages(cells: list[np.ndarray]) -> list[np.ndarray]:
     size = COLUMNS * ROWS
-    return [grid(cells[start : start + size], COLUMNS, GAP) for start in range(0, len(cells), size)]
+    return [image_grid(cells[start : start + size], COLUMNS, GAP) for start in range(0, len(cells), size)]
 
 
-def sample_cell(source: Source, key: Key, sample: Sample, side: int) -> np.ndarray:
+def sample_cell(source: SampleSource, key: Key, sample: Sample, side: int) -> np.ndarray:
     """A sample, its boxes and names in the colours of their classes."""
     drawn = _drawn(
         sample.image.numpy(),
@@ -307,7 +311,7 @@ def sample_cell(source: Source, key: Key, sample: Sample, side: int) -> np.ndarr
     return captioned(drawn, f"{source.label or sample.info.image_id}, epoch {key.epoch}")
 
 
-def original_cell(source: Source, row: int, side: int) -> np.ndarray:
+def original_cell(source: SampleSource, row: int, side: int) -> np.ndarray:
     """The file as it is, with all boxes of its annotation, also those that are not trained on."""
     truths, rows = source.annotations, source.annotations.rows(row)
     odd = zip(truths.difficult[rows], truths.crowd[rows], strict=True)
@@ -329,10 +333,10 @@ def _drawn(
     side: int,
 ):
     """(H, W, 3) uint8 RGB resized to `side`, with boxes and names in the colours of their classes, the smallest on top."""
-    image, factor = fit(image, side)
+    image, factor = fit_image(image, side)
     order = _smallest_first(boxes)
     texts = [names[labels[row]] + (marks[row] if marks else "") for row in order]
-    return draw(
+    return draw_boxes(
         image, boxes[order] * factor, texts, colours=class_colours(len(names))[labels[order]], enlarge=False
     )
 
@@ -342,17 +346,17 @@ def _smallest_first(boxes: np.ndarray) -> np.ndarray:
     return (boxes[:, 2:] - boxes[:, :2]).prod(1).argsort(kind="stable")
 
 
-def anchor_cell(source: Source, shown: Shown, side: int) -> np.ndarray:
+def anchor_cell(source: SampleSource, shown: Shown, side: int) -> np.ndarray:
     """Each truth in a colour of its own with the number of its anchors, these thin and faint; a truth without any in white dashes."""
     sample, found, boxes = shown.sample, shown.anchors, shown.sample.boxes.numpy()
-    image, factor = fit(sample.image.numpy(), side)
+    image, factor = fit_image(sample.image.numpy(), side)
     texts = [
         f"{source.annotations.class_names[label]} {n}"
         for label, n in zip(sample.labels.tolist(), found.counts, strict=True)
     ]
     colours, order = class_colours(len(boxes)), _smallest_first(boxes)
     has, lacks = order[found.counts[order] > 0], order[found.counts[order] == 0]
-    drawn = draw(
+    drawn = draw_boxes(
         outline(image, found.anchors * factor, colours[found.truth]),
         boxes[has] * factor,
         [texts[row] for row in has],
@@ -368,9 +372,9 @@ def anchor_cell(source: Source, shown: Shown, side: int) -> np.ndarray:
     )
 
 
-def write(picture: np.ndarray, path: Path) -> Path:
+def write_pages(picture: np.ndarray, path: Path) -> Path:
     settings = (
-        [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
+        [cv2.IMWRITE_JPEG_QUALITY, PICTURE_QUALITY, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
         if path.suffix == ".jpg"
         else []
     )

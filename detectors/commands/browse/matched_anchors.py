@@ -12,7 +12,7 @@ from detectors.boxes import paired_iou
 from detectors.data.loading import Sample, collate
 from detectors.models.detector import Detector
 
-SIDES = (
+SIDE_BINS = (
     0,
     8,
     16,
@@ -22,7 +22,9 @@ SIDES = (
     256,
     float("inf"),
 )  # of the table's rows: square root of a truth's area, pixels of the model input
-HEAD = f"{'truths, sqrt(area)':<20}{'truths':>8}{'anchors each':>14}{'best IoU':>10}{'without any':>13}"
+MATCHES_HEAD = (
+    f"{'truths, sqrt(area)':<20}{'truths':>8}{'anchors each':>14}{'best IoU':>10}{'without any':>13}"
+)
 
 
 class MatchedAnchors(NamedTuple):
@@ -51,18 +53,18 @@ def matched_anchors(detector: Detector, sample: Sample) -> MatchedAnchors:
     )
 
 
-def table(found: list[MatchedAnchors]) -> list[str]:
+def matches_table(found: list[MatchedAnchors]) -> list[str]:
     """One line for each size of truth and one for all: truths, means of their anchors and best IoU, truths without an anchor."""
     counts, best, sides = (
         np.concatenate([getattr(f, name) for f in found]) for name in ("counts", "best_iou", "sides")
     )
-    lines = [HEAD]
+    lines = [MATCHES_HEAD]
     buckets = [
         (
-            f"{low} px and more" if high == SIDES[-1] else f"{low} to {high} px",
+            f"{low} px and more" if high == SIDE_BINS[-1] else f"{low} to {high} px",
             (sides >= low) & (sides < high),
         )
-        for low, high in pairwise(SIDES)
+        for low, high in pairwise(SIDE_BINS)
     ]
     for name, inside in [*buckets, ("all", np.ones(len(sides), bool))]:
         if inside.any():

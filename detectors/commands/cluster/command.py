@@ -43,7 +43,7 @@ PAPER_SETS = ("voc07", "voc0712", "voc0712plus")
 
 
 @dataclass(frozen=True)
-class Boxes:
+class BoxShapes:
     """The boxes that are trained on, T of them."""
 
     wh: np.ndarray  # (T, 2) float64 pixels of the model input
@@ -63,7 +63,7 @@ class AnchorSet:
 
 
 @dataclass(frozen=True)
-class Found:
+class ClusterResult:
     """All that is printed, drawn and written as json."""
 
     data: str
@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
     asked = _arguments(arguments)
     config = check(composed(asked.overrides))
     found, boxes = cluster(assemble.read_annotations(config.data, "train"), config, asked)
-    print("\n".join(lines(found, asked.overrides)))
+    print("\n".join(result_lines(found, asked.overrides)))
     if asked.json:
         _place(asked.json).write_text(json.dumps(asdict(found), indent=1) + "\n")
     if asked.plot:
@@ -141,7 +141,9 @@ def _place(path: Path) -> Path:
     return path
 
 
-def cluster(annotations: Annotations, config: Config, asked: argparse.Namespace) -> tuple[Found, Boxes]:
+def cluster(
+    annotations: Annotations, config: Config, asked: argparse.Namespace
+) -> tuple[ClusterResult, BoxShapes]:
     """ValueError if there are no boxes, or fewer different shapes than asked.k."""
     boxes = boxes_in_frame(annotations, config)
     with torch.device("meta"):
@@ -161,7 +163,7 @@ def cluster(annotations: Annotations, config: Config, asked: argparse.Namespace)
     )
     curve = _curve(every, sample, asked.k, search)
     easy = _easy_curve(boxes, asked, search)
-    found = Found(
+    found = ClusterResult(
         data=config.data.name,
         train=config.data.train,
         size=list(config.input.size),
@@ -181,7 +183,7 @@ def cluster(annotations: Annotations, config: Config, asked: argparse.Namespace)
     return found, boxes
 
 
-def boxes_in_frame(annotations: Annotations, config: Config) -> Boxes:
+def boxes_in_frame(annotations: Annotations, config: Config) -> BoxShapes:
     """Widths and heights in the model input, of boxes cut to their images, as the transform of an unaugmented image has them."""
     fit, size = RESIZES[config.input.resize], (config.input.size[0], config.input.size[1])
     kinds, kind = np.unique(
@@ -196,7 +198,9 @@ def boxes_in_frame(annotations: Annotations, config: Config) -> Boxes:
     used = ~annotations.crowd if config.data.train_difficult else ~(annotations.crowd | annotations.difficult)
     large = (wh >= MIN_SIDE).all(1)
     keep = used & large
-    return Boxes(wh[keep], annotations.labels[keep], annotations.difficult[keep], int((used & ~large).sum()))
+    return BoxShapes(
+        wh[keep], annotations.labels[keep], annotations.difficult[keep], int((used & ~large).sum())
+    )
 
 
 def _propose(
@@ -264,7 +268,7 @@ def _curve(every: Shapes, sample: Shapes, k: int, search: dict[str, int]) -> dic
     }
 
 
-def _easy_curve(boxes: Boxes, asked: argparse.Namespace, search: dict[str, int]) -> dict[int, float]:
+def _easy_curve(boxes: BoxShapes, asked: argparse.Namespace, search: dict[str, int]) -> dict[int, float]:
     """The curve of a clustering without difficult objects, where some are trained on. Small data sets may have nothing else."""
     if boxes.difficult.all() or not boxes.difficult.any():
         return {}
@@ -272,7 +276,7 @@ def _easy_curve(boxes: Boxes, asked: argparse.Namespace, search: dict[str, int])
     return _curve(easy, easy.sample(asked.sample, asked.seed), asked.k, search)
 
 
-def _groups(boxes: Boxes, class_names: Sequence[str], sets: Sequence[AnchorSet]) -> Iterator[dict]:
+def _groups(boxes: BoxShapes, class_names: Sequence[str], sets: Sequence[AnchorSet]) -> Iterator[dict]:
     """Classes, then COCO's three sizes and three equal shares by area, all measured in the model input."""
     iou = [best_iou(boxes.wh, np.array(x.wh)) for x in sets]
     area = boxes.wh.prod(1)
@@ -290,7 +294,7 @@ def _groups(boxes: Boxes, class_names: Sequence[str], sets: Sequence[AnchorSet])
         yield {"name": name, "boxes": int(mask.sum()), "mean_iou": means, "recall": recalls}
 
 
-def lines(found: Found, overrides: Sequence[str]) -> Iterator[str]:
+def result_lines(found: ClusterResult, overrides: Sequence[str]) -> Iterator[str]:
     """The report as text."""
     yield f"{_title(found)}; {_left_out(found)}"
     yield ""
@@ -314,17 +318,17 @@ def lines(found: Found, overrides: Sequence[str]) -> Iterator[str]:
     yield "python train.py " + shlex.join([*overrides, f"model.{keyword}={text}"])
 
 
-def _title(found: Found) -> str:
+def _title(found: ClusterResult) -> str:
     height, width = found.size
     return f"{found.data} {'+'.join(found.train)}: {found.boxes:,} boxes on {found.images:,} images, {found.resize} to {width}x{height}"
 
 
-def _left_out(found: Found) -> str:
+def _left_out(found: ClusterResult) -> str:
     small = f"; {found.too_small:,} narrower than {MIN_SIDE:g} px left out" if found.too_small else ""
     return f"{f'{found.difficult:,}' if found.difficult else 'none'} of them difficult{small}"
 
 
-def _curve_lines(found: Found) -> Iterator[str]:
+def _curve_lines(found: ClusterResult) -> Iterator[str]:
     extra = ("without difficult",) if found.curve_not_difficult else ()
     paper = ("YOLO9000, VOC 2007",) if found.data in PAPER_SETS else ()
     rows = []

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-CHUNK = 100_000  # boxes whose IoU with all anchors is held in memory at once
+CHUNK_PAIRS = 100_000  # boxes whose IoU with all anchors is held in memory at once
 SETTLED = 1e-6  # gain in mean IoU below which an iteration is the last
 ITERATIONS = 300
 GRID = 8  # sizes tried between a neighbour and the present size, in each round of size_search
@@ -55,7 +55,7 @@ def shapes_of(wh: np.ndarray) -> Shapes:
     return Shapes(unique, counts.astype(np.float64))
 
 
-def shape_iou(wh: np.ndarray, anchors: np.ndarray) -> np.ndarray:
+def shape_ious(wh: np.ndarray, anchors: np.ndarray) -> np.ndarray:
     """(S, 2), (K, 2) -> (S, K)"""
     inter = np.minimum(wh[:, None, 0], anchors[:, 0]) * np.minimum(wh[:, None, 1], anchors[:, 1])
     return inter / (wh.prod(1)[:, None] + anchors.prod(1) - inter)
@@ -65,7 +65,10 @@ def best_iou(wh: np.ndarray, anchors: np.ndarray) -> np.ndarray:
     """(S, 2), (K, 2) -> (S,) IoU with the best anchor"""
     anchors = np.asarray(anchors, dtype=np.float64)
     return np.concatenate(
-        [shape_iou(wh[start : start + CHUNK], anchors).max(1) for start in range(0, len(wh), CHUNK)]
+        [
+            shape_ious(wh[start : start + CHUNK_PAIRS], anchors).max(1)
+            for start in range(0, len(wh), CHUNK_PAIRS)
+        ]
     )
 
 
@@ -108,7 +111,7 @@ def _climb(shapes: Shapes, anchors: np.ndarray) -> np.ndarray:
     """Gives each box to its best anchor and moves each anchor to a better place for its boxes, until the mean IoU no longer rises."""
     before = 0.0
     for _ in range(ITERATIONS):
-        iou = shape_iou(shapes.wh, anchors)  # (S, K)
+        iou = shape_ious(shapes.wh, anchors)  # (S, K)
         nearest, best = iou.argmax(1), iou.max(1)
         now = float(shapes.counts @ best / shapes.counts.sum())
         if now - before < SETTLED:
@@ -118,7 +121,7 @@ def _climb(shapes: Shapes, anchors: np.ndarray) -> np.ndarray:
             mine = nearest == n
             moved = _uphill(anchors[n], shapes.wh[mine], shapes.counts[mine])
             if (
-                shapes.counts[mine] @ shape_iou(shapes.wh[mine], moved[None])[:, 0]
+                shapes.counts[mine] @ shape_ious(shapes.wh[mine], moved[None])[:, 0]
                 > shapes.counts[mine] @ best[mine]
             ):
                 anchors[n] = moved

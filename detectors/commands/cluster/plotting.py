@@ -23,7 +23,7 @@ BLUES = LinearSegmentedColormap.from_list(
     "blues", ["#eaf1f7", "#a9c8e0", "#4f86b5"]
 )  # light enough for marks to stand out
 HALO = withStroke(linewidth=2.5, foreground="white")
-STYLE = {
+CHART_STYLE = {
     "font.size": 10,
     "axes.edgecolor": QUIET,
     "axes.labelcolor": INK,
@@ -58,7 +58,7 @@ def plot_anchors(
 
     sets: the proposed and the configured anchors. size: (height, width) of the model input. curve, paper: k -> mean IoU.
     """
-    with plt.rc_context(STYLE):
+    with plt.rc_context(CHART_STYLE):
         figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 5.2), layout="constrained")
         figure.suptitle(title, fontsize=12, fontweight="bold", x=0.01, ha="left")
         _density(left, wh, sets)

@@ -9,7 +9,7 @@ from pathlib import Path
 from detectors.config.entry import verb
 
 # Title of the column, key in comparison.json, and how a number is written.
-COLUMNS = (
+COMPARED = (
     ("run", "name", "s"),
     ("model", "model", "s"),
     ("AP (COCO)", "AP", ".3f"),
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     runs = [read_run(folder, asked.split) for folder in asked.runs]
     remarks = differences(runs)
     text = "\n\n".join(
-        [table(runs), per_class_table(runs), *[f"Note: {remark}" for remark in remarks], LEGEND]
+        [run_table(runs), per_class_table(runs), *[f"Note: {remark}" for remark in remarks], LEGEND]
     )
     asked.output.parent.mkdir(parents=True, exist_ok=True)
     asked.output.with_suffix(".md").write_text(text + "\n")
@@ -110,9 +110,9 @@ def differences(runs: list[dict]) -> list[str]:
     return found
 
 
-def table(runs: list[dict]) -> str:
-    rows = [[_cell(run.get(key), form) for _, key, form in COLUMNS] for run in runs]
-    return _markdown([title for title, _, _ in COLUMNS], rows)
+def run_table(runs: list[dict]) -> str:
+    rows = [[_cell(run.get(key), form) for _, key, form in COMPARED] for run in runs]
+    return _markdown([title for title, _, _ in COMPARED], rows)
 
 
 def per_class_table(runs: list[dict]) -> str:

@@ -18,7 +18,7 @@ from detectors.commands.convert.ssd_conversion import from_ssd, to_ssd
 from detectors.config.entry import verb
 from detectors.training import checkpoint as ckpt
 
-TARGETS = {
+TARGET_SUFFIXES = {
     "checkpoint": ".pt",
     "darknet": ".weights",
     "torchvision": ".pth",
@@ -33,8 +33,8 @@ def main(arguments: list[str] | None = None) -> None:
     if asked.source.resolve() == asked.target.resolve():
         raise ValueError(f"{asked.target}: source and target are the same file; give the target another name")
     fields = {name: getattr(asked, name) for name in Wish.__dataclass_fields__}
-    converted = read(Wish(**fields), asked.source_kind)
-    notes = converted.notes + write(converted.checkpoint, target_kind)
+    converted = read_source(Wish(**fields), asked.source_kind)
+    notes = converted.notes + write_target(converted.checkpoint, target_kind)
     names = converted.checkpoint.class_names
     print(*(converted.transfer.lines() if asked.report else converted.transfer.summary()), *notes, sep="\n")
     print(f"{len(names)} classes: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}")
@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
         choices=("checkpoint", "darknet", *ssd_ports.PORTS),
         help="kind of SOURCE (by its content)",
     )
-    add("--to", dest="target_kind", choices=TARGETS, help="kind of TARGET (by its suffix)")
+    add("--to", dest="target_kind", choices=TARGET_SUFFIXES, help="kind of TARGET (by its suffix)")
     add("--model", help="a yaml of conf/model (by the content: ssd300, ssd300_coco, ssd512, ...)")
     add(
         "--names",
@@ -84,15 +84,17 @@ def parser() -> argparse.ArgumentParser:
 
 
 def kind_of_target(target: Path) -> str:
-    for kind, suffix in TARGETS.items():
+    for kind, suffix in TARGET_SUFFIXES.items():
         if suffix and target.suffix == suffix:
             return kind
-    raise ValueError(f"{target}: this suffix stands for no kind; name it with --to ({', '.join(TARGETS)})")
+    raise ValueError(
+        f"{target}: this suffix stands for no kind; name it with --to ({', '.join(TARGET_SUFFIXES)})"
+    )
 
 
-def read(wish: Wish, kind: str | None) -> Converted:
+def read_source(wish: Wish, kind: str | None) -> Converted:
     """SOURCE as a checkpoint of ours. kind: None follows from the content."""
-    path = ckpt.find(wish.source)
+    path = ckpt.find_checkpoint(wish.source)
     if kind == "darknet" or (kind is None and (path.suffix == ".weights" or PARTIAL_FILE.search(path.name))):
         return from_darknet(wish)
     content = ckpt.read_tensors(path)
@@ -105,18 +107,18 @@ def read(wish: Wish, kind: str | None) -> Converted:
         raise ValueError(
             f"{path}: no network that is known here, its first parameter being {next(iter(tensors))}; known are {known}"
         )
-    return from_ssd(ssd_ports.read(tensors, kind, str(path)), wish)
+    return from_ssd(ssd_ports.read_port(tensors, kind, str(path)), wish)
 
 
-def write(checkpoint: ckpt.Checkpoint, kind: str) -> list[str]:
+def write_target(checkpoint: ckpt.Checkpoint, kind: str) -> list[str]:
     """Writes the target, whole or not at all; what a person must know about it."""
     if kind == "checkpoint":
-        ckpt.save(checkpoint)
+        ckpt.save_checkpoint(checkpoint)
         return []
     if kind == "darknet":
         return to_darknet(checkpoint)
     tensors, notes = to_ssd(checkpoint, kind)
-    with ckpt.whole_file(checkpoint.path) as file:
+    with ckpt.atomic_file(checkpoint.path) as file:
         torch.save(tensors, file)
     return notes
 

@@ -16,15 +16,15 @@ from detectors.config.schema import Config, composed, merged, to_plain
 from detectors.data.class_names import CLASS_LISTS, COCO_CLASSES, read_names
 from detectors.training import assemble
 from detectors.training import checkpoint as ckpt
-from detectors.training.transfer import ABSENT, Transfer, fit
+from detectors.training.transfer import ABSENT, Transfer, fit_tensors
 
 DATA = {"voc": "voc07", "coco": "coco2017"}  # what evaluate.py then takes if nothing else is said
-VERSION = (
+WEIGHTS_HEADER = (
     "darknet_major",
     "darknet_minor",
     "darknet_revision",
 )  # in a checkpoint's progress: the header of the .weights file it was
-PIXELS = (
+INHERITED = (
     "pixel_mean",
     "pixel_std",
     "channel_order",
@@ -58,7 +58,7 @@ class Converted:
 
 
 @dataclass
-class Source:
+class WeightSource:
     """Weights that go into a detector."""
 
     title: str
@@ -71,17 +71,17 @@ class Source:
 
 def from_checkpoint(stored: ckpt.Checkpoint, wish: Wish) -> Converted:
     """Our own checkpoint, for other classes or another model; without a wish, the same without the optimiser's state."""
-    names = stored.class_names if wish.names is None else class_names(wish, len(stored.class_names))
+    names = stored.class_names if wish.names is None else chosen_class_names(wish, len(stored.class_names))
     if wish.model is None:
         config = check(merged(stored.config, wish.overrides))
     else:
         config = configuration(
-            wish, wish.model, names, {key: stored.config["model"].get(key) for key in PIXELS}
+            wish, wish.model, names, {key: stored.config["model"].get(key) for key in INHERITED}
         )
     if names != stored.class_names:
         config.data.class_names = list(names)
 
-    source = Source(
+    source = WeightSource(
         "the checkpoint",
         len(stored.class_names),
         stored.model,
@@ -92,12 +92,12 @@ def from_checkpoint(stored: ckpt.Checkpoint, wish: Wish) -> Converted:
     notes = [
         f"checkpoint of {stored.config['name']}, step {stored.step}, {len(stored.class_names)} classes -> {config.name}"
     ]
-    version = {key: stored.progress[key] for key in VERSION if key in stored.progress}
+    version = {key: stored.progress[key] for key in WEIGHTS_HEADER if key in stored.progress}
     step = 0 if transfer.left else stored.step
     return Converted(weights_only(wish, config, names, transfer, step=step, **version), transfer, notes)
 
 
-def class_names(wish: Wish, classes: int | None) -> tuple[str, ...]:
+def chosen_class_names(wish: Wish, classes: int | None) -> tuple[str, ...]:
     """The names that were asked for; else the usual ones for this number of classes, of which the user is told. ValueError if none are."""
     if wish.names in CLASS_LISTS:
         return CLASS_LISTS[wish.names]
@@ -133,7 +133,7 @@ def choices(wish: Wish, model: str, names: tuple[str, ...], given: Sequence[str]
     return [f"model={model}", *([] if chosen else data), *given, *wish.overrides]
 
 
-def fill(config: Config, names: tuple[str, ...], source: Source, wish: Wish) -> Transfer:
+def fill(config: Config, names: tuple[str, ...], source: WeightSource, wish: Wish) -> Transfer:
     """The state of a new detector with the source's weights in it. ValueError names what does not fit, or what the file lacks."""
     state = assemble.build_detector(config, len(names)).state_dict()
     with torch.device("meta"):
@@ -141,7 +141,9 @@ def fill(config: Config, names: tuple[str, ...], source: Source, wish: Wish) -> 
     taken = {ours: key for ours in state if (key := source.key(ours)) in source.tensors}
     tensors = {ours: source.tensors[key] for ours, key in taken.items()}
     origins = {ours: source.origins[key] for ours, key in taken.items()}
-    transfer = fit(state, tensors, where=str(wish.source), twin=twin, origins=origins, partial=wish.partial)
+    transfer = fit_tensors(
+        state, tensors, where=str(wish.source), twin=twin, origins=origins, partial=wish.partial
+    )
     spare = source.tensors.keys() - set(taken.values())
     transfer.unused = {
         **source.unused,

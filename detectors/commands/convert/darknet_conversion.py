@@ -10,12 +10,12 @@ from torch import Tensor
 
 from detectors.anchors import YoloAnchors
 from detectors.commands.convert.conversion import (
-    VERSION,
+    WEIGHTS_HEADER,
     Converted,
-    Source,
+    WeightSource,
     Wish,
     choices,
-    class_names,
+    chosen_class_names,
     configuration,
     fill,
     weights_only,
@@ -27,7 +27,7 @@ from detectors.darknet.cfg import read_cfg
 from detectors.darknet.cfg_detector import darknet_detector
 from detectors.darknet.region import region_loss_settings
 from detectors.darknet.syntax import read_text
-from detectors.darknet.weights import SEEN, Header, load_weights, save_weights
+from detectors.darknet.weights import SEEN_BUFFER, Header, load_weights, save_weights
 from detectors.models.detector import Detector
 from detectors.structures import HeadOutputs
 from detectors.training import assemble
@@ -53,7 +53,7 @@ def from_darknet(wish: Wish) -> Converted:
         raise ValueError(
             f"{wish.source}: {what}; give the detector's --cfg FILE, or --model with a yaml of conf/model of the same layers"
         )
-    names = class_names(wish, region and region.classes)
+    names = chosen_class_names(wish, region and region.classes)
     config = darknet_configuration(wish, names, network)
     classes = region.classes if region else len(names)
     detector = assemble.build_detector(config, classes)
@@ -72,9 +72,9 @@ def from_darknet(wish: Wish) -> Converted:
         for name in tensors
     }
     transfer = fill(
-        config, names, Source("the file", None if left else classes, tensors, where, key=str), wish
+        config, names, WeightSource("the file", None if left else classes, tensors, where, key=str), wish
     )
-    version = dict(zip(VERSION, report.header, strict=False))
+    version = dict(zip(WEIGHTS_HEADER, report.header, strict=False))
     notes = [
         *list(report.lines())[:1],
         f"{len(report.loaded)} convolutions loaded, {len(report.left)} left as they were -> {config.name}",
@@ -82,7 +82,7 @@ def from_darknet(wish: Wish) -> Converted:
     return Converted(weights_only(wish, config, names, transfer, **version), transfer, notes)
 
 
-def darknet_configuration(wish: Wish, names: tuple[str, ...], network: sections.Config | None) -> Config:
+def darknet_configuration(wish: Wish, names: tuple[str, ...], network: sections.DarknetCfg | None) -> Config:
     """That of the chosen model, or of a detector that holds the cfg; input size, anchors and loss are the cfg's, if there is one."""
     size = [] if network is None else [f"input.size=[{network.net.height},{network.net.width}]"]
     asked = replace(wish, overrides=[*size, *wish.overrides])
@@ -136,8 +136,8 @@ def to_darknet(checkpoint: Checkpoint) -> list[str]:
         raise ValueError(
             f"{config.name} is no network of Darknet's: only YOLOv2's family can be written as .weights"
         )
-    version = [int(checkpoint.progress[key]) for key in VERSION if key in checkpoint.progress]
-    seen = max(int(buffer) for name, buffer in detector.named_buffers() if name.endswith(SEEN))
+    version = [int(checkpoint.progress[key]) for key in WEIGHTS_HEADER if key in checkpoint.progress]
+    seen = max(int(buffer) for name, buffer in detector.named_buffers() if name.endswith(SEEN_BUFFER))
     header = Header(*version, seen=seen) if version else Header(seen=seen)
     save_weights(detector, checkpoint.path, header=header)
     return [

@@ -8,9 +8,9 @@ from detectors.anchors import ssd300_levels, ssd512_levels
 from detectors.commands.convert import parameter_names, ssd_ports
 from detectors.commands.convert.conversion import (
     Converted,
-    Source,
+    WeightSource,
     Wish,
-    class_names,
+    chosen_class_names,
     configuration,
     fill,
     weights_only,
@@ -19,7 +19,7 @@ from detectors.models.ssd import PIXEL_MEAN
 from detectors.training.checkpoint import Checkpoint
 
 
-def from_ssd(found: ssd_ports.Found, wish: Wish) -> Converted:
+def from_ssd(found: ssd_ports.PortWeights, wish: Wish) -> Converted:
     """Weights of another program's SSD, or of VGG-16 as the backbone of an SSD that is not trained yet."""
     notes, port = [], ssd_ports.PORTS[found.kind]
     if found.kind == "torchvision" and found.outputs == ssd_ports.COCO_OUTPUTS and not wish.keep_91:
@@ -28,7 +28,7 @@ def from_ssd(found: ssd_ports.Found, wish: Wish) -> Converted:
             "of 91 outputs 81 are kept, background and COCO's 80 classes, and the softmax runs over these; --keep-91 keeps all"
         ]
     classes = found.outputs - 1 if port.whole else None
-    names = class_names(wish, classes)
+    names = chosen_class_names(wish, classes)
     model = wish.model or _ssd_model(found)
     config = configuration(wish, model, names, found.settings)
     what = (
@@ -38,12 +38,14 @@ def from_ssd(found: ssd_ports.Found, wish: Wish) -> Converted:
     )
     sizes, mean = (config.model.get(key) for key in ("sizes", "pixel_mean"))
     notes = [f"{port.title}: {what} -> {model}, default boxes of {sizes}, pixels RGB - {mean}", *notes]
-    source = Source(port.title, classes, found.tensors, found.origins, parameter_names.ours, found.unused)
+    source = WeightSource(
+        port.title, classes, found.tensors, found.origins, parameter_names.ours, found.unused
+    )
     transfer = fill(config, names, source, wish)
     return Converted(weights_only(wish, config, names, transfer), transfer, notes)
 
 
-def _ssd_model(found: ssd_ports.Found) -> str:
+def _ssd_model(found: ssd_ports.PortWeights) -> str:
     """The yaml whose network and default boxes a file has. torchvision always takes COCO's boxes, ssd.pytorch VOC's for 21 outputs only."""
     voc = not ssd_ports.PORTS[found.kind].whole or (found.kind == "ssd.pytorch" and found.outputs == 21)
     return ("ssd512" if found.levels == 7 else "ssd300") + ("" if voc else "_coco")
@@ -52,7 +54,7 @@ def _ssd_model(found: ssd_ports.Found) -> str:
 def to_ssd(checkpoint: Checkpoint, kind: str) -> tuple[dict[str, Tensor], list[str]]:
     """The state dict of torchvision or ssd.pytorch, and what must be set there. ValueError if they have no such network."""
     model = checkpoint.config["model"]
-    tensors = ssd_ports.write(checkpoint.model, kind, channel_order=model.get("channel_order", "rgb"))
+    tensors = ssd_ports.write_port(checkpoint.model, kind, channel_order=model.get("channel_order", "rgb"))
     mean, std = model.get("pixel_mean", PIXEL_MEAN), model.get("pixel_std", (1.0, 1.0, 1.0))
     levels, side = (ssd512_levels, 512) if len(tensors) > 71 else (ssd300_levels, 300)
     sizes = [level.min_size for level in levels(model["sizes"])] + [levels(model["sizes"])[-1].max_size]

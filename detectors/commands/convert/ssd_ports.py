@@ -69,7 +69,7 @@ COCO_UNUSED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # ... ten of which no ob
 
 
 @dataclass
-class Found:
+class PortWeights:
     """What a file holds."""
 
     kind: str  # key of PORTS
@@ -121,7 +121,7 @@ def identify(tensors: Mapping[str, Tensor]) -> str | None:
     return next((kind for kind, marks in MARKS.items() if all(mark in tensors for mark in marks)), None)
 
 
-def read(tensors: Mapping[str, Tensor], kind: str, where: str) -> Found:
+def read_port(tensors: Mapping[str, Tensor], kind: str, where: str) -> PortWeights:
     """A state dict of a program of PORTS -> Found. VGG-16's fc6 and fc7 are decimated. `tensors` is not changed.
 
     ValueError names the first parameter that is absent.
@@ -133,7 +133,7 @@ def read(tensors: Mapping[str, Tensor], kind: str, where: str) -> Found:
             f"{where}: {absent[0]} ({rule[absent[0]]}) is missing; {len(rule) - len(absent)} of the {len(rule)} parameters of {port.title} "
             "are there: the file is of another network, or incomplete"
         )
-    found = Found(
+    found = PortWeights(
         kind, {c: tensors[n] for n, c in rule.items()}, {c: n for n, c in rule.items()}, port.settings()
     )
     found.unused = {name: f"{port.title} has no such parameter" for name in tensors if name not in rule}
@@ -144,7 +144,7 @@ def read(tensors: Mapping[str, Tensor], kind: str, where: str) -> Found:
     return found
 
 
-def _check_heads(found: Found, where: str) -> None:
+def _check_heads(found: PortWeights, where: str) -> None:
     """ValueError unless each level's heads have the same number of outputs for each default box."""
     for caffe in (name for name in found.tensors if "_mbox_loc." in name):
         offsets, logits = found.channels(caffe), found.channels(caffe.replace("_loc.", "_conf."))
@@ -154,7 +154,7 @@ def _check_heads(found: Found, where: str) -> None:
             )
 
 
-def _reduce_fc(found: Found, where: str) -> None:
+def _reduce_fc(found: PortWeights, where: str) -> None:
     """fc6 (4096, 25088) -> (1024, 512, 3, 3), fc7 (4096, 4096) -> (1024, 1024, 1, 1): every fourth channel, every third row and column of
     fc6's 7x7 window (DeepLab's decimation, Caffe's VGG_ILSVRC_16_layers_fc_reduced). The ImageNet classes, fc8, are left.
 
@@ -189,17 +189,17 @@ def used_coco_columns() -> list[int]:
     return [column for column in range(COCO_OUTPUTS) if column not in COCO_UNUSED]
 
 
-def select_outputs(found: Found, columns: Sequence[int]) -> Found:
+def select_outputs(found: PortWeights, columns: Sequence[int]) -> PortWeights:
     """The same weights with some of the class logits' columns only, in the order given. The softmax then runs over these alone."""
     old, index = found.outputs, torch.tensor(list(columns))
     tensors = {
         name: tensor.unflatten(0, (-1, old))[:, index].flatten(0, 1) if "_mbox_conf." in name else tensor
         for name, tensor in found.tensors.items()
     }
-    return Found(found.kind, tensors, found.origins, found.settings, found.unused)
+    return PortWeights(found.kind, tensors, found.origins, found.settings, found.unused)
 
 
-def write(ours: Mapping[str, Tensor], kind: str, *, channel_order: str = "rgb") -> dict[str, Tensor]:
+def write_port(ours: Mapping[str, Tensor], kind: str, *, channel_order: str = "rgb") -> dict[str, Tensor]:
     """Our state dict -> that of torchvision or ssd.pytorch, in its order. `ours` is not changed; a network that was trained on BGR has its
     first convolution turned round, because theirs are given RGB.
 

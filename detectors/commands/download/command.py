@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from detectors.commands.download.fetch import RESUMED, Part, fetch
-from detectors.commands.download.sources import SOURCES, Archive, Source
+from detectors.commands.download.sources import SOURCES, Archive, DataSource
 from detectors.commands.download.unpack import Damaged, clear_draft, draft_of, unpack
 from detectors.config.build import closest
 from detectors.config.entry import verb
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
         )
 
 
-def chosen(names: Sequence[str], sources: Mapping[str, Source]) -> dict[str, Source]:
+def chosen(names: Sequence[str], sources: Mapping[str, DataSource]) -> dict[str, DataSource]:
     """ValueError for a name that is not among the sources."""
     if not names:
         raise ValueError(f"no data set is named; there are: {', '.join(sources)}")
@@ -63,7 +63,7 @@ def chosen(names: Sequence[str], sources: Mapping[str, Source]) -> dict[str, Sou
     return {name: sources[name] for name in dict.fromkeys(names)}
 
 
-def root_of(source: Source, overrides: Sequence[str]) -> Path:
+def root_of(source: DataSource, overrides: Sequence[str]) -> Path:
     """data.root of the data set's yaml: whoever trains with the same overrides finds it there."""
     for override in overrides:
         if not override.startswith("paths."):
@@ -72,7 +72,7 @@ def root_of(source: Source, overrides: Sequence[str]) -> Path:
 
 
 def download(
-    sources: Mapping[str, Source],
+    sources: Mapping[str, DataSource],
     roots: Mapping[str, Path],
     *,
     keep_archives: bool = False,
@@ -98,7 +98,7 @@ def download(
                 get(archive, root, keep_archives=keep_archives, progress=progress)
 
 
-def missing(source: Source, root: Path) -> list[Archive]:
+def missing(source: DataSource, root: Path) -> list[Archive]:
     """Archives of which something is not there, or whose unpacking was cut off."""
     return [
         archive

@@ -37,7 +37,7 @@ class Archive:
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """A data set."""
 
     title: str
@@ -98,7 +98,7 @@ def _coco_images(split: str, *, count: int, size: int) -> Archive:
 VOC_TERMS = "the images are from Flickr, and their use must respect Flickr's terms"
 
 SOURCES = {
-    "voc2007": Source(
+    "voc2007": DataSource(
         title="PASCAL VOC 2007, trainval and test",
         config="voc07",
         page=f"{VOC}/voc2007/",
@@ -120,7 +120,7 @@ SOURCES = {
             ),
         ),
     ),
-    "voc2012": Source(
+    "voc2012": DataSource(
         title="PASCAL VOC 2012, trainval",
         config="voc0712",
         remark=" (it needs voc2007, too)",
@@ -136,7 +136,7 @@ SOURCES = {
             ),
         ),
     ),
-    "coco2017": Source(
+    "coco2017": DataSource(
         title="COCO 2017, train and val",
         config="coco2017",
         page="https://cocodataset.org/#termsofuse",
@@ -156,7 +156,7 @@ SOURCES = {
             _coco_images("train2017", count=118_287, size=19_336_861_798),
         ),
     ),
-    "bccd": Source(
+    "bccd": DataSource(
         title="BCCD, blood cells",
         config="bccd",
         page="https://github.com/Shenggan/BCCD_Dataset",

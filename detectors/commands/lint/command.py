@@ -13,7 +13,7 @@ from pathlib import Path
 from detectors.commands.lint.box_findings import box_findings
 from detectors.commands.lint.findings import Finding, Split
 from detectors.commands.lint.image_checks import Facts, cores, image_findings, inspect_all
-from detectors.commands.lint.lint_report import Report, as_json, text
+from detectors.commands.lint.lint_report import LintReport, as_json, text
 from detectors.commands.lint.page import page
 from detectors.commands.lint.split_checks import class_findings, same_images
 from detectors.commands.lint.statistics import statistics
@@ -91,14 +91,14 @@ def read_splits(data: DataConfig, names: list[str] | None) -> tuple[list[Split],
 
 def examine(
     config: Config, splits: list[Split], facts: dict[str, Facts], same_lists: dict[str, str]
-) -> Report:
+) -> LintReport:
     frame = {"size": tuple(config.input.size), "resize": config.input.resize}
     findings: list[Finding] = [finding for split in splits for finding in split.findings]
     findings += image_findings(splits, facts)
     for split in splits:
         findings += box_findings(split, **frame)
     findings += same_images(splits, facts) + class_findings(splits)
-    return Report(config.data.name, findings, statistics(splits, **frame), same_lists)
+    return LintReport(config.data.name, findings, statistics(splits, **frame), same_lists)
 
 
 def _write(path: Path, content: str) -> None:

@@ -30,7 +30,7 @@ MARKER = re.compile(
 )  # of a JPEG, no stuffed byte, fill byte or restart
 STANDALONE = (0x01, 0xD8)  # markers without a length
 END = 0xD9
-CHUNK = 16  # files that a worker takes at once
+IMAGES_PER_TASK = 16  # files that a worker takes at once
 
 
 class Facts(NamedTuple):
@@ -115,7 +115,9 @@ def inspect_all(paths: Iterable[str], workers: int) -> dict[str, Facts]:
         return dict(zip(paths, tqdm(map(inspect, paths), **bar), strict=True))
     try:
         with ProcessPoolExecutor(workers, initializer=_start_worker) as pool:
-            return dict(zip(paths, tqdm(pool.map(inspect, paths, chunksize=CHUNK), **bar), strict=True))
+            return dict(
+                zip(paths, tqdm(pool.map(inspect, paths, chunksize=IMAGES_PER_TASK), **bar), strict=True)
+            )
     except BrokenProcessPool as error:
         raise ValueError(
             "a process that decodes images was killed, perhaps for want of memory; try fewer --workers"

@@ -13,7 +13,7 @@ BAR = 30  # characters of the longest bar
 
 
 @dataclass(frozen=True)
-class Report:
+class LintReport:
     """What a data set holds and what is wrong with it."""
 
     name: str  # of the data set
@@ -39,7 +39,7 @@ class Report:
         return len(self.findings) - self.errors
 
 
-def as_json(report: Report) -> dict[str, Any]:
+def as_json(report: LintReport) -> dict[str, Any]:
     """Everything, nothing shortened. Boxes are xyxy in pixels of the image, continuous edges."""
     return {
         "data": report.name,
@@ -57,9 +57,9 @@ def as_json(report: Report) -> dict[str, Any]:
     }
 
 
-def text(report: Report) -> str:
+def text(report: LintReport) -> str:
     """A summary, the errors, the warnings, the statistics."""
-    parts = [summary(report)]
+    parts = [lint_summary(report)]
     for kind, found in report.kinds.items():
         parts.append("\n".join(_of_kind(KINDS[kind], found)))
     parts += ["\n".join(table_lines("boxes per class", columns(report.statistics["classes"])))]
@@ -67,7 +67,7 @@ def text(report: Report) -> str:
     return "\n\n".join(parts)
 
 
-def summary(report: Report) -> str:
+def lint_summary(report: LintReport) -> str:
     """One line for each split, then the counts of errors and warnings."""
     lines = [f"{report.name}: {_plural(len(report.statistics['classes']), 'class', 'classes')}"]
     for split, counts in report.statistics["splits"].items():

@@ -11,14 +11,14 @@ import cv2
 import numpy as np
 
 from detectors.commands.lint.findings import Finding, Split
-from detectors.commands.lint.lint_report import Report, columns
+from detectors.commands.lint.lint_report import LintReport, columns
 from detectors.commands.lint.pictures import Places, picture, places_of
 from detectors.data.problems import KINDS, LISTED
 
 QUALITY = 85  # of the pictures' JPEG
 SHOWN = 200  # findings of one kind that the page lists; the JSON has them all
 
-STYLE = """
+PAGE_STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1c1c1c; background: #fff; max-width: 1100px; margin: 2em auto; padding: 0 1em }
 h1 { font-size: 1.6em } h2 { font-size: 1.25em; margin-top: 2em; border-bottom: 1px solid #ccc } h3 { font-size: 1em; margin: 1.6em 0 .3em }
 table { border-collapse: collapse } th, td { padding: .1em .8em .1em 0; text-align: right; font-variant-numeric: tabular-nums }
@@ -32,17 +32,17 @@ figure img { max-width: 100%; max-height: 340px; border: 1px solid #ccc; display
 """
 
 
-def page(report: Report, splits: Sequence[Split], examples: int) -> str:
+def page(report: LintReport, splits: Sequence[Split], examples: int) -> str:
     """splits: for the other boxes of a drawn image. examples: pictures for each kind of finding, at most."""
     body = [*_head(report), *_findings(report, places_of(splits), examples), *_statistics(report.statistics)]
     title = escape(f"{report.name}: {report.errors} errors, {report.warnings} warnings")
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title><style>{STYLE}</style>'
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title><style>{PAGE_STYLE}</style>'
     return "\n".join(
         ["<!DOCTYPE html>", f'<html lang="en"><head>{head}</head><body>', *body, "</body></html>", ""]
     )
 
 
-def _head(report: Report) -> Iterator[str]:
+def _head(report: LintReport) -> Iterator[str]:
     splits = report.statistics["splits"]
     yield f"<h1>{escape(report.name)}: {report.errors:,} errors, {report.warnings:,} warnings</h1>"
     words = list(next(iter(splits.values())))
@@ -54,7 +54,7 @@ def _head(report: Report) -> Iterator[str]:
         yield f"<p>{escape(split)} lists the same images as {escape(other)}.</p>"
 
 
-def _findings(report: Report, places: Places, examples: int) -> Iterator[str]:
+def _findings(report: LintReport, places: Places, examples: int) -> Iterator[str]:
     for error, title in ((True, "Errors"), (False, "Warnings")):
         kinds = {kind: found for kind, found in report.kinds.items() if KINDS[kind].error is error}
         yield f"<h2>{title}</h2>"

@@ -9,15 +9,15 @@ import numpy as np
 
 from detectors.commands.lint.findings import Finding, Split
 from detectors.data.images import ImageError, read_image
-from detectors.drawing import draw
+from detectors.drawing import draw_boxes
 
 Places = dict[tuple[str, str], tuple[Split, int]]  # (split, path of an image) -> where its boxes are
 
-SIDE = 480  # pixels of the longer side of a picture
+PICTURE_SIDE = 480  # pixels of the longer side of a picture
 MARGIN = 0.5  # of an image's side: at most so much is added around it to show where a box reaches
 BEYOND = (96, 96, 96)  # colour of what lies outside of the image
 RED = (255, 40, 40)
-SEEN = 12  # pixels of a picture below which a box is drawn larger than it is
+SEEN_PIXELS = 12  # pixels of a picture below which a box is drawn larger than it is
 
 
 def places_of(splits: Sequence[Split]) -> Places:
@@ -41,14 +41,14 @@ def picture(finding: Finding, places: Places) -> np.ndarray | None:
         return None
     boxes, texts = _truths(finding, places)
     faulty = np.array([problem.box] if problem.box else []).reshape(-1, 4)
-    scale = SIDE / max(image.shape[:2])
+    scale = PICTURE_SIDE / max(image.shape[:2])
     image = cv2.resize(
         image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     )
     canvas, shift = _with_margin(image, faulty * scale)
     place = _visible(faulty * scale) + shift
     names = [_name(finding)] * len(faulty)
-    return draw(
+    return draw_boxes(
         canvas,
         place,
         names,
@@ -82,8 +82,8 @@ def _with_margin(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.n
     before = np.ceil(np.clip(-boxes[:, :2].min(0), 0, most)).astype(int)
     after = np.ceil(np.clip(boxes[:, 2:].max(0) - [width, height], 0, most)).astype(int)
     before, after = (
-        before + SEEN * (before > 0),
-        after + SEEN * (after > 0),
+        before + SEEN_PIXELS * (before > 0),
+        after + SEEN_PIXELS * (after > 0),
     )  # so that the box's edge is seen, too
     canvas = cv2.copyMakeBorder(
         image, before[1], after[1], before[0], after[0], cv2.BORDER_CONSTANT, value=BEYOND
@@ -97,5 +97,5 @@ def _visible(boxes: np.ndarray) -> np.ndarray:
     boxes = np.concatenate(
         [np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])], 1
     )
-    grow = np.clip(SEEN - (boxes[:, 2:] - boxes[:, :2]), 0, None) / 2
+    grow = np.clip(SEEN_PIXELS - (boxes[:, 2:] - boxes[:, :2]), 0, None) / 2
     return boxes + np.concatenate([-grow, grow], 1)

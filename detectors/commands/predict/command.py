@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from detectors.config.entry import verb
-from detectors.darknet.framing import frame, letterbox, resize, to_unit
+from detectors.darknet.framing import darknet_letterbox, darknet_resize, frame, to_unit
 from detectors.darknet.jpeg import UnsupportedJpeg, decode
 from detectors.darknet.network import DarknetNetwork, read_network
-from detectors.darknet.sections import Config
+from detectors.darknet.sections import DarknetCfg
 from detectors.data.augment.transforms import build_transform, no_augmentation
 from detectors.data.class_names import read_names
 from detectors.data.images import ImageError, read_image
@@ -34,7 +34,7 @@ from detectors.training import assemble
 from detectors.training import checkpoint as ckpt
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-DARKNET = ("weights", "names", "nms", "resize", "batch_norm", "report")  # options that need --cfg
+DARKNET_OPTIONS = ("weights", "names", "nms", "resize", "batch_norm", "report")  # options that need --cfg
 
 
 @verb
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
         predict, places = _darknet(asked), asked.places
         class_names = names_of(asked.names, predict.network.config)
     else:
-        checkpoint = ckpt.load(ckpt.find(asked.places[0]))
+        checkpoint = ckpt.load_checkpoint(ckpt.find_checkpoint(asked.places[0]))
         predict, class_names, places = (
             Predictor(checkpoint, assemble.choose_device(asked.device)),
             checkpoint.class_names,
@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
         found = predict(image).above(asked.score)
         if asked.cfg:
             print("\n".join(darknet_lines(path, found, class_names, time.perf_counter() - started)))
-        for line in lines(path, found, class_names):
+        for line in detection_lines(path, found, class_names):
             print(line)
         target = asked.output / f"{path.stem}.png"
         picture = draw_detections(image, found, class_names)
@@ -120,7 +120,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
         "--report", action="store_true", default=None, help="list what was loaded, layer by layer"
     )
     asked = parser.parse_args(arguments)
-    given = [f"--{name.replace('_', '-')}" for name in DARKNET if getattr(asked, name) is not None]
+    given = [f"--{name.replace('_', '-')}" for name in DARKNET_OPTIONS if getattr(asked, name) is not None]
     if asked.cfg is None and given:
         raise ValueError(f"{', '.join(given)}: only together with --cfg, for Darknet's files")
     if asked.cfg is None and len(asked.places) < 2:
@@ -181,7 +181,7 @@ class DarknetPredictor:
 
     def input(self, image: np.ndarray) -> Tensor:
         """(h, w, 3) uint8 RGB -> (1, 3, H, W) from 0 to 1"""
-        put = letterbox if self.resize == "letterbox" else resize
+        put = darknet_letterbox if self.resize == "letterbox" else darknet_resize
         return torch.from_numpy(put(to_unit(image), self.size))[None].to(self.device)
 
     def __call__(self, image: np.ndarray) -> Detections:
@@ -202,7 +202,7 @@ def _darknet(asked: argparse.Namespace) -> DarknetPredictor:
     )
 
 
-def names_of(path: Path | None, config: Config) -> tuple[str, ...]:
+def names_of(path: Path | None, config: DarknetCfg) -> tuple[str, ...]:
     """The class names of a Darknet .names file, one per line; "0", "1", ... without a file. ValueError unless the cfg has as many."""
     classes = config.region.classes
     if path is None:
@@ -247,7 +247,7 @@ def find_images(places: list[Path]) -> Iterator[Path]:
             raise FileNotFoundError(f"{place}: no such image or folder")
 
 
-def lines(path: Path, found: Detections, class_names: tuple[str, ...]) -> Iterator[str]:
+def detection_lines(path: Path, found: Detections, class_names: tuple[str, ...]) -> Iterator[str]:
     """`image: class score xmin ymin xmax ymax`, pixels of the image."""
     for box, score, label in zip(
         found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True

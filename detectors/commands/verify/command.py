@@ -34,29 +34,29 @@ from detectors.config.entry import verb
 Reader = Callable[[Folder, Path], Iterator[Fixture]]
 
 # Pattern, matched from the right, -> who reads such a file. The first that matches counts.
-READERS: dict[str, Reader] = {
-    "region_train.json": region_layer.training,
+RECORDING_READERS: dict[str, Reader] = {
+    "region_train.json": region_layer.region_training,
     "region_decode.json": region_layer.decoding,
-    "ops.json": darknet_ops.fixtures,
+    "ops.json": darknet_ops.ops_fixtures,
     "net.json": darknet_nets.small,
     "full.json": darknet_nets.full,
-    "weights.json": darknet_nets.weights,
+    "weights.json": darknet_nets.weights_fixtures,
     "train.json": darknet_training.steps,
     "lr.json": darknet_training.rates,
     "priors.npz": ssd_recordings.priors,
-    "loss_*.npz": ssd_losses.fixtures,
-    "det_*.npz": ssd_detections.fixtures,
+    "loss_*.npz": ssd_losses.loss_fixtures,
+    "det_*.npz": ssd_detections.detection_fixtures,
     "l2norm.npz": ssd_detections.l2norm,
-    "net_ssd*.npz": ssd_nets.nets,
+    "net_ssd*.npz": ssd_nets.ssd_net_fixtures,
     "name_maps.json": ssd_nets.name_maps,
-    "voc/*.json": evaluators.voc,
-    "voc/*.json.gz": evaluators.voc,
-    "coco/*.json": evaluators.coco,
-    "coco/*.json.gz": evaluators.coco,
-    "known/*.json": evaluators.known,
-    "known/*.json.gz": evaluators.known,
+    "voc/*.json": evaluators.voc_fixtures,
+    "voc/*.json.gz": evaluators.voc_fixtures,
+    "coco/*.json": evaluators.coco_fixtures,
+    "coco/*.json.gz": evaluators.coco_fixtures,
+    "known/*.json": evaluators.known_pairs,
+    "known/*.json.gz": evaluators.known_pairs,
     "published/*/pycocotools_stats.json": evaluators.published,
-    "keras_yolo2_loss/*.npz": keras_course.fixtures,
+    "keras_yolo2_loss/*.npz": keras_course.course_fixtures,
     "keras_yolo2_loss/manifest.json": keras_course.manifest,
 }
 DOCUMENTS = (
@@ -69,7 +69,7 @@ DOCUMENTS = (
     "MANIFEST.json",
     "SHA256SUMS*",
 )  # nothing to compare
-PARTS = ("*.cfg",)  # what fixtures refer to; one that none refers to is only mentioned
+FOLDER_PARTS = ("*.cfg",)  # what fixtures refer to; one that none refers to is only mentioned
 
 PASS, FAIL, KNOWN, NOT_RUN = "pass", "FAIL", "known", "NOT RUN"
 
@@ -107,13 +107,13 @@ def main(arguments: list[str] | None = None) -> None:
     bad = False
     for root in asked.folders:
         folder = Folder(root)
-        print(f"{root}\n{HEAD}")
+        print(f"{root}\n{VERDICT_HEAD}")
         rows = []
         for row in verify(folder):
             rows.append(row)
             if not asked.failed or row.verdict != PASS:
                 print(line(row), flush=True)
-        print("\n".join(summary(folder, rows)))
+        print("\n".join(verify_summary(folder, rows)))
         bad |= not rows or any(row.bad for row in rows)
     if bad:
         raise SystemExit(1)
@@ -123,7 +123,7 @@ def verify(folder: Folder) -> Iterator[Row]:
     """Every fixture of a folder, row by row as they are computed; last what no fixture took up."""
     broken: set[Path] = set()  # npz files of fixtures that could not be run to their end
     for name in folder.files:
-        reader = next((reader for pattern, reader in READERS.items() if name.match(pattern)), None)
+        reader = next((reader for pattern, reader in RECORDING_READERS.items() if name.match(pattern)), None)
         if reader is not None:
             before = folder.arrays_of.keys() | set()
             for row in _read(reader, folder, name):
@@ -189,10 +189,10 @@ def unknown_files(folder: Folder) -> list[Path]:
         for name in folder.files
         if name not in folder.opened and not any(part.startswith(".") for part in name.parts)
     ]
-    return [name for name in left if not any(name.match(pattern) for pattern in (*DOCUMENTS, *PARTS))]
+    return [name for name in left if not any(name.match(pattern) for pattern in (*DOCUMENTS, *FOLDER_PARTS))]
 
 
-def summary(folder: Folder, rows: list[Row]) -> Iterator[str]:
+def verify_summary(folder: Folder, rows: list[Row]) -> Iterator[str]:
     """The counts, the lines that went wrong once more, and what deserves a word although it fails nothing."""
     counts = Counter(row.verdict for row in rows)
     told = ", ".join(f"{counts[verdict]} {words}" for verdict, words in WORDS.items())
@@ -208,7 +208,7 @@ def summary(folder: Folder, rows: list[Row]) -> Iterator[str]:
 def remarks(folder: Folder) -> Iterator[str]:
     """cfgs that no fixture uses, and files that are not those of the manifest."""
     for name in folder.files:
-        if name not in folder.opened and any(name.match(pattern) for pattern in PARTS):
+        if name not in folder.opened and any(name.match(pattern) for pattern in FOLDER_PARTS):
             yield f"remark: {name} is used by no fixture"
     for name in folder.files:
         if name.name == "MANIFEST.json":
@@ -222,15 +222,17 @@ def remarks(folder: Folder) -> Iterator[str]:
 
 
 WORDS = {PASS: "pass", KNOWN: "are known differences", FAIL: "FAIL", NOT_RUN: "could NOT be RUN"}
-COLUMNS = "{:<48} {:<46} {:>9} {:>9}  {:<28} {}"
-HEAD = COLUMNS.format("fixture", "what was compared", "worst", "relative", "tolerance", "verdict")
+VERDICT_COLUMNS = "{:<48} {:<46} {:>9} {:>9}  {:<28} {}"
+VERDICT_HEAD = VERDICT_COLUMNS.format(
+    "fixture", "what was compared", "worst", "relative", "tolerance", "verdict"
+)
 
 
 def line(row: Row) -> str:
     """`worst` is the largest absolute error, `relative` the same over the largest recorded number of its array."""
     numbers = ("-" if n is None else f"{n:.1e}" if n else "0" for n in (row.absolute, row.relative))
     verdict = f"{row.verdict}: {row.note}" if row.note else row.verdict
-    return COLUMNS.format(row.fixture, row.what, *numbers, row.tolerance, verdict)
+    return VERDICT_COLUMNS.format(row.fixture, row.what, *numbers, row.tolerance, verdict)
 
 
 if __name__ == "__main__":

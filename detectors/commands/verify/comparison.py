@@ -51,7 +51,7 @@ class Fixture(NamedTuple):
     run: Callable[[], Iterable[Comparison]]
 
 
-def compare(what: str, ours: Any, recorded: Any, tolerance: Tolerance) -> Comparison:
+def compare_numbers(what: str, ours: Any, recorded: Any, tolerance: Tolerance) -> Comparison:
     """Numbers of any shape, as tensors, arrays, lists (None is NaN) or single ones. NaN equals NaN, infinity itself."""
     ours, recorded = _array(ours), _array(recorded)
     if ours.shape != recorded.shape:
@@ -108,7 +108,7 @@ def merge(what: str, comparisons: Sequence[Comparison]) -> Comparison:
     return Comparison(what, worst, relative, " / ".join(tolerances), not failed, note)
 
 
-def known(comparison: Comparison, reason: str) -> Comparison:
+def known_difference(comparison: Comparison, reason: str) -> Comparison:
     """A documented difference between the originals and here. `comparison` must say that it is the documented one, and fails if not."""
     return replace(comparison, known=reason)
 

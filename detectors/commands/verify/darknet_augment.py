@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from detectors.darknet.framing import GREY
+from detectors.darknet.framing import DARKNET_GREY
 
 CLASS_ONLY = 999999.0  # what a label at (0, 0) becomes: "the class is known, the box is not" (YOLO9000)
 
@@ -21,7 +21,7 @@ def place(
     row and column of an enlarged image fade.
     """
     rows, columns = int(size[0]), int(size[1])
-    canvas = np.full((len(image), *canvas_size), GREY)
+    canvas = np.full((len(image), *canvas_size), DARKNET_GREY)
     y, x = _places(rows, image.shape[1]), _places(columns, image.shape[2])
     values = _bilinear(image, y, x)
     top, left = int(corner[0]), int(corner[1])  # may be negative
@@ -52,7 +52,7 @@ def _bilinear(image: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     return upper + (1 - down) * right * corner(0, 1) + down * right * corner(1, 1)
 
 
-def distort(image: np.ndarray, *, hue: float, saturation: float, exposure: float) -> np.ndarray:
+def darknet_distort(image: np.ndarray, *, hue: float, saturation: float, exposure: float) -> np.ndarray:
     """distort_image: (3, H, W) RGB; `hue` in turns is added, saturation and value are multiplied; the result is cut to 0..1."""
     turn, chroma, value = _to_hsv(image)
     turn = turn + np.float32(hue)

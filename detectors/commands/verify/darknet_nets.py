@@ -18,12 +18,20 @@ import torch
 from torch import Tensor
 
 from detectors.commands.verify import region_layer
-from detectors.commands.verify.comparison import EXACT, Comparison, Fixture, Tolerance, agree, compare, merge
+from detectors.commands.verify.comparison import (
+    EXACT,
+    Comparison,
+    Fixture,
+    Tolerance,
+    agree,
+    compare_numbers,
+    merge,
+)
 from detectors.commands.verify.recordings import Arrays, Folder, Settings
 from detectors.commands.verify.streams import darknet_images, darknet_parameters
 from detectors.darknet.cfg import read_cfg
 from detectors.darknet.network import DarknetNetwork
-from detectors.darknet.sections import Config
+from detectors.darknet.sections import DarknetCfg
 from detectors.darknet.weights import Header, convolutions, load_weights, read_header, save_weights
 
 BUILDS = ("gpu", "cpu")
@@ -46,18 +54,18 @@ def full(folder: Folder, name: Path) -> Iterator[Fixture]:
         yield Fixture(f"{name.stem}/{case}", partial(_full, folder, name, settings, arrays.under(case)))
 
 
-def weights(folder: Folder, name: Path) -> Iterator[Fixture]:
+def weights_fixtures(folder: Folder, name: Path) -> Iterator[Fixture]:
     """weights.json and the files in weights/"""
     for case, settings in folder.json(name).items():
         yield Fixture(f"{name.stem}/{case}", partial(_weights, folder, name, case, settings))
 
 
-def config_of(folder: Folder, name: Path, case: Settings) -> Config:
+def config_of(folder: Folder, name: Path, case: Settings) -> DarknetCfg:
     """The cfg that a case names, relative to its JSON file."""
     return read_cfg(folder.path(name.parent / case["cfg"]))
 
 
-def parameters_of(case: Settings, config: Config) -> Iterator[Comparison | np.ndarray]:
+def parameters_of(case: Settings, config: DarknetCfg) -> Iterator[Comparison | np.ndarray]:
     """First the comparisons of the stream with what the case and the cfg say of it, last the stream itself: a .weights file's body."""
     with torch.device("meta"):
         layers = convolutions(DarknetNetwork(config))
@@ -65,14 +73,16 @@ def parameters_of(case: Settings, config: Config) -> Iterator[Comparison | np.nd
         [c.conv.out_channels, c.conv.in_channels, c.conv.kernel_size[0], int(c.norm is not None)]
         for c in layers
     ]
-    yield compare("convolutions of the cfg", shapes, case["convs"], EXACT)
+    yield compare_numbers("convolutions of the cfg", shapes, case["convs"], EXACT)
     stream = darknet_parameters(case["convs"], case["weight_seed"])
     yield agree("parameters: count", [config.parameters, len(stream)], [case["params"]] * 2)
     yield agree("parameters: sha256", hashlib.sha256(stream.tobytes()).hexdigest(), case["stream_sha256"])
     yield stream
 
 
-def network(config: Config, stream: np.ndarray, build: str = "gpu", seen: int = 0) -> DarknetNetwork:
+def loaded_network(
+    config: DarknetCfg, stream: np.ndarray, build: str = "gpu", seen: int = 0
+) -> DarknetNetwork:
     """The cfg's network, filled through a .weights file."""
     found = DarknetNetwork(config, batch_norm=build)
     with tempfile.TemporaryDirectory() as folder:
@@ -92,7 +102,7 @@ def _small(folder: Folder, name: Path, case: Settings, file: Path) -> Iterator[C
     images = _images(case, config, case["batch"])
     for build in BUILDS:
         with torch.no_grad():
-            net = network(config, stream, build)
+            net = loaded_network(config, stream, build)
             outputs = net.outputs(images)
         recorded = arrays.under(build)
         yield from _layers(build, outputs, recorded)
@@ -106,7 +116,7 @@ def _small(folder: Folder, name: Path, case: Settings, file: Path) -> Iterator[C
                 )
 
 
-def _images(case: Settings, config: Config, batch: int) -> Tensor:
+def _images(case: Settings, config: DarknetCfg, batch: int) -> Tensor:
     size = (case.get("height", config.net.height), case.get("width", config.net.width))
     return torch.from_numpy(darknet_images(case["input_seed"], batch, config.net.channels, *size))
 
@@ -118,7 +128,7 @@ def _raw(net: DarknetNetwork, images: Tensor) -> Tensor:
 
 def _layers(build: str, outputs: list[Tensor], recorded: Arrays) -> Iterator[Comparison]:
     """Every layer's statistics, and all values of those layers that are stored whole."""
-    yield compare(
+    yield compare_numbers(
         f"{build} all {len(outputs)} layers: statistics",
         _statistics(outputs),
         recorded["layer_mean_std_min_max"],
@@ -126,7 +136,8 @@ def _layers(build: str, outputs: list[Tensor], recorded: Arrays) -> Iterator[Com
     )
     stored = {key: int(found[1]) for key in recorded if (found := re.fullmatch(r"layer(\d+)", key))}
     compared = [
-        compare(key, _like(outputs[n], recorded[key]), recorded[key], LAYERS) for key, n in stored.items()
+        compare_numbers(key, _like(outputs[n], recorded[key]), recorded[key], LAYERS)
+        for key, n in stored.items()
     ]
     if compared:
         yield merge(f"{build} values of {len(compared)} layers", compared)
@@ -150,19 +161,21 @@ def _full(folder: Folder, name: Path, case: Settings, arrays: Arrays) -> Iterato
     *checks, stream = parameters_of(case, config)
     yield from checks
     ends = np.concatenate([stream[:8], stream[-4:]])
-    yield compare(
+    yield compare_numbers(
         "parameters: first and last", ends, np.array([*case["first8"], *case["last4"]], np.float32), EXACT
     )
     lengths = [Header(*version).size + 4 * len(stream) for version in ((0, 2), (0, 1))]
-    yield compare("lengths of the files", lengths, [case["file_bytes_hdr2"], case["file_bytes_hdr1"]], EXACT)
+    yield compare_numbers(
+        "lengths of the files", lengths, [case["file_bytes_hdr2"], case["file_bytes_hdr1"]], EXACT
+    )
     images = _images(case, config, 1)
     for build in BUILDS:
-        net = network(config, stream, build)
+        net = loaded_network(config, stream, build)
         with torch.no_grad():
             outputs = net.outputs(images)
         recorded = arrays.under(build)
         statistics = _statistics(outputs)
-        yield compare(
+        yield compare_numbers(
             f"{build} all {len(outputs)} layers: statistics",
             statistics,
             recorded["layer_mean_std_min_max"],
@@ -173,19 +186,19 @@ def _full(folder: Folder, name: Path, case: Settings, arrays: Arrays) -> Iterato
             values = outputs[int(key[len("layer") :].removesuffix("_value"))].flatten()[
                 torch.from_numpy(index)
             ]
-            yield compare(
+            yield compare_numbers(
                 f"{build} {key.removesuffix('_value')}: {len(index)} values", values, recorded[key], LAYERS
             )
         if build == "gpu" and case.get("dets"):
             yield from _best(_raw(net, images), config, case["dets"], arrays)
 
 
-def _best(raw: Tensor, config: Config, det: Settings, arrays: Arrays) -> Iterator[Comparison]:
+def _best(raw: Tensor, config: DarknetCfg, det: Settings, arrays: Arrays) -> Iterator[Comparison]:
     """The best detections after suppression; box number and class, score, box."""
     settings, size = config.region, (config.net.height, config.net.width)
     before = region_layer.scores(raw, settings, size, det["thresh"], nms_iou=1.0)
     after = region_layer.scores(raw, settings, size, det["thresh"], nms_iou=det["nms"])
-    yield compare(
+    yield compare_numbers(
         "detections: before and after NMS",
         [len(before), len(after)],
         [det["n_prob"], det["n_prob_nms"]],
@@ -196,7 +209,7 @@ def _best(raw: Tensor, config: Config, det: Settings, arrays: Arrays) -> Iterato
     recorded = dict(zip(index, arrays["det_top_prob"].tolist(), strict=True))
     yield from region_layer.compare_scores(f"{len(index)} best detections", best, recorded)
     boxes = region_layer.framed_boxes(raw, settings, size, det)[[number for number, _ in index]]
-    yield compare(
+    yield compare_numbers(
         f"{len(index)} best detections: boxes", boxes, arrays["det_top_box"], region_layer.box_tolerance(det)
     )
 
@@ -208,7 +221,7 @@ def _weights(folder: Folder, name: Path, file: str, case: Settings) -> Iterator[
     yield from checks
     path = folder.path(name.parent / "weights" / file)
     data, header = path.read_bytes(), read_header(path)
-    yield compare(
+    yield compare_numbers(
         "header", [*header, header.size], [*case["header"], case["seen"], case["header_bytes"]], EXACT
     )
     yield agree("length", len(data), case["bytes"])
@@ -217,7 +230,7 @@ def _weights(folder: Folder, name: Path, file: str, case: Settings) -> Iterator[
     net = DarknetNetwork(config)
     report = load_weights(net, path)
     numbers = np.concatenate([t.detach().numpy().ravel() for layer in report.loaded for t in layer.tensors()])
-    yield compare("parameters as loaded", numbers, stream, EXACT)
+    yield compare_numbers("parameters as loaded", numbers, stream, EXACT)
     with tempfile.TemporaryDirectory() as place:
         save_weights(net, Path(place) / file, header=header)
         written = (Path(place) / file).read_bytes()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from detectors import layers
 from detectors.commands.verify import darknet_augment
-from detectors.commands.verify.comparison import EXACT, Comparison, Fixture, Tolerance, compare
+from detectors.commands.verify.comparison import EXACT, Comparison, Fixture, Tolerance, compare_numbers
 from detectors.commands.verify.recordings import Arrays, Folder, Settings
 from detectors.darknet import framing
 
@@ -22,7 +22,7 @@ SUMS = Tolerance(
 )  # where windows overlap, gradients are added, and the order of a float32 sum shows in its last bit
 
 
-def fixtures(folder: Folder, name: Path) -> Iterator[Fixture]:
+def ops_fixtures(folder: Folder, name: Path) -> Iterator[Fixture]:
     """ops.json"""
     cases, arrays = folder.json(name), folder.arrays(name.with_suffix(".npz"))
     for case, settings in cases.items():
@@ -56,31 +56,33 @@ def _maxpool(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
 def _both_ways(
     y: Tensor, x: Tensor, delta: Tensor, arrays: Arrays, backward: Tolerance
 ) -> Iterator[Comparison]:
-    yield compare("output", y, arrays["output"], EXACT)
+    yield compare_numbers("output", y, arrays["output"], EXACT)
     y.backward(delta.reshape(y.shape))
-    yield compare("delta_in", x.grad, arrays["delta_in"], backward)
+    yield compare_numbers("delta_in", x.grad, arrays["delta_in"], backward)
 
 
 def _letterbox(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
-    yield compare(
-        "output", framing.letterbox(arrays["input"], (case["h"], case["w"])), arrays["output"], IMAGE
+    yield compare_numbers(
+        "output", framing.darknet_letterbox(arrays["input"], (case["h"], case["w"])), arrays["output"], IMAGE
     )
 
 
 def _resize(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
-    yield compare("output", framing.resize(arrays["input"], (case["h"], case["w"])), arrays["output"], IMAGE)
+    yield compare_numbers(
+        "output", framing.darknet_resize(arrays["input"], (case["h"], case["w"])), arrays["output"], IMAGE
+    )
 
 
 def _place(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
     sizes = (case["h"], case["w"]), (case["nh"], case["nw"]), (case["dy"], case["dx"])
-    yield compare("output", darknet_augment.place(arrays["input"], *sizes), arrays["output"], IMAGE)
+    yield compare_numbers("output", darknet_augment.place(arrays["input"], *sizes), arrays["output"], IMAGE)
 
 
 def _distort(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
-    found = darknet_augment.distort(
+    found = darknet_augment.darknet_distort(
         arrays["input"], hue=case["hue"], saturation=case["sat"], exposure=case["exp"]
     )
-    yield compare("output", found, arrays["output"], IMAGE)
+    yield compare_numbers("output", found, arrays["output"], IMAGE)
 
 
 def _boxes(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
@@ -91,8 +93,8 @@ def _boxes(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
         (case["nw"] / case["w"], case["nh"] / case["h"]),
     )
     found = darknet_augment.correct_boxes(labels[:, 1:], shift=shift, scale=scale, flip=bool(case["flip"]))
-    yield compare("classes", labels[:, 0], recorded[:, 0], EXACT)
-    yield compare("boxes", found, recorded[:, 1:], IMAGE)
+    yield compare_numbers("classes", labels[:, 0], recorded[:, 0], EXACT)
+    yield compare_numbers("boxes", found, recorded[:, 1:], IMAGE)
 
 
 OPERATIONS: dict[str, Callable[[Settings, Arrays], Iterator[Comparison]]] = {

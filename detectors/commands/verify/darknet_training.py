@@ -18,14 +18,22 @@ from torch import Tensor
 
 from detectors.coders import YoloBoxCoder
 from detectors.commands.verify import darknet_nets, region_layer
-from detectors.commands.verify.comparison import EXACT, Comparison, Fixture, Tolerance, compare, known, merge
+from detectors.commands.verify.comparison import (
+    EXACT,
+    Comparison,
+    Fixture,
+    Tolerance,
+    compare_numbers,
+    known_difference,
+    merge,
+)
 from detectors.commands.verify.recordings import Arrays, Folder, Settings
 from detectors.commands.verify.streams import darknet_images
 from detectors.config.schema import ScheduleConfig
 from detectors.darknet.cfg import read_cfg
 from detectors.darknet.network import DarknetNetwork
 from detectors.darknet.region import activate, head_outputs, region_matcher
-from detectors.darknet.sections import Config, Cost, Net, Softmax
+from detectors.darknet.sections import Cost, DarknetCfg, Net, Softmax
 from detectors.targets import TargetEncoder
 from detectors.training.optim import rate_factor, set_rate, sgd
 
@@ -33,7 +41,7 @@ UPDATES = Tolerance(of_largest=1e-4)
 FINAL = Tolerance(absolute=2e-6)  # float32 sums
 RATES = Tolerance(relative=1e-6)  # float32 and powf
 ROUNDING = 6e-8  # of a float32 near 1
-PARTS = {
+STEP_PARTS = {
     "biases": "bias",
     "scales": "weight",
     "rolling_mean": "running_mean",
@@ -70,7 +78,7 @@ def schedule_of(net: Net) -> ScheduleConfig:
 def _rates(folder: Folder, name: Path, case: str, settings: Settings) -> Iterator[Comparison]:
     net = read_cfg(_cfg(folder, name, case, settings)).net
     at_once = net.batch // net.subdivisions  # Darknet's `batch` once it has read the cfg
-    yield compare(
+    yield compare_numbers(
         "batch and subdivisions",
         [at_once, net.subdivisions],
         [settings["batch"], settings["subdivisions"]],
@@ -81,7 +89,10 @@ def _rates(folder: Folder, name: Path, case: str, settings: Settings) -> Iterato
         batch: net.learning_rate * rate_factor(schedule_of(net), batch, net.max_batches) for batch in recorded
     }
     if min(net.steps, default=0) >= 0:
-        each = [compare(f"batch {n}", ours[n], rate, _rate_tolerance(net, n)) for n, rate in recorded.items()]
+        each = [
+            compare_numbers(f"batch {n}", ours[n], rate, _rate_tolerance(net, n))
+            for n, rate in recorded.items()
+        ]
         yield merge(f"rates at {len(recorded)} batch numbers", each)
         return
     at = next(n for n, step in enumerate(net.steps) if step < 0)
@@ -92,13 +103,13 @@ def _rates(folder: Folder, name: Path, case: str, settings: Settings) -> Iterato
         for batch in recorded
         if not np.isclose(ours[batch], recorded[batch], rtol=1e-6)
     )
-    found = compare(
+    found = compare_numbers(
         f"rates at {len(recorded)} batch numbers, with the slip",
         list(theirs.values()),
         list(recorded.values()),
         RATES,
     )
-    yield known(found, f"{UNSIGNED} ({meant})")
+    yield known_difference(found, f"{UNSIGNED} ({meant})")
 
 
 def _cfg(folder: Folder, name: Path, case: str, settings: Settings) -> Path:
@@ -125,18 +136,18 @@ def _steps(folder: Folder, name: Path, case: Settings, file: Path) -> Iterator[C
     *checks, stream = darknet_nets.parameters_of(case, config)
     yield from checks
     batch, subdivisions = case["batch_per_forward"], case["subdivisions"]
-    yield compare(
+    yield compare_numbers(
         "batch and subdivisions",
         [config.net.batch, config.net.subdivisions],
         [batch * subdivisions, subdivisions],
         EXACT,
     )
-    net = darknet_nets.network(config, stream, seen=case["seen_start"]).train()
+    net = darknet_nets.loaded_network(config, stream, seen=case["seen_start"]).train()
     run = _Run(net, config, case, arrays)
     for step, images in enumerate(torch.from_numpy(darknet_images(case["input_seed"], *case["input_shape"]))):
         yield from run.forward(step, images)
-    yield compare("rates of the updates", run.rates, [case["lr"][n] for n in run.updated], RATES)
-    yield compare("number of updates", len(run.updated), case["updates"], EXACT)
+    yield compare_numbers("rates of the updates", run.rates, [case["lr"][n] for n in run.updated], RATES)
+    yield compare_numbers("number of updates", len(run.updated), case["updates"], EXACT)
     arrays.skip("lr", "cost")  # the json has them, too
     yield from _final(net, arrays)
 
@@ -144,7 +155,7 @@ def _steps(folder: Folder, name: Path, case: Settings, file: Path) -> Iterator[C
 class _Run:
     """A training, one forward pass after another."""
 
-    def __init__(self, net: DarknetNetwork, config: Config, case: Settings, arrays: Arrays):
+    def __init__(self, net: DarknetNetwork, config: DarknetCfg, case: Settings, arrays: Arrays):
         self.net, self.config, self.case, self.arrays = net, config, case, arrays
         self.optimizer = sgd(
             net, rate=config.net.learning_rate, momentum=config.net.momentum, weight_decay=config.net.decay
@@ -161,7 +172,7 @@ class _Run:
         look = self._region if self.config.region else self._classifier
         loss, cost, comparisons = look(step, images, truth)
         yield from comparisons
-        yield compare(f"forward {step}: cost", cost, self.case["cost"][step], region_layer.COST)
+        yield compare_numbers(f"forward {step}: cost", cost, self.case["cost"][step], region_layer.COST)
         (loss / (batch * subdivisions)).backward()  # the update is by the mean over the whole batch
         if step == 0:
             yield from _updates(self.net, self.arrays, scale=-batch * subdivisions)
@@ -174,7 +185,9 @@ class _Run:
             self.optimizer.zero_grad()
             self.updated.append(step)
             self.rates.append(rate)
-        yield compare(f"forward {step}: images seen", self.seen, self.arrays["seen_after"][step], EXACT)
+        yield compare_numbers(
+            f"forward {step}: images seen", self.seen, self.arrays["seen_after"][step], EXACT
+        )
 
     def _region(self, step: int, images: Tensor, truth: np.ndarray) -> tuple[Tensor, float, list[Comparison]]:
         """Sum of the loss over the images, Darknet's cost, and what the recording has besides."""
@@ -188,7 +201,7 @@ class _Run:
         found = []
         if step == 0:
             found.append(
-                compare(
+                compare_numbers(
                     "forward 0: region output",
                     activate(raw, settings),
                     self.arrays["step0_region_output"],
@@ -196,14 +209,18 @@ class _Run:
                 )
             )
             found.append(
-                compare(
+                compare_numbers(
                     "forward 0: region delta", delta, self.arrays["step0_region_delta"], region_layer.DELTAS
                 )
             )
         statistics = loss.statistics(outputs, encoded, grid)
         printed = [float(number) for number in re.findall(r": +(-?nan|[\d.]+)", self.case["printed"][step])]
         ours = [float(statistics[key]) for key in region_layer.PRINTED]
-        found.append(compare(f"forward {step}: printed statistics", ours, printed, region_layer.STATISTICS))
+        found.append(
+            compare_numbers(
+                f"forward {step}: printed statistics", ours, printed, region_layer.REGION_STATISTICS
+            )
+        )
         return total, region_layer.darknet_cost(delta), found
 
     def _classifier(
@@ -232,7 +249,9 @@ def _updates(net: DarknetNetwork, arrays: Arrays, *, scale: int) -> Iterator[Com
             layer = net.layers[int(found[1])]
             inner = layer.conv if layer.norm is None or found[2] == "weight" else layer.norm
             gradient = inner.bias.grad if found[2] == "bias" else inner.weight.grad
-            compared.append(compare(f"layer {found[1]} {found[2]}", scale * gradient, arrays[key], UPDATES))
+            compared.append(
+                compare_numbers(f"layer {found[1]} {found[2]}", scale * gradient, arrays[key], UPDATES)
+            )
     yield merge(f"forward 0: updates of {len(compared)} tensors", compared)
 
 
@@ -243,9 +262,9 @@ def _final(net: DarknetNetwork, arrays: Arrays) -> Iterator[Comparison]:
         if found := re.fullmatch(r"final_layer(\d+)_(\w+)", key):
             layer, part = net.layers[int(found[1])], found[2]
             inner = layer.conv if part == "weights" or layer.norm is None else layer.norm
-            ours = getattr(inner, {"weights": "weight"}.get(part) or PARTS[part])
+            ours = getattr(inner, {"weights": "weight"}.get(part) or STEP_PARTS[part])
             kind = "running statistics" if part.startswith("rolling") else "parameters"
-            compared[kind].append(compare(f"layer {found[1]} {part}", ours, arrays[key], FINAL))
+            compared[kind].append(compare_numbers(f"layer {found[1]} {part}", ours, arrays[key], FINAL))
     for kind, several in compared.items():
         if several:
             yield merge(f"final {kind} of {len(several)} tensors", several)

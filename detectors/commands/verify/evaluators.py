@@ -15,7 +15,15 @@ import numpy as np
 import torch
 
 from detectors.annotations import Annotations
-from detectors.commands.verify.comparison import Comparison, Fixture, Tolerance, absent, agree, compare, merge
+from detectors.commands.verify.comparison import (
+    Comparison,
+    Fixture,
+    Tolerance,
+    absent,
+    agree,
+    compare_numbers,
+    merge,
+)
 from detectors.commands.verify.recordings import Folder, Settings
 from detectors.metrics.coco import STATISTICS, evaluate_coco, evaluate_json
 from detectors.metrics.voc import ap_11_point, ap_area, evaluate_voc
@@ -39,19 +47,19 @@ TORCHMETRICS |= {
 FOUR_DIGITS = Tolerance(absolute=5e-5)  # what a docstring prints
 
 
-def voc(folder: Folder, name: Path) -> Iterator[Fixture]:
+def voc_fixtures(folder: Folder, name: Path) -> Iterator[Fixture]:
     """voc/*.json"""
     for case, content in folder.json(name).items():
         yield Fixture(f"{_stem(name)}/{case}", partial(_voc, content))
 
 
-def coco(folder: Folder, name: Path) -> Iterator[Fixture]:
+def coco_fixtures(folder: Folder, name: Path) -> Iterator[Fixture]:
     """coco/*.json"""
     for case, content in folder.json(name).items():
         yield Fixture(f"{_stem(name)}/{case}", partial(_coco, content))
 
 
-def known(folder: Folder, name: Path) -> Iterator[Fixture]:
+def known_pairs(folder: Folder, name: Path) -> Iterator[Fixture]:
     """known/*.json, and the text files of published/ that a pair in it has the numbers of"""
     for case, content in folder.json(name).items():
         yield Fixture(f"{_stem(name)}/{case}", partial(_known, content))
@@ -82,14 +90,14 @@ def _voc(case: Settings) -> Iterator[Comparison]:
             result = evaluate_voc(
                 annotations, detections, iou=float(threshold), inclusive=rule == "inclusive"
             )
-            yield compare(
+            yield compare_numbers(
                 f"IoU {threshold} {rule}: truths that count", result.npos, case["npos"], Tolerance()
             )
             yield agree(f"IoU {threshold} {rule}: codes", "".join(result.codes), answer["codes"])
             numbers = [
-                compare("AP (11-point) of each class", result.ap07, answer["ap07"], SAME),
-                compare("AP (area) of each class", result.ap10, answer["ap10"], SAME),
-                compare(
+                compare_numbers("AP (11-point) of each class", result.ap07, answer["ap07"], SAME),
+                compare_numbers("AP (area) of each class", result.ap10, answer["ap10"], SAME),
+                compare_numbers(
                     "their means", [result.map07, result.map10], [answer["map07"], answer["map10"]], SAME
                 ),
             ]
@@ -140,19 +148,20 @@ def _coco(case: Settings) -> Iterator[Comparison]:
         ("json", evaluate_json(case["gt"], case["dt"])),
         ("records", evaluate_coco(*coco_records(case))),
     ):
-        yield compare(
+        yield compare_numbers(
             f"{entrance}: the {len(STATISTICS)} numbers", list(result.stats.values()), expected["stats"], SAME
         )
         per_class = [
-            compare(key, getattr(result, ours), expected[key], SAME) for key, ours in PER_CLASS.items()
+            compare_numbers(key, getattr(result, ours), expected[key], SAME)
+            for key, ours in PER_CLASS.items()
         ]
         yield merge(f"{entrance}: AP, AP50, AP75 of each class", per_class)
         everywhere = result.ap_table[..., 0]
         means = [row[row > -1].mean() if (row > -1).any() else -1.0 for row in everywhere]
         tables = [
-            compare("ap_per_iou", means, expected["ap_per_iou"], SAME),
-            compare("ap_iou_class_area", result.ap_table, expected["ap_iou_class_area"], SAME),
-            compare("ar_class_area_maxdet", result.ar_table, expected["ar_class_area_maxdet"], SAME),
+            compare_numbers("ap_per_iou", means, expected["ap_per_iou"], SAME),
+            compare_numbers("ap_iou_class_area", result.ap_table, expected["ap_iou_class_area"], SAME),
+            compare_numbers("ar_class_area_maxdet", result.ar_table, expected["ar_class_area_maxdet"], SAME),
         ]
         yield merge(f"{entrance}: AP and AR by IoU, class, size, detections", tables)
 
@@ -205,13 +214,13 @@ def _known_coco(case: Settings) -> Iterator[Comparison]:
         numbers = list(result.stats.values())
         for key in case:
             if digits := re.fullmatch(r"(?:published|expected)_(\d+)dp", key):
-                yield compare(
+                yield compare_numbers(
                     f"{entrance}: {key}",
                     numbers,
                     case[key],
                     Tolerance(absolute=0.5001 * 10.0 ** -int(digits[1])),
                 )
-        yield compare(f"{entrance}: recomputed", numbers, case["expected"], SAME)
+        yield compare_numbers(f"{entrance}: recomputed", numbers, case["expected"], SAME)
 
 
 def _known_voc(case: Settings) -> Iterator[Comparison]:
@@ -225,7 +234,7 @@ def _known_voc(case: Settings) -> Iterator[Comparison]:
             inclusive="IoU>=t" in case["convention"].replace(" ", ""),
         )
         numbers = [expected["ap07"], expected["ap10"]]
-        yield compare(
+        yield compare_numbers(
             f"IoU {threshold}: AP (11-point) and AP (area)", [result.map07, result.map10], numbers, SAME
         )
 
@@ -242,10 +251,10 @@ def _known_curve(case: Settings) -> Iterator[Comparison]:
         rows = order if key == "expected" else order[: int(key.removeprefix("first"))]
         right = np.cumsum(np.array(case["tp"])[rows])
         recall, precision = right / case["num_pos"], right / np.arange(1, len(rows) + 1)
-        yield compare(
+        yield compare_numbers(
             f"{key}: AP (11-point)", ap_11_point(recall + 1e-7, precision), expected["11point"], CURVE
         )
-        yield compare(f"{key}: AP (area)", ap_area(recall, precision), expected["MaxIntegral"], CURVE)
+        yield compare_numbers(f"{key}: AP (area)", ap_area(recall, precision), expected["MaxIntegral"], CURVE)
         if "Integral" in expected:
             yield absent(f"{key}: Integral", "the area without VOC's envelope is no number of this code")
 
@@ -276,7 +285,7 @@ def _known_corners(case: Settings) -> Iterator[Comparison]:
         {"images": [{"id": 1}], "annotations": annotations, "categories": categories}, results
     ).stats
     expected = {TORCHMETRICS[key]: value for key, value in case["expected"].items() if key in TORCHMETRICS}
-    yield compare(
+    yield compare_numbers(
         f"{len(expected)} numbers", [stats[key] for key in expected], list(expected.values()), FOUR_DIGITS
     )
 
@@ -293,7 +302,7 @@ def _published(folder: Folder, name: Path) -> Iterator[Comparison]:
     """COCO's own files and the numbers that pycocotools gave for them."""
     about = folder.json(name)
     result = evaluate_json(folder.json(name.with_name(about["gt"])), folder.json(name.with_name(about["dt"])))
-    yield compare(f"the {len(STATISTICS)} numbers", list(result.stats.values()), about["stats"], SAME)
+    yield compare_numbers(f"the {len(STATISTICS)} numbers", list(result.stats.values()), about["stats"], SAME)
 
 
 def _text_folders(folder: Folder, name: Path, images: list[str]) -> list[Path]:
@@ -324,13 +333,13 @@ def _texts(folder: Folder, place: Path, pair: Settings) -> Iterator[Comparison]:
         }
     truths, found = Settings(read["gts"]), Settings(read["dets"])
     for key in ("image", "box"):
-        yield compare(
+        yield compare_numbers(
             f"{key} as in the pair",
             [*truths[key], *found[key]],
             [*pair["gt"][key], *pair["det"][key]],
             Tolerance(absolute=1e-9),
         )
-    yield compare("score as in the pair", found["score"], pair["det"]["score"], SAME)
+    yield compare_numbers("score as in the pair", found["score"], pair["det"]["score"], SAME)
     yield from _known_voc(Settings({**pair, "n_classes": len(names), "gt": truths, "det": found}))
 
 

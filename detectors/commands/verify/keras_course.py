@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from detectors.boxes import pairwise_iou, xyxy_to_cxcywh
 from detectors.coders import YoloBoxCoder
-from detectors.commands.verify.comparison import Comparison, Fixture, Tolerance, agree, compare
+from detectors.commands.verify.comparison import Comparison, Fixture, Tolerance, agree, compare_numbers
 from detectors.commands.verify.presets import preset_loss
 from detectors.commands.verify.recordings import Arrays, Folder
 from detectors.commands.verify.region_layer import COST, darknet_cost, delta_of
@@ -32,13 +32,13 @@ from detectors.targets import TargetEncoder
 COURSE = Tolerance(absolute=1e-9, relative=1e-9)
 SINGLE = Tolerance(absolute=1e-6)  # stored as float32
 LOSS_F32 = Tolerance(relative=1e-5)  # the course's own float32 run
-DARKNET = Tolerance(absolute=1e-4)
+DARKNET_LOSS = Tolerance(absolute=1e-4)
 SCALES = ("object_scale", "noobject_scale", "class_scale", "coord_scale")
 DARKNETS_TRUTHS = 30  # per image; its list ends there
 NEARLY_ZERO = 1e-6  # what the course adds to a count before it divides by it
 
 
-def fixtures(folder: Folder, name: Path) -> Iterator[Fixture]:
+def course_fixtures(folder: Folder, name: Path) -> Iterator[Fixture]:
     """One npz"""
     yield Fixture(
         f"{name.parent.name}/{name.stem}", partial(_case, folder.arrays(name), "frontend" in name.stem)
@@ -54,7 +54,7 @@ def manifest(folder: Folder, name: Path) -> Iterator[Fixture]:
         )
 
 
-def outputs_of(y_pred: Tensor) -> HeadOutputs:
+def course_outputs(y_pred: Tensor) -> HeadOutputs:
     raw = y_pred.flatten(1, 3)
     return HeadOutputs(torch.cat([raw[..., :2].sigmoid(), raw[..., 2:4]], -1), raw[..., 5:], raw[..., 4])
 
@@ -104,7 +104,7 @@ def _setup(case: Arrays) -> Setup:
     targets, grid = targets_of(case), grid_of(case)
     return Setup(
         raw,
-        outputs_of(raw),
+        course_outputs(raw),
         targets,
         TargetEncoder(ResponsibleCellMatcher(), YoloBoxCoder())(targets, grid),
         grid,
@@ -135,14 +135,16 @@ def _targets(case: Arrays, setup: Setup) -> Iterator[Comparison]:
     theirs = set(zip(image.tolist(), place.tolist(), strict=True))
     yield agree("which anchors have a truth", {tuple(x) for x in encoded.positive.nonzero().tolist()}, theirs)
     values = case["y_true_values"]
-    yield compare(
+    yield compare_numbers(
         "their boxes", xyxy_to_cxcywh(encoded.boxes)[image, place] / level.stride, values[:, :4], COURSE
     )
     used = encoded.assigned >= 0  # truths with an area
     last = used & (used.flip(1).cumsum(1).flip(1) <= case["true_boxes"].shape[1])
     boxes = xyxy_to_cxcywh(encoded.targets.boxes)[last] / level.stride
     stored = case["true_boxes"].reshape(-1, 4)
-    yield compare("truths in the buffer", _sorted(boxes.numpy()), _sorted(stored[stored.any(1)]), COURSE)
+    yield compare_numbers(
+        "truths in the buffer", _sorted(boxes.numpy()), _sorted(stored[stored.any(1)]), COURSE
+    )
 
 
 def _sorted(rows: np.ndarray) -> np.ndarray:
@@ -159,17 +161,19 @@ def _step(
     terms, sums = loss(*given), plain(*given)
     early = bool(loss.images_seen < loss.prior_images)
     total = sum(terms.values())
-    yield compare(f"step {step}: loss", total + 10 * (early and frontend), case[f"step{step}_loss"], COURSE)
-    yield compare(
+    yield compare_numbers(
+        f"step {step}: loss", total + 10 * (early and frontend), case[f"step{step}_loss"], COURSE
+    )
+    yield compare_numbers(
         f"step {step}: loss in float32",
         total + 10 * (early and frontend),
         case[f"step{step}_loss_f32"],
         LOSS_F32,
     )
-    yield compare(f"step {step}: gradient", _gradient(total, setup), case[f"step{step}_grad"], COURSE)
+    yield compare_numbers(f"step {step}: gradient", _gradient(total, setup), case[f"step{step}_grad"], COURSE)
     if f"step{step}_grad_stopgrad_iou" in case:
         apart = _gradient(sum(detached(*given).values()), setup)
-        yield compare(
+        yield compare_numbers(
             f"step {step}: gradient, IoU constant", apart, case[f"step{step}_grad_stopgrad_iou"], COURSE
         )
 
@@ -181,7 +185,7 @@ def _step(
         "conf": parts["objectness"],
         "class": parts["class"],
     }
-    yield compare(
+    yield compare_numbers(
         f"step {step}: its parts",
         list(ours.values()),
         [case[f"step{step}_loss_{name}"] for name in ours],
@@ -191,7 +195,7 @@ def _step(
     counted = [
         parts[kind] * (case[f"step{step}_nb_{name}_box"].item() + NEARLY_ZERO) for kind, name in names.items()
     ]
-    yield compare(
+    yield compare_numbers(
         f"step {step}: what they are divided by",
         counted,
         [totals[kind] * len(setup.raw) for kind in names],
@@ -231,16 +235,16 @@ def _ignored(case: Arrays, setup: Setup, frontend: bool) -> Iterator[Comparison]
     """Step 1: which predictions are pushed down, and the gradient of objectness alone."""
     terms = course_loss(case, frontend)(setup.outputs, setup.encoded, setup.grid)
     gradient = _gradient(terms["object"] + terms["noobject"], setup)
-    yield compare("gradient of objectness", gradient, case["grad_conf_only"], COURSE)
+    yield compare_numbers("gradient of objectness", gradient, case["grad_conf_only"], COURSE)
     pushed = gradient[..., 4].flatten(1) != 0
     found = pushed | setup.encoded.positive
-    yield compare(
+    yield compare_numbers(
         "which objectness counts", found, (case["conf_mask"] != 0).reshape(found.shape), Tolerance()
     )
     predicted = YoloBoxCoder().decode(setup.outputs.offsets.detach(), setup.grid)
     buffer = torch.from_numpy(case["true_boxes"]) * setup.grid.levels[0].stride
     boxes = torch.cat([buffer[..., :2] - buffer[..., 2:] / 2, buffer[..., :2] + buffer[..., 2:] / 2], -1)
-    yield compare(
+    yield compare_numbers(
         "best IoU", pairwise_iou(boxes, predicted).amax(1), case["best_iou"].reshape(found.shape), SINGLE
     )
 
@@ -253,12 +257,14 @@ def _darknet(case: Arrays, setup: Setup, seen: int) -> Iterator[Comparison]:
     few = replace(targets, valid=targets.valid & (torch.arange(targets.valid.shape[1]) < DARKNETS_TRUTHS))
     delta = delta_of(setup.outputs, few, setup.grid, loss, ResponsibleCellMatcher())
     recorded = case[f"darknet_delta_seen{seen}"]
-    yield compare(f"Darknet, {seen} images seen: delta", delta.reshape(recorded.shape), recorded, DARKNET)
+    yield compare_numbers(
+        f"Darknet, {seen} images seen: delta", delta.reshape(recorded.shape), recorded, DARKNET_LOSS
+    )
     ours = darknet_cost(delta.reshape(recorded.shape).permute(0, 3, 4, 1, 2))
-    yield compare(f"Darknet, {seen} images seen: cost", ours, case[f"darknet_cost_seen{seen}"], COST)
+    yield compare_numbers(f"Darknet, {seen} images seen: cost", ours, case[f"darknet_cost_seen{seen}"], COST)
 
 
 def _manifest(folder: Folder, file: Path, about: dict) -> Iterator[Comparison]:
     arrays = folder.arrays(file)
     losses = [float(arrays[f"step{step}_loss"]) for step in range(1, about["steps"] + 1)]
-    yield compare("losses of the file and of the manifest", losses, about["loss"], COURSE)
+    yield compare_numbers("losses of the file and of the manifest", losses, about["loss"], COURSE)

@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from detectors.anchors import YoloAnchors
 from detectors.boxes import xyxy_to_cxcywh
 from detectors.coders import YoloBoxCoder
-from detectors.commands.verify.comparison import Comparison, Fixture, Tolerance, agree, compare
+from detectors.commands.verify.comparison import Comparison, Fixture, Tolerance, agree, compare_numbers
 from detectors.commands.verify.recordings import Arrays, Folder, Settings
 from detectors.darknet.framing import frame
 from detectors.darknet.region import (
     activate,
     darknet_index,
-    detect,
     head_outputs,
+    region_detections,
     region_loss,
     region_matcher,
 )
@@ -38,7 +38,7 @@ from detectors.targets import TargetEncoder
 VALUES = Tolerance(absolute=1e-5)
 DELTAS = Tolerance(absolute=3e-5, relative=1e-5)
 COST = Tolerance(relative=2e-5)
-STATISTICS = Tolerance(absolute=2e-6)
+REGION_STATISTICS = Tolerance(absolute=2e-6)
 PRINTED = (
     "truth_iou",
     "class_probability",
@@ -49,7 +49,7 @@ PRINTED = (
 )  # in the order of `stats`
 
 
-def training(folder: Folder, name: Path) -> Iterator[Fixture]:
+def region_training(folder: Folder, name: Path) -> Iterator[Fixture]:
     """region_train.json"""
     cases, arrays = folder.json(name), folder.arrays(name.with_suffix(".npz"))
     for case, settings in cases.items():
@@ -72,7 +72,7 @@ def region_settings(case: Mapping, anchors: np.ndarray) -> Region:
     return Region(pairs, case["classes"], bool(case["softmax"]), **flags, **numbers, jitter=0.0, random=False)
 
 
-def outputs_of(raw: Tensor, case: Mapping) -> HeadOutputs:
+def region_outputs(raw: Tensor, case: Mapping) -> HeadOutputs:
     """A case's raw predictions (B, n * (5 + C), H, W) in our order. case: settings and `anchors`."""
     return head_outputs(raw, region_settings(case, case["anchors"]))
 
@@ -105,11 +105,11 @@ def _training(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
         case[key]  # an error if it is absent
     settings, cells, batch = region_settings(case, arrays["anchors"]), (case["H"], case["W"]), case["batch"]
     raw = torch.from_numpy(arrays["input"])
-    yield compare("output", activate(raw, settings), arrays["output"], VALUES)
+    yield compare_numbers("output", activate(raw, settings), arrays["output"], VALUES)
 
     delta = region_delta(raw, settings, arrays["truth"], seen=case["seen"])
-    yield compare("delta", delta, arrays["delta"], DELTAS)
-    yield compare("cost", darknet_cost(delta), arrays["cost"].reshape(()), COST)
+    yield compare_numbers("delta", delta, arrays["delta"], DELTAS)
+    yield compare_numbers("cost", darknet_cost(delta), arrays["cost"].reshape(()), COST)
 
     raw = raw.double().requires_grad_()
     outputs, grid = head_outputs(raw, settings), exact_grid(settings, cells)
@@ -117,10 +117,10 @@ def _training(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
     loss = seen_loss(settings, seen=case["seen"], batch=batch)
     encoded = TargetEncoder(region_matcher(settings), YoloBoxCoder())(targets, grid, outputs)
     (batch * sum(loss(outputs, encoded, grid).values())).backward()
-    yield compare("delta_in", -raw.grad, arrays["delta_in"], DELTAS)
+    yield compare_numbers("delta_in", -raw.grad, arrays["delta_in"], DELTAS)
     statistics = loss.statistics(outputs, encoded, grid)
-    yield compare(
-        "statistics", torch.stack([statistics[key] for key in PRINTED]), arrays["stats"], STATISTICS
+    yield compare_numbers(
+        "statistics", torch.stack([statistics[key] for key in PRINTED]), arrays["stats"], REGION_STATISTICS
     )
 
 
@@ -200,7 +200,7 @@ def darknet_cost(delta: Tensor) -> float:
 
 def _decoding(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
     settings, raw = region_settings(case, arrays["anchors"]), torch.from_numpy(arrays["input"])
-    yield compare("output", activate(raw, settings), arrays["output"], VALUES)
+    yield compare_numbers("output", activate(raw, settings), arrays["output"], VALUES)
     for k, det in enumerate(case["dets"]):
         yield from detections(
             raw, settings, (case["neth"], case["netw"]), det, arrays.under(f"det{k}"), f"det{k}"
@@ -212,7 +212,7 @@ def detections(
 ) -> Iterator[Comparison]:
     """raw: (1, n * (5 + C), H, W); size: (height, width) of the network; det: image size, thresholds, kind of suppression."""
     boxes = framed_boxes(raw, settings, size, det)
-    yield compare(f"{label} boxes", boxes, arrays["box"], box_tolerance(det))
+    yield compare_numbers(f"{label} boxes", boxes, arrays["box"], box_tolerance(det))
     objectness = torch.zeros(len(boxes))
     anchors = torch.arange(len(boxes))
     objectness[_darknet_numbers(anchors, raw, settings)] = head_outputs(raw, settings).objectness[0].sigmoid()
@@ -262,7 +262,7 @@ def scores(
     raw: Tensor, settings: Region, size: tuple[int, int], threshold: float, *, nms_iou: float
 ) -> dict[tuple[int, int], float]:
     """(Darknet's box number, class) -> score of what our detect() finds. nms_iou=1 suppresses nothing."""
-    found = detect(raw, settings, size=size, score_threshold=threshold, nms_iou=nms_iou)
+    found = region_detections(raw, settings, size=size, score_threshold=threshold, nms_iou=nms_iou)
     anchors = anchor_numbers(found, _boxes(raw, settings, size))
     numbers = _darknet_numbers(anchors, raw, settings).tolist()
     return dict(zip(zip(numbers, found.labels.tolist(), strict=True), found.scores.tolist(), strict=True))
@@ -280,7 +280,9 @@ def compare_scores(what: str, ours: dict, recorded: dict) -> Iterator[Comparison
     """Which boxes (and classes), exactly; and the scores of those that both have."""
     yield agree(f"{what}: which", set(ours), set(recorded))
     common = [key for key in recorded if key in ours]
-    yield compare(f"{what}: scores", [ours[key] for key in common], [recorded[key] for key in common], VALUES)
+    yield compare_numbers(
+        f"{what}: scores", [ours[key] for key in common], [recorded[key] for key in common], VALUES
+    )
 
 
 def _boxes(raw: Tensor, settings: Region, size: tuple[int, int]) -> Tensor:

@@ -12,7 +12,15 @@ import torch
 
 from detectors.coders import SSDBoxCoder
 from detectors.commands.verify import ssd_recordings
-from detectors.commands.verify.comparison import EXACT, Comparison, Fixture, Tolerance, absent, agree, compare
+from detectors.commands.verify.comparison import (
+    EXACT,
+    Comparison,
+    Fixture,
+    Tolerance,
+    absent,
+    agree,
+    compare_numbers,
+)
 from detectors.commands.verify.recordings import Arrays, Folder
 from detectors.commands.verify.region_layer import anchor_numbers
 from detectors.layers import L2Norm
@@ -28,7 +36,7 @@ LIMITS: dict[
 }
 
 
-def fixtures(folder: Folder, name: Path) -> Iterator[Fixture]:
+def detection_fixtures(folder: Folder, name: Path) -> Iterator[Fixture]:
     """One det_*.npz"""
     yield Fixture(name.stem, partial(_detections, folder.arrays(name), (folder.root / name).parent))
 
@@ -43,7 +51,7 @@ def _detections(arrays: Arrays, folder: Path) -> Iterator[Comparison]:
     loc, conf = ssd_recordings.predictions(arrays)
     outputs, grid = (
         HeadOutputs(loc.double(), conf.double()),
-        ssd_recordings.grid(arrays, folder, torch.float64),
+        ssd_recordings.recorded_grid(arrays, folder, torch.float64),
     )
     boxes = SSDBoxCoder().decode(outputs.offsets, grid)[0]
     for prefix, limits in LIMITS.items():
@@ -73,16 +81,16 @@ def _detections(arrays: Arrays, folder: Path) -> Iterator[Comparison]:
 def _rows(prefix: str, found: Detections, recorded: np.ndarray) -> Iterator[Comparison]:
     """recorded: rows [label, score, x1, y1, x2, y2], in whatever order."""
     ours = torch.cat(
-        [found.labels[:, None] + 1, found.scores[:, None], found.boxes / ssd_recordings.SIDE], 1
+        [found.labels[:, None] + 1, found.scores[:, None], found.boxes / ssd_recordings.INPUT_SIDE], 1
     ).numpy()
     ours, recorded = (rows[np.lexsort((-rows[:, 1], rows[:, 0]))] for rows in (ours, recorded))
     if np.array_equal(ours[:, 0], recorded[:, 0]):
         ours = np.concatenate(
             [_paired(ours[rows], recorded[rows]) for rows in _blocks(recorded[:, 0])] or [ours]
         )
-    yield compare(f"{prefix}: labels", ours[:, 0], recorded[:, 0], EXACT)
-    yield compare(f"{prefix}: scores", ours[:, 1], recorded[:, 1], FOUND)
-    yield compare(f"{prefix}: boxes", ours[:, 2:], recorded[:, 2:], FOUND)
+    yield compare_numbers(f"{prefix}: labels", ours[:, 0], recorded[:, 0], EXACT)
+    yield compare_numbers(f"{prefix}: scores", ours[:, 1], recorded[:, 1], FOUND)
+    yield compare_numbers(f"{prefix}: boxes", ours[:, 2:], recorded[:, 2:], FOUND)
 
 
 def _blocks(labels: np.ndarray) -> list[np.ndarray]:
@@ -106,7 +114,7 @@ def _l2norm(arrays: Arrays) -> Iterator[Comparison]:
     (y * torch.from_numpy(arrays["w"])).sum().backward()
     for name, ours in (("y", y), ("grad_x", x.grad), ("grad_scale", layer.scale.grad)):
         # Numbers of a tiny pixel are a million times the others', which is why their size must not set the tolerance.
-        yield compare(
+        yield compare_numbers(
             name,
             ours,
             arrays[name],

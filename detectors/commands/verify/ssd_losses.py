@@ -19,14 +19,22 @@ from torch import Tensor
 from detectors.boxes import pairwise_iou
 from detectors.coders import SSDBoxCoder
 from detectors.commands.verify import ssd_recordings
-from detectors.commands.verify.comparison import EXACT, Comparison, Fixture, Tolerance, agree, compare, known
+from detectors.commands.verify.comparison import (
+    EXACT,
+    Comparison,
+    Fixture,
+    Tolerance,
+    agree,
+    compare_numbers,
+    known_difference,
+)
 from detectors.commands.verify.presets import preset_loss, preset_matcher
 from detectors.commands.verify.recordings import Arrays, Folder
 from detectors.structures import BACKGROUND, AnchorGrid, EncodedTargets, HeadOutputs, Matches, Targets
 from detectors.targets import TargetEncoder
 
 # The originals compute in float32: 6e-8 of an edge is 1e-4 of the target of a truth whose side is 0.003, after a division by 0.2.
-TARGETS = Tolerance(absolute=1e-4, relative=2e-5)
+TARGET_TOLERANCE = Tolerance(absolute=1e-4, relative=2e-5)
 LOSS = Tolerance(absolute=1e-6, relative=1e-5)
 GRADIENTS = Tolerance(absolute=1e-6, relative=1e-4)
 LOC_GRADIENTS = Tolerance(absolute=1e-5, relative=1e-4)
@@ -85,7 +93,7 @@ class RecordedMatcher:
         return Matches(self.matched, torch.full_like(targets.labels, -1))
 
 
-def fixtures(folder: Folder, name: Path) -> Iterator[Fixture]:
+def loss_fixtures(folder: Folder, name: Path) -> Iterator[Fixture]:
     """One loss_*.npz"""
     arrays = folder.arrays(name)
     arrays.skip(*REMARKS)
@@ -98,7 +106,7 @@ def fixtures(folder: Folder, name: Path) -> Iterator[Fixture]:
 def _loss(arrays: Arrays, folder: Path, program: Program) -> Iterator[Comparison]:
     same = program.prefix != "caffe" and bool(arrays[f"{program.prefix}_equals_caffe"])
     recorded = Recorded(arrays, "caffe" if same else program.prefix)
-    found, grid = ssd_recordings.targets(arrays), ssd_recordings.grid(arrays, folder)
+    found, grid = ssd_recordings.recorded_targets(arrays), ssd_recordings.recorded_grid(arrays, folder)
     loc, conf = ssd_recordings.predictions(arrays)
     ours = TargetEncoder(preset_matcher(program.matching), SSDBoxCoder())(found, grid).matched
     if (reason := _unfit(recorded, found)) is not None:
@@ -107,18 +115,25 @@ def _loss(arrays: Arrays, folder: Path, program: Program) -> Iterator[Comparison
         comparison = agree(
             "positives of truths with area", _places(ours >= 0), {tuple(place) for place in usable.tolist()}
         )
-        yield known(comparison, f"{program.title}'s loss is {reason}; here such a truth is left out")
+        yield known_difference(
+            comparison, f"{program.title}'s loss is {reason}; here such a truth is left out"
+        )
         return
     matched, comparison = _positives(
         ours, recorded, arrays, pairwise_iou(found.boxes, grid.boxes), greedy=program.prefix == "caffe"
     )
     yield comparison
-    exact = ssd_recordings.targets(arrays, torch.float64), ssd_recordings.grid(arrays, folder, torch.float64)
+    exact = (
+        ssd_recordings.recorded_targets(arrays, torch.float64),
+        ssd_recordings.recorded_grid(arrays, folder, torch.float64),
+    )
     wide = TargetEncoder(RecordedMatcher(matched), SSDBoxCoder())(*exact)
     image, prior = recorded.pairs("pos").T
-    yield compare("labels", wide.labels[image, prior] + 1, recorded["pos_label"], EXACT)
-    yield compare("targets", wide.offsets[image, prior], recorded["pos_target"].reshape(-1, 4), TARGETS)
-    yield compare("number of positives", (matched >= 0).sum(), recorded["npos"], EXACT)
+    yield compare_numbers("labels", wide.labels[image, prior] + 1, recorded["pos_label"], EXACT)
+    yield compare_numbers(
+        "targets", wide.offsets[image, prior], recorded["pos_target"].reshape(-1, 4), TARGET_TOLERANCE
+    )
+    yield compare_numbers("number of positives", (matched >= 0).sum(), recorded["npos"], EXACT)
     yield from _values(program, recorded, wide, HeadOutputs(loc.double(), conf.double()))
 
 
@@ -184,16 +199,18 @@ def _values(
     )
     mined = _places(conf_grad.abs().sum(-1)) - positives
     if program.prefix == "ssdpt" and (lost := (mined - negatives) & _underflowing(outputs.class_logits)):
-        yield known(agree("hard negatives that it can see", mined - lost, negatives & mined), UNDERFLOW)
+        yield known_difference(
+            agree("hard negatives that it can see", mined - lost, negatives & mined), UNDERFLOW
+        )
         recorded.skip("loss_conf", "grad_norms", "grad_conf_pos", "grad_conf_neg")
-        yield compare("box loss", terms["box"], recorded["loss_loc"], LOSS)
-        yield compare("gradients: loc_pos", *_at(recorded, "loc_pos", "pos", loc_grad), LOC_GRADIENTS)
+        yield compare_numbers("box loss", terms["box"], recorded["loss_loc"], LOSS)
+        yield compare_numbers("gradients: loc_pos", *_at(recorded, "loc_pos", "pos", loc_grad), LOC_GRADIENTS)
         return
     yield agree("hard negatives", mined, negatives - positives)
     if "norm" in recorded:
-        yield compare("normaliser", max(1, int(encoded.positive.sum())), recorded["norm"], EXACT)
-    yield compare("box loss", terms["box"], recorded["loss_loc"], LOSS)
-    yield compare("class loss", terms["class"], recorded["loss_conf"], LOSS)
+        yield compare_numbers("normaliser", max(1, int(encoded.positive.sum())), recorded["norm"], EXACT)
+    yield compare_numbers("box loss", terms["box"], recorded["loss_loc"], LOSS)
+    yield compare_numbers("class loss", terms["class"], recorded["loss_conf"], LOSS)
     yield from _gradients(recorded, loc_grad, conf_grad)
 
 
@@ -205,22 +222,22 @@ def _underflowing(logits: Tensor) -> set[tuple[int, ...]]:
 
 def _gradients(recorded: Recorded, loc_grad: Tensor, conf_grad: Tensor) -> Iterator[Comparison]:
     if "grad_norms" in recorded:
-        yield compare(
+        yield compare_numbers(
             "gradients: norms",
             torch.stack([loc_grad.norm(), conf_grad.norm()]),
             recorded["grad_norms"],
             GRADIENTS,
         )
-    yield compare("gradients: loc_pos", *_at(recorded, "loc_pos", "pos", loc_grad), LOC_GRADIENTS)
+    yield compare_numbers("gradients: loc_pos", *_at(recorded, "loc_pos", "pos", loc_grad), LOC_GRADIENTS)
     for pairs in ("pos", "neg"):
         if f"grad_conf_{pairs}" in recorded:
-            yield compare(
+            yield compare_numbers(
                 f"gradients: conf_{pairs}", *_at(recorded, f"conf_{pairs}", pairs, conf_grad), GRADIENTS
             )
     image, prior = recorded.pairs("pos").T
     elsewhere = loc_grad.clone()
     elsewhere[image, prior] = 0
-    yield compare("gradients: loc of all others", elsewhere.abs().sum(), 0.0, EXACT)
+    yield compare_numbers("gradients: loc of all others", elsewhere.abs().sum(), 0.0, EXACT)
 
 
 def _at(recorded: Recorded, name: str, pairs: str, gradient: Tensor) -> tuple[Tensor, np.ndarray]:

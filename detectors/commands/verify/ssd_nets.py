@@ -26,7 +26,7 @@ from detectors.commands.verify.comparison import (
     Tolerance,
     absent,
     agree,
-    compare,
+    compare_numbers,
     merge,
 )
 from detectors.commands.verify.recordings import Arrays, Folder
@@ -37,10 +37,10 @@ from detectors.structures import HeadOutputs
 
 MEAN = (0.48235, 0.45882, 0.40784)
 RELATIVE = 1e-4  # of a level's spread
-RULES = {"torchvision": parameter_names.torchvision, "ssd_pytorch": parameter_names.ssd_pytorch}
+RESIZE_RULES = {"torchvision": parameter_names.torchvision, "ssd_pytorch": parameter_names.ssd_pytorch}
 
 
-def nets(folder: Folder, name: Path) -> Iterator[Fixture]:
+def ssd_net_fixtures(folder: Folder, name: Path) -> Iterator[Fixture]:
     """One net_ssd<side>_*.npz"""
     yield Fixture(name.stem, partial(_net, folder.arrays(name), name.stem))
 
@@ -68,7 +68,7 @@ def _net(arrays: Arrays, stem: str) -> Iterator[Comparison]:
         )
     image = pcg(int(arrays["seed"]) + 1, 3 * side * side).astype(np.float32).reshape(1, 3, side, side)
     yield agree("image: sha256", hashlib.sha256(image.tobytes()).hexdigest(), str(arrays["img_sha256"]))
-    yield compare("image: first numbers", image.ravel()[:8], arrays["img_head"], EXACT)
+    yield compare_numbers("image: first numbers", image.ravel()[:8], arrays["img_head"], EXACT)
     with torch.no_grad():
         maps = detector.neck(
             detector.backbone(255 * (torch.from_numpy(image) - torch.tensor(MEAN).view(1, 3, 1, 1)))
@@ -84,7 +84,7 @@ def _fill(detector: Detector, arrays: Arrays) -> Iterator[Comparison]:
         arrays["caffe_keys"].tolist(),
         [ast.literal_eval(shape) for shape in arrays["shapes"].tolist()],
     )
-    yield compare(
+    yield compare_numbers(
         "shapes of the parameters",
         [list(state[key].shape) for key in keys] == [list(s) for s in shapes],
         True,
@@ -99,7 +99,7 @@ def _fill(detector: Detector, arrays: Arrays) -> Iterator[Comparison]:
         heads.append(values[:4])
         state[key].copy_(torch.from_numpy(values).view(shape))
     yield agree("parameters: sha256", digests, arrays["wsha"].tolist())
-    yield compare("parameters: first numbers", np.stack(heads), arrays["whead"], EXACT)
+    yield compare_numbers("parameters: first numbers", np.stack(heads), arrays["whead"], EXACT)
 
 
 def _scaled(uniform: np.ndarray, key: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -125,9 +125,11 @@ def _outputs(
             zip(tensor[0].split(counts), recorded[:, columns], strict=True)
         ):
             tolerance = Tolerance(absolute=RELATIVE * expected[1])
-            compared.append(compare(f"{kind} of level {n}", _statistics(level)[:4], expected[:4], tolerance))
             compared.append(
-                compare(
+                compare_numbers(f"{kind} of level {n}", _statistics(level)[:4], expected[:4], tolerance)
+            )
+            compared.append(
+                compare_numbers(
                     f"{kind} of level {n}: L2",
                     _statistics(level)[4],
                     expected[4],
@@ -139,7 +141,7 @@ def _outputs(
     chosen = torch.from_numpy(arrays["sample_priors"])
     for key, tensor, column in (("sample_loc", outputs.offsets, 1), ("sample_conf", outputs.class_logits, 6)):
         spread = np.repeat(recorded[:, column], counts)[chosen.numpy()][:, None]
-        found = compare(
+        found = compare_numbers(
             key,
             tensor[0, chosen].double().numpy() / spread,
             arrays[key] / spread,
@@ -157,11 +159,13 @@ def _outputs(
     for n, name in enumerate(("mean", "std", "largest")):
         ours = features[:, n] / expected[:, 1]
         yield _told(
-            compare(f"maps: {name}", ours, expected[:, n] / expected[:, 1], Tolerance(absolute=RELATIVE)),
+            compare_numbers(
+                f"maps: {name}", ours, expected[:, n] / expected[:, 1], Tolerance(absolute=RELATIVE)
+            ),
             "1e-04 x std of the map",
         )
     zeros = Tolerance(absolute=2e-4)  # a number near 0 may be rounded to either side of the ReLU
-    yield compare("maps: share of zeros", features[:, 3], expected[:, 3], zeros)
+    yield compare_numbers("maps: share of zeros", features[:, 3], expected[:, 3], zeros)
 
 
 def _statistics(level: Tensor) -> list[float]:
@@ -179,8 +183,8 @@ def _names(program: str, listed) -> Iterator[Comparison]:
         yield agree(
             "rows of COCO's classes", [n for n in range(COCO_OUTPUTS) if n not in COCO_UNUSED], listed
         )
-    elif program in RULES:
+    elif program in RESIZE_RULES:
         levels = sum(caffe.endswith("_mbox_loc.weight") for caffe in listed.values())
-        yield agree("names", RULES[program](levels), dict(listed))
+        yield agree("names", RESIZE_RULES[program](levels), dict(listed))
     else:
         yield absent("names", f"files of {program} are not read here")

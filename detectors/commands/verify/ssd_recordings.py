@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detectors.commands.verify.comparison import EXACT, Comparison, Fixture, Tolerance, agree, compare
+from detectors.commands.verify.comparison import EXACT, Comparison, Fixture, Tolerance, agree, compare_numbers
 from detectors.commands.verify.recordings import Arrays, Folder
 from detectors.commands.verify.streams import pcg_normal
 from detectors.models.detector import Detector
@@ -25,7 +25,7 @@ from detectors.structures import AnchorGrid, Level, Targets
 
 BUILDERS: dict[int, Callable[..., Detector]] = {300: ssd300, 512: ssd512}  # by the input's side
 PRIORS = Tolerance(absolute=1e-6)
-SIDE = 300  # pixels of the input that relative boxes are turned into; any other would do
+INPUT_SIDE = 300  # pixels of the input that relative boxes are turned into; any other would do
 
 
 def priors(folder: Folder, name: Path) -> Iterator[Fixture]:
@@ -42,7 +42,7 @@ def _priors(arrays: Arrays, key: str) -> Iterator[Comparison]:
         levels = next((grid.levels for grid in grids if grid.num_anchors == len(arrays[key])), None)
         if levels is None:
             raise ValueError(f"{key}: no network here has {len(arrays[key])} default boxes")
-        yield compare("order", _nvidia_order(levels), arrays[key], EXACT)
+        yield compare_numbers("order", _nvidia_order(levels), arrays[key], EXACT)
         return
     found = re.fullmatch(r"ssd(\d+)_([a-z]+)(?:_clip_(centre|wh)_boxes)?", key)
     if found is None or int(found[1]) not in BUILDERS:
@@ -52,13 +52,13 @@ def _priors(arrays: Arrays, key: str) -> Iterator[Comparison]:
     side, sizes = int(found[1]), found[2]
     whole = _relative(side, sizes)
     if found[3] is None:
-        yield compare("default boxes", whole, arrays[key], PRIORS)
+        yield compare_numbers("default boxes", whole, arrays[key], PRIORS)
         return
     index = arrays[key.replace("_boxes", "_idx")].astype(np.int64)
     clipped = _relative(side, sizes, clip_default_boxes={"centre": "cxcywh", "wh": "wh"}[found[3]])
     changed = ((clipped - whole).abs() > PRIORS.absolute).any(1).nonzero()[:, 0].tolist()
     yield agree("which are clipped", changed, index.tolist())
-    yield compare("clipped boxes", clipped[index], arrays[key], PRIORS)
+    yield compare_numbers("clipped boxes", clipped[index], arrays[key], PRIORS)
 
 
 def _relative(side: int, sizes: str, **clip: str) -> Tensor:
@@ -112,24 +112,28 @@ def predictions(case: Arrays, *, scale: tuple[float, float] = (0.6, 1.5)) -> tup
     return torch.from_numpy(loc), torch.from_numpy(conf)
 
 
-def grid(case: Arrays, folder: Path, dtype: torch.dtype = torch.float32) -> AnchorGrid:
+def recorded_grid(case: Arrays, folder: Path, dtype: torch.dtype = torch.float32) -> AnchorGrid:
     """The recording's default boxes, of an input of SIDE pixels. folder: where priors.npz lies."""
     corners = (
         Arrays(folder / "priors.npz")[str(case["prior_name"])] if "prior_name" in case else case["priors"]
     )
-    corners = torch.from_numpy(np.asarray(corners, np.float64)) * SIDE
+    corners = torch.from_numpy(np.asarray(corners, np.float64)) * INPUT_SIDE
     boxes_cxcywh = torch.cat([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], 1).to(
         dtype
     )
     zeros = torch.zeros(len(boxes_cxcywh), dtype=dtype)
     return AnchorGrid(
-        boxes_cxcywh, zeros + 1, torch.zeros(len(zeros), 2), (SIDE, SIDE), (Level(1, 1, 1.0, len(zeros)),)
+        boxes_cxcywh,
+        zeros + 1,
+        torch.zeros(len(zeros), 2),
+        (INPUT_SIDE, INPUT_SIDE),
+        (Level(1, 1, 1.0, len(zeros)),),
     )
 
 
-def targets(case: Arrays, dtype: torch.dtype = torch.float32) -> Targets:
+def recorded_targets(case: Arrays, dtype: torch.dtype = torch.float32) -> Targets:
     """gt_img, gt_boxes, gt_labels (1..C-1) -> padded Targets in pixels, labels 0..C-2."""
-    boxes = case["gt_boxes"].reshape(-1, 4).astype(np.float64) * SIDE
+    boxes = case["gt_boxes"].reshape(-1, 4).astype(np.float64) * INPUT_SIDE
     return padded_targets(
         int(case["B"]), case["gt_img"].astype(int), boxes, case["gt_labels"].astype(np.int64) - 1, dtype
     )

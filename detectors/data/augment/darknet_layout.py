@@ -17,7 +17,7 @@ from detectors.data.augment.fitting import (
 )  # Darknet's .5 is 127.5; the letterbox of the evaluation has 127, too
 from detectors.data.augment.photometric import Shade, draw_shade, shade
 
-MIN_SIDE = 0.001  # of the model's input; thinner truths are dropped
+DARKNET_MIN_SIDE = 0.001  # of the model's input; thinner truths are dropped
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class _DarknetLayout:
         if flip:
             boxes[:, [0, 2]] = limits[0] - boxes[:, [2, 0]]
         boxes = boxes.clip(0, np.tile(limits, 2))
-        wide = (boxes[:, 2:] - boxes[:, :2] >= MIN_SIDE * limits).all(1)
+        wide = (boxes[:, 2:] - boxes[:, :2] >= DARKNET_MIN_SIDE * limits).all(1)
         return boxes[wide], rows[wide]
 
 

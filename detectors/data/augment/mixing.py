@@ -10,7 +10,7 @@ import numpy as np
 from detectors.data.augment.transforms import TransformedSample
 
 CUT = (0.2, 0.8)  # mosaic: where the four images meet, as a fraction of either side
-MIN_SIDE = 1.0  # pixels; thinner truths are not trained on
+MIXED_MIN_SIDE = 1.0  # pixels; thinner truths are not trained on
 SHAPE = (
     1.5  # mixup: both parameters of the Beta distribution (Zhang et al. 2019, "Bag of Freebies", section 3.1)
 )
@@ -57,7 +57,9 @@ def mosaic(samples: Sequence[TransformedSample], cut: Sequence[float]) -> Transf
             sample.boxes, np.float32([left, top, left, top]), np.float32([right, bottom, right, bottom])
         )
         stays = (
-            (centres >= (left, top)) & (centres < (right, bottom)) & (boxes[:, 2:] - boxes[:, :2] >= MIN_SIDE)
+            (centres >= (left, top))
+            & (centres < (right, bottom))
+            & (boxes[:, 2:] - boxes[:, :2] >= MIXED_MIN_SIDE)
         ).all(1)
         parts.append(
             sample._replace(boxes=boxes[stays], labels=sample.labels[stays], kept=sample.kept[stays])

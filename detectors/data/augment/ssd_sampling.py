@@ -14,10 +14,10 @@ TRIALS = 50  # max_trials of each sampler
 MIN_IOU = np.array(
     [0.1, 0.3, 0.5, 0.7, 0.9, -np.inf]
 )  # with at least one object; the last sampler takes any window, but needs an object
-WHOLE = np.array([0.0, 0.0, 1.0, 1.0])  # the first sampler
-SCALE = (0.3, 1.0)  # square root of a window's area
-ASPECT = (0.5, 2.0)  # width / height, relative to the image's own
-MAX_ZOOM = 1 / (SCALE[0] * ASPECT[0] ** 0.5)  # of the narrowest window
+WHOLE_IMAGE = np.array([0.0, 0.0, 1.0, 1.0])  # the first sampler
+WINDOW_SCALE = (0.3, 1.0)  # square root of a window's area
+WINDOW_ASPECT = (0.5, 2.0)  # width / height, relative to the image's own
+MAX_ZOOM = 1 / (WINDOW_SCALE[0] * WINDOW_ASPECT[0] ** 0.5)  # of the narrowest window
 
 
 class Expansion(NamedTuple):
@@ -53,12 +53,12 @@ def draw_window(generator: np.random.Generator, boxes: np.ndarray) -> np.ndarray
     windows = windows_from(generator.random((len(MIN_IOU), TRIALS, 4)))  # (6, 50, 4)
     choice = generator.random()
     if not len(boxes):
-        return WHOLE
+        return WHOLE_IMAGE
     good = window_iou(windows, boxes).max(-1) >= MIN_IOU[:, None]  # (6, 50)
     finds = np.flatnonzero(good.any(1))
     chosen = int(choice * (len(finds) + 1))
     if chosen == 0:
-        return WHOLE
+        return WHOLE_IMAGE
     sampler = finds[chosen - 1]
     return windows[sampler, good[sampler].argmax()]
 
@@ -66,8 +66,8 @@ def draw_window(generator: np.random.Generator, boxes: np.ndarray) -> np.ndarray
 def windows_from(draws: np.ndarray) -> np.ndarray:
     """(..., 4) numbers from 0 to 1 for scale, aspect, x and y -> (..., 4) windows. The aspect is cut so that neither side exceeds 1."""
     scale, aspect = (
-        SCALE[0] + draws[..., 0] * (SCALE[1] - SCALE[0]),
-        ASPECT[0] + draws[..., 1] * (ASPECT[1] - ASPECT[0]),
+        WINDOW_SCALE[0] + draws[..., 0] * (WINDOW_SCALE[1] - WINDOW_SCALE[0]),
+        WINDOW_ASPECT[0] + draws[..., 1] * (WINDOW_ASPECT[1] - WINDOW_ASPECT[0]),
     )
     root = np.sqrt(np.minimum(np.maximum(aspect, scale**2), 1 / scale**2))
     width, height = np.minimum(scale * root, 1), np.minimum(scale / root, 1)

@@ -277,7 +277,7 @@ class Transform:
     ) -> TransformedSample:
         size = tuple(size or self.size)
         generators = np.random.default_rng(seed), random.Random(seed)
-        boxes = clip(np.asarray(boxes, dtype=np.float64).reshape(-1, 4), image.shape[:2])
+        boxes = clip_to_image(np.asarray(boxes, dtype=np.float64).reshape(-1, 4), image.shape[:2])
         kept, labels = np.flatnonzero(_shorter_side(boxes) >= THINNEST), np.asarray(labels, dtype=np.int64)
         laid = self._laid_out if self.layout is not None else self._resized
         image, boxes, rows, scale, shift = laid(image, boxes[kept], generators, size)
@@ -304,7 +304,7 @@ class Transform:
         fit = self.fit(image.shape[:2], size)
         scale, shift = fit.scale_xy(image.shape[:2]), fit.shift_xy()
         image = resize(image, fit, size)
-        boxes = clip(boxes * np.tile(scale, 2) + np.tile(shift, 2), size)
+        boxes = clip_to_image(boxes * np.tile(scale, 2) + np.tile(shift, 2), size)
         if self.colour is not None:
             _seed(self.colour, generators)
             image = self.colour(image=image)["image"]
@@ -327,7 +327,7 @@ def build_transform(*, augment: Augmentation, size: tuple[int, int], resize: str
     )
 
 
-def clip(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def clip_to_image(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(n, 4) cut to an image of `size` (height, width)."""
     height, width = size
     return np.clip(boxes, 0, [width, height, width, height])
@@ -354,7 +354,7 @@ def _augment_boxes(
     count = len(boxes)
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     tiny = np.concatenate([centres - CENTRE_SIDE / 2, centres + CENTRE_SIDE / 2], 1)
-    both = np.concatenate([boxes, clip(tiny, image.shape[:2])])
+    both = np.concatenate([boxes, clip_to_image(tiny, image.shape[:2])])
     result = geometry(image=image, bboxes=both, rows=np.arange(2 * count))
     augmented = np.zeros((2 * count, 4))
     augmented[np.asarray(result["rows"], dtype=np.int64)] = np.asarray(

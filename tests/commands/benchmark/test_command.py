@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 from PIL import Image
 
 from detectors.commands.benchmark import command
-from detectors.commands.benchmark.torchvision_pipelines import PIPELINES, READERS, TorchvisionPipeline
+from detectors.commands.benchmark.torchvision_pipelines import IMAGE_READERS, PIPELINES, TorchvisionPipeline
 from detectors.data.shapes import write_shapes
 from detectors.data.voc import read_voc
 
@@ -22,7 +22,7 @@ def annotations(tmp_path_factory):
     return read_voc(root=root, image_sets=["train"])
 
 
-@pytest.mark.parametrize("backend", READERS)
+@pytest.mark.parametrize("backend", IMAGE_READERS)
 @pytest.mark.parametrize("name", PIPELINES)
 def test_torchvisions_pipelines_do_the_same_kind_of_work(annotations, name, backend):
     """Images of the input's size in whole levels, boxes inside them: no step is left out because the types do not fit."""

@@ -42,7 +42,7 @@ def browsed(shapes, tmp_path_factory) -> Path:
     return folder
 
 
-def opened(*arguments: str) -> list[command.Source]:
+def opened(*arguments: str) -> list[command.SampleSource]:
     return list(command.open_sources(command._arguments(list(arguments))))
 
 

@@ -8,7 +8,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from torch.testing import assert_close
 
-from detectors.commands.browse.matched_anchors import matched_anchors, table
+from detectors.commands.browse.matched_anchors import matched_anchors, matches_table
 from detectors.data.loading import Sample, collate
 from detectors.models.ssd import ssd160
 from detectors.models.yolov2 import yolov2_tiny
@@ -54,7 +54,7 @@ def test_two_truths_in_one_cell_by_hand(yolo):
 
 
 def test_the_table_by_hand(yolo):
-    lines = table([matched_anchors(yolo, sample(boxes, (64, 64))) for boxes in (TWO_IN_A_CELL, [])])
+    lines = matches_table([matched_anchors(yolo, sample(boxes, (64, 64))) for boxes in (TWO_IN_A_CELL, [])])
     assert [line.split() for line in lines[1:-1]] == [
         ["16", "to", "32", "px", "2", "0.50", "0.12", "1"],
         ["32", "to", "64", "px", "1", "1.00", "0.44", "0"],

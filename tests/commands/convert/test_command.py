@@ -85,7 +85,7 @@ def test_91_outputs_become_cocos_80_classes(tmp_path, narrow, capsys):
     run(narrow, tmp_path / "ours.pt", f"model.width={NARROW}")
     told = capsys.readouterr().out
     assert "of 91 outputs 81 are kept" in told
-    stored = ckpt.load(tmp_path / "ours.pt")
+    stored = ckpt.load_checkpoint(tmp_path / "ours.pt")
     assert stored.class_names == COCO_CLASSES
     model = stored.config["model"]
     assert (model["sizes"], model["clip_default_boxes"], model["pixel_mean"]) == (
@@ -99,7 +99,7 @@ def test_91_outputs_become_cocos_80_classes(tmp_path, narrow, capsys):
         stored.model["head.class_logits.1.bias"].view(-1, 81), theirs[:, ssd_ports.used_coco_columns()]
     )
     run(narrow, tmp_path / "all.pt", f"model.width={NARROW}", "--keep-91")
-    stored = ckpt.load(tmp_path / "all.pt")
+    stored = ckpt.load_checkpoint(tmp_path / "all.pt")
     assert [name for name in stored.class_names if not name.startswith("unused")] == list(COCO_CLASSES)
     assert [number for number, name in enumerate(stored.class_names, 1) if name.startswith("unused")] == list(
         ssd_ports.COCO_UNUSED
@@ -117,7 +117,7 @@ def test_a_converted_checkpoint_is_evaluated(tmp_path, narrow):
         "data.shapes.train=1",
         "data.shapes.val=2",
     )
-    stored = ckpt.load(tmp_path / "ours.pt")
+    stored = ckpt.load_checkpoint(tmp_path / "ours.pt")
     detector, config = assemble.load_detector(stored, torch.device("cpu"))
     annotations = assemble.read_annotations(config.data, "val")
     detections, _ = engine.detect(
@@ -147,7 +147,7 @@ def test_ssd_pytorch_chooses_its_default_boxes_by_the_number_of_classes(
     )
     chosen = [] if outputs == 21 else ["--names", tmp_path / "abc.names"]
     run(tmp_path / "x.pth", tmp_path / "ours.pt", *chosen, f"model.width={NARROW}")
-    stored = ckpt.load(tmp_path / "ours.pt")
+    stored = ckpt.load_checkpoint(tmp_path / "ours.pt")
     assert (
         stored.config["name"],
         stored.config["model"]["sizes"],
@@ -169,7 +169,7 @@ def test_other_classes_start_new_heads_and_say_so(tmp_path, narrow, capsys):
     ]
     assert fresh == [f"head.class_logits.{level}.{part}" for level in range(6) for part in ("weight", "bias")]
     assert sum(" from " in line for line in told) == 71 - 12
-    stored = ckpt.load(tmp_path / "ours.pt")
+    stored = ckpt.load_checkpoint(tmp_path / "ours.pt")
     assert stored.class_names == VOC_CLASSES
     assemble.load_detector(stored, torch.device("cpu"))
 
@@ -182,8 +182,8 @@ def test_our_own_checkpoint_for_other_classes(tmp_path, narrow, capsys):
     run(tmp_path / "coco.pt", tmp_path / "two.pt", "--names", tmp_path / "two.names")
     assert "59 of 71 tensors loaded" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"two.pt: holds weights alone.*trainer.init_from"):
-        engine.restore(None, ckpt.load(tmp_path / "two.pt"))
-    before, after = ckpt.load(tmp_path / "coco.pt"), ckpt.load(tmp_path / "two.pt")
+        engine.restore(None, ckpt.load_checkpoint(tmp_path / "two.pt"))
+    before, after = ckpt.load_checkpoint(tmp_path / "coco.pt"), ckpt.load_checkpoint(tmp_path / "two.pt")
     assert after.class_names == ("cat", "dog")
     assert after.config["data"]["class_names"] == ["cat", "dog"]
     assert torch.equal(after.model["head.offsets.3.weight"], before.model["head.offsets.3.weight"])
@@ -206,7 +206,11 @@ def test_a_smaller_ssd_starts_a_larger_one(tmp_path, narrow, capsys):
     )
     told = capsys.readouterr().out
     assert "(not in the file)" in told and "(the file's has another size)" in told
-    assert ckpt.load(tmp_path / "x.pt").config["model"]["pixel_mean"] == [122.99925, 116.9991, 103.9992]
+    assert ckpt.load_checkpoint(tmp_path / "x.pt").config["model"]["pixel_mean"] == [
+        122.99925,
+        116.9991,
+        103.9992,
+    ]
 
 
 def classifier(path: Path) -> None:
@@ -227,7 +231,7 @@ def test_a_classifier_becomes_the_backbone(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "30 of 71 tensors loaded" in told
     assert "in the file, but not used: classifier.6.weight, classifier.6.bias (ImageNet's classes)" in told
-    stored = ckpt.load(tmp_path / "x.pt")
+    stored = ckpt.load_checkpoint(tmp_path / "x.pt")
     assert stored.config["name"] == "ssd300"
     assert stored.config["model"]["pixel_std"] == [58.395, 57.12, 57.375]
     assert (stored.model["backbone.fc7.conv.weight"] == 0.25).all()
@@ -242,7 +246,7 @@ def test_pixels_can_be_set_by_hand(tmp_path, narrow):
         "model.channel_order=bgr",
         "model.pixel_mean=[104,117,123]",
     )
-    model = ckpt.load(tmp_path / "x.pt").config["model"]
+    model = ckpt.load_checkpoint(tmp_path / "x.pt").config["model"]
     assert (model["channel_order"], model["pixel_mean"]) == ("bgr", [104, 117, 123])
 
 

@@ -30,7 +30,7 @@ def test_darknets_weights_come_back_byte_for_byte(tmp_path, header, named):
     run(tmp_path / "in.weights", tmp_path / "ours.pt", "--cfg", cfg, *chosen)
     run(tmp_path / "ours.pt", tmp_path / "out.weights")
     assert (tmp_path / "out.weights").read_bytes() == (tmp_path / "in.weights").read_bytes()
-    stored = ckpt.load(tmp_path / "ours.pt")
+    stored = ckpt.load_checkpoint(tmp_path / "ours.pt")
     assert stored.class_names == VOC_CLASSES
     assert stored.config["input"]["size"] == [64, 64]
     assert stored.config["model"]["_target_"].endswith(
@@ -72,7 +72,7 @@ def test_settings_of_the_cfg_are_taken_over(tmp_path):
         tmp_path / "abc.names",
         "model.nms_iou=0.6",
     )
-    config = ckpt.load(tmp_path / "x.pt").config
+    config = ckpt.load_checkpoint(tmp_path / "x.pt").config
     assert config["input"]["size"] == [64, 96]
     assert (
         config["loss"]["object_scale"],
@@ -80,7 +80,7 @@ def test_settings_of_the_cfg_are_taken_over(tmp_path):
         config["loss"]["class_activation"],
     ) == (7, 0.3, "logistic")
     assert config["model"]["nms_iou"] == 0.6
-    detector, _ = assemble.load_detector(ckpt.load(tmp_path / "x.pt"), torch.device("cpu"))
+    detector, _ = assemble.load_detector(ckpt.load_checkpoint(tmp_path / "x.pt"), torch.device("cpu"))
     assert detector.postprocess.score_rule.__name__ == "yolo_logistic_scores"
     assert detector.postprocess.nms_iou == 0.6
 
@@ -91,10 +91,10 @@ def test_other_classes_for_darknets_weights(tmp_path, capsys):
     (tmp_path / "two.names").write_text("cat\ndog\n")
     run(tmp_path / "x.weights", tmp_path / "x.pt", "--cfg", cfg, "--names", tmp_path / "two.names")
     assert "its size depends on the number of classes" in capsys.readouterr().out
-    detector, _ = assemble.load_detector(ckpt.load(tmp_path / "x.pt"), torch.device("cpu"))
+    detector, _ = assemble.load_detector(ckpt.load_checkpoint(tmp_path / "x.pt"), torch.device("cpu"))
     assert detector(torch.zeros(1, 3, 64, 64)).class_logits.shape == (1, 2 * 2 * 5, 2)
     # The configuration of another data set leaves the class names open while it is checked.
-    check(merged(ckpt.load(tmp_path / "x.pt").config, ["data.class_names=null"]))
+    check(merged(ckpt.load_checkpoint(tmp_path / "x.pt").config, ["data.class_names=null"]))
 
 
 def test_a_partial_file_is_a_backbone(tmp_path, capsys):
@@ -114,7 +114,7 @@ def test_a_partial_file_is_a_backbone(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "18 convolutions loaded, 5 left as they were" in told
     assert "initialised anew: neck.deep.0.conv.weight" in told
-    state = ckpt.load(tmp_path / "x.pt").model
+    state = ckpt.load_checkpoint(tmp_path / "x.pt").model
     for name, tensor in whole.state_dict().items():
         if tensor.is_floating_point():
             assert torch.equal(state[name], tensor) == name.startswith("backbone."), name
@@ -156,7 +156,7 @@ def test_real_weights_through_a_checkpoint(tmp_path, shared, weights, cfg, recor
     run(folder / f"weights/{weights}.weights", tmp_path / "x.pt", "--cfg", folder / f"cfg/{cfg}.cfg")
     run(tmp_path / "x.pt", tmp_path / "x.weights")
     assert (tmp_path / "x.weights").read_bytes() == (folder / f"weights/{weights}.weights").read_bytes()
-    detector, _ = assemble.load_detector(ckpt.load(tmp_path / "x.pt"), torch.device("cpu"))
+    detector, _ = assemble.load_detector(ckpt.load_checkpoint(tmp_path / "x.pt"), torch.device("cpu"))
     recorded = np.load(folder / "oracle/darknet_dog_224.npz")
     raw = (
         torch.from_numpy(recorded[f"{record}__letterbox__raw"])

@@ -16,7 +16,7 @@ from torchvision.models.detection.image_list import ImageList
 from detectors.commands.convert import parameter_names, ssd_ports
 from detectors.data.class_names import COCO_CLASSES
 from detectors.models.ssd import ssd160, ssd300, ssd512
-from detectors.training.transfer import fit
+from detectors.training.transfer import fit_tensors
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +39,11 @@ def theirs(request) -> nn.Module:
     return model
 
 
-def loaded(found: ssd_ports.Found, detector: nn.Module) -> nn.Module:
+def loaded(found: ssd_ports.PortWeights, detector: nn.Module) -> nn.Module:
     """Our detector with all the weights of a file."""
     state = detector.state_dict()
     tensors = {name: found.tensors[parameter_names.ours(name)] for name in state}
-    transfer = fit(state, tensors, where="x.pth", twin={})
+    transfer = fit_tensors(state, tensors, where="x.pth", twin={})
     assert not transfer.left
     detector.load_state_dict(transfer.state)
     return detector.eval()
@@ -100,7 +100,7 @@ def test_coco_columns(recorded):
 def test_outputs_equal_torchvisions(theirs):
     """The whole of it: pixels, network, default boxes. Raw head outputs within 1e-4; boxes within 1e-3 pixels."""
     outputs = theirs.head.classification_head.num_columns
-    found = ssd_ports.read(theirs.state_dict(), "torchvision", "x.pth")
+    found = ssd_ports.read_port(theirs.state_dict(), "torchvision", "x.pth")
     assert (found.levels, found.outputs) == (6, outputs)
     ours = loaded(found, ssd300(num_classes=outputs - 1, sizes="coco", **found.settings))
     images = torch.rand(1, 3, 300, 300, generator=torch.Generator().manual_seed(0))
@@ -128,9 +128,9 @@ def test_the_way_back_is_bit_for_bit(theirs, kind):
         by_layer = {caffe[name]: tensor for name, tensor in state.items()}
         state = {name: by_layer[layer] for name, layer in parameter_names.ssd_pytorch(6).items()}
     before = {name: tensor.clone() for name, tensor in state.items()}
-    found = ssd_ports.read(state, kind, "x.pth")
+    found = ssd_ports.read_port(state, kind, "x.pth")
     ours = loaded(found, ssd300(num_classes=found.outputs - 1))
-    back = ssd_ports.write(ours.state_dict(), kind)
+    back = ssd_ports.write_port(ours.state_dict(), kind)
     assert list(back) == list(state)
     for name, tensor in back.items():
         assert torch.equal(tensor, before[name]), name
@@ -146,7 +146,7 @@ def test_the_way_back_is_bit_for_bit(theirs, kind):
 def test_ssd512_goes_there_and_back(kind):
     """With one level more, and 4x4 windows at the end."""
     ours = ssd512(num_classes=3).state_dict()
-    found = ssd_ports.read(ssd_ports.write(ours, kind), kind, "x.pth")
+    found = ssd_ports.read_port(ssd_ports.write_port(ours, kind), kind, "x.pth")
     assert (found.levels, found.outputs) == (7, 4)
     for name, tensor in ours.items():
         assert torch.equal(found.tensors[parameter_names.ours(name)], tensor), name
@@ -173,7 +173,7 @@ def test_91_outputs_become_81():
         for part, ndim in (("weight", 3), ("bias", 0))
     }
     tensors["fc7_mbox_loc.weight"] = torch.zeros(6 * 4, 1, 1, 1)
-    found = ssd_ports.Found("torchvision", tensors, {}, {})
+    found = ssd_ports.PortWeights("torchvision", tensors, {}, {})
     chosen = ssd_ports.select_outputs(found, ssd_ports.used_coco_columns())
     assert (found.outputs, chosen.outputs) == (91, 81)
     for part in ("weight", "bias"):
@@ -206,7 +206,7 @@ def classifier_state(*, finite: bool = True) -> dict[str, Tensor]:
 
 
 def test_fully_connected_layers_are_decimated():
-    found = ssd_ports.read(classifier_state(), "vgg16", "x.pth")
+    found = ssd_ports.read_port(classifier_state(), "vgg16", "x.pth")
     fc6, fc7 = found.tensors["fc6.weight"], found.tensors["fc7.weight"]
     assert fc6.shape == (1024, 512, 3, 3)
     assert fc7.shape == (1024, 1024, 1, 1)
@@ -225,7 +225,7 @@ def test_fully_connected_layers_are_decimated():
 
 
 def test_a_classifier_without_values_gives_its_features_and_caffes_pixels():
-    found = ssd_ports.read(classifier_state(finite=False), "vgg16", "x.pth")
+    found = ssd_ports.read_port(classifier_state(finite=False), "vgg16", "x.pth")
     assert len(found.tensors) == 26
     assert len(found.unused) == 6
     assert found.settings["pixel_mean"] == [123, 117, 104]
@@ -250,7 +250,7 @@ def test_pixels_and_clipping_come_with_the_weights():
 
 def test_what_was_trained_on_bgr_is_written_for_rgb():
     ours = ssd300(num_classes=1).state_dict()
-    back = ssd_ports.write(ours, "torchvision", channel_order="bgr")
+    back = ssd_ports.write_port(ours, "torchvision", channel_order="bgr")
     image = torch.rand(1, 3, 8, 8)
     first = ours["backbone.stages.stage1.conv1_1.conv.weight"]
     expected = nn.functional.conv2d(image.flip(1), first)
@@ -277,25 +277,25 @@ def test_the_first_missing_parameter_is_named():
     with pytest.raises(
         ValueError, match=r"x.pth: backbone.extra.3.2.bias \(conv8_2.bias\) is missing; 70 of the 71"
     ):
-        ssd_ports.read(state, "torchvision", "x.pth")
+        ssd_ports.read_port(state, "torchvision", "x.pth")
     del state["backbone.features.5.bias"]
     with pytest.raises(
         ValueError, match=r"x.pth: backbone.features.5.bias \(conv2_1.bias\) is missing; 69 of the 71"
     ):
-        ssd_ports.read(state, "torchvision", "x.pth")
+        ssd_ports.read_port(state, "torchvision", "x.pth")
 
 
 def test_heads_that_are_no_heads_are_named():
     state = dict.fromkeys(parameter_names.ssd_pytorch(6), torch.zeros(8))
     state |= {f"conf.{level}.{part}": torch.zeros(42) for level in range(6) for part in ("weight", "bias")}
-    assert ssd_ports.read(state, "ssd.pytorch", "x.pth").outputs == 21
+    assert ssd_ports.read_port(state, "ssd.pytorch", "x.pth").outputs == 21
     for name, tensor in (
         ("conf.3.bias", torch.zeros(41)),
         ("loc.0.weight", torch.zeros(7)),
         ("loc.1.weight", torch.tensor(0.0)),
     ):
         with pytest.raises(ValueError, match=r"x.pth: loc\.\d\.\w+ has \d+ channels, its class logits \d+"):
-            ssd_ports.read({**state, name: tensor}, "ssd.pytorch", "x.pth")
+            ssd_ports.read_port({**state, name: tensor}, "ssd.pytorch", "x.pth")
 
 
 @pytest.mark.parametrize(
@@ -308,4 +308,4 @@ def test_heads_that_are_no_heads_are_named():
 )
 def test_networks_that_they_do_not_have_are_not_written(build, keywords, message):
     with pytest.raises(ValueError, match=message):
-        ssd_ports.write(on_meta(build, num_classes=2, **keywords), "torchvision")
+        ssd_ports.write_port(on_meta(build, num_classes=2, **keywords), "torchvision")

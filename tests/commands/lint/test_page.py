@@ -1,7 +1,7 @@
 """Text and page of many findings."""
 
 from detectors.commands.lint.findings import Finding
-from detectors.commands.lint.lint_report import Report, as_json, table_lines, text
+from detectors.commands.lint.lint_report import LintReport, as_json, table_lines, text
 from detectors.commands.lint.page import SHOWN, page
 from detectors.commands.lint.statistics import statistics
 from detectors.data.problems import LISTED, Problem
@@ -11,10 +11,10 @@ from tests.data.files import write_image
 MANY = SHOWN + 50
 
 
-def report_of(problems: list[Problem]) -> tuple[Report, list]:
+def report_of(problems: list[Problem]) -> tuple[LintReport, list]:
     splits = [split_of([[[1, 1, 9, 9]]])]
     findings = [Finding("train", problem) for problem in problems]
-    return Report("set", findings, statistics(splits, size=(160, 160), resize="letterbox"), {}), splits
+    return LintReport("set", findings, statistics(splits, size=(160, 160), resize="letterbox"), {}), splits
 
 
 def test_many_findings():
@@ -58,7 +58,7 @@ def test_names_cannot_break_the_page():
     report, splits = report_of(
         [Problem("no-area", f"/set/{name}.xml", name), Problem("broken-image", name, name, "/none/" + name)]
     )
-    html = page(Report(name, report.findings, report.statistics, {"val": name}), splits, 6)
+    html = page(LintReport(name, report.findings, report.statistics, {"val": name}), splits, 6)
     assert "<script" not in html
     assert "&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;&amp;amp;" in html
 

@@ -37,11 +37,11 @@ def test_the_box_is_where_it_should_be(drawn):
 def test_a_box_out_of_the_image_is_seen_on_grey(drawn):
     """The margin is as wide as the box reaches, up to half of the image's side."""
     picture = drawn((100, 20, 140, 50))
-    assert picture.shape == (240, 480 + 80 + pictures.SEEN, 3)
+    assert picture.shape == (240, 480 + 80 + pictures.SEEN_PIXELS, 3)
     np.testing.assert_allclose(red(picture)[2], 560, atol=2)
     assert (picture[:20, 490:] == pictures.BEYOND).all()
-    assert drawn((-5000, 20, 10, 50)).shape == (240, 480 + 240 + pictures.SEEN, 3)
-    assert drawn((10, -10, 20, 10)).shape == (240 + 40 + pictures.SEEN, 480, 3)
+    assert drawn((-5000, 20, 10, 50)).shape == (240, 480 + 240 + pictures.SEEN_PIXELS, 3)
+    assert drawn((10, -10, 20, 10)).shape == (240 + 40 + pictures.SEEN_PIXELS, 480, 3)
 
 
 @pytest.mark.parametrize(
@@ -49,12 +49,12 @@ def test_a_box_out_of_the_image_is_seen_on_grey(drawn):
 )
 def test_boxes_that_are_none_are_drawn_nevertheless(drawn, box):
     x0, y0, x1, y1 = red(drawn(box))
-    assert x1 - x0 >= pictures.SEEN - 2
-    assert y1 - y0 >= pictures.SEEN - 2
+    assert x1 - x0 >= pictures.SEEN_PIXELS - 2
+    assert y1 - y0 >= pictures.SEEN_PIXELS - 2
 
 
 def test_a_point_is_drawn_as_a_square_around_it(drawn):
-    np.testing.assert_allclose(red(drawn((60, 30, 60, 30)))[3], 120 + pictures.SEEN / 2, atol=1)
+    np.testing.assert_allclose(red(drawn((60, 30, 60, 30)))[3], 120 + pictures.SEEN_PIXELS / 2, atol=1)
 
 
 def test_what_has_no_picture(drawn, tmp_path):

@@ -7,39 +7,50 @@ import pytest
 import torch
 
 from detectors.commands.verify import command
-from detectors.commands.verify.comparison import EXACT, Tolerance, agree, compare, known, merge
+from detectors.commands.verify.comparison import (
+    EXACT,
+    Tolerance,
+    agree,
+    compare_numbers,
+    known_difference,
+    merge,
+)
 from detectors.commands.verify.recordings import Arrays
 
 
 def test_compare_sees_what_differs():
     tolerance = Tolerance(absolute=0.1, relative=0.01)
-    assert compare("x", [1.0, 100.0], [1.05, 101.0], tolerance).passed
-    found = compare("x", torch.tensor([[1.0, 2.0], [3.0, 4.0]]), np.array([[1, 2], [3.5, 4.2]]), tolerance)
+    assert compare_numbers("x", [1.0, 100.0], [1.05, 101.0], tolerance).passed
+    found = compare_numbers(
+        "x", torch.tensor([[1.0, 2.0], [3.0, 4.0]]), np.array([[1, 2], [3.5, 4.2]]), tolerance
+    )
     assert not found.passed
     assert (found.absolute, found.relative) == pytest.approx((0.5, 0.5 / 4.2))
     assert found.note == "2 of 4 differ, most at (1, 0): 3, recorded 3.5"
 
 
 def test_compare_of_nan_and_infinity():
-    assert compare("x", [float("nan"), float("inf"), None], [None, float("inf"), float("nan")], EXACT).passed
+    assert compare_numbers(
+        "x", [float("nan"), float("inf"), None], [None, float("inf"), float("nan")], EXACT
+    ).passed
     for ours, recorded in (
         ([1.0], [float("nan")]),
         ([float("nan")], [1.0]),
         ([float("inf")], [-float("inf")]),
         ([1.0], [float("inf")]),
     ):
-        found = compare("x", ours, recorded, Tolerance(absolute=1e9, of_largest=1.0))
+        found = compare_numbers("x", ours, recorded, Tolerance(absolute=1e9, of_largest=1.0))
         assert not found.passed and found.absolute == np.inf
 
 
 def test_compare_of_shapes_and_nothing():
-    assert not compare("x", [1.0], [[1.0]], EXACT).passed
-    assert compare("x", [], [], EXACT).passed
+    assert not compare_numbers("x", [1.0], [[1.0]], EXACT).passed
+    assert compare_numbers("x", [], [], EXACT).passed
 
 
 def test_tolerance_of_the_largest():
-    assert compare("x", [0.009, 100.0], [0.0, 100.0], Tolerance(of_largest=1e-4)).passed
-    assert not compare("x", [0.011, 100.0], [0.0, 100.0], Tolerance(of_largest=1e-4)).passed
+    assert compare_numbers("x", [0.009, 100.0], [0.0, 100.0], Tolerance(of_largest=1e-4)).passed
+    assert not compare_numbers("x", [0.011, 100.0], [0.0, 100.0], Tolerance(of_largest=1e-4)).passed
     assert str(Tolerance(1e-5, 2e-6, 1e-4)) == "1e-05 + 2e-06 x value + 1e-04 x largest"
 
 
@@ -56,12 +67,15 @@ def test_agree():
 
 
 def test_merge_keeps_the_worst_and_known_needs_to_hold():
-    good, wrong = compare("a", 1.0, 1.0, EXACT), compare("b", 1.0, 3.0, Tolerance(absolute=1.0))
+    good, wrong = (
+        compare_numbers("a", 1.0, 1.0, EXACT),
+        compare_numbers("b", 1.0, 3.0, Tolerance(absolute=1.0)),
+    )
     both = merge("both", [good, wrong])
     assert (both.passed, both.absolute, both.tolerance) == (False, 2.0, "exact / 1e+00")
     assert both.note.startswith("b: ")
-    assert command._row("f", known(good, "reason")).verdict == command.KNOWN
-    assert command._row("f", known(wrong, "reason")).verdict == command.FAIL
+    assert command._row("f", known_difference(good, "reason")).verdict == command.KNOWN
+    assert command._row("f", known_difference(wrong, "reason")).verdict == command.FAIL
 
 
 def test_arrays_remember_what_was_read(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from detectors.commands.verify.darknet_augment import CLASS_ONLY, correct_boxes, distort, place
+from detectors.commands.verify.darknet_augment import CLASS_ONLY, correct_boxes, darknet_distort, place
 
 
 def pixel(image: np.ndarray, c: int, y: int, x: int) -> float:
@@ -44,7 +44,7 @@ def test_distort_equals_colorsys(hue, saturation, exposure):
     """Grey, black and saturated pixels among them."""
     image = np.random.default_rng(1).random((3, 4, 5), dtype=np.float32)
     image[:, 0, 0], image[:, 0, 1], image[:, 0, 2], image[:, 0, 3] = 0.4, 0, (1, 0, 0), (0.2, 0.9, 0.9)
-    found = distort(image, hue=hue, saturation=saturation, exposure=exposure)
+    found = darknet_distort(image, hue=hue, saturation=saturation, exposure=exposure)
     for y in range(4):
         for x in range(5):
             h, s, v = colorsys.rgb_to_hsv(*image[:, y, x].astype(float))

@@ -10,7 +10,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from detectors.commands.verify import darknet_augment
-from detectors.darknet.framing import resize, to_unit
+from detectors.darknet.framing import darknet_resize, to_unit
 from detectors.data.augment import transforms
 from detectors.data.augment.darknet_layout import (
     CropDraws,
@@ -183,7 +183,7 @@ def test_the_crop_of_2016_equals_crop_and_resize(flip):
         above, below, left, right = edges
         rows = np.clip(np.arange(above, 70 - below), 0, 69)
         columns = np.clip(np.arange(left, 110 - right), 0, 109)
-        expected = resize(to_unit(image[rows][:, columns]), (96, 64)).transpose(1, 2, 0) * 255
+        expected = darknet_resize(to_unit(image[rows][:, columns]), (96, 64)).transpose(1, 2, 0) * 255
         expected = expected[:, ::-1] if flip else expected
         draws = CropDraws(edges, UNSHADED, flip, np.zeros(0, int))
         assert cropped(draws, (70, 110)) == ((above, left), (len(rows), len(columns)))

@@ -171,9 +171,9 @@ def test_shade_is_darknets_but_for_the_rounding(drawn):
     comparison lets it pass, and red here.)"""
     image, (hue, saturation, exposure) = colours(), drawn
     expected = (
-        darknet_augment.distort(to_unit(image), hue=hue, saturation=saturation, exposure=exposure).transpose(
-            1, 2, 0
-        )
+        darknet_augment.darknet_distort(
+            to_unit(image), hue=hue, saturation=saturation, exposure=exposure
+        ).transpose(1, 2, 0)
         * 255
     )
     assert_allclose(shade(image, Shade(*drawn)).astype(float), expected, atol=0.505)
