@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from difflib import get_close_matches
 from importlib import import_module
+
+from detectors.data.suggestions import did_you_mean
 
 # verb -> (module below detectors.commands, what `detectors --help` says of it)
 VERBS = {
@@ -33,9 +34,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(overview())
         return
     if verb not in VERBS:
-        near = get_close_matches(verb, VERBS, n=1, cutoff=0.6)
-        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(VERBS)}"
-        sys.stderr.write(f"error: detectors {verb}: there is no such command; {hint}\n")
+        hint = did_you_mean(verb, VERBS, listed=True)
+        sys.stderr.write(f"error: detectors {verb}: there is no such command{hint}\n")
         raise SystemExit(2)
     command = import_module(f"detectors.commands.{VERBS[verb][0]}")
     if verb in HYDRA:

@@ -1,8 +1,10 @@
-"""Evaluates a checkpoint: python evaluate.py run=RUN_OR_CHECKPOINT [split=test]. Writes evaluation.json (COCO results too) beside it."""
+"""Evaluates a checkpoint: python evaluate.py run=RUN_OR_CHECKPOINT [split=test].
+
+Writes evaluation.json and detections.json (COCO's results format) beside the checkpoint.
+"""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,52 +17,55 @@ from detectors.config.check import check
 from detectors.config.entry import entry_point
 from detectors.config.schema import Config, DataConfig, EvaluateConfig
 from detectors.data.checks import settled
+from detectors.data.files import write_json
 from detectors.data.loading import BatchLoader
 from detectors.data.problems import KINDS, Problem
 from detectors.metrics.coco import write_results_json
 from detectors.metrics.report import report
-from detectors.training import assemble, engine
+from detectors.training import assemble
 from detectors.training import checkpoint as ckpt
+from detectors.training.detection import DetectionTask, detect
+from detectors.training.engine import device_name
 
 
 @entry_point("evaluate")
 def main(cfg: DictConfig) -> float | None:
     """Returns COCO's AP."""
-    asked = check(cfg, EvaluateConfig)
-    if asked.threads:
-        torch.set_num_threads(asked.threads)
-    device = assemble.choose_device(asked.device)
-    stored = ckpt.load_checkpoint(ckpt.find_checkpoint(asked.run, f"{asked.checkpoint}.pt"))
-    detector, config = assemble.load_detector(stored, device)
-    config = with_data(config, asked)
-    scanned = assemble.scan_annotations(config.data, asked.split, stored.class_names)
+    settings = check(cfg, EvaluateConfig)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    device = assemble.choose_device(settings.device)
+    stored = ckpt.load_checkpoint(ckpt.find_checkpoint(settings.run, f"{settings.checkpoint}.pt"))
+    detector, run_config = assemble.load_detector(stored, device)
+    config = with_data(run_config, settings)
+    scanned = assemble.scan_annotations(config.data, settings.split, stored.class_names)
     annotations = settled(scanned, config.data.on_error)
-    loader = assemble.eval_loader(config, annotations, batch_size=asked.batch_size)
-    detections, seconds = engine.detect(detector, loader, device, progress=asked.progress)
+    loader = assemble.eval_loader(config, annotations, batch_size=settings.batch_size)
+    detections, seconds = detect(detector, loader, device, progress=settings.progress)
     result = report(annotations, detections)
     content = {
         "checkpoint": stored.path.name,
         "step": stored.step,
         "data": config.data.name,
-        "split": asked.split,
+        "split": settings.split,
         **result.as_dict(),
         "inference_images_per_second": len(annotations) / max(seconds, 1e-9),
-        "device": engine.device_name(device),
-        **counted_faults(scanned[1], loader),
+        "device": device_name(device),
+        **fault_counts(scanned[1], loader),
     }
-    folder, suffix = stored.path.parent, file_suffix(stored.path, asked.split)
-    (folder / f"evaluation{suffix}.json").write_text(json.dumps(content, indent=1) + "\n")
-    write_results_json(annotations, detections, folder / f"detections{suffix}.json")
-    print(
-        f"{stored.path}, step {stored.step}, on {config.data.name} {asked.split} ({len(annotations)} images)\n{result.table()}"
-    )
-    print(*told_faults(scanned[1], loader), sep="", end="")
-    print(f"written: {folder / f'evaluation{suffix}.json'}")
-    return result.scalars[engine.METRIC]
+    suffix = file_suffix(stored.path, settings.split)
+    target = stored.path.parent / f"evaluation{suffix}.json"
+    write_json(target, content)
+    write_results_json(annotations, detections, stored.path.parent / f"detections{suffix}.json")
+    where = f"{config.data.name} {settings.split} ({len(annotations)} images)"
+    print(f"{stored.path}, step {stored.step}, on {where}\n{result.table()}")
+    print(*fault_lines(scanned[1], loader), sep="", end="")
+    print(f"written: {target}")
+    return result.scalars[DetectionTask.metric]
 
 
-def counted_faults(left_out: Sequence[Problem], loader: BatchLoader) -> dict:
-    """What was not measured on, for evaluation.json: findings of the reader by kind, and images that turned out to be useless."""
+def fault_counts(left_out: Sequence[Problem], loader: BatchLoader) -> dict:
+    """For evaluation.json: the reader's findings by kind, and how many images could not be decoded."""
     counts = {
         "left_out": dict(Counter(problem.kind for problem in left_out)),
         "broken_images": len(loader.problems),
@@ -68,42 +73,47 @@ def counted_faults(left_out: Sequence[Problem], loader: BatchLoader) -> dict:
     return {name: count for name, count in counts.items() if count}
 
 
-def told_faults(left_out: Sequence[Problem], loader: BatchLoader) -> list[str]:
-    """The same in lines. What the reader left out is not among the truths: the numbers are those of a smaller set."""
+def fault_lines(left_out: Sequence[Problem], loader: BatchLoader) -> list[str]:
+    """The same as lines of text. What the reader left out makes the evaluated set smaller."""
     kinds = Counter(problem.kind for problem in left_out)
-    texts = {
-        "left out of the set, named above, so that it does not count at all": ", ".join(
-            f"{n} {KINDS[kind].title}" for kind, n in kinds.items()
-        ),
-        "images left out, named above, their truths count as missed": loader.summary(),
-    }
-    return [f"{what}: {text}\n" for what, text in texts.items() if text]
+    by_kind = ", ".join(f"{count} {KINDS[kind].title}" for kind, count in kinds.items())
+    lines = []
+    if by_kind:
+        lines.append(f"left out of the set, named above, so that it does not count at all: {by_kind}\n")
+    if broken := loader.summary():
+        lines.append(f"images left out, named above, their boxes count as missed: {broken}\n")
+    return lines
 
 
 def file_suffix(checkpoint: Path, split: str) -> str:
-    """evaluation.json is best.pt's on `val`, which compare reads; another split or checkpoint of a run has a file of its own."""
+    """What the names of the written files end with.
+
+    evaluation.json, which compare reads, is best.pt's on `val`. Other splits and checkpoints get files of their own.
+    """
     other = checkpoint.name != ckpt.BEST and (checkpoint.parent / ckpt.BEST).exists()
     return ("" if split == "val" else f"_{split}") + (f"_{checkpoint.stem}" if other else "")
 
 
-def with_data(config: Config, asked: EvaluateConfig) -> Config:
-    """The run's configuration with the data settings that were given to evaluate.py put over its own.
+def with_data(config: Config, settings: EvaluateConfig) -> Config:
+    """The run's configuration with the data settings given to evaluate.py over its own.
 
-    ValueError if what was asked for in that way is known to the run: AP on training images says nothing.
+    ValueError if they name images that the run was trained on.
     """
-    if not asked.data:
+    if not settings.data:
         return config
-    changed = check(OmegaConf.merge(asdict(config), {"data": asked.data}))
-    if asked.split != "train" and (seen := trained_on(config.data, changed.data, asked.split)):
-        what = f"data.{asked.split}={getattr(changed.data, asked.split)}: the run was trained on {', '.join(seen)}"
+    changed = check(OmegaConf.merge(asdict(config), {"data": settings.data}))
+    split = settings.split
+    seen = [] if split == "train" else trained_on(config.data, changed.data, split)
+    if seen:
         raise ValueError(
-            f"{what}; choose images that it has not seen, or split=train, which says what the number is"
+            f"data.{split}={getattr(changed.data, split)}: the run was trained on {', '.join(seen)}; "
+            "choose images that it has not seen, or split=train, which says what the number is"
         )
     return changed
 
 
 def trained_on(before: DataConfig, now: DataConfig, split: str) -> list[str]:
-    """Image sets of a split that a run was trained on, by their names; VOC's trainval is train and val. Roots may have moved."""
+    """The image sets of a split that a run was trained on. VOC's trainval is train and val; roots may have moved."""
     if Path(before.root).name != Path(now.root).name:
         return []
     seen = {part for name in before.train for part in _parts(name)}

@@ -7,9 +7,10 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
-from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
+
+from detectors.data.suggestions import did_you_mean
 
 MOVED = {  # `_target_`s of checkpoints and configurations that were stored before a move -> today's
     "detectors.optim.sgd": "detectors.training.optim.sgd",
@@ -52,18 +53,8 @@ def find_target(target: str) -> Callable[..., Any]:
             for n, value in vars(module).items()
             if callable(value) and getattr(value, "__module__", "") == module_name
         ]
-        raise ValueError(f"_target_={target!r}: {module_name} has no {name}{closest(name, offered)}")
+        raise ValueError(f"_target_={target!r}: {module_name} has no {name}{did_you_mean(name, offered, listed=True)}")
     return found
-
-
-def closest(name: str, names: Sequence[str], place: str = "") -> str:
-    """'; did you mean place.X?' or, where nothing is near, '; there are: A, B, C'."""
-    near = get_close_matches(str(name), names, n=1, cutoff=0.6)
-    return (
-        f"; did you mean {place}{'.' * bool(place)}{near[0]}?"
-        if near
-        else f"; there are: {', '.join(names) or 'none'}"
-    )
 
 
 def signature_problems(node: Mapping[str, Any], place: str, given: Sequence[str]) -> Iterator[str]:
@@ -97,7 +88,7 @@ def _unknown(
 ) -> str:
     if name in given:
         return f"{place}.{name}={node[name]!r}: {name} cannot be set here, the program gives it to {target.__name__}; remove it"
-    return f"{place}.{name}={node[name]!r}: {target.__name__} has no such keyword{closest(name, list(parameters), place)}"
+    return f"{place}.{name}={node[name]!r}: {target.__name__} has no such keyword{did_you_mean(name, parameters, listed=True, place=place)}"
 
 
 def fits(value: Any, hint: Any) -> bool:

@@ -18,8 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from detectors.config.build import MOVED, build, closest, describe_type, fits, signature_problems
+from detectors.config.build import MOVED, build, describe_type, fits, signature_problems
 from detectors.config.schema import Config
+from detectors.data.suggestions import did_you_mean
 
 # Builder -> keywords that the program supplies, not the yaml
 GIVEN = {"augment": (), "model": ("num_classes", "loss"), "loss": (), "optimizer": ("module",)}
@@ -71,7 +72,7 @@ def _read(schema: type, given: Any, place: str, problems: list[SettingProblem]) 
     for name in given.keys() - known.keys():
         where = _join(place, name)
         problems.append(
-            (where, f"{where}={given[name]!r}: there is no such setting{closest(name, list(known), place)}")
+            (where, f"{where}={given[name]!r}: there is no such setting{did_you_mean(name, known, listed=True, place=place)}")
         )
     values = {name: given[name] if name in given else _default(f) for name, f in known.items()}
     for name, value in values.items():
@@ -107,7 +108,7 @@ def _wrong(value: Any, hint: Any, rules: Mapping[str, Any]) -> str | None:
     if not fits(value, hint):
         return f"must be {describe_type(hint)}"
     if "choices" in rules and value not in rules["choices"]:
-        return f"must be one of {', '.join(rules['choices'])}{closest(value, rules['choices']) if isinstance(value, str) else ''}"
+        return f"must be one of {', '.join(rules['choices'])}{did_you_mean(value, rules['choices']) if isinstance(value, str) else ''}"
     if "low" in rules and value is not None and value < rules["low"]:
         return f"must be {rules['low']} or more"
     if "high" in rules and value is not None and value > rules["high"]:

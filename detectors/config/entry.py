@@ -20,8 +20,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 from yaml import YAMLError
 
-from detectors.config.build import closest, describe_type, find_target
+from detectors.config.build import describe_type, find_target
 from detectors.config.schema import CONF
+from detectors.data.suggestions import did_you_mean
 
 # What a person can mend. Anything else is our mistake and keeps its traceback.
 MENDABLE = (
@@ -135,7 +136,7 @@ def _missing_config(error: MissingConfigException) -> str:
     if not error.options:
         return f"{error.missing_cfg_file}: there is no such file or group in the configuration; `--help` lists them"
     listed = ", ".join(error.options)
-    return f"{group}={name}: there is no such choice{closest(name, error.options).partition('; there are')[0]}\n  choices of {group}: {listed}"
+    return f"{group}={name}: there is no such choice{did_you_mean(name, error.options)}\n  choices of {group}: {listed}"
 
 
 def _unknown_key(error: Exception, cause: OmegaConfBaseException) -> str:
@@ -143,7 +144,7 @@ def _unknown_key(error: Exception, cause: OmegaConfBaseException) -> str:
     names = [str(name) for name in cause.parent_node]
     place = cause.full_key or str(cause.key)
     fix = (
-        closest(str(cause.key), names, place.rpartition(".")[0])
+        did_you_mean(str(cause.key), names, listed=True, place=place.rpartition(".")[0])
         if names
         else f"; to put it there: +{place}=..."
     )

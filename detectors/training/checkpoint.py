@@ -1,20 +1,20 @@
-"""Checkpoints: one file that holds all that a resume or an evaluation needs. Written whole or not at all, read without running code."""
+"""Checkpoints: one file with all that a resume or an evaluation needs. Written atomically, read without running code."""
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
+from detectors.data.files import atomic_file
+
 CHECKPOINT_FORMAT = 1
-LAST, BEST = "last.pt", "best.pt"
+LAST = "last.pt"
+BEST = "best.pt"
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Checkpoint:
 
 
 def save_checkpoint(checkpoint: Checkpoint) -> None:
-    """Writes checkpoint.path, whole or not at all."""
+    """Writes checkpoint.path atomically."""
     content = {
         "format": CHECKPOINT_FORMAT,
         **{k: v for k, v in vars(checkpoint).items() if k != "path"},
@@ -38,22 +38,6 @@ def save_checkpoint(checkpoint: Checkpoint) -> None:
     }
     with atomic_file(checkpoint.path) as file:
         torch.save(content, file)
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A binary file to write, made under another name beside `path` and renamed at the end, so that a kill or a full disk leaves the
-    previous file whole. Folders are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:

@@ -5,7 +5,6 @@ x is the optimiser step everywhere; train/images_seen tells how many images that
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Any
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
+
+from detectors.data.suggestions import did_you_mean
 
 # <...> stands for any text. A tag that is not here is refused: add it here and to docs/curves.md (tests/test_tracking.py compares the two).
 TAGS = {
@@ -103,10 +104,9 @@ class Tracker:
 def check_tag(tag: str) -> str:
     """The tag itself if TAGS has it, else a ValueError that names the nearest one."""
     if not any(_PATTERNS[known].fullmatch(tag) for known in TAGS):
-        near = difflib.get_close_matches(tag, TAGS, n=1, cutoff=0.0)[0]
         raise ValueError(
-            f"{tag!r} is no tag of the table in detectors/training/tracking.py; did you mean {near!r}? "
-            "A new one goes there and in docs/curves.md"
+            f"{tag!r} is no tag of the table in detectors/training/tracking.py{did_you_mean(tag, TAGS, quoted=True)}; "
+            "a new one goes there and in docs/curves.md"
         )
     return tag
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from detectors.commands.evaluate import counted_faults, file_suffix, told_faults, with_data
+from detectors.commands.evaluate import fault_counts, fault_lines, file_suffix, with_data
 from detectors.config.check import check
 from detectors.config.schema import Config, EvaluateConfig, composed
 from detectors.data.problems import Problem
@@ -62,11 +62,11 @@ def test_what_was_not_measured_on_is_told():
         SimpleNamespace(problems={}, summary=lambda: ""),
         SimpleNamespace(problems={"d.jpg": flat}, summary=lambda: "1 broken"),
     )
-    assert counted_faults([], sound) == {} and told_faults([], sound) == []
-    assert counted_faults([*missing, flat], broken) == {
+    assert fault_counts([], sound) == {} and fault_lines([], sound) == []
+    assert fault_counts([*missing, flat], broken) == {
         "left_out": {"missing-image": 2, "no-area": 1},
         "broken_images": 1,
     }
-    first, second = told_faults([*missing, flat], broken)
+    first, second = fault_lines([*missing, flat], broken)
     assert first.endswith("does not count at all: 2 images that are not there, 1 boxes without area\n")
     assert second.endswith("count as missed: 1 broken\n")

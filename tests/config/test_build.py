@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from detectors.config.build import build, closest, find_target, fits
+from detectors.config.build import build, find_target, fits
 from detectors.losses import RegionLoss
 
 
@@ -22,9 +22,6 @@ def test_only_callables_of_this_package_are_built(target):
         find_target(target)
 
 
-def test_the_closest_name_is_offered():
-    assert "did you mean" in closest("stpes", ["steps", "batch_size"])
-    assert "batch_size" in closest("zzz", ["steps", "batch_size"])
 
 
 def test_what_yaml_can_hold_for_an_annotation():

@@ -14,6 +14,7 @@ from detectors.config.schema import Config, to_plain
 from detectors.data.class_names import COCO_CLASSES, VOC_CLASSES
 from detectors.training import assemble
 from detectors.training import checkpoint as ckpt
+from detectors.training.initial_weights import initial_weights, start_from
 from tests.data.files import box_xml, write_coco, write_voc
 from tests.test_configs import checked
 
@@ -48,7 +49,7 @@ def started(
     """State dicts before and after, and what was printed."""
     detector = assemble.build_detector(config, len(class_names))
     before = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
-    lines = assemble.start_from(detector, checkpoint, config, class_names)
+    lines = start_from(detector, checkpoint, config, class_names)
     return before, detector.state_dict(), "\n".join(lines)
 
 
@@ -152,7 +153,7 @@ def test_a_wrong_file_is_named_with_the_way_out(content, tmp_path):
     with pytest.raises(
         (FileNotFoundError, ValueError), match=r"^trainer\.init_from: \S*a\.pt: .*; detectors convert makes"
     ):
-        assemble.initial_weights(str(tmp_path / "a.pt"))
+        initial_weights(str(tmp_path / "a.pt"))
 
 
 def test_sizes_of_a_step():

@@ -20,8 +20,10 @@ from detectors.commands import train as script
 from detectors.config.check import check
 from detectors.config.schema import CONF
 from detectors.data.images import ImageError
+from detectors.structures import Batch
 from detectors.training import assemble, engine
 from detectors.training import checkpoint as ckpt
+from detectors.training.detection import DetectionTask
 
 SMALL = [
     "trainer.steps=6",
@@ -87,7 +89,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(model, overrides, cache, tmp_
     second = make_run(tmp_path / "parts", cache, *overrides, stored=stored, model=model)
     engine.train(second)
 
-    assert_close(second.detector.state_dict(), whole.detector.state_dict(), rtol=0, atol=0)
+    assert_close(second.task.module.state_dict(), whole.task.module.state_dict(), rtol=0, atol=0)
     assert_close(
         second.optimizer.state_dict()["state"], whole.optimizer.state_dict()["state"], rtol=0, atol=0
     )
@@ -114,18 +116,19 @@ def interrupt_after(run: engine.Run, batch: int) -> None:
 def test_all_batches_of_a_step_have_its_size(cache, tmp_path, monkeypatch):
     """Multi-scale training counts optimiser steps, not batches; the network sees every size, and evaluation its own."""
     sizes = []
-    original = engine.forward
-    monkeypatch.setattr(
-        engine,
-        "forward",
-        lambda run, batch: sizes.append(tuple(batch.images.shape[2:])) or original(run, batch),
-    )
+    original = DetectionTask.step
+
+    def step(task: DetectionTask, batch: Batch) -> dict:
+        sizes.append(tuple(batch.images.shape[2:]))
+        return original(task, batch)
+
+    monkeypatch.setattr(DetectionTask, "step", step)
     run = make_run(tmp_path, cache, *MULTI_SCALE)
     engine.train(run)
     scales = assemble.multi_scale(run.config)
     assert sizes == [scales(step) for step in range(6) for _ in range(2)]
     assert len(set(sizes)) > 1 and sizes[-1] == (128, 128)
-    assert {key[:2] for key in run.detector._grids} == {*sizes, (96, 96)}
+    assert {key[:2] for key in run.task.module._grids} == {*sizes, (96, 96)}
 
 
 def test_a_new_run_starts_from_other_weights(cache, tmp_path, capsys):
@@ -136,7 +139,7 @@ def test_a_new_run_starts_from_other_weights(cache, tmp_path, capsys):
     )
     stored = ckpt.load_checkpoint(ckpt.find_checkpoint(tmp_path / "before"))
     assert f"weights of {stored.path}: " in capsys.readouterr().out
-    state = run.detector.state_dict()
+    state = run.task.module.state_dict()
     assert all(
         state[name].equal(tensor) for name, tensor in stored.model.items() if name != "loss.images_seen"
     )
@@ -150,7 +153,7 @@ def test_a_new_run_starts_from_other_weights(cache, tmp_path, capsys):
     for file in (tmp_path / "before").glob("*.pt"):
         file.unlink()
     resumed = script.build_run(script.resumed_config(own, ["trainer.steps=3"]), tmp_path / "after", own)
-    assert_close(resumed.detector.state_dict(), own.model, rtol=0, atol=0)
+    assert_close(resumed.task.module.state_dict(), own.model, rtol=0, atol=0)
     with pytest.raises(
         ValueError, match=r"trainer\.init_from=x: a resumed run goes on with the weights of .*last\.pt"
     ):
@@ -179,14 +182,14 @@ def test_broken_images_do_not_end_a_run_that_skips_them(tmp_path, caplog):
     run = make_run(tmp_path / "run", tmp_path / "cache", "data.on_error=skip", "trainer.probe_images=4")
     broken = {
         split: loader.dataset.annotations.paths[1]
-        for split, loader in (("train", run.train_loader), ("val", run.val_loader))
+        for split, loader in (("train", run.train_loader), ("val", run.task.val_loader))
     }
     for path in broken.values():
         Path(path).write_bytes(Path(path).read_bytes()[:500])
     result = engine.train(run)
     run.tracker.close()
     assert result.images == 4 and run.progress.images_seen == 24
-    assert [list(loader.problems) for loader in (run.train_loader, run.val_loader)] == [
+    assert [list(loader.problems) for loader in (run.train_loader, run.task.val_loader)] == [
         [broken["train"]],
         [broken["val"]],
     ]
@@ -240,10 +243,10 @@ def test_no_host_synchronisation_in_a_step(model, cache, tmp_path, monkeypatch):
     )
     run = make_run(tmp_path, cache, *overrides, model=model)
     monkeypatch.setattr(engine, "log", lambda *_: None)
-    monkeypatch.setattr(engine, "statistics", lambda *_: {})
+    monkeypatch.setattr(DetectionTask, "statistics", lambda _: {})
     monkeypatch.setattr(engine, "evaluate_and_save", lambda *_: None)
     monkeypatch.setattr(engine.Recent, "check", lambda _: None)
-    run.detector.grid(run.config.input.size)
+    run.task.module.grid(run.config.input.size)
     with HostReads() as reads:
         engine.train(run)
     assert reads.count == 1  # the loader draws its workers' seed once, on the host, before the first step
@@ -271,14 +274,14 @@ def test_accumulation_equals_one_large_batch(cache, tmp_path, monkeypatch):
             "optimizer=sgd",
         )
         engine.train(run)
-        gradients.append([p.grad for p in run.detector.parameters()])
+        gradients.append([p.grad for p in run.task.module.parameters()])
     assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-4)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(cache, tmp_path):
     run = make_run(tmp_path, cache)
     with torch.no_grad():
-        next(run.detector.head.parameters())[0] = float("nan")
+        next(run.task.module.head.parameters())[0] = float("nan")
     with pytest.raises(FloatingPointError, match=r"step 1: the loss is not finite \(box=nan.*\n.*JPEGImages"):
         engine.train(run)
     assert not (tmp_path / ckpt.LAST).exists()
@@ -323,7 +326,7 @@ def test_without_validation_images_a_run_ends_without_an_ap(tmp_path, cache):
     assert {path.name for path in run.folder.glob("*.pt")} == {"last.pt"}
     assert (
         ckpt.load_checkpoint(ckpt.find_checkpoint(str(run.folder), ckpt.BEST)).class_names
-        == run.val_annotations.class_names
+        == run.task.val_annotations.class_names
     )
     assert json.loads((run.folder / "summary.json").read_text())["validation"]["AP"] is None
 

@@ -1,6 +1,7 @@
 """The writer, read back with TensorBoard's own reader, and the table of tags against docs/curves.md and against what the detectors log."""
 
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ def test_scalars_come_back(tmp_path):
 def test_resume_in_the_same_folder_never_overlaps(tmp_path):
     first = {step: {"train/loss/total": float(step)} for step in range(11)}
     log(tmp_path, first, pictures={0, 5, 10})
+    time.sleep(1.01)  # event files are read in the order of their names, which begin with the second
     log(
         tmp_path,
         {step: {"train/loss/total": 100.0 + step} for step in range(6, 9)},

@@ -16,6 +16,7 @@ from detectors.commands.convert.conversion import Converted, Wish, from_checkpoi
 from detectors.commands.convert.darknet_conversion import PARTIAL_FILE, from_darknet, to_darknet
 from detectors.commands.convert.ssd_conversion import from_ssd, to_ssd
 from detectors.config.entry import verb
+from detectors.data.files import atomic_file
 from detectors.training import checkpoint as ckpt
 
 TARGET_SUFFIXES = {
@@ -118,7 +119,7 @@ def write_target(checkpoint: ckpt.Checkpoint, kind: str) -> list[str]:
     if kind == "darknet":
         return to_darknet(checkpoint)
     tensors, notes = to_ssd(checkpoint, kind)
-    with ckpt.atomic_file(checkpoint.path) as file:
+    with atomic_file(checkpoint.path) as file:
         torch.save(tensors, file)
     return notes
 

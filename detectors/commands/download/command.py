@@ -15,9 +15,9 @@ from pathlib import Path
 from detectors.commands.download.fetch import RESUMED, Part, fetch
 from detectors.commands.download.sources import SOURCES, Archive, DataSource
 from detectors.commands.download.unpack import Damaged, clear_draft, draft_of, unpack
-from detectors.config.build import closest
 from detectors.config.entry import verb
 from detectors.config.schema import composed
+from detectors.data.suggestions import did_you_mean
 
 Plan = tuple[Path, list[Archive]]  # a data set's root, and the archives that it lacks
 
@@ -58,7 +58,7 @@ def chosen(names: Sequence[str], sources: Mapping[str, DataSource]) -> dict[str,
     for name in names:
         if name not in sources:
             raise ValueError(
-                f"{name}: no data set of this name can be downloaded{closest(name, list(sources))}"
+                f"{name}: no data set of this name can be downloaded{did_you_mean(name, sources, listed=True)}"
             )
     return {name: sources[name] for name in dict.fromkeys(names)}
 

@@ -18,6 +18,7 @@ from detectors.metrics.report import report
 from detectors.models.ssd import ssd300, ssd512
 from detectors.training import assemble, engine
 from detectors.training import checkpoint as ckpt
+from detectors.training.detection import detect
 from tests.commands.convert.commands import NARROW, refused, run
 
 
@@ -120,7 +121,7 @@ def test_a_converted_checkpoint_is_evaluated(tmp_path, narrow):
     stored = ckpt.load_checkpoint(tmp_path / "ours.pt")
     detector, config = assemble.load_detector(stored, torch.device("cpu"))
     annotations = assemble.read_annotations(config.data, "val")
-    detections, _ = engine.detect(
+    detections, _ = detect(
         detector, assemble.eval_loader(config, annotations, batch_size=2), torch.device("cpu"), progress=False
     )
     assert len(detections.scores) == 2 * 200  # random weights: as many as are kept
@@ -181,7 +182,7 @@ def test_our_own_checkpoint_for_other_classes(tmp_path, narrow, capsys):
     capsys.readouterr()
     run(tmp_path / "coco.pt", tmp_path / "two.pt", "--names", tmp_path / "two.names")
     assert "59 of 71 tensors loaded" in capsys.readouterr().out
-    with pytest.raises(ValueError, match=r"two.pt: holds weights alone.*trainer.init_from"):
+    with pytest.raises(ValueError, match=r"two.pt: it holds weights alone.*trainer.init_from"):
         engine.restore(None, ckpt.load_checkpoint(tmp_path / "two.pt"))
     before, after = ckpt.load_checkpoint(tmp_path / "coco.pt"), ckpt.load_checkpoint(tmp_path / "two.pt")
     assert after.class_names == ("cat", "dog")

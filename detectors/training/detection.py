@@ -1,0 +1,139 @@
+"""The task of finding objects: one step from images to loss terms, evaluation, pictures and the facts about a detector."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from detectors.annotations import Annotations
+from detectors.config.schema import Config
+from detectors.data.images import read_image
+from detectors.data.loading import BatchLoader
+from detectors.drawing import draw_detections
+from detectors.metrics.report import Report, report
+from detectors.models.detector import Detector
+from detectors.structures import Batch, Detections
+
+PROBE_SCORE = 0.3  # detections below this are not drawn
+
+
+class DetectionTask:
+    """A detector and its validation split, as engine.Task describes a task."""
+
+    metric = "AP"  # COCO's
+    headline = ("AP", "AP50_voc07", "AP50_voc10")
+
+    def __init__(
+        self,
+        detector: Detector,
+        *,
+        config: Config,
+        device: torch.device,
+        val_loader: BatchLoader,
+        val_annotations: Annotations,
+    ):
+        self.module = detector
+        self.config = config
+        self.device = device
+        self.val_loader = val_loader
+        self.val_annotations = val_annotations
+        self.class_names = val_annotations.class_names
+        self._last_step: tuple | None = None  # outputs, encoded targets and anchors, for `statistics`
+        self._last_detections: Detections | None = None  # of the last evaluation, for `pictures`
+        self._last_report: Report | None = None
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """Loss terms of a batch. Offsets, targets and losses are float32 whatever the precision of the network."""
+        detector = self.module
+        low = self.config.trainer.precision == "bfloat16"
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=low):
+            outputs = detector(batch.images)
+        grid = detector.grid(batch.images.shape[-2:])
+        encoded = detector.encoder(batch.targets, grid, outputs)
+        self._last_step = (outputs, encoded, grid)
+        return detector.loss(outputs, encoded, grid)
+
+    @torch.no_grad()
+    def statistics(self) -> dict[str, Tensor]:
+        """Log-only numbers about the last step, on the device."""
+        encoder = self.module.encoder.statistics(*self._last_step)
+        return {**encoder, **self.module.loss.statistics(*self._last_step)}
+
+    def evaluate(self) -> Report:
+        """Average precision on the validation split. Leaves the detector in evaluation mode."""
+        show = self.config.trainer.progress
+        detections, _ = detect(self.module, self.val_loader, self.device, progress=show)
+        self._last_detections = detections
+        self._last_report = report(self.val_annotations, detections)
+        return self._last_report
+
+    def curves(self) -> dict[str, float]:
+        """AP by definition, size and class; numbers without ground truth are left out."""
+        overall = {
+            f"val/{name}": ap for name, ap in self._last_report.scalars.items() if name.startswith("AP")
+        }
+        per_class = {
+            f"val_class/{name}/AP50": row["AP50"] for name, row in self._last_report.per_class.items()
+        }
+        curves = {tag: ap for tag, ap in {**overall, **per_class}.items() if ap is not None}
+        if broken := len(self.val_loader.problems):
+            curves["val/broken_images"] = broken
+        return curves
+
+    def pictures(self) -> dict[str, list[np.ndarray]]:
+        """The first validation images with ground truth and the detections of the last evaluation."""
+        annotations = self.val_annotations
+        count = min(self.config.trainer.probe_images, len(annotations))
+        usable = [index for index in range(count) if annotations.paths[index] not in self.val_loader.problems]
+        images = [self._picture(index) for index in usable]
+        return {"probe/detections": images} if images else {}
+
+    def _picture(self, index: int) -> np.ndarray:
+        annotations = self.val_annotations
+        rows = annotations.rows(index)
+        return draw_detections(
+            read_image(annotations.paths[index]),
+            self._last_detections.of_image(index).above(PROBE_SCORE),
+            annotations.class_names,
+            gt_boxes=annotations.boxes_original[rows],
+            gt_labels=annotations.labels[rows],
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """What summary.json says about the model and its data."""
+        size = self.config.input.size
+        return {
+            "model": self.config.model["_target_"].rpartition(".")[2],
+            "data": self.config.data.name,
+            "input_size": size,
+            "parameters": self.module.parameter_count,
+            "gflops": self.module.flops(size) / 1e9,
+        }
+
+
+@torch.no_grad()
+def detect(
+    detector: Detector, loader: BatchLoader, device: torch.device, *, progress: bool
+) -> tuple[Detections, float]:
+    """Detections of every image of the loader, in the original frame; `image` is the row of its Annotations.
+
+    Also returns the seconds spent without loading. Leaves the detector in evaluation mode.
+    """
+    detector.eval()
+    parts = []
+    seconds = 0.0
+    for batch in tqdm(loader, disable=not progress, desc="evaluate", leave=False):
+        started = perf_counter()
+        images = batch.images.to(device, non_blocking=True)
+        detections = detector.detections(detector(images), batch.infos, images.shape[-2:]).to("cpu")
+        seconds += perf_counter() - started
+        rows = torch.tensor([info.index for info in batch.infos])
+        parts.append(
+            Detections(rows[detections.image], detections.boxes, detections.scores, detections.labels)
+        )
+    return Detections.concatenate(parts), seconds

@@ -1,0 +1,38 @@
+"""Files are written atomically: an error in the middle leaves the old file and nothing else."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from detectors.data.files import atomic_file, write_json, write_text
+
+
+def test_an_error_leaves_the_previous_file(tmp_path):
+    path = tmp_path / "new" / "numbers.bin"
+    with atomic_file(path) as file:
+        file.write(b"old")
+    with pytest.raises(RuntimeError, match="power cut"), atomic_file(path) as file:
+        file.write(b"half of the n")
+        raise RuntimeError("power cut")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in path.parent.iterdir()] == ["numbers.bin"]
+
+
+def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with atomic_file(path) as file:
+        file.write(b"new")
+        file.flush()
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+
+
+def test_json_and_text(tmp_path):
+    write_json(tmp_path / "a.json", {"é": [1, None]})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"é": [1, None]}
+    assert (tmp_path / "a.json").read_text().endswith("}\n")
+    write_text(tmp_path / "b.txt", "größer\n")
+    assert (tmp_path / "b.txt").read_bytes() == "größer\n".encode()
