@@ -190,3 +190,8 @@ class Loss(Protocol):
 
 class ScoreRule(Protocol):
     def __call__(self, outputs: HeadOutputs) -> Tensor: ...  # (B, A, C)
+
+
+# torch.export must know how to take these records apart and put them together again.
+for _record in (HeadOutputs, Detections, AnchorGrid):
+    torch.export.register_dataclass(_record, serialized_type_name=f"detectors.{_record.__name__}")

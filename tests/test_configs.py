@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from torch import nn
 
 from detectors.config.build import build, find_target
 from detectors.config.check import ConfigError, check
 from detectors.config.schema import Config, EvaluateConfig
+from detectors.postprocess import yolo_logistic_scores
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 COUNTS = {
@@ -196,3 +198,17 @@ def test_evaluate_takes_any_data(data):
     )
     assert config.data["name"] == data
     assert check(composed("run=somewhere", config_name="evaluate"), EvaluateConfig).data == {}
+
+
+def test_one_setting_chooses_the_activation_of_loss_and_scores():
+    detector = built(checked("model=yolov2", "loss.class_activation=logistic"))
+    assert detector.loss.class_activation == "logistic"
+    assert detector.postprocess.score_rule is yolo_logistic_scores
+    with pytest.raises(ConfigError, match=r"model\.class_activation=softmax: the loss has loss\.class_activation=logistic"):
+        checked("model=yolov2", "loss.class_activation=logistic", "model.class_activation=softmax")
+
+
+def test_a_configuration_stored_before_the_model_had_an_activation_takes_that_of_its_loss():
+    stored = OmegaConf.to_container(composed("model=yolov2", "loss.class_activation=logistic"), resolve=True)
+    del stored["model"]["class_activation"]
+    assert check(stored).model["class_activation"] == "logistic"

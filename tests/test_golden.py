@@ -31,11 +31,13 @@ def curve(family: str) -> list[float]:
     detector = BUILDERS[family]().train()
     optimizer = sgd(detector, rate=1e-4)
     generator = torch.Generator().manual_seed(1)
+    grid = detector.grid((160, 160))
     losses = []
     for _ in range(5):
         images = torch.randint(0, 256, (4, 3, 160, 160), generator=generator, dtype=torch.uint8)
         targets = oracles.random_targets(generator, batch=4, most=5, classes=3, size=(160, 160))
-        loss = sum(detector.losses(detector(images), targets, (160, 160)).values())
+        outputs = detector(images)
+        loss = sum(detector.loss(outputs, detector.encoder(targets, grid, outputs), grid).values())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

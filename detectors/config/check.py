@@ -60,7 +60,17 @@ def _resolved(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     for group in settings.values():
         if isinstance(group, dict) and group.get("_target_") in MOVED:
             group["_target_"] = MOVED[group["_target_"]]
+    _give_class_activation(settings)
     return settings
+
+
+def _give_class_activation(settings: dict[str, Any]) -> None:
+    """YOLOv2 models stored before `model.class_activation` existed took it from their loss."""
+    model = settings.get("model")
+    loss = settings.get("loss")
+    if isinstance(model, dict) and isinstance(loss, dict) and "class_activation" in loss:
+        if str(model.get("_target_", "")).startswith("detectors.models.yolov2."):
+            model.setdefault("class_activation", loss["class_activation"])
 
 
 def _read(schema: type, given: Any, place: str, problems: list[SettingProblem]) -> Any:
@@ -235,6 +245,15 @@ def _parts_can_be_built(config: Config) -> Iterator[SettingProblem]:
         )
 
 
+def _activations_agree(config: Config) -> Iterator[SettingProblem]:
+    """The scores of detections must be computed with the activation that the loss trains."""
+    model = config.model.get("class_activation")
+    loss = config.loss.get("class_activation")
+    if None not in (model, loss) and model != loss:
+        what = f"model.class_activation={model}: the loss has loss.class_activation={loss}"
+        yield "model", f"{what}; set both alike, or model.class_activation='${{loss.class_activation}}'"
+
+
 def _scales_can_be_taken(config: Config, model: nn.Module, builder: str) -> Iterator[SettingProblem]:
     """The first side that the anchors refuse: none of SSD's but its own, and for YOLOv2 multiples of the stride."""
     scales = config.input.multi_scale
@@ -267,5 +286,6 @@ CONFIG_RULES: dict[types.FunctionType, tuple[str, ...]] = {
     _data_complete: ("data",),
     _augmentation_agrees_with_evaluation: ("augment", "input"),
     _one_way_to_decode: ("data",),
+    _activations_agree: ("model", "loss"),
     _parts_can_be_built: ("model", "loss", "optimizer", "input", "data"),
 }

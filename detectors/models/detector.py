@@ -1,4 +1,4 @@
-"""The detector: what every family's parts are wired into. Forward, losses, detections; anchors kept per input size; pixel mean, std."""
+"""The detector that every family's parts are wired into: forward pass, anchors of each input size, detections."""
 
 from __future__ import annotations
 
@@ -10,14 +10,21 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from detectors.postprocess import PostProcess, to_original
-from detectors.structures import AnchorGrid, AnchorMaker, Detections, HeadOutputs, ImageInfo, Loss, Targets
+from detectors.structures import AnchorGrid, AnchorMaker, Detections, HeadOutputs, ImageInfo, Loss
 from detectors.targets import TargetEncoder
 
 
 class Detector(nn.Module):
     """images -> backbone -> neck -> head -> HeadOutputs, in training and in evaluation alike.
 
-    Everything runs channels_last: the heads' (B, H, W, K * n) -> (B, H * W * K, n) is then a view, and narrow networks are fastest so.
+    The rest of a training step is `encoder` (ground truth -> targets of every anchor) and `loss`:
+
+        outputs = detector(images)
+        grid = detector.grid(images.shape[-2:])
+        terms = detector.loss(outputs, detector.encoder(targets, grid, outputs), grid)
+
+    Memory format is channels_last: the heads' (B, H, W, K * n) -> (B, H * W * K, n) is then a view, and narrow
+    networks are fastest.
     """
 
     def __init__(
@@ -34,13 +41,19 @@ class Detector(nn.Module):
         pixel_std: Sequence[float],
         channel_order: str = "rgb",
     ):
-        """pixel_mean, pixel_std: three numbers in RGB order for pixels 0..255. channel_order: what the backbone was trained on; images
-        are always given as RGB, and "bgr" flips them after the normalisation."""
+        """pixel_mean, pixel_std: three numbers in RGB order for pixels 0..255.
+        channel_order: what the backbone was trained on. Images are always given as RGB; "bgr" flips them after the
+        normalisation."""
         super().__init__()
         if channel_order not in ("rgb", "bgr"):
             raise ValueError(f"channel_order={channel_order!r}: choose 'rgb' or 'bgr' (Caffe's weights)")
-        self.backbone, self.neck, self.head = backbone, neck, head
-        self.anchors, self.encoder, self.loss, self.postprocess = anchors, encoder, loss, postprocess
+        self.backbone = backbone
+        self.neck = neck
+        self.head = head
+        self.anchors = anchors
+        self.encoder = encoder
+        self.loss = loss
+        self.postprocess = postprocess
         self.channel_order = channel_order
         self.register_buffer("pixel_mean", _per_channel(pixel_mean), persistent=False)
         self.register_buffer("pixel_std", _per_channel(pixel_std), persistent=False)
@@ -51,14 +64,15 @@ class Detector(nn.Module):
         """images: (B, 3, H, W) RGB, uint8 or float 0..255. ValueError if the detector cannot take this size."""
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(
-                f"images of shape {tuple(images.shape)}: a detector takes (B, 3, H, W); convert grey images to RGB and stack them"
+                f"images of shape {tuple(images.shape)}: a detector takes (B, 3, H, W); "
+                "convert grey images to RGB and stack them"
             )
         if not torch.compiler.is_compiling():
             self.grid(images.shape[-2:])  # raises for a wrong size; the grid is kept for the loss
         return self.head(self.neck(self.backbone(self._normalize(images))))
 
     def _normalize(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) pixels -> float32, on the device, so that uint8 is what travels to it."""
+        """(B, 3, H, W) pixels -> float32. It happens on the device, so that only uint8 is copied there."""
         x = images.to(torch.float32, memory_format=torch.channels_last)
         x = (x - self.pixel_mean) / self.pixel_std
         return x.flip(1) if self.channel_order == "bgr" else x
@@ -73,26 +87,9 @@ class Detector(nn.Module):
                 self._grids[key] = self.anchors(key[:2]).to(device)
         return self._grids[key]
 
-    def losses(self, outputs: HeadOutputs, targets: Targets, size: Sequence[int]) -> dict[str, Tensor]:
-        """Named, already weighted terms whose sum is the loss; float32 also under autocast. size: (height, width) of the images."""
-        grid = self.grid(size)
-        with torch.autocast(self.pixel_mean.device.type, enabled=False):
-            return self.loss(outputs, self.encoder(targets, grid, outputs), grid)
-
-    @torch.no_grad()
-    def statistics(self, outputs: HeadOutputs, targets: Targets, size: Sequence[int]) -> dict[str, Tensor]:
-        """Numbers for the log only, as tensors on the device."""
-        grid = self.grid(size)
-        with torch.autocast(self.pixel_mean.device.type, enabled=False):
-            encoded = self.encoder(targets, grid, outputs)
-            return {
-                **self.encoder.statistics(outputs, encoded, grid),
-                **self.loss.statistics(outputs, encoded, grid),
-            }
-
     @torch.no_grad()
     def detections(self, outputs: HeadOutputs, infos: list[ImageInfo], size: Sequence[int]) -> Detections:
-        """Detections in the frame of the original images, cut to them; `image` is the position in the batch."""
+        """Detections in the frame of the original images, clipped to them; `image` is the position in the batch."""
         return to_original(self.postprocess(outputs, self.grid(size)), infos)
 
     @property
@@ -101,11 +98,9 @@ class Detector(nn.Module):
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
     def flops(self, size: Sequence[int]) -> int:
-        """FLOPs of one image of size (height, width): 2 per multiply-add, convolutions only (many tables count multiply-adds instead)."""
+        """FLOPs of one image of size (height, width): convolutions only, 2 per multiply-add (many tables count 1)."""
         self.grid(size)  # raises for a size that the detector cannot take
-        twin = (
-            copy.deepcopy(self).to("meta").eval()
-        )  # shapes only: nothing is computed, and this module stays as it is
+        twin = copy.deepcopy(self).to("meta").eval()  # only shapes are computed, and this module stays as it is
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             twin.head(twin.neck(twin.backbone(torch.empty(1, 3, *size, device="meta"))))
         return sum(
@@ -115,7 +110,7 @@ class Detector(nn.Module):
         )
 
     def __getstate__(self) -> dict:
-        """Copies and pickles leave the cached anchors behind."""
+        """Copies and pickles are made without the cached anchors."""
         return {**self.__dict__, "_grids": {}}
 
 

@@ -1,17 +1,26 @@
-"""SSD300 and SSD512 (Liu et al., "SSD: Single Shot MultiBox Detector"; Caffe, branch ssd, 4817bf8) and a small sibling for 160 px.
+"""SSD300 and SSD512 (Liu et al., "SSD: Single Shot MultiBox Detector"; Caffe, branch ssd, 4817bf8) and a small
+sibling for 160 px.
 
-Layers carry Caffe's names. Counts of the originals: SSD300 26,285,486 parameters with 21 outputs, SSD512 27,188,676.
+Layers carry Caffe's names. Parameters of the originals: SSD300 26,285,486 with 21 outputs, SSD512 27,188,676.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from detectors.anchors import DefaultBoxes, DefaultBoxLevel, default_box_sizes, ssd300_levels, ssd512_levels
+from detectors.anchors import (
+    DefaultBoxes,
+    DefaultBoxLevel,
+    default_box_sizes,
+    ssd300_levels,
+    ssd512_levels,
+)
 from detectors.coders import SSDBoxCoder
 from detectors.layers import ConvReLU, L2Norm, init_caffe_xavier, scale_channels
 from detectors.losses import MultiBoxLoss
@@ -22,15 +31,11 @@ from detectors.postprocess import PostProcess, ssd_scores
 from detectors.structures import HeadOutputs, Loss
 from detectors.targets import TargetEncoder
 
-PIXEL_MEAN = (
-    123.0,
-    117.0,
-    104.0,
-)  # RGB; Caffe's VGG-16 was trained on pixels minus this, not divided by anything
+PIXEL_MEAN = (123.0, 117.0, 104.0)  # RGB; Caffe's VGG-16 was trained on pixels minus this, not divided by anything
 
 
 class Extra(NamedTuple):
-    """One added level: a 1x1 convolution to `squeeze` channels, then a larger one to `channels` whose map a head looks at."""
+    """One added level: a 1x1 convolution to `squeeze` channels, then a larger one to `channels`, whose map a head reads."""
 
     squeeze: int
     channels: int
@@ -39,24 +44,59 @@ class Extra(NamedTuple):
     padding: int = 0
 
 
-SSD300_EXTRAS = (
-    Extra(256, 512, stride=2, padding=1),
-    Extra(128, 256, stride=2, padding=1),
-    Extra(128, 256),
-    Extra(128, 256),
-)
-SSD512_EXTRAS = (
-    Extra(256, 512, stride=2, padding=1),
-    *(Extra(128, 256, stride=2, padding=1),) * 3,
-    Extra(128, 256, kernel=4, padding=1),
-)
-SSD160_EXTRAS = (Extra(128, 256, stride=2, padding=1), Extra(128, 256, stride=2, padding=1))
-# One convolution per stage and at most half of VGG-16's channels; the first stages, which cost most per channel, have a quarter.
-SSD160_BACKBONE = {
-    "convs": (1, 1, 1, 1, 1),
-    "channels": (32, 32, 64, 256, 256),
-    "fc_channels": 512,
-    "fc_dilation": 3,
+HALVING = Extra(128, 256, stride=2, padding=1)
+
+
+def ssd160_levels(sizes: str | Sequence[float] = "voc") -> list[DefaultBoxLevel]:
+    """20x20, 10x10, 5x5 and 3x3 cells. The smallest box is 10 % of the side, or 7 % for COCO, as in SSD300."""
+    presets = {"voc": (16, 32, 64, 104, 150), "coco": (11, 24, 56, 100, 150)}
+    a, b, c, d, e = default_box_sizes(sizes, presets)
+    return [
+        DefaultBoxLevel(20, 20, 8, a, b, (2.0,)),
+        DefaultBoxLevel(10, 10, 16, b, c, (2.0, 3.0)),
+        DefaultBoxLevel(5, 5, 32, c, d, (2.0, 3.0)),
+        DefaultBoxLevel(3, 3, 160 / 3, d, e, (2.0,)),
+    ]
+
+
+class Variant(NamedTuple):
+    """What distinguishes one SSD from another."""
+
+    side: int  # pixels of the square input
+    levels: Callable[[str | Sequence[float]], list[DefaultBoxLevel]]  # sizes -> default boxes of each level
+    extras: tuple[Extra, ...]  # levels added behind the backbone
+    backbone: Mapping[str, Any] = {}  # keywords of ReducedVGG; none: VGG-16
+
+
+VARIANTS = {
+    "ssd300": Variant(
+        300,
+        ssd300_levels,
+        (Extra(256, 512, stride=2, padding=1), HALVING, Extra(128, 256), Extra(128, 256)),
+    ),
+    "ssd512": Variant(
+        512,
+        ssd512_levels,
+        (
+            Extra(256, 512, stride=2, padding=1),
+            HALVING,
+            HALVING,
+            HALVING,
+            Extra(128, 256, kernel=4, padding=1),
+        ),
+    ),
+    # One convolution a stage and at most half of VGG-16's channels; the first stages, which cost most, have a quarter.
+    "ssd160": Variant(
+        160,
+        ssd160_levels,
+        (HALVING, HALVING),
+        {
+            "convs": (1, 1, 1, 1, 1),
+            "channels": (32, 32, 64, 256, 256),
+            "fc_channels": 512,
+            "fc_dilation": 3,
+        },
+    ),
 }
 
 
@@ -75,18 +115,25 @@ class SSDExtras(nn.Module):
         super().__init__()
         self.conv4_3_norm = L2Norm(channels[0])
         self.levels = nn.ModuleList()
-        found = list(channels)
+        widths = list(channels)
         for number, extra in enumerate(extras, 6):
             squeeze, wide = scale_channels(extra.squeeze, width), scale_channels(extra.channels, width)
             level = nn.Sequential()
-            level.add_module(f"conv{number}_1", ConvReLU(found[-1], squeeze, 1, batch_norm=batch_norm))
-            place = {"stride": extra.stride, "padding": extra.padding}
+            level.add_module(f"conv{number}_1", ConvReLU(widths[-1], squeeze, 1, batch_norm=batch_norm))
             level.add_module(
-                f"conv{number}_2", ConvReLU(squeeze, wide, extra.kernel, **place, batch_norm=batch_norm)
+                f"conv{number}_2",
+                ConvReLU(
+                    squeeze,
+                    wide,
+                    extra.kernel,
+                    stride=extra.stride,
+                    padding=extra.padding,
+                    batch_norm=batch_norm,
+                ),
             )
             self.levels.append(level)
-            found.append(wide)
-        self.channels = tuple(found)
+            widths.append(wide)
+        self.channels = tuple(widths)
 
     def forward(self, features: tuple[Tensor, Tensor]) -> list[Tensor]:
         """conv4_3 and fc7 -> every map that a head looks at, from fine to coarse"""
@@ -126,7 +173,8 @@ def _predict(convs: nn.ModuleList, features: Sequence[Tensor], entries: int) -> 
     return torch.cat([x.reshape(len(x), -1, entries).float() for x in maps], 1)
 
 
-def ssd300(
+def ssd(
+    variant: str,
     *,
     num_classes: int,
     loss: Loss | None = None,
@@ -143,111 +191,26 @@ def ssd300(
     candidates_per_class: int | None = 400,
     max_detections: int | None = 200,
 ) -> Detector:
-    """SSD300: 300 px, 8,732 default boxes. loss: MultiBoxLoss() by default. sizes: "voc", "coco", or a list of pixels, one more than
-    there are levels, see default_box_sizes (`detectors cluster` proposes one).
+    """The SSD in one row of VARIANTS.
 
-    width multiplies every channel count but the heads'. batch_norm is not the paper's: it is for training without pretrained weights.
-    clip_default_boxes: None as in Caffe; "wh" and "cxcywh" as in ports, see DefaultBoxes. bipartite: "greedy" as in Caffe, "last" as in
-    ports, see MultiBoxMatcher. pixel_mean, pixel_std, channel_order: what the weights expect, see Detector; ports of SSD differ in them.
+    num_classes: without background. loss: MultiBoxLoss() by default.
+    width: multiplies every channel count but the heads'.
+    sizes: of the default boxes: "voc", "coco", or a list of pixels, one more than there are levels, see
+        default_box_sizes (`detectors cluster` proposes one).
+    batch_norm: for training without pretrained weights; not in the paper.
+    clip_default_boxes: None as in Caffe; "wh" and "cxcywh" as in ports, see DefaultBoxes.
+    bipartite: "greedy" as in Caffe, "last" as in ports, see MultiBoxMatcher.
+    pixel_mean, pixel_std, channel_order: what the weights expect, see Detector; ports of SSD differ in them.
+    score_threshold, nms_iou, candidates_per_class, max_detections: see PostProcess.
     """
-    anchors = DefaultBoxes(ssd300_levels(sizes), (300, 300), clip=clip_default_boxes)
-    backbone = ReducedVGG(width=width, batch_norm=batch_norm)
-    neck = SSDExtras(backbone.channels, SSD300_EXTRAS, width=width, batch_norm=batch_norm)
-    pixels = {"pixel_mean": pixel_mean, "pixel_std": pixel_std, "channel_order": channel_order}
-    limits = {"candidates_per_class": candidates_per_class, "max_detections": max_detections}
-    found = {"score_threshold": score_threshold, "nms_iou": nms_iou, **limits}
-    return _multibox_detector(
-        backbone, neck, anchors, num_classes, loss=loss, bipartite=bipartite, pixels=pixels, found=found
-    )
-
-
-def ssd512(
-    *,
-    num_classes: int,
-    loss: Loss | None = None,
-    width: float = 1.0,
-    sizes: str | Sequence[float] = "voc",
-    batch_norm: bool = False,
-    clip_default_boxes: str | None = None,
-    bipartite: str = "greedy",
-    pixel_mean: Sequence[float] = PIXEL_MEAN,
-    pixel_std: Sequence[float] = (1.0, 1.0, 1.0),
-    channel_order: str = "rgb",
-    score_threshold: float = 0.01,
-    nms_iou: float = 0.45,
-    candidates_per_class: int | None = 400,
-    max_detections: int | None = 200,
-) -> Detector:
-    """SSD512: 512 px, 24,564 default boxes, one level more. Arguments as in ssd300."""
-    anchors = DefaultBoxes(ssd512_levels(sizes), (512, 512), clip=clip_default_boxes)
-    backbone = ReducedVGG(width=width, batch_norm=batch_norm)
-    neck = SSDExtras(backbone.channels, SSD512_EXTRAS, width=width, batch_norm=batch_norm)
-    pixels = {"pixel_mean": pixel_mean, "pixel_std": pixel_std, "channel_order": channel_order}
-    limits = {"candidates_per_class": candidates_per_class, "max_detections": max_detections}
-    found = {"score_threshold": score_threshold, "nms_iou": nms_iou, **limits}
-    return _multibox_detector(
-        backbone, neck, anchors, num_classes, loss=loss, bipartite=bipartite, pixels=pixels, found=found
-    )
-
-
-def ssd160(
-    *,
-    num_classes: int,
-    loss: Loss | None = None,
-    width: float = 1.0,
-    sizes: str | Sequence[float] = "voc",
-    batch_norm: bool = False,
-    clip_default_boxes: str | None = None,
-    bipartite: str = "greedy",
-    pixel_mean: Sequence[float] = PIXEL_MEAN,
-    pixel_std: Sequence[float] = (1.0, 1.0, 1.0),
-    channel_order: str = "rgb",
-    score_threshold: float = 0.01,
-    nms_iou: float = 0.45,
-    candidates_per_class: int | None = 400,
-    max_detections: int | None = 200,
-) -> Detector:
-    """SSD's design for 160 px, in no paper: a VGG with one convolution per stage, two extra levels, 2,386 default boxes. For laptops and
-    tests, where SSD300 is too slow to train. Arguments as in ssd300."""
-    anchors = DefaultBoxes(ssd160_levels(sizes), (160, 160), clip=clip_default_boxes)
-    backbone = ReducedVGG(**SSD160_BACKBONE, width=width, batch_norm=batch_norm)
-    neck = SSDExtras(backbone.channels, SSD160_EXTRAS, width=width, batch_norm=batch_norm)
-    pixels = {"pixel_mean": pixel_mean, "pixel_std": pixel_std, "channel_order": channel_order}
-    limits = {"candidates_per_class": candidates_per_class, "max_detections": max_detections}
-    found = {"score_threshold": score_threshold, "nms_iou": nms_iou, **limits}
-    return _multibox_detector(
-        backbone, neck, anchors, num_classes, loss=loss, bipartite=bipartite, pixels=pixels, found=found
-    )
-
-
-def ssd160_levels(sizes: str | Sequence[float] = "voc") -> list[DefaultBoxLevel]:
-    """20x20, 10x10, 5x5 and 3x3 cells; the smallest box is 10 % of the side, or 7 % for COCO, as in SSD300."""
-    chosen = {"voc": (16, 32, 64, 104, 150), "coco": (11, 24, 56, 100, 150)}
-    a, b, c, d, e = default_box_sizes(sizes, chosen)
-    return [
-        DefaultBoxLevel(20, 20, 8, a, b, (2.0,)),
-        DefaultBoxLevel(10, 10, 16, b, c, (2.0, 3.0)),
-        DefaultBoxLevel(5, 5, 32, c, d, (2.0, 3.0)),
-        DefaultBoxLevel(3, 3, 160 / 3, d, e, (2.0,)),
-    ]
-
-
-def _multibox_detector(
-    backbone: ReducedVGG,
-    neck: SSDExtras,
-    anchors: DefaultBoxes,
-    num_classes: int,
-    *,
-    loss: Loss | None,
-    bipartite: str,
-    pixels: dict,
-    found: dict,
-) -> Detector:
-    """Wires a backbone and a neck to the multibox head. pixels: keywords of Detector; found: keywords of PostProcess."""
     if num_classes < 1:
         raise ValueError(
             f"num_classes={num_classes}: a detector needs at least one class (background does not count)"
         )
+    side, levels, extras, vgg = VARIANTS[variant]
+    anchors = DefaultBoxes(levels(sizes), (side, side), clip=clip_default_boxes)
+    backbone = ReducedVGG(**vgg, width=width, batch_norm=batch_norm)
+    neck = SSDExtras(backbone.channels, extras, width=width, batch_norm=batch_norm)
     coder = SSDBoxCoder()
     return Detector(
         backbone=backbone,
@@ -256,6 +219,63 @@ def _multibox_detector(
         anchors=anchors,
         encoder=TargetEncoder(MultiBoxMatcher(bipartite=bipartite), coder),
         loss=loss or MultiBoxLoss(),
-        postprocess=PostProcess(coder=coder, score_rule=ssd_scores, **found),
-        **pixels,
+        postprocess=PostProcess(
+            coder=coder,
+            score_rule=ssd_scores,
+            score_threshold=score_threshold,
+            nms_iou=nms_iou,
+            candidates_per_class=candidates_per_class,
+            max_detections=max_detections,
+        ),
+        pixel_mean=pixel_mean,
+        pixel_std=pixel_std,
+        channel_order=channel_order,
     )
+
+
+def _builder(variant: str, doc: str) -> Callable[..., Detector]:
+    """A builder of one variant with the keywords of `ssd`, which are also its settings in yaml."""
+
+    @wraps(ssd)
+    def build(**settings: Any) -> Detector:
+        return ssd(variant, **settings)
+
+    signature = inspect.signature(ssd)
+    keywords = [parameter for name, parameter in signature.parameters.items() if name != "variant"]
+    build.__signature__ = signature.replace(parameters=keywords)
+    build.__name__ = build.__qualname__ = variant
+    build.__doc__ = doc
+    return build
+
+
+ssd300 = _builder(
+    "ssd300",
+    """SSD300: 300 px, 8,732 default boxes. The keywords are those of `ssd`.
+
+    >>> import torch
+    >>> from detectors import ssd300
+    >>> detector = ssd300(num_classes=20, width=0.25).eval()
+    >>> outputs = detector(torch.zeros(1, 3, 300, 300))
+    >>> tuple(outputs.offsets.shape), tuple(outputs.class_logits.shape)
+    ((1, 8732, 4), (1, 8732, 21))
+    """,
+)
+ssd512 = _builder(
+    "ssd512",
+    """SSD512: 512 px, 24,564 default boxes, one level more than SSD300. The keywords are those of `ssd`.
+
+    >>> from detectors import ssd512
+    >>> ssd512(num_classes=20, width=0.125).grid((512, 512)).num_anchors
+    24564
+    """,
+)
+ssd160 = _builder(
+    "ssd160",
+    """SSD's design for 160 px, in no paper: one convolution a stage, two extra levels, 2,386 default boxes. For
+    laptops and tests, where SSD300 is too slow to train. The keywords are those of `ssd`.
+
+    >>> from detectors import ssd160
+    >>> ssd160(num_classes=3, width=0.25).grid((160, 160)).num_anchors
+    2386
+    """,
+)

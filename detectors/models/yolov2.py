@@ -18,8 +18,11 @@ from detectors.matching import ResponsibleCellMatcher
 from detectors.models.darknet19 import Darknet19, TinyDarknet
 from detectors.models.detector import Detector
 from detectors.postprocess import PostProcess, yolo_logistic_scores, yolo_scores
-from detectors.structures import HeadOutputs, Loss
+from detectors.structures import HeadOutputs, Loss, ScoreRule
 from detectors.targets import TargetEncoder
+
+# Darknet's softmax=1 and softmax=0
+SCORE_RULES: dict[str, ScoreRule] = {"softmax": yolo_scores, "logistic": yolo_logistic_scores}
 
 
 class PassthroughNeck(nn.Module):
@@ -87,19 +90,38 @@ def yolov2(
     width: float = 1.0,
     anchors: str | Sequence[Sequence[float]] = "voc",
     passthrough_channels: int | None = 64,
+    class_activation: str = "softmax",
     score_threshold: float = 0.005,
     nms_iou: float = 0.45,
     max_detections: int | None = None,
 ) -> Detector:
-    """YOLOv2 on Darknet-19, stride 32. anchors: a name in YOLO_ANCHORS or pairs (width, height) in cells. loss: RegionLoss() by default.
+    """YOLOv2 on Darknet-19, stride 32.
 
-    width multiplies every channel count but the head's. passthrough_channels=None is the network of 2016, see PassthroughNeck.
+    loss: RegionLoss(class_activation=class_activation) by default.
+    width: multiplies every channel count but the head's.
+    anchors: a name in YOLO_ANCHORS or pairs (width, height) in cells.
+    passthrough_channels: None is the network of 2016, see PassthroughNeck.
+    class_activation: "softmax", or "logistic" for Darknet's softmax=0; the loss must use the same.
+    score_threshold, nms_iou, max_detections: see PostProcess.
+
+    >>> import torch
+    >>> from detectors import yolov2
+    >>> detector = yolov2(num_classes=20, width=0.125).eval()
+    >>> outputs = detector(torch.zeros(1, 3, 416, 416))
+    >>> tuple(outputs.offsets.shape), tuple(outputs.class_logits.shape)
+    ((1, 845, 4), (1, 845, 20))
     """
     backbone = Darknet19(width)
-    neck = PassthroughNeck(backbone.channels, width, passthrough_channels)
-    postprocess = {"score_threshold": score_threshold, "nms_iou": nms_iou, "max_detections": max_detections}
     return _region_detector(
-        backbone, neck, _anchors(anchors, 32), num_classes, loss or RegionLoss(), **postprocess
+        backbone=backbone,
+        neck=PassthroughNeck(backbone.channels, width, passthrough_channels),
+        anchors=_anchors(anchors, 32),
+        num_classes=num_classes,
+        loss=loss,
+        class_activation=class_activation,
+        score_threshold=score_threshold,
+        nms_iou=nms_iou,
+        max_detections=max_detections,
     )
 
 
@@ -111,50 +133,75 @@ def yolov2_tiny(
     anchors: str | Sequence[Sequence[float]] = "tiny_voc",
     last_channels: int = 1024,
     stride: int = 32,
+    class_activation: str = "softmax",
     score_threshold: float = 0.005,
     nms_iou: float = 0.45,
     max_detections: int | None = None,
 ) -> Detector:
-    """Tiny-YOLOv2. last_channels: 1024 (VOC cfg) or 512 (COCO cfg, whose anchors are "coco"). The rest as in yolov2.
+    """Tiny-YOLOv2. Keywords that are not listed here are those of yolov2.
 
-    stride=16 is for small inputs and not Darknet's, see TinyDarknet; anchors are then in cells of 16 pixels.
+    last_channels: 1024 (VOC's cfg) or 512 (COCO's cfg, whose anchors are "coco").
+    stride: 16 is for small inputs and not Darknet's, see TinyDarknet; anchors are then in cells of 16 pixels.
+
+    >>> from detectors import yolov2_tiny
+    >>> yolov2_tiny(num_classes=3, width=0.25, stride=16).grid((160, 160)).num_anchors
+    500
     """
     backbone = TinyDarknet(width, stride)
-    neck = TinyNeck(backbone.channels, width, last_channels)
-    postprocess = {"score_threshold": score_threshold, "nms_iou": nms_iou, "max_detections": max_detections}
     return _region_detector(
-        backbone, neck, _anchors(anchors, stride), num_classes, loss or RegionLoss(), **postprocess
+        backbone=backbone,
+        neck=TinyNeck(backbone.channels, width, last_channels),
+        anchors=_anchors(anchors, stride),
+        num_classes=num_classes,
+        loss=loss,
+        class_activation=class_activation,
+        score_threshold=score_threshold,
+        nms_iou=nms_iou,
+        max_detections=max_detections,
     )
 
 
 def _anchors(anchors: str | Sequence[Sequence[float]], stride: int) -> YoloAnchors:
     """A name in YOLO_ANCHORS or a list of shapes in cells."""
     if isinstance(anchors, str) and anchors not in YOLO_ANCHORS:
-        raise ValueError(
-            f"anchors={anchors!r}: choose one of {', '.join(YOLO_ANCHORS)}, or give pairs (width, height) in cells"
-        )
+        names = ", ".join(YOLO_ANCHORS)
+        raise ValueError(f"anchors={anchors!r}: choose one of {names}, or give pairs (width, height) in cells")
     return YoloAnchors(YOLO_ANCHORS[anchors] if isinstance(anchors, str) else anchors, stride)
 
 
 def _region_detector(
-    backbone: nn.Module, neck: nn.Module, anchors: YoloAnchors, num_classes: int, loss: Loss, **postprocess
+    *,
+    backbone: nn.Module,
+    neck: nn.Module,
+    anchors: YoloAnchors,
+    num_classes: int,
+    loss: Loss | None,
+    class_activation: str,
+    score_threshold: float,
+    nms_iou: float,
+    max_detections: int | None,
 ) -> Detector:
     """Wires a backbone and a neck to the region head. Darknet's pixels are RGB divided by 255, without a mean."""
     if num_classes < 1:
         raise ValueError(
             f"num_classes={num_classes}: a detector needs at least one class (background does not count)"
         )
+    if class_activation not in SCORE_RULES:
+        raise ValueError(f"class_activation={class_activation!r}: choose one of {', '.join(SCORE_RULES)}")
     coder = YoloBoxCoder()
-    logistic = getattr(loss, "class_activation", "softmax") == "logistic"
     return Detector(
         backbone=backbone,
         neck=neck,
         head=RegionHead(neck.channels[0], anchors.per_location[0], num_classes),
         anchors=anchors,
         encoder=TargetEncoder(ResponsibleCellMatcher(), coder),
-        loss=loss,
+        loss=loss or RegionLoss(class_activation=class_activation),
         postprocess=PostProcess(
-            coder=coder, score_rule=yolo_logistic_scores if logistic else yolo_scores, **postprocess
+            coder=coder,
+            score_rule=SCORE_RULES[class_activation],
+            score_threshold=score_threshold,
+            nms_iou=nms_iou,
+            max_detections=max_detections,
         ),
         pixel_mean=(0.0, 0.0, 0.0),
         pixel_std=(255.0, 255.0, 255.0),

@@ -121,11 +121,13 @@ def test_losses_and_statistics(make):
     detector = make(num_classes=3, width=0.125)
     size = (160, 160)
     outputs = detector(images(2, size))
-    losses = detector.losses(outputs, targets(), size)
-    sum(losses.values()).backward()
+    grid = detector.grid(size)
+    encoded = detector.encoder(targets(), grid, outputs)
+    sum(detector.loss(outputs, encoded, grid).values()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in detector.parameters())
-    statistics = detector.statistics(outputs, targets(), size)
+    statistics = detector.encoder.statistics(outputs, encoded, grid)
     assert statistics["positives_per_image"] >= 1
+    statistics |= detector.loss.statistics(outputs, encoded, grid)
     assert not any(value.requires_grad for value in statistics.values())
 
 
@@ -133,7 +135,8 @@ def test_outputs_are_float32_under_autocast(detector):
     expected = detector(images())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         outputs = detector(images())
-        losses = detector.losses(outputs, targets(), SIZE)
+    grid = detector.grid(SIZE)
+    losses = detector.loss(outputs, detector.encoder(targets(), grid, outputs), grid)
     assert {outputs.offsets.dtype, outputs.class_logits.dtype, outputs.objectness.dtype} == {torch.float32}
     assert {value.dtype for value in losses.values()} == {torch.float32}
     assert_close(outputs.class_logits, expected.class_logits, atol=0.05, rtol=0.05)

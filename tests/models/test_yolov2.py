@@ -12,7 +12,6 @@ from torch.testing import assert_close
 from detectors.anchors import YOLO_ANCHORS
 from detectors.commands.verify.streams import darknet_images, darknet_parameters
 from detectors.layers import ConvBNLeaky, darknet_reorg
-from detectors.losses import RegionLoss
 from detectors.models.detector import Detector
 from detectors.models.yolov2 import PassthroughNeck, RegionHead, yolov2, yolov2_tiny
 
@@ -110,12 +109,12 @@ def test_named_anchors_and_listed_anchors_are_the_same():
     assert_close(named.boxes_cxcywh, listed.boxes_cxcywh)
 
 
-def test_scores_follow_the_class_activation_of_the_loss():
+def test_scores_follow_the_class_activation():
     """Darknet's softmax=0 changes the loss and the scores together."""
     keywords = {"num_classes": 2, "width": 0.125}
     softmax, logistic = (
         yolov2_tiny(**keywords),
-        yolov2_tiny(**keywords, loss=RegionLoss(class_activation="logistic")),
+        yolov2_tiny(**keywords, class_activation="logistic"),
     )
     outputs = softmax(torch.randint(0, 256, (2, 3, 64, 64)))
     objectness = outputs.objectness.sigmoid()[..., None]

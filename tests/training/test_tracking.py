@@ -128,10 +128,13 @@ def test_everything_that_a_detector_logs_has_a_tag(build):
         pad_targets([[[10.0, 20, 90, 120]], [[40.0, 40, 150, 80]]]),
     )
     outputs = detector(images)
-    for term in detector.losses(outputs, targets, size):
+    grid = detector.grid(size)
+    encoded = detector.encoder(targets, grid, outputs)
+    for term in detector.loss(outputs, encoded, grid):
         check_tag(f"train/loss/{term}")
-    for name in detector.statistics(outputs, targets, size):
-        check_tag(f"train/{name}")
+    for stage in (detector.encoder, detector.loss):
+        for name in stage.statistics(outputs, encoded, grid):
+            check_tag(f"train/{name}")
 
 
 def log(folder, values, *, pictures=(), purge_step=None):
