@@ -1,6 +1,7 @@
-"""Boxes drawn on images: pure functions on uint8 RGB arrays, for TensorBoard's probe images, for `predict` and for `browse`.
+"""Draws boxes on images, for TensorBoard's probe images, `predict`, `browse` and `lint`.
 
-Predictions are solid and coloured by class, truths are dashed and white. Small images are enlarged first, so that the names can be read.
+All functions are pure and work on uint8 RGB arrays. Detections are solid and coloured by class, ground-truth
+boxes are dashed and white. Small images are enlarged first, so that the class names are readable.
 """
 
 from __future__ import annotations
@@ -13,23 +14,30 @@ import numpy as np
 
 from detectors.structures import Detections
 
-READABLE = 480  # pixels of the longer side below which an image is enlarged
-DASH = 6  # pixels drawn, then as many left out, on an image of READABLE pixels
-SUBPIXELS = 0.45  # of the letters, on an image of up to 1000 pixels
-CAPTION = 20  # pixels, height of a line above an image
-FAINT = 0.4  # share of the image in an outline
-WHITE, BLACK = (255, 255, 255), (0, 0, 0)
+READABLE = 480  # pixels; an image whose longer side is shorter is enlarged
+DASH = 6  # pixels; length of a dash, and of the gap after it, on an image of READABLE pixels
+TEXT_SCALE = 0.45  # OpenCV's font scale on an image of up to 1000 pixels
+CAPTION = 20  # pixels; height of the line of text above an image
+FAINT = 0.4  # weight of the original image where outline() draws
+WHITE = (255, 255, 255)
+BLACK = (0, 0, 0)
 
 
 def class_colours(num_classes: int) -> np.ndarray:
-    """(C, 3) uint8 RGB, bright, and far apart for labels that follow one another: the hue turns by the golden ratio each time."""
+    """(C, 3) uint8 RGB, bright.
+
+    The hue turns by the golden ratio from label to label, so that consecutive labels look very different.
+    """
     turns = [(0.02 + 0.618034 * label) % 1 for label in range(num_classes)]
     colours = [colorsys.hsv_to_rgb(turn, (0.9, 0.55)[label % 2], 1.0) for label, turn in enumerate(turns)]
     return (255 * np.array(colours).reshape(-1, 3)).round().astype(np.uint8)
 
 
 def magnification(size: tuple[int, int]) -> int:
-    """By how much draw() enlarges an image of `size` (height, width): the smallest whole number that makes the longer side READABLE."""
+    """The factor by which draw_boxes() enlarges an image of `size` (height, width).
+
+    It is the smallest whole number that makes the longer side at least READABLE.
+    """
     return max(1, -(-READABLE // max(size)))
 
 
@@ -43,108 +51,118 @@ def draw_boxes(
     gt_texts: Sequence[str] = (),
     enlarge: bool = True,
 ) -> np.ndarray:
-    """A new image, magnification(size) times as large (enlarge=False: as large), with boxes on it; the first row of `boxes` ends up on top.
+    """A new image with boxes on it, the first row of `boxes` on top.
 
-    image: (H, W, 3) uint8 RGB, left as it is. boxes, gt_boxes: (n, 4) xyxy pixels of that image; what lies outside is cut.
-    texts: one per box, "" for none. colours: (n, 3) RGB, for instance class_colours(C)[labels]. gt_texts: none, or one per gt_box.
-    ValueError: an image that is not (H, W, 3) uint8, or lists of different lengths.
+    It is enlarged by magnification(size), unless enlarge=False.
+
+    image: (H, W, 3) uint8 RGB, not modified.
+    boxes, gt_boxes: (n, 4) xyxy pixels of that image; clipped to it.
+    texts: one per box, "" for none. gt_texts: none, or one per row of gt_boxes.
+    colours: (n, 3) RGB, for instance class_colours(C)[labels].
+    ValueError: the image is not (H, W, 3) uint8, or the lists differ in length.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"draw() needs a uint8 image (height, width, 3), got {image.dtype} {image.shape}")
-    boxes, gt_boxes = np.reshape(boxes, (-1, 4)), np.reshape([] if gt_boxes is None else gt_boxes, (-1, 4))
+        raise ValueError(
+            f"draw_boxes() needs a uint8 image (height, width, 3), got {image.dtype} {image.shape}"
+        )
+    boxes = np.reshape(boxes, (-1, 4))
+    gt_boxes = np.reshape([] if gt_boxes is None else gt_boxes, (-1, 4))
     colours = np.tile(class_colours(1), (len(boxes), 1)) if colours is None else np.reshape(colours, (-1, 3))
     if not len(boxes) == len(texts) == len(colours) or len(gt_texts) not in (0, len(gt_boxes)):
-        counts = f"{len(boxes)} boxes, {len(texts)} texts, {len(colours)} colours; {len(gt_boxes)} gt_boxes, {len(gt_texts)} gt_texts"
-        raise ValueError(f"draw() needs one text and one colour per box, got {counts}")
+        counts = f"{len(boxes)} boxes, {len(texts)} texts, {len(colours)} colours"
+        gt_counts = f"{len(gt_boxes)} gt_boxes, {len(gt_texts)} gt_texts"
+        raise ValueError(f"draw_boxes() needs one text and one colour per box, got {counts}; {gt_counts}")
     factor = magnification(image.shape[:2]) if enlarge else 1
     canvas = np.ascontiguousarray(image.repeat(factor, 0).repeat(factor, 1))
-    truths, found = _pixels(gt_boxes, factor, canvas), _pixels(boxes, factor, canvas)
+    corners = _corner_pixels(boxes, factor, canvas)
+    gt_corners = _corner_pixels(gt_boxes, factor, canvas)
     paint = [tuple(int(channel) for channel in colour) for colour in colours]
-    for corners in truths:
-        _dashed(canvas, corners)
-    for corners, colour in reversed(list(zip(found, paint, strict=True))):
-        cv2.rectangle(canvas, corners[:2], corners[2:], colour, _thickness(canvas))
-    for corners, text in zip(truths, gt_texts, strict=False):
-        _write(canvas, text, (corners[0], corners[3]), WHITE, above=False)
-    for corners, text, colour in reversed(list(zip(found, texts, paint, strict=True))):
-        _write(canvas, text, corners[:2], colour, above=True)
+    for box in gt_corners:
+        _draw_dashed(canvas, box)
+    for box, colour in reversed(list(zip(corners, paint, strict=True))):
+        cv2.rectangle(canvas, box[:2], box[2:], colour, _thickness(canvas))
+    for box, text in zip(gt_corners, gt_texts, strict=False):
+        _write(canvas, text, (box[0], box[3]), WHITE, above=False)
+    for box, text, colour in reversed(list(zip(corners, texts, paint, strict=True))):
+        _write(canvas, text, box[:2], colour, above=True)
     return canvas
 
 
 def draw_detections(
     image: np.ndarray,
-    found: Detections,
+    detections: Detections,
     class_names: Sequence[str],
     *,
     gt_boxes: np.ndarray | None = None,
     gt_labels: np.ndarray | None = None,
 ) -> np.ndarray:
-    """draw() for the detections of one image: colour and name of the class, score. gt_boxes (n, 4) and gt_labels (n,) are dashed."""
-    labels = found.labels.tolist()
-    texts = [
-        f"{class_names[label]} {score:.2f}"
-        for label, score in zip(labels, found.scores.tolist(), strict=True)
-    ]
+    """draw_boxes() for the detections of one image, with class colour, class name and score.
+
+    Ground truth is dashed: gt_boxes (n, 4) xyxy pixels, gt_labels (n,).
+    """
+    labels = detections.labels.tolist()
+    scores = detections.scores.tolist()
+    texts = [f"{class_names[label]} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
     colours = class_colours(len(class_names))[labels]
     gt_texts = [] if gt_labels is None else [class_names[label] for label in gt_labels.tolist()]
-    return draw_boxes(
-        image, found.boxes.numpy(), texts, colours=colours, gt_boxes=gt_boxes, gt_texts=gt_texts
-    )
+    boxes = detections.boxes.numpy()
+    return draw_boxes(image, boxes, texts, colours=colours, gt_boxes=gt_boxes, gt_texts=gt_texts)
 
 
 def fit_image(image: np.ndarray, side: int) -> tuple[np.ndarray, float]:
-    """(image resized so that its longer side is `side` pixels, the factor that its boxes are to be multiplied by)."""
+    """(the image resized so that its longer side is `side` pixels, the factor to multiply its boxes by)."""
     factor = side / max(image.shape[:2])
     wh = [max(1, round(pixels * factor)) for pixels in image.shape[1::-1]]
     return cv2.resize(image, wh, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR), factor
 
 
 def outline(image: np.ndarray, boxes: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """A new image with the edges of many boxes on it, thin and faint, the first box on top. boxes: (n, 4) xyxy; colours: (n, 3) RGB."""
-    canvas = np.ascontiguousarray(image).copy()
+    """A new image with the edges of many boxes on it, thin and faint, the first box on top.
+
+    boxes: (n, 4) xyxy pixels; colours: (n, 3) RGB.
+    """
+    image = np.ascontiguousarray(image)
+    canvas = image.copy()
+    corners = _corner_pixels(np.reshape(boxes, (-1, 4)), 1, canvas)
     paint = np.reshape(colours, (-1, 3)).tolist()
-    for corners, colour in reversed(
-        list(zip(_pixels(np.reshape(boxes, (-1, 4)), 1, canvas), paint, strict=True))
-    ):
-        cv2.rectangle(canvas, corners[:2], corners[2:], colour, 1)
-    return cv2.addWeighted(canvas, 1 - FAINT, np.ascontiguousarray(image), FAINT, 0)
+    for box, colour in reversed(list(zip(corners, paint, strict=True))):
+        cv2.rectangle(canvas, box[:2], box[2:], colour, 1)
+    return cv2.addWeighted(canvas, 1 - FAINT, image, FAINT, 0)
 
 
 def captioned(image: np.ndarray, text: str) -> np.ndarray:
-    """The image below a line of text, white on black; a text that is too long loses its beginning."""
+    """The image below a line of text, white on black. A text that is too long loses its beginning."""
     canvas = np.concatenate([np.zeros((CAPTION, *image.shape[1:]), np.uint8), image])
-    shown = text
-    while (
-        len(shown) > 4
-        and cv2.getTextSize(shown, cv2.FONT_HERSHEY_SIMPLEX, SUBPIXELS, 1)[0][0] > image.shape[1] - 4
-    ):
-        shown = "..." + shown[4:]
-    cv2.putText(canvas, shown, (2, CAPTION - 6), cv2.FONT_HERSHEY_SIMPLEX, SUBPIXELS, WHITE, 1, cv2.LINE_AA)
+    room = image.shape[1] - 4
+    while len(text) > 4 and cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, TEXT_SCALE, 1)[0][0] > room:
+        text = "..." + text[4:]
+    cv2.putText(canvas, text, (2, CAPTION - 6), cv2.FONT_HERSHEY_SIMPLEX, TEXT_SCALE, WHITE, 1, cv2.LINE_AA)
     return canvas
 
 
 def image_grid(images: Sequence[np.ndarray], columns: int, gap: int = 4) -> np.ndarray:
-    """Images of any sizes laid out row by row on black, `gap` pixels apart, each at the top left of a cell as large as the largest image.
+    """Images of any sizes, row by row on black, `gap` pixels apart.
 
-    images: at least one, (H, W, 3) uint8. ValueError: none, or columns < 1.
+    Every cell is as large as the largest image; each image is at the top left of its cell.
+    images: at least one, (H, W, 3) uint8. ValueError: no image, or columns < 1.
     """
     if not images or columns < 1:
-        raise ValueError(
-            f"grid() needs at least one image and one column, got {len(images)} images, {columns} columns"
-        )
+        counts = f"{len(images)} images, {columns} columns"
+        raise ValueError(f"image_grid() needs at least one image and one column, got {counts}")
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     height = max(image.shape[0] for image in images) + gap
     width = max(image.shape[1] for image in images) + gap
     canvas = np.zeros((rows * height - gap, columns * width - gap, 3), np.uint8)
     for n, image in enumerate(images):
-        y, x = n // columns * height, n % columns * width
+        y = n // columns * height
+        x = n % columns * width
         canvas[y : y + image.shape[0], x : x + image.shape[1]] = image
     return canvas
 
 
-def _pixels(boxes: np.ndarray, factor: int, canvas: np.ndarray) -> list[tuple[int, int, int, int]]:
-    """(n, 4) continuous edges -> the first and last pixel of each box on the canvas."""
+def _corner_pixels(boxes: np.ndarray, factor: int, canvas: np.ndarray) -> list[tuple[int, int, int, int]]:
+    """(n, 4) continuous edges -> (x0, y0, x1, y1) of the first and last pixel of each box on the canvas."""
     last = np.tile(canvas.shape[1::-1], 2) - 1  # (4,)
     edges = np.asarray(boxes, dtype=np.float64) * factor - [0, 0, 1, 1]
     return [tuple(row) for row in np.clip(edges.round(), 0, last).astype(int).tolist()]
@@ -154,8 +172,8 @@ def _thickness(canvas: np.ndarray) -> int:
     return max(2, round(max(canvas.shape) / 400))
 
 
-def _dashed(canvas: np.ndarray, corners: tuple[int, int, int, int]) -> None:
-    """A white dashed rectangle on a black one: seen on any background."""
+def _draw_dashed(canvas: np.ndarray, corners: tuple[int, int, int, int]) -> None:
+    """A white dashed rectangle on top of a black one, visible on any background."""
     x0, y0, x1, y1 = corners
     thickness = _thickness(canvas)
     dash = max(1, round(DASH * max(canvas.shape) / READABLE))
@@ -171,15 +189,16 @@ def _dashed(canvas: np.ndarray, corners: tuple[int, int, int, int]) -> None:
 def _write(
     canvas: np.ndarray, text: str, at: tuple[int, int], colour: tuple[int, int, int], *, above: bool
 ) -> None:
-    """Text on a plate of `colour`, above or below the point `at`, moved so that it lies within the canvas."""
+    """Text on a plate of `colour`, above or below the point `at` (x, y), moved to lie within the canvas."""
     if not text:
         return
-    scale = SUBPIXELS * max(1.0, max(canvas.shape) / 1000)
+    scale = TEXT_SCALE * max(1.0, max(canvas.shape) / 1000)
     (width, height), baseline = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
-    tall, rows, columns = height + baseline + 2, *canvas.shape[:2]
+    plate_height = height + baseline + 2
+    rows, columns = canvas.shape[:2]
     x = max(0, min(at[0], columns - width - 3))
-    y = max(0, min(at[1] - tall if above else at[1], rows - tall))
-    cv2.rectangle(canvas, (x, y), (x + width + 2, y + tall - 1), colour, cv2.FILLED)
+    y = max(0, min(at[1] - plate_height if above else at[1], rows - plate_height))
+    cv2.rectangle(canvas, (x, y), (x + width + 2, y + plate_height - 1), colour, cv2.FILLED)
     brightness = np.dot(colour, (0.299, 0.587, 0.114))
     ink = BLACK if brightness > 110 else WHITE
     cv2.putText(canvas, text, (x + 1, y + height + 1), cv2.FONT_HERSHEY_SIMPLEX, scale, ink, 1, cv2.LINE_AA)

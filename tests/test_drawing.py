@@ -1,3 +1,7 @@
+"""Drawing: which pixels change, where boxes and texts lie, and which arguments raise."""
+
+from __future__ import annotations
+
 import numpy as np
 import pytest
 import torch
@@ -16,11 +20,13 @@ from detectors.drawing import (
 )
 from detectors.structures import Detections
 
-RED, GREEN, GREY = (255, 0, 0), (0, 255, 0), 128
-LARGE = np.full((500, 600, 3), GREY, np.uint8)  # drawn at its own size
+RED = (255, 0, 0)
+GREEN = (0, 255, 0)
+GREY = 128
+LARGE = np.full((500, 600, 3), GREY, np.uint8)  # not enlarged
 
 
-def test_the_image_is_left_as_it_is():
+def test_the_input_image_is_not_modified():
     image = LARGE.copy()
     drawn = draw_boxes(image, np.array([[10.0, 10, 50, 50]]), ["cat"])
     np.testing.assert_array_equal(image, LARGE)
@@ -28,7 +34,7 @@ def test_the_image_is_left_as_it_is():
     assert not np.array_equal(drawn, image)
 
 
-def test_without_boxes_it_is_the_image():
+def test_without_boxes_the_image_is_unchanged():
     np.testing.assert_array_equal(draw_boxes(LARGE, np.zeros((0, 4)), []), LARGE)
 
 
@@ -43,8 +49,8 @@ def test_small_images_are_enlarged_by_a_whole_number(size, factor):
     np.testing.assert_array_equal(drawn[factor // 2 :: factor, factor // 2 :: factor], image)
 
 
-def test_box_edges_are_where_the_box_is():
-    """Continuous edges 100..300 are pixels 100 to 299; the line is two pixels wide, so one more may be painted on one side."""
+def test_box_edges_are_drawn_at_the_box():
+    """Continuous edges 100..300 are pixels 100 to 299. The line is two pixels wide and may cover one more."""
     drawn = draw_boxes(LARGE, [[100.0, 200, 300, 400]], [""], colours=[RED])
     rows, columns = np.nonzero((drawn == RED).all(-1))
     assert (drawn[200, 100:300] == RED).all() and (drawn[399, 100:300] == RED).all()
@@ -54,54 +60,49 @@ def test_box_edges_are_where_the_box_is():
     assert (drawn[210:390, 110:290] == GREY).all()
 
 
-def test_detections_get_the_colour_and_the_name_of_their_class():
+def test_detections_are_drawn_with_class_colour_name_and_score():
     boxes = torch.tensor([[100.0, 100, 200, 200], [300, 300, 400, 400]])
-    found = Detections(
-        torch.zeros(2, dtype=torch.int64), boxes, torch.tensor([0.9, 0.5]), torch.tensor([1, 0])
-    )
-    truths = {"gt_boxes": np.array([[50.0, 250, 150, 350]]), "gt_labels": np.array([1])}
-    mine = draw_detections(LARGE, found, ("cat", "dog"), **truths)
+    image_rows = torch.zeros(2, dtype=torch.int64)
+    detections = Detections(image_rows, boxes, torch.tensor([0.9, 0.5]), torch.tensor([1, 0]))
+    gt_boxes = np.array([[50.0, 250, 150, 350]])
+    drawn = draw_detections(LARGE, detections, ("cat", "dog"), gt_boxes=gt_boxes, gt_labels=np.array([1]))
     cat, dog = class_colours(2)
-    drawn = draw_boxes(
+    expected = draw_boxes(
         LARGE,
         boxes.numpy(),
         ["dog 0.90", "cat 0.50"],
         colours=[dog, cat],
-        gt_boxes=truths["gt_boxes"],
+        gt_boxes=gt_boxes,
         gt_texts=["dog"],
     )
-    np.testing.assert_array_equal(mine, drawn)
-    nothing = draw_detections(LARGE, Detections.concatenate([]), ("cat", "dog"))
-    np.testing.assert_array_equal(nothing, LARGE)
+    np.testing.assert_array_equal(drawn, expected)
+    without_detections = draw_detections(LARGE, Detections.concatenate([]), ("cat", "dog"))
+    np.testing.assert_array_equal(without_detections, LARGE)
 
 
-def test_boxes_grow_with_the_image():
+def test_boxes_are_enlarged_with_the_image():
     small = np.full((160, 160, 3), GREY, np.uint8)
     drawn = draw_boxes(small, [[20.0, 40, 60, 100]], [""], colours=[RED])
     assert (drawn[120, 60:180] == RED).all() and (drawn[299, 60:180] == RED).all()
     assert (drawn[120:300, 60] == RED).all() and (drawn[120:300, 179] == RED).all()
 
 
-def test_the_best_box_is_on_top():
+def test_the_first_box_is_on_top():
     drawn = draw_boxes(LARGE, [[100.0, 100, 200, 200]] * 2, ["", ""], colours=[RED, GREEN])
     assert not (drawn == GREEN).all(-1).any()
 
 
-def test_truths_are_dashed_black_and_white_and_below_predictions():
+def test_ground_truth_is_dashed_black_and_white_and_below_detections():
     drawn = draw_boxes(LARGE, [], [], gt_boxes=[[100.0, 200, 300, 400]])
     edge = drawn[200, 100:300]
     assert set(np.unique(edge)) == {0, 255}
     assert 0.3 < (edge == 255).mean() < 0.95
-    np.testing.assert_array_equal(
-        draw_boxes(LARGE, [[100.0, 200, 300, 400]], [""], colours=[RED], gt_boxes=[[100.0, 200, 300, 400]])[
-            200, 110
-        ],
-        RED,
-    )
+    both = draw_boxes(LARGE, [[100.0, 200, 300, 400]], [""], colours=[RED], gt_boxes=[[100.0, 200, 300, 400]])
+    np.testing.assert_array_equal(both[200, 110], RED)
 
 
 def test_texts_lie_on_a_plate_of_the_box_colour_inside_the_image():
-    """At the top left corner there is no room above the box: the plate moves inside."""
+    """There is no room above a box in the top left corner: the plate moves into the image."""
     drawn = draw_boxes(
         LARGE,
         [[0.0, 0, 60, 40]],
@@ -119,7 +120,7 @@ def test_texts_lie_on_a_plate_of_the_box_colour_inside_the_image():
 @pytest.mark.parametrize(
     "box", [[-50, -50, 900, 900], [700, 700, 800, 800], [10, 10, 10, 10], [50, 50, 20, 20]]
 )
-def test_boxes_that_leave_the_image_or_have_no_area_do_no_harm(box):
+def test_boxes_outside_the_image_or_without_area_do_not_raise(box):
     drawn = draw_boxes(LARGE, [box], ["odd"], gt_boxes=[box], gt_texts=["odd"])
     assert drawn.shape == LARGE.shape
 
@@ -132,12 +133,12 @@ def test_boxes_that_leave_the_image_or_have_no_area_do_no_harm(box):
         ((LARGE, [[0, 0, 1, 1]], []), "1 boxes, 0 texts"),
     ],
 )
-def test_wrong_arguments_are_refused(arguments, message):
+def test_wrong_arguments_raise(arguments, message):
     with pytest.raises(ValueError, match=message):
         draw_boxes(*arguments)
 
 
-def test_class_colours_differ():
+def test_class_colours_differ_most_between_consecutive_labels():
     colours = class_colours(80).astype(int)
     assert colours.shape == (80, 3)
     distance = np.abs(colours[:, None] - colours[None]).sum(-1) + 999 * np.eye(80)
@@ -146,17 +147,17 @@ def test_class_colours_differ():
     assert class_colours(0).shape == (0, 3)
 
 
-def test_grid_lays_out_row_by_row():
+def test_a_grid_is_laid_out_row_by_row():
     images = [np.full((10 + n, 20, 3), 50 + n, np.uint8) for n in range(5)]
-    sheet = image_grid(images, 3, gap=2)
-    assert sheet.shape == (14 + 2 + 14, 3 * 20 + 2 * 2, 3)
+    grid = image_grid(images, 3, gap=2)
+    assert grid.shape == (14 + 2 + 14, 3 * 20 + 2 * 2, 3)
     for n, (y, x) in enumerate([(0, 0), (0, 22), (0, 44), (16, 0), (16, 22)]):
-        np.testing.assert_array_equal(sheet[y : y + 10 + n, x : x + 20], images[n])
-    assert (sheet[:, 20:22] == 0).all() and (sheet[16:, 44:] == 0).all()
+        np.testing.assert_array_equal(grid[y : y + 10 + n, x : x + 20], images[n])
+    assert (grid[:, 20:22] == 0).all() and (grid[16:, 44:] == 0).all()
     assert image_grid(images[:1], 4).shape == (10, 20, 3)
 
 
-def test_grid_refuses_nothing():
+def test_a_grid_of_no_images_raises():
     with pytest.raises(ValueError, match="0 images"):
         image_grid([], 2)
 
@@ -165,7 +166,7 @@ def test_grid_refuses_nothing():
     ("size", "side", "expected"),
     [((160, 160), 400, (400, 400)), ((300, 400), 200, (150, 200)), ((5, 1000), 100, (1, 100))],
 )
-def test_fit_makes_the_longer_side_as_long_as_asked(size, side, expected):
+def test_fit_image_resizes_the_longer_side(size, side, expected):
     image = np.full((*size, 3), 90, np.uint8)
     image[:, size[1] // 2 :] = 200
     fitted, factor = fit_image(image, side)
@@ -177,15 +178,14 @@ def test_fit_makes_the_longer_side_as_long_as_asked(size, side, expected):
 
 def test_outlines_are_thin_and_faint():
     drawn = outline(LARGE, [[100.0, 200, 300, 400], [100, 200, 300, 400]], [RED, GREEN])
-    np.testing.assert_array_equal(
-        drawn[200, 100:300], np.tile(np.round([0.6 * 255 + 0.4 * GREY, 0.4 * GREY, 0.4 * GREY]), (200, 1))
-    )
+    faint_red = np.round([0.6 * 255 + 0.4 * GREY, 0.4 * GREY, 0.4 * GREY])
+    np.testing.assert_array_equal(drawn[200, 100:300], np.tile(faint_red, (200, 1)))
     assert (drawn[201:399, 101:299] == GREY).all() and (drawn[:200] == GREY).all()
     assert (LARGE == GREY).all()
     np.testing.assert_array_equal(outline(LARGE, np.zeros((0, 4)), np.zeros((0, 3))), LARGE)
 
 
-def test_draw_can_leave_the_size_as_it_is():
+def test_boxes_are_drawn_without_enlarging():
     drawn = draw_boxes(
         np.full((100, 100, 3), GREY, np.uint8), [[20.0, 30, 60, 80]], [""], colours=[RED], enlarge=False
     )
@@ -193,11 +193,11 @@ def test_draw_can_leave_the_size_as_it_is():
     assert (drawn[30:80, 20] == RED).all()
 
 
-def test_a_caption_is_above_and_keeps_its_end():
+def test_a_caption_is_above_the_image_and_keeps_its_end():
     image = np.full((50, 120, 3), GREY, np.uint8)
-    short, long, longer = (
-        captioned(image, text) for text in ("epoch 3", 40 * "a" + "epoch 3", 90 * "a" + "epoch 3")
-    )
+    short = captioned(image, "epoch 3")
+    long = captioned(image, 40 * "a" + "epoch 3")
+    longer = captioned(image, 90 * "a" + "epoch 3")
     assert short.shape == (50 + CAPTION, 120, 3)
     np.testing.assert_array_equal(short[CAPTION:], image)
     assert (short[:CAPTION] > 128).any() and not (short[:CAPTION, 80:] > 0).any()
