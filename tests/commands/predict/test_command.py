@@ -1,4 +1,4 @@
-"""Predicting with Darknet's files: Darknet's own numbers from the JPEG on, its lines, and what mistakes say."""
+"""Predicting with Darknet's files: Darknet's own numbers from the JPEG on, its lines, and error messages."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from detectors.commands.predict.command import DarknetPredictor, main, read_darknet_image
-from detectors.darknet.network import read_network
+from detectors.commands.predict.command import main
+from detectors.commands.predict.darknet_files import DarknetFiles, read_darknet_image
+from detectors.data.class_names import VOC_CLASSES
 from tests.darknet import cfgs, streams
 
-VOC = "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant sheep sofa train tvmonitor"
 NANO = [[8, 3, 3, 1], [21, 8, 1, 0]]
 
 
 @pytest.fixture
 def files(tmp_path):
-    """A network of two convolutions, three anchors and two classes on 32 x 48 pixels, its weights and names, and an image."""
+    """Two convolutions, three anchors, two classes, 32 x 48 pixels: cfg, weights, names; and an image."""
     region = "[region]\nanchors=1,1,2,1,1,3\nnum=3\nclasses=2\nsoftmax=1\n"
     text = (
         "[net]\nwidth=48\nheight=32\nchannels=3\n" + cfgs.conv(8, 3) + cfgs.pool(8) + cfgs.linear(21) + region
@@ -108,13 +108,14 @@ def fails(capsys, *arguments: str) -> str:
 
 
 def test_mistakes(files, tmp_path, capsys):
-    image, three = str(files["image"]), tmp_path / "three.names"
+    image = str(files["image"])
+    three = tmp_path / "three.names"
     three.write_text("a\nb\nc\n")
     both = options(files, "cfg", "weights")
     assert "--names: only together with --cfg" in fails(capsys, *options(files, "names"), "run", image)
     assert "a run or checkpoint alone; name the images" in fails(capsys, "run")
     assert "--weights is missing" in fails(capsys, *options(files, "cfg"), image)
-    assert "3 names, and" in fails(capsys, *both, "--names", str(three), image)
+    assert "3 names, but" in fails(capsys, *both, "--names", str(three), image)
     assert "no such file of class names" in fails(capsys, *both, "--names", str(tmp_path / "absent"), image)
     assert "no such image or folder" in fails(capsys, *both, str(tmp_path / "absent.jpg"))
     assert "no such weights file" in fails(
@@ -127,6 +128,20 @@ def test_mistakes(files, tmp_path, capsys):
     )
 
 
+def test_one_unusable_image_does_not_stop_the_others(files, tmp_path, capsys):
+    """An image too thin for the letterbox is named and left out; the rest is predicted, and the status is 2."""
+    thin = tmp_path / "thin.png"
+    Image.fromarray(np.zeros((9000, 3, 3), np.uint8)).save(thin)
+    images = [str(thin), str(files["image"])]
+    with pytest.raises(SystemExit) as ended:
+        main([*options(files, "cfg", "weights"), *images, "--output", str(tmp_path / "drawn")])
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert f"error: {thin}: an image of 3 x 9000 pixels has no room in a letterbox" in error
+    assert "left out, see above: 1" in error
+    assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["image.png"]
+
+
 def darknet19_convs() -> list[list[int]]:
     from detectors.models.darknet19 import darknet19
     from tests.darknet.test_weights import shapes
@@ -134,16 +149,16 @@ def darknet19_convs() -> list[list[int]]:
     return shapes(darknet19(num_classes=4, width=0.0625))
 
 
-def test_options_without_effect_are_told(files, tmp_path, capsys):
+def test_options_without_effect_are_reported(files, tmp_path, capsys):
     files["cfg"].write_text(files["cfg"].read_text() + "mask=0,1\n")
     main([*options(files, "cfg", "weights"), str(files["image"]), "--output", str(tmp_path / "drawn")])
     assert "[region] mask=0,1 is not known and not used" in capsys.readouterr().err
 
 
-def test_a_jpeg_of_another_kind_is_read_and_told(tmp_path, capsys):
+def test_a_jpeg_of_another_kind_is_read_and_reported(tmp_path, capsys):
     path = tmp_path / "progressive.jpg"
     Image.fromarray(np.full((16, 24, 3), 90, np.uint8)).save(path, progressive=True)
-    assert read_darknet_image(path).shape == (16, 24, 3)
+    assert read_darknet_image(str(path)).shape == (16, 24, 3)
     assert "decoded by libjpeg" in capsys.readouterr().err
 
 
@@ -156,23 +171,29 @@ def test_a_jpeg_of_another_kind_is_read_and_told(tmp_path, capsys):
 def test_a_photograph_gives_darknets_numbers(net, cfg, weights, mode, shared):
     """From the bytes of dog.jpg to the region layer, as Darknet's CPU build computed it."""
     folder = shared / "weights/yolo-lite"
-    network, _ = read_network(
-        folder / f"cfg/{cfg}.cfg", folder / f"weights/{cfg}{weights}.weights", batch_norm="cpu"
+    model = DarknetFiles(
+        folder / f"cfg/{cfg}.cfg",
+        folder / f"weights/{cfg}{weights}.weights",
+        None,
+        torch.device("cpu"),
+        resize=mode,
+        batch_norm="cpu",
     )
-    predict = DarknetPredictor(network, torch.device("cpu"), score=0.5, nms_iou=0.45, resize=mode)
-    recorded, key = np.load(folder / "oracle/darknet_dog_224.npz"), {"stretch": "resize"}.get(mode, mode)
-    given = predict.input(read_darknet_image(folder / "oracle/dog.jpg"))
-    assert_close(given[0], torch.from_numpy(recorded[f"x__{key}"]), atol=0, rtol=0)
-    *_, raw, region = network.outputs(given)
+    recorded = np.load(folder / "oracle/darknet_dog_224.npz")
+    key = {"stretch": "resize"}.get(mode, mode)
+    pixels, _ = model.prepare(model.read(str(folder / "oracle/dog.jpg")))
+    assert_close(pixels, torch.from_numpy(recorded[f"x__{key}"]), atol=0, rtol=0)
+    *_, raw, region = model.module.outputs(pixels[None])
     assert_close(raw[0], torch.from_numpy(recorded[f"{net}__{key}__raw"]), atol=5e-5, rtol=0)
     assert_close(region[0], torch.from_numpy(recorded[f"{net}__{key}__region"]), atol=1e-5, rtol=0)
 
 
 @pytest.mark.data
 def test_the_dog_is_found(shared, tmp_path, capsys):
-    """On Darknet's own example image; the percentages come from the recorded region layer (test above), objectness * class."""
-    folder, names = shared / "weights/yolo-lite", tmp_path / "voc.names"
-    names.write_text("\n".join(VOC.split()))
+    """Darknet's own example image; the percentages are objectness * class of the recorded region layer."""
+    folder = shared / "weights/yolo-lite"
+    names = tmp_path / "voc.names"
+    names.write_text("\n".join(VOC_CLASSES))
     network = [
         "--cfg",
         str(folder / "cfg/tiny-yolov2-trial3.cfg"),

@@ -1,0 +1,203 @@
+"""A trained detector with everything around it: reading, framing and batching images, boxes in pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from detectors.commands.predict.darknet_files import DarknetFiles
+from detectors.commands.predict.inputs import Given, Images, given_images
+from detectors.data.augment.transforms import build_transform, no_augmentation
+from detectors.data.images import ImageError, read_image
+from detectors.structures import Detections, ImageInfo
+from detectors.training import assemble
+from detectors.training import checkpoint as ckpt
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a detector finds in one image: n boxes, the best score first.
+
+    >>> import numpy as np
+    >>> from detectors import Prediction
+    >>> box = np.array([[10.0, 20.0, 50.0, 90.0]], np.float32)
+    >>> found = Prediction(None, (100, 80), box, np.array([0.9]), np.array([1]), ("cat", "dog"))
+    >>> len(found), found.names
+    (1, ['dog'])
+    """
+
+    path: str | None  # of the image; None for an array or a PIL image
+    size: tuple[int, int]  # (height, width) of the image
+    boxes_xyxy: np.ndarray  # (n, 4) float32 pixels of the image, clipped to it
+    scores: np.ndarray  # (n,) float32
+    labels: np.ndarray  # (n,) int64, 0..C-1
+    class_names: tuple[str, ...]  # (C) the detector's classes: class_names[label]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @property
+    def names(self) -> list[str]:
+        """The class name of each box."""
+        return [self.class_names[label] for label in self.labels]
+
+
+class Model(Protocol):
+    """A network and the way images go into it and boxes come out of it."""
+
+    module: nn.Module
+    class_names: tuple[str, ...]
+    device: torch.device
+
+    def read(self, path: str) -> np.ndarray: ...  # (h, w, 3) uint8 RGB; ImageError
+
+    def prepare(self, image: np.ndarray) -> tuple[Tensor, ImageInfo]: ...  # (3, H, W) network input
+
+    def detect(self, batch: Tensor, infos: list[ImageInfo], score: float) -> Detections: ...  # original frame
+
+
+class CheckpointModel:
+    """A checkpoint's detector, with the input size and the framing (letterbox or stretch) of its training."""
+
+    def __init__(self, checkpoint: ckpt.Checkpoint, device: torch.device):
+        self.module, config = assemble.load_detector(checkpoint, device)
+        self.class_names = checkpoint.class_names
+        self.device = device
+        self.size = tuple(config.input.size)
+        self.transform = build_transform(
+            augment=no_augmentation(), size=self.size, resize=config.input.resize, train=False
+        )
+
+    def read(self, path: str) -> np.ndarray:
+        return read_image(path)
+
+    def prepare(self, image: np.ndarray) -> tuple[Tensor, ImageInfo]:
+        framed = self.transform(image, np.zeros((0, 4)), np.zeros(0, np.int64), 0)
+        info = ImageInfo(0, "", "", image.shape[:2], framed.scale_xy, framed.shift_xy)
+        return torch.from_numpy(framed.image).permute(2, 0, 1), info
+
+    def detect(self, batch: Tensor, infos: list[ImageInfo], score: float) -> Detections:
+        return self.module.detections(self.module(batch), infos, self.size).above(score)
+
+
+class Predictor:
+    """Finds objects in images; made by `load`. `module` is its network, an nn.Module in evaluation mode.
+
+    >>> from detectors import load
+    >>> detector = load("RUN")
+    >>> for found in detector.predict("FOLDER", score=0.3):
+    ...     print(found.path, found.size, found.boxes_xyxy.shape[1])
+    FOLDER/a.png (60, 80) 4
+    FOLDER/b.png (80, 60) 4
+    """
+
+    def __init__(self, model: Model):
+        self.model = model
+        self.module = model.module
+        self.class_names = model.class_names
+
+    def predict(self, images: Images, *, score: float = 0.3, batch_size: int = 8) -> list[Prediction]:
+        """One Prediction for each image, in order.
+
+        images: a path, a folder, an array (h, w, 3) uint8 RGB, a PIL image, or an iterable of any of them.
+        score: the lowest score that counts. batch_size: images that go through the network together.
+        FileNotFoundError or ValueError names an image that cannot be used.
+        """
+        pairs = self.images_and_predictions(given_images(images), score=score, batch_size=batch_size)
+        return [prediction for _, prediction in pairs]
+
+    def images_and_predictions(
+        self,
+        images: Iterator[Given],
+        *,
+        score: float,
+        batch_size: int = 1,
+        on_error: Callable[[ImageError], None] | None = None,
+    ) -> Iterator[tuple[np.ndarray, Prediction]]:
+        """Each image (h, w, 3) uint8 RGB with its Prediction. Holds one batch of images at a time.
+
+        on_error: gets the error of an image that cannot be used, which is then left out; None raises it.
+        """
+        framed = self._framed(images, on_error)
+        while group := list(islice(framed, batch_size)):
+            yield from self._predict_batch(group, score)
+
+    def _framed(
+        self, images: Iterator[Given], on_error: Callable[[ImageError], None] | None
+    ) -> Iterator[tuple[str | None, np.ndarray, Tensor, ImageInfo]]:
+        for path, image in images:
+            try:
+                pixels = self.model.read(path) if image is None else image
+                tensor, info = self._prepare(path, pixels)
+            except ImageError as error:
+                if on_error is None:
+                    raise
+                on_error(error)
+            else:
+                yield path, pixels, tensor, info
+
+    def _prepare(self, path: str | None, image: np.ndarray) -> tuple[Tensor, ImageInfo]:
+        """The network's input. A ValueError about the image becomes an ImageError that names it."""
+        try:
+            return self.model.prepare(image)
+        except ValueError as error:
+            raise ImageError(path or "the given image", str(error)) from error
+
+    @torch.no_grad()
+    def _predict_batch(
+        self, group: list[tuple[str | None, np.ndarray, Tensor, ImageInfo]], score: float
+    ) -> Iterator[tuple[np.ndarray, Prediction]]:
+        batch = torch.stack([tensor for _, _, tensor, _ in group]).to(self.model.device)
+        detections = self.model.detect(batch, [info for _, _, _, info in group], score).to("cpu")
+        for number, (path, image, _, _) in enumerate(group):
+            one = detections.of_image(number)
+            yield (
+                image,
+                Prediction(
+                    path,
+                    image.shape[:2],
+                    one.boxes.float().numpy(),
+                    one.scores.float().numpy(),
+                    one.labels.numpy(),
+                    self.class_names,
+                ),
+            )
+
+
+def load(
+    place: str | Path,
+    weights: str | Path | None = None,
+    *,
+    names: str | Path | None = None,
+    device: str = "auto",
+) -> Predictor:
+    """A trained detector: a run folder, a checkpoint, or Darknet's cfg and weights.
+
+    place: a run folder (its best.pt), a .pt file, or a .cfg file.
+    weights, names: with a .cfg, its .weights and a file with one class name a line (default: "0", "1", ...).
+    device: auto, cpu or cuda.
+    FileNotFoundError or ValueError says what is missing or does not fit.
+
+    >>> from detectors import load
+    >>> detector = load("RUN/best.pt")
+    >>> len(detector.class_names)
+    6
+    """
+    chosen = assemble.choose_device(device)
+    if Path(place).suffix == ".weights":
+        raise ValueError(f"{place}: a weights file alone; give its cfg first: load('X.cfg', '{place}')")
+    if Path(place).suffix == ".cfg":
+        if weights is None:
+            raise ValueError(f"{place}: a cfg alone; give its weights too: load('{place}', 'X.weights')")
+        return Predictor(DarknetFiles(Path(place), Path(weights), names and Path(names), chosen))
+    if weights is not None or names is not None:
+        raise ValueError(f"{place}: weights and names belong to a .cfg file; a run or checkpoint has its own")
+    checkpoint = ckpt.load_checkpoint(ckpt.find_checkpoint(place))
+    return Predictor(CheckpointModel(checkpoint, chosen))

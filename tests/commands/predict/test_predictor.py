@@ -1,0 +1,130 @@
+"""detectors.load and Predictor.predict: every kind of input, batches, refusals, and the pictures' names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import detectors
+from detectors.commands.predict.command import picture_paths
+from detectors.config.check import check
+from detectors.config.schema import composed, to_plain
+from detectors.data.images import ImageError
+from detectors.training import assemble
+from detectors.training.checkpoint import Checkpoint, save_checkpoint
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """The checkpoint of an untrained detector, in a run folder."""
+    folder = tmp_path_factory.mktemp("run")
+    config = check(composed(["model=yolov2_160", "model.width=0.125", "model.score_threshold=0.0"]))
+    names = ("cat", "dog")
+    state = assemble.build_detector(config, len(names)).state_dict()
+    save_checkpoint(Checkpoint(folder / "best.pt", 0, to_plain(config), names, state, {}, {}, {}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    """A folder of three images of different sizes, and a file that is none."""
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for name, size in (("a.png", (60, 80)), ("b.jpg", (200, 90)), ("c.png", (33, 47))):
+        Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(folder / name)
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def test_every_kind_of_input_gives_the_same_predictions(run, images):
+    detector = detectors.load(run)
+    paths = [images / name for name in ("a.png", "b.jpg", "c.png")]
+    arrays = [np.asarray(Image.open(path).convert("RGB")) for path in (paths[0], paths[2])]
+    whole = detector.predict(images, score=0.1, batch_size=1)
+    assert [Path(found.path).name for found in whole] == ["a.png", "b.jpg", "c.png"]
+    assert [found.size for found in whole] == [(60, 80), (200, 90), (33, 47)]
+    assert detector.class_names == ("cat", "dog") and whole[0].class_names == ("cat", "dog")
+    same(detector.predict([str(path) for path in paths], score=0.1), whole)
+    same(detector.predict(iter(paths), score=0.1, batch_size=2), whole)
+    same(detector.predict(arrays[0], score=0.1), whole[:1])
+    same(detector.predict([Image.fromarray(arrays[0]), arrays[1]], score=0.1), [whole[0], whole[2]])
+    same(detectors.load(run / "best.pt").predict(paths[1], score=0.1), whole[1:2])
+
+
+def same(predictions: list, expected: list) -> None:
+    """Equal up to what a batch of another size rounds differently."""
+    assert len(predictions) == len(expected)
+    for one, other in zip(predictions, expected, strict=True):
+        assert one.size == other.size and len(one) == len(other) > 0
+        np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
+        np.testing.assert_allclose(np.sort(one.boxes_xyxy, 0), np.sort(other.boxes_xyxy, 0), atol=1e-2)
+
+
+def test_a_prediction_is_sorted_clipped_and_named(run, images):
+    (found,) = detectors.load(run).predict(images / "b.jpg", score=0.2)
+    assert (np.diff(found.scores) <= 0).all() and (found.scores >= 0.2).all()
+    assert found.boxes_xyxy.min() >= 0 and (found.boxes_xyxy <= [90, 200, 90, 200]).all()
+    assert found.names == [found.class_names[label] for label in found.labels]
+
+
+def test_the_score_drops_the_weaker_ones(run, images):
+    detector = detectors.load(run)
+    (many,) = detector.predict(images / "a.png", score=0.1)
+    limit = float(np.median(many.scores))
+    (few,) = detector.predict(images / "a.png", score=limit)
+    assert len(few) == (many.scores >= limit).sum()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("absent.png", "absent.png: no such image or folder"),
+        (np.zeros((4, 4)), r"an array of shape \(4, 4\) and type float64: an image is \(h, w, 3\) uint8 RGB"),
+        (3, "images of type int: give a path"),
+    ],
+)
+def test_what_cannot_be_used_is_named(run, given, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        detectors.load(run).predict(given)
+
+
+def test_one_unusable_image_does_not_stop_the_others(run, images):
+    errors: list[ImageError] = []
+    given = ((str(images / name), None) for name in ("a.png", "notes.txt", "c.png"))
+    results = detectors.load(run).images_and_predictions(given, score=0.3, on_error=errors.append)
+    assert [Path(found.path).name for _, found in results] == ["a.png", "c.png"]
+    assert [str(error).split(": ")[0] for error in errors] == [str(images / "notes.txt")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("x.weights",), "x.weights: a weights file alone; give its cfg first"),
+        (("x.cfg",), "x.cfg: a cfg alone; give its weights too"),
+        (("x.pt", "x.weights"), "weights and names belong to a .cfg file"),
+        (("nowhere",), "nowhere: no such run folder or checkpoint"),
+    ],
+)
+def test_load_says_what_is_missing(arguments, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        detectors.load(*arguments)
+
+
+def test_the_module_is_an_ordinary_network(run):
+    module = detectors.load(run).module
+    assert isinstance(module, detectors.Detector) and not module.training
+    assert module(torch.zeros(1, 3, 160, 160)).class_logits.shape == (1, 500, 2)
+
+
+def test_no_two_pictures_share_a_name():
+    paths = [Path(name) for name in ("x.jpg", "x.png", "a/x.jpg", "b/x.jpg", "y.jpg", "a/z.jpg")]
+    pictures = picture_paths(paths, Path("out"))
+    assert len(set(pictures.values())) == len(paths)
+    assert pictures[Path("y.jpg")] == Path("out/y.png")
+    assert pictures[Path("a/z.jpg")] == Path("out/z.png")
+    assert pictures[Path("x.png")] == Path("out/x.png.png")
+    assert pictures[Path("b/x.jpg")] == Path("out/b/x.png")
