@@ -1,7 +1,9 @@
-"""Darknet's augmentation from draws to the model's input: placement on grey (since June 2017), crop jitter (2016), each with HSV and flip.
+"""Darknet's augmentation, from random draws to the model's input.
 
-load_data_detection of src/data.c, f6afaab and c6afc7ff. Images are uint8: every step's result is rounded to whole levels, where Darknet
-keeps fractions; weights/darknet_augment.py is the page without rounding that the tests hold this one to.
+Two layouts: placement on grey (since June 2017) and crop jitter (2016), each with HSV changes and a flip.
+After load_data_detection of src/data.c, commits f6afaab and c6afc7ff. Images are uint8: the result of every
+step is rounded to whole levels, where Darknet keeps fractions. The tests compare with
+detectors/commands/verify/darknet_augment.py, which does not round.
 """
 
 from __future__ import annotations
@@ -12,26 +14,24 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from detectors.data.augment.fitting import (
-    GREY,
-)  # Darknet's .5 is 127.5; the letterbox of the evaluation has 127, too
+from detectors.data.augment.fitting import GREY  # Darknet's .5 is 127.5; 127 is also the letterbox's grey
 from detectors.data.augment.photometric import Shade, draw_shade, shade
 
-DARKNET_MIN_SIDE = 0.001  # of the model's input; thinner truths are dropped
+DARKNET_MIN_SIDE = 0.001  # of the model's input; thinner boxes are dropped
 
 
 @dataclass(frozen=True)
 class _DarknetLayout:
     jitter: float  # share of the image's sides
     hue: float  # turns
-    saturation: float  # factor, at most
-    exposure: float  # factor, at most
-    max_boxes: int  # `max` of the cfg's region layer: truths of one image
+    saturation: float  # largest factor
+    exposure: float  # largest factor
+    max_boxes: int  # per image; `max` of the cfg's region layer
 
-    def _shade(self, generator: np.random.Generator) -> Shade:
+    def _draw_shade(self, generator: np.random.Generator) -> Shade:
         return draw_shade(generator, hue=self.hue, saturation=self.saturation, exposure=self.exposure)
 
-    def _followed(
+    def _move_boxes(
         self,
         boxes: np.ndarray,
         scale: np.ndarray,
@@ -40,50 +40,60 @@ class _DarknetLayout:
         order: np.ndarray,
         flip: bool,
         size: tuple[int, int],
-    ):
-        """correct_boxes and what follows: (n, 4) xyxy -> x * scale + shift, mirrored, cut to the input; ((m, 4), their rows (m,)).
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(n, 4) xyxy -> ((m, 4) xyxy pixels of the model input, their rows (m,)).
 
-        Shuffled, since a later truth wins an anchor; the first max_boxes of them count, and of those only what is wide enough. A centre at
-        (0, 0), by which YOLO9000 marks truths without a box, has no such meaning here.
+        A box becomes box * scale + shift, flipped if `flip`, and clipped to the input. As in Darknet's
+        load_data_detection and correct_boxes, boxes are shuffled (`order`), because a later box wins an
+        anchor; the first max_boxes of them count, and of those the thin ones are dropped. Unlike in YOLO9000,
+        a centre at (0, 0) does not mark a label without a box.
         """
         rows = order[: self.max_boxes]
         boxes = boxes[rows] * np.tile(scale, 2) + np.tile(shift, 2)
-        limits = np.array(size[::-1], dtype=np.float64)
+        input_wh = np.array(size[::-1], dtype=np.float64)
         if flip:
-            boxes[:, [0, 2]] = limits[0] - boxes[:, [2, 0]]
-        boxes = boxes.clip(0, np.tile(limits, 2))
-        wide = (boxes[:, 2:] - boxes[:, :2] >= DARKNET_MIN_SIDE * limits).all(1)
+            boxes[:, [0, 2]] = input_wh[0] - boxes[:, [2, 0]]
+        boxes = boxes.clip(0, np.tile(input_wh, 2))
+        wide = (boxes[:, 2:] - boxes[:, :2] >= DARKNET_MIN_SIDE * input_wh).all(1)
         return boxes[wide], rows[wide]
 
 
 class PlacementDraws(NamedTuple):
     aspect: float  # width / height of the placed image
-    place: tuple[float, float]  # 0 to 1 between the two ends of the canvas: (down, right)
+    place: tuple[float, float]  # (down, right), 0 to 1 between the two ends of the canvas
     shade: Shade
     flip: bool
-    order: np.ndarray  # (n,) of the truths
+    order: np.ndarray  # (n,) rows of the boxes, shuffled
 
 
 class DarknetPlacement(_DarknetLayout):
-    """Since June 2017: the image, its aspect ratio jittered, fills the input one way and lies somewhere on grey the other way. No zoom."""
+    """Since June 2017: the image, with its aspect ratio jittered, is placed on grey.
+
+    It fills the input in one direction and lies at a random place in the other. There is no zoom.
+    """
 
     def draw(
         self, generator: np.random.Generator, size: tuple[int, int], boxes: np.ndarray
     ) -> PlacementDraws:
-        """size: (height, width) of the image, of which Darknet takes `jitter` off or adds it, each side on its own."""
-        tall, wide = (
-            side * (1 + self.jitter * change)
-            for side, change in zip(size, generator.uniform(-1, 1, 2).tolist(), strict=True)
+        """size: (height, width) of the image. Each side changes on its own by up to the share `jitter`."""
+        changes = generator.uniform(-1, 1, 2).tolist()
+        height, width = (
+            side * (1 + self.jitter * change) for side, change in zip(size, changes, strict=True)
         )
-        place, flip = tuple(generator.random(2).tolist()), bool(generator.random() < 0.5)
-        return PlacementDraws(
-            wide / tall, place, self._shade(generator), flip, generator.permutation(len(boxes))
-        )
+        place = tuple(generator.random(2).tolist())
+        flip = bool(generator.random() < 0.5)
+        shade_draws = self._draw_shade(generator)
+        order = generator.permutation(len(boxes))
+        return PlacementDraws(width / height, place, shade_draws, flip, order)
 
     def image(self, image: np.ndarray, draws: PlacementDraws, size: tuple[int, int]) -> np.ndarray:
-        """(h, w, 3) -> (H, W, 3) uint8 RGB. Darknet shades the whole canvas: the same as the image and one pixel of the grey."""
+        """(h, w, 3) -> (H, W, 3) uint8 RGB.
+
+        Darknet shades the whole canvas. Shading the image and one pixel of the grey gives the same.
+        """
         extent, corner = placed(draws, size)
-        extent, corner = [max(1, int(side)) for side in extent], [int(place) for place in corner]
+        extent = [max(1, int(side)) for side in extent]
+        corner = [int(coordinate) for coordinate in corner]
         grey = shade(np.full((1, 1, 3), GREY, dtype=np.uint8), draws.shade).max()  # stays grey
         canvas = np.full((*size, 3), grey, dtype=np.uint8)
         put(canvas, shade(scaled(image, extent), draws.shade), corner)
@@ -91,34 +101,40 @@ class DarknetPlacement(_DarknetLayout):
 
     def boxes(
         self, boxes: np.ndarray, draws: PlacementDraws, original: tuple[int, int], size: tuple[int, int]
-    ):
-        """(n, 4) xyxy in pixels of the original -> ((m, 4) in pixels of the model's input, their rows (m,)).
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(n, 4) xyxy pixels of the original -> ((m, 4) xyxy pixels of the model input, their rows (m,)).
 
-        They follow the fractions of pixels that the image's place loses: it is cut to whole pixels, as in Darknet.
+        As in Darknet, size and place of the image are truncated to whole pixels, those of the boxes are not.
         """
-        extent, corner = (np.array(pair[::-1]) for pair in placed(draws, size))
-        return self._followed(
-            boxes, extent / original[::-1], corner, order=draws.order, flip=draws.flip, size=size
-        )
+        extent, corner = (np.array(pair[::-1]) for pair in placed(draws, size))  # (x, y)
+        scale = extent / original[::-1]
+        return self._move_boxes(boxes, scale, corner, order=draws.order, flip=draws.flip, size=size)
 
 
 def placed(draws: PlacementDraws, size: tuple[int, int]) -> tuple[tuple[float, float], tuple[float, float]]:
-    """((height, width) of the placed image, (down, right) of its corner) in pixels of an input of `size`, not yet whole numbers.
+    """((height, width) of the placed image, (down, right) of its corner) in pixels of an input of `size`.
 
-    Where an input is not square, the image may be larger than it; the corner is then negative.
+    Both are fractional. The image may be larger than an input that is not square; its corner is then
+    negative.
     """
     height, width = size
-    extent = (
-        (float(height), height * draws.aspect) if draws.aspect < 1 else (width / draws.aspect, float(width))
-    )
-    return extent, tuple(
+    if draws.aspect < 1:
+        extent = (float(height), height * draws.aspect)
+    else:
+        extent = (width / draws.aspect, float(width))
+    corner = tuple(
         share * (whole - part) for share, whole, part in zip(draws.place, size, extent, strict=True)
     )
+    return extent, corner
 
 
 def scaled(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """place_image's bilinear: pixel i of n is read at i * N / n of the N there are, 0 beyond them: an enlarged image's last ones fade."""
-    (height, width), (rows, columns) = image.shape[:2], size
+    """place_image's bilinear resize: pixel i of n is read at i * N / n of the N source pixels.
+
+    Beyond the source it reads 0, so that the last row and column of an enlarged image fade.
+    """
+    height, width = image.shape[:2]
+    rows, columns = size
     matrix = np.array([[width / columns, 0, 0], [0, height / rows, 0]])
     return cv2.warpAffine(
         image,
@@ -130,55 +146,66 @@ def scaled(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def put(canvas: np.ndarray, image: np.ndarray, corner: tuple[int, int]) -> None:
-    """Writes an image into a canvas, its top left pixel at `corner` (row, column), as far as it is inside."""
-    (row, column), (height, width) = corner, image.shape[:2]
+    """Writes the image into the canvas, clipped, with its top left pixel at `corner` (row, column)."""
+    row, column = corner
+    height, width = image.shape[:2]
     inside = canvas[max(row, 0) : max(row + height, 0), max(column, 0) : max(column + width, 0)]
-    top, left = max(-row, 0), max(-column, 0)
+    top = max(-row, 0)
+    left = max(-column, 0)
     inside[:] = image[top : top + inside.shape[0], left : left + inside.shape[1]]
 
 
 class CropDraws(NamedTuple):
-    edges: tuple[
-        int, int, int, int
-    ]  # pixels of the original cut off (above, below, left, right); negative: added
+    # pixels of the original cut off (above, below, left, right); negative: added
+    edges: tuple[int, int, int, int]
     shade: Shade
     flip: bool
-    order: np.ndarray  # (n,) of the truths
+    order: np.ndarray  # (n,) rows of the boxes, shuffled
 
 
 class DarknetCrop(_DarknetLayout):
-    """2016: each edge moves in or out on its own, the outermost pixels are repeated, and what is left is stretched to the input."""
+    """2016: each edge moves in or out on its own, and the crop is stretched to the input.
+
+    Beyond the image, its outermost pixels are repeated.
+    """
 
     def draw(self, generator: np.random.Generator, size: tuple[int, int], boxes: np.ndarray) -> CropDraws:
-        limits = [int(side * self.jitter) for side in size for _ in range(2)]
-        edges = tuple(
-            int(limit * change)
-            for limit, change in zip(limits, generator.uniform(-1, 1, 4).tolist(), strict=True)
-        )
+        """size: (height, width) of the image. Each edge moves by up to the share `jitter` of the side."""
+        largest = [int(side * self.jitter) for side in size for _ in range(2)]
+        changes = generator.uniform(-1, 1, 4).tolist()
+        edges = tuple(int(limit * change) for limit, change in zip(largest, changes, strict=True))
         flip = bool(generator.random() < 0.5)
-        return CropDraws(edges, self._shade(generator), flip, generator.permutation(len(boxes)))
+        return CropDraws(edges, self._draw_shade(generator), flip, generator.permutation(len(boxes)))
 
     def image(self, image: np.ndarray, draws: CropDraws, size: tuple[int, int]) -> np.ndarray:
-        """(h, w, 3) -> (H, W, 3) uint8 RGB. Bilinear with aligned corners: the first and last pixels of the crop are those of the input."""
+        """(h, w, 3) -> (H, W, 3) uint8 RGB.
+
+        Bilinear with aligned corners: the first and last pixels of the crop are those of the input.
+        """
         (top, left), sides = cropped(draws, image.shape[:2])
         down, right = ((side - 1) / max(new - 1, 1) for side, new in zip(sides, size, strict=True))
-        matrix, flags = np.array([[right, 0, left], [0, down, top]]), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        result = shade(
-            cv2.warpAffine(image, matrix, size[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE),
-            draws.shade,
+        matrix = np.array([[right, 0, left], [0, down, top]])
+        stretched = cv2.warpAffine(
+            image,
+            matrix,
+            size[::-1],
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REPLICATE,
         )
+        result = shade(stretched, draws.shade)
         return cv2.flip(result, 1) if draws.flip else result
 
-    def boxes(self, boxes: np.ndarray, draws: CropDraws, original: tuple[int, int], size: tuple[int, int]):
-        """(n, 4) xyxy in pixels of the original -> ((m, 4) in pixels of the model's input, their rows (m,))."""
+    def boxes(
+        self, boxes: np.ndarray, draws: CropDraws, original: tuple[int, int], size: tuple[int, int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(n, 4) xyxy pixels of the original -> ((m, 4) xyxy pixels of the model input, their rows (m,))."""
         (top, left), sides = cropped(draws, original)
         scale = np.divide(size, sides)[::-1]
-        return self._followed(
-            boxes, scale, -scale * [left, top], order=draws.order, flip=draws.flip, size=size
-        )
+        shift = -scale * [left, top]
+        return self._move_boxes(boxes, scale, shift, order=draws.order, flip=draws.flip, size=size)
 
 
 def cropped(draws: CropDraws, original: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """((row, column) of the crop's corner, its (height, width)) in pixels of the original; at least one pixel."""
+    """((row, column) of the crop's corner, its (height, width)) in pixels of the original; at least 1 x 1."""
     above, below, left, right = draws.edges
     return (above, left), (max(1, original[0] - above - below), max(1, original[1] - left - right))

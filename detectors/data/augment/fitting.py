@@ -1,4 +1,4 @@
-"""How an image as a whole goes into the model's input: letterbox or stretch."""
+"""How a whole image is resized to the model's input: letterbox or stretch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GREY = 127  # letterbox bars and uncovered corners; Darknet pads with .5
 
 
 class Fit(NamedTuple):
-    """How an image is laid into the model's input."""
+    """Size and place of the resized image in the model's input."""
 
     size: tuple[int, int]  # (height, width) of the resized image, without bars
     top_left: tuple[int, int]  # (row, column) in the model's input
@@ -25,8 +25,12 @@ class Fit(NamedTuple):
 
 
 def letterbox(size_original: tuple[int, int], size: tuple[int, int]) -> Fit:
-    """Largest size of the same aspect ratio that fits, in the middle; sizes and offsets rounded down as in Darknet's letterbox_image."""
-    (height, width), (rows, columns) = size_original, size
+    """The largest size of the same aspect ratio that fits, centred. Sizes are (height, width).
+
+    Size and offset are rounded down, as in Darknet's letterbox_image.
+    """
+    height, width = size_original
+    rows, columns = size
     if columns * height < rows * width:  # columns / width < rows / height, without rounding
         rows = max(1, height * columns // width)
     else:
@@ -35,7 +39,7 @@ def letterbox(size_original: tuple[int, int], size: tuple[int, int]) -> Fit:
 
 
 def stretch(size_original: tuple[int, int], size: tuple[int, int]) -> Fit:
-    """The whole image on the whole input; the aspect ratio changes."""
+    """The image fills the whole input; its aspect ratio changes."""
     return Fit(size, (0, 0))
 
 
@@ -46,12 +50,16 @@ RESIZES: dict[str, Callable[[tuple[int, int], tuple[int, int]], Fit]] = {
 
 
 def resize(image: np.ndarray, fit: Fit, size: tuple[int, int]) -> np.ndarray:
-    """(h, w, 3) -> (H, W, 3), bilinear without antialias (cv2.INTER_LINEAR, half-pixel centres), grey bars around."""
+    """(h, w, 3) -> (H, W, 3) with grey bars.
+
+    Bilinear without antialiasing (cv2.INTER_LINEAR, half-pixel centres).
+    """
     if image.shape[:2] != fit.size:
         image = cv2.resize(image, fit.size[::-1], interpolation=cv2.INTER_LINEAR)
     if fit.size == tuple(size):
         return image
     canvas = np.full((*size, 3), GREY, dtype=np.uint8)
-    (top, left), (rows, columns) = fit.top_left, fit.size
+    top, left = fit.top_left
+    rows, columns = fit.size
     canvas[top : top + rows, left : left + columns] = image
     return canvas
