@@ -1,4 +1,4 @@
-"""Darknet's placement and crop jitter against its own page (weights/darknet_augment.py), recorded numbers and loops."""
+"""Darknet's placement and crop jitter, compared with an unrounded version, recorded numbers and loops."""
 
 from __future__ import annotations
 
@@ -28,109 +28,105 @@ from tests.data.augment.test_ssd_layout import picture
 
 SETTINGS = {"jitter": 0.3, "hue": 0.1, "saturation": 1.5, "exposure": 1.5, "max_boxes": 30}
 UNSHADED = Shade(0.0, 1.0, 1.0)
-ROUNDING = 0.52  # half a level, and what float32 makes of the places
+ROUNDING = 0.52  # levels: half a level, and the float32 error of the sampling positions
 
 
 def relative(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """xyxy pixels -> Darknet's labels: centre and sides as shares."""
+    """xyxy pixels -> Darknet's labels: centre and sides relative to the image."""
     height, width = size
-    shares = boxes / [width, height, width, height]
-    return np.concatenate([(shares[:, :2] + shares[:, 2:]) / 2, shares[:, 2:] - shares[:, :2]], 1)
+    boxes = boxes / [width, height, width, height]
+    return np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], 1)
 
 
 def absolute(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The inverse of relative()."""
     height, width = size
-    return np.concatenate([labels[:, :2] - labels[:, 2:] / 2, labels[:, :2] + labels[:, 2:] / 2], 1) * [
-        width,
-        height,
-        width,
-        height,
-    ]
+    corners = np.concatenate([labels[:, :2] - labels[:, 2:] / 2, labels[:, :2] + labels[:, 2:] / 2], 1)
+    return corners * [width, height, width, height]
 
 
-def some_boxes(size: tuple[int, int], count: int, seed: int) -> np.ndarray:
+def random_boxes(size: tuple[int, int], count: int, seed: int) -> np.ndarray:
     generator = np.random.default_rng(seed)
     low = generator.random((count, 2)) * 0.9
-    return np.concatenate([low, low + (1 - low) * generator.uniform(0.05, 1, low.shape)], 1) * np.tile(
-        size[::-1], 2
-    )
+    high = low + (1 - low) * generator.uniform(0.05, 1, low.shape)
+    return np.concatenate([low, high], 1) * np.tile(size[::-1], 2)
 
 
 @pytest.mark.parametrize("original", [(40, 60), (120, 90), (300, 31)])
 @pytest.mark.parametrize("size", [(96, 96), (64, 128), (150, 70)])
 @pytest.mark.parametrize("flip", [False, True])
-def test_placement_is_darknets_but_for_the_rounding(original, size, flip):
-    """place_image on grey (its .5 is 127.5, ours 127), enlarged and shrunk, into square inputs and others."""
-    layout, image = DarknetPlacement(**SETTINGS), picture(original, 0)
+def test_placement_equals_darknets_within_rounding(original, size, flip):
+    """place_image on grey (its .5 is 127.5, ours 127): enlarged and shrunk, into square and other inputs."""
+    layout = DarknetPlacement(**SETTINGS)
+    image = picture(original, 0)
     for seed in range(4):
-        draws = layout.draw(np.random.default_rng(seed), original, np.zeros((0, 4)))._replace(
-            shade=UNSHADED, flip=flip
-        )
+        draws = layout.draw(np.random.default_rng(seed), original, np.zeros((0, 4)))
+        draws = draws._replace(shade=UNSHADED, flip=flip)
         extent, corner = placed(draws, size)
         expected = darknet_augment.place(to_unit(image), size, extent, corner).transpose(1, 2, 0) * 255
         expected = expected[:, ::-1] if flip else expected
         assert_allclose(layout.image(image, draws, size).astype(float), expected, atol=ROUNDING)
 
 
-def test_the_extent_is_load_data_detections():
+def test_the_extent_is_that_of_load_data_detection():
     """new_ar < 1: nh = h, nw = nh * new_ar; else nw = w, nh = nw / new_ar; dx from 0 to w - nw."""
     draws = PlacementDraws(0.75, (0.5, 0.25), UNSHADED, False, np.zeros(0, int))
     assert placed(draws, (400, 480)) == ((400.0, 300.0), (0.0, 45.0))
     assert placed(draws._replace(aspect=1.25), (400, 480)) == ((384.0, 480.0), (8.0, 0.0))
-    assert placed(draws._replace(aspect=1.0), (400, 480)) == (
-        (480.0, 480.0),
-        (-40.0, 0.0),
-    )  # larger than the input: cut on both sides
+    # larger than the input: cropped on both sides
+    assert placed(draws._replace(aspect=1.0), (400, 480)) == ((480.0, 480.0), (-40.0, 0.0))
+
+
+ORIGINAL = (70, 110)  # (height, width)
+INPUT = (96, 128)
+
+
+def boxes_with_thin_ones() -> np.ndarray:
+    thin = [[0, 0, 0.05, 70], [10, 10, 10.2, 40], [30, 20, 50, 20.01]]
+    return np.concatenate([random_boxes(ORIGINAL, 12, 1), thin])
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_boxes_are_correct_boxes(flip):
-    """Placement and crop; in the drawn order, thin ones dropped."""
-    size, original = (96, 128), (70, 110)
-    boxes = np.concatenate(
-        [some_boxes(original, 12, 1), [[0, 0, 0.05, 70], [10, 10, 10.2, 40], [30, 20, 50, 20.01]]]
-    )
+def test_placed_boxes_equal_darknets_correct_boxes(flip):
+    """In the drawn order, without the thin ones."""
+    layout = DarknetPlacement(**SETTINGS)
+    boxes = boxes_with_thin_ones()
     for seed in range(20):
         order = np.random.default_rng(seed).permutation(len(boxes))
-        draws = (
-            DarknetPlacement(**SETTINGS)
-            .draw(np.random.default_rng(seed), original, boxes)
-            ._replace(flip=flip, order=order)
-        )
-        (nh, nw), (dy, dx) = placed(draws, size)
-        geometry = {"shift": (-dx / 128, -dy / 96), "scale": (nw / 128, nh / 96), "flip": flip}
-        _same_boxes(
-            DarknetPlacement(**SETTINGS).boxes(boxes, draws, original, size),
-            boxes,
-            order,
-            original,
-            size,
-            geometry,
-        )
-        crop = (
-            DarknetCrop(**SETTINGS)
-            .draw(np.random.default_rng(seed), original, boxes)
-            ._replace(flip=flip, order=order)
-        )
-        top, bottom, left, right = crop.edges
-        sx, sy = (110 - left - right) / 110, (70 - top - bottom) / 70
-        geometry = {"shift": (left / 110 / sx, top / 70 / sy), "scale": (1 / sx, 1 / sy), "flip": flip}
-        _same_boxes(
-            DarknetCrop(**SETTINGS).boxes(boxes, crop, original, size), boxes, order, original, size, geometry
-        )
+        draws = layout.draw(np.random.default_rng(seed), ORIGINAL, boxes)._replace(flip=flip, order=order)
+        (nh, nw), (dy, dx) = placed(draws, INPUT)
+        shift = (-dx / 128, -dy / 96)
+        scale = (nw / 128, nh / 96)
+        assert_equal_correct_boxes(layout, boxes, draws, shift=shift, scale=scale)
 
 
-def _same_boxes(found, boxes, order, original, size, geometry):
-    expected = darknet_augment.correct_boxes(relative(boxes, original)[order], **geometry)
+@pytest.mark.parametrize("flip", [False, True])
+def test_cropped_boxes_equal_darknets_correct_boxes(flip):
+    layout = DarknetCrop(**SETTINGS)
+    boxes = boxes_with_thin_ones()
+    for seed in range(20):
+        order = np.random.default_rng(seed).permutation(len(boxes))
+        draws = layout.draw(np.random.default_rng(seed), ORIGINAL, boxes)._replace(flip=flip, order=order)
+        top, bottom, left, right = draws.edges
+        sx = (110 - left - right) / 110
+        sy = (70 - top - bottom) / 70
+        shift = (left / 110 / sx, top / 70 / sy)
+        assert_equal_correct_boxes(layout, boxes, draws, shift=shift, scale=(1 / sx, 1 / sy))
+
+
+def assert_equal_correct_boxes(layout, boxes, draws, *, shift, scale):
+    labels = relative(boxes, ORIGINAL)[draws.order]
+    expected = darknet_augment.correct_boxes(labels, shift=shift, scale=scale, flip=draws.flip)
     wide = (expected[:, 2:] >= 0.001).all(1)
     assert 5 < wide.sum() < len(boxes)
-    assert_array_equal(found[1], order[wide])
-    assert_allclose(found[0], absolute(expected[wide], size), atol=2e-4)
+    result, rows = layout.boxes(boxes, draws, ORIGINAL, INPUT)
+    assert_array_equal(rows, draws.order[wide])
+    assert_allclose(result, absolute(expected[wide], INPUT), atol=2e-4)
 
 
-def test_thirty_boxes_at_most_before_the_thin_ones_go():
-    """The list is cut in its shuffled order; what is then too thin is not replaced."""
-    boxes = some_boxes((100, 100), 40, 2)
+def test_at_most_max_boxes_count_and_dropped_ones_are_not_replaced():
+    """The shuffled list is cut to 30 boxes first; the thin ones are dropped after that."""
+    boxes = random_boxes((100, 100), 40, 2)
     boxes[::2, 2] = boxes[::2, 0]
     layout = DarknetPlacement(**SETTINGS)
     draws = layout.draw(np.random.default_rng(0), (100, 100), boxes)
@@ -140,45 +136,38 @@ def test_thirty_boxes_at_most_before_the_thin_ones_go():
 
 
 @pytest.mark.data
-def test_recorded_placements_and_boxes(shared):
-    """What Darknet itself computed; its images in fractions, ours in levels."""
+def test_recorded_placements(shared):
+    """Darknet's own results. Its images are fractions, ours are levels, before and after."""
     folder = shared / "oracles/darknet"
-    cases, arrays = json.loads((folder / "ops.json").read_text()), np.load(folder / "ops.npz")
-    seen = []
-    for name, case in cases.items():
-        if case["op"] == "place":
-            levels = np.rint(arrays[f"{name}/input"].transpose(1, 2, 0) * 255).astype(np.uint8)
-            canvas = np.full((case["h"], case["w"], 3), GREY, np.uint8)
-            put(
-                canvas, scaled(levels, (int(case["nh"]), int(case["nw"]))), (int(case["dy"]), int(case["dx"]))
-            )
-            assert_allclose(
-                canvas.astype(float), arrays[f"{name}/output"].transpose(1, 2, 0) * 255, atol=1.05
-            )  # levels in, levels out
-            seen.append("place")
-    assert seen
+    cases = json.loads((folder / "ops.json").read_text())
+    arrays = np.load(folder / "ops.npz")
+    placements = {name: case for name, case in cases.items() if case["op"] == "place"}
+    assert placements
+    for name, case in placements.items():
+        image = np.rint(arrays[f"{name}/input"].transpose(1, 2, 0) * 255).astype(np.uint8)
+        canvas = np.full((case["h"], case["w"], 3), GREY, np.uint8)
+        resized = scaled(image, (int(case["nh"]), int(case["nw"])))
+        put(canvas, resized, (int(case["dy"]), int(case["dx"])))
+        expected = arrays[f"{name}/output"].transpose(1, 2, 0) * 255
+        assert_allclose(canvas.astype(float), expected, atol=1.05)
 
 
 @pytest.mark.data
-def test_the_rounding_on_photographs(shared):
+def test_the_rounding_error_on_photographs(shared):
     worst = 0.0
     for path in sorted((shared / "data/voc2012-animals").rglob("*.jpg"))[:4]:
         image = cv2.imread(str(path))[..., ::-1]
-        for rows, columns in ((300, 237), (173, 416), (608, 500)):
-            expected = (
-                darknet_augment.place(to_unit(image), (rows, columns), (rows, columns), (0, 0)).transpose(
-                    1, 2, 0
-                )
-                * 255
-            )
-            worst = max(worst, np.abs(scaled(image, (rows, columns)) - expected).max())
+        for size in ((300, 237), (173, 416), (608, 500)):
+            expected = darknet_augment.place(to_unit(image), size, size, (0, 0)).transpose(1, 2, 0) * 255
+            worst = max(worst, np.abs(scaled(image, size) - expected).max())
     assert worst < ROUNDING
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_the_crop_of_2016_equals_crop_and_resize(flip):
+def test_the_crop_of_2016_equals_darknets_crop_and_resize(flip):
     """crop_image repeats the outermost pixels; resize_image aligns the corners."""
-    layout, image = DarknetCrop(**SETTINGS), picture((70, 110), 3)
+    layout = DarknetCrop(**SETTINGS)
+    image = picture((70, 110), 3)
     for edges in [(0, 0, 0, 0), (5, -7, 20, 3), (-21, 8, -30, -33), (21, 21, 33, 33)]:
         above, below, left, right = edges
         rows = np.clip(np.arange(above, 70 - below), 0, 69)
@@ -191,53 +180,47 @@ def test_the_crop_of_2016_equals_crop_and_resize(flip):
 
 
 def test_grey_is_shaded_with_the_image():
-    layout, draws = (
-        DarknetPlacement(**SETTINGS),
-        PlacementDraws(2.0, (0.5, 0.5), Shade(0.05, 1.4, 1.5), False, np.zeros(0, int)),
-    )
+    layout = DarknetPlacement(**SETTINGS)
+    draws = PlacementDraws(2.0, (0.5, 0.5), Shade(0.05, 1.4, 1.5), False, np.zeros(0, int))
     result = layout.image(np.full((30, 60, 3), 100, np.uint8), draws, (64, 64))
     assert_array_equal(result[:15], np.full((15, 64, 3), np.rint(GREY * 1.5)))
     assert_array_equal(result[20:40, 5:50], np.full((20, 45, 3), 150))
 
 
-def test_what_is_drawn():
-    """Aspect from (w +- .3 w) / (h +- .3 h); places, flips, edges uniform; nothing correlated."""
-    boxes = np.zeros((3, 4))
-    draws = [
-        DarknetPlacement(**SETTINGS).draw(np.random.default_rng(seed), (300, 400), boxes)
-        for seed in range(2000)
-    ]
+QUARTILES = [0, 0.25, 0.5, 0.75, 1]
+
+
+def test_distribution_of_placements():
+    """Aspect from (w +- .3 w) / (h +- .3 h); places and flips uniform; no correlations."""
+    layout = DarknetPlacement(**SETTINGS)
+    draws = [layout.draw(np.random.default_rng(seed), (300, 400), np.zeros((3, 4))) for seed in range(2000)]
     numbers = np.array([[d.aspect, *d.place, *d.shade, d.flip, d.order[0]] for d in draws])
-    assert (
-        400 / 300 * 0.7 / 1.3 < numbers[:, 0].min() < 0.8
-        and 2.2 < numbers[:, 0].max() < 400 / 300 * 1.3 / 0.7
-    )
-    assert_allclose(
-        np.quantile(numbers[:, 1:3], [0, 0.25, 0.5, 0.75, 1], axis=0).T,
-        [[0, 0.25, 0.5, 0.75, 1]] * 2,
-        atol=0.04,
-    )
+    aspects = numbers[:, 0]
+    assert 400 / 300 * 0.7 / 1.3 < aspects.min() < 0.8
+    assert 2.2 < aspects.max() < 400 / 300 * 1.3 / 0.7
+    assert_allclose(np.quantile(numbers[:, 1:3], QUARTILES, axis=0).T, [QUARTILES] * 2, atol=0.04)
     assert_allclose(numbers[:, 6].mean(), 0.5, atol=0.04)
     assert np.abs(np.corrcoef(numbers.T) - np.eye(8)).max() < 0.08
-    crops = [
-        DarknetCrop(**SETTINGS).draw(np.random.default_rng(seed), (300, 400), boxes) for seed in range(2000)
-    ]
-    edges = np.array([d.edges for d in crops])
-    assert_allclose(
-        np.quantile(edges, [0, 0.25, 0.5, 0.75, 1], axis=0).T,
-        [[-90, -45, 0, 45, 90]] * 2 + [[-120, -60, 0, 60, 120]] * 2,
-        atol=8,
-    )
+
+
+def test_distribution_of_crops():
+    """Edges uniform up to .3 of the side; no correlations."""
+    layout = DarknetCrop(**SETTINGS)
+    draws = [layout.draw(np.random.default_rng(seed), (300, 400), np.zeros((3, 4))) for seed in range(2000)]
+    edges = np.array([d.edges for d in draws])
+    expected = [[-90, -45, 0, 45, 90]] * 2 + [[-120, -60, 0, 60, 120]] * 2
+    assert_allclose(np.quantile(edges, QUARTILES, axis=0).T, expected, atol=8)
     assert np.abs(np.corrcoef(edges.T) - np.eye(4)).max() < 0.08
 
 
 @pytest.mark.parametrize("augment", ["darknet", "darknet_2016"])
 def test_boxes_follow_the_pixels(augment):
-    """A red rectangle on black, found again: within the pixels that Darknet's cutting to whole numbers and aligned corners cost."""
+    """A red rectangle on black lies at its box, within the error of truncation and of aligned corners."""
     transform = transforms.build_transform(
         augment=transforms.AUGMENTATIONS[augment](), size=(160, 160), resize="stretch", train=True
     )
-    generator, errors = np.random.default_rng(0), []
+    generator = np.random.default_rng(0)
+    errors = []
     for seed in range(200):
         low = generator.integers(30, 60, 2)
         high = low + generator.integers(20, 40, 2)
@@ -255,7 +238,7 @@ def test_boxes_follow_the_pixels(augment):
 @pytest.mark.parametrize(
     "settings", [{"jitter": 0.5}, {"hue": -0.1}, {"saturation": 0.5}, {"exposure": 0.9}, {"max_boxes": 0}]
 )
-def test_bad_settings_are_refused(augment, settings):
+def test_settings_out_of_range_raise(augment, settings):
     (name,) = settings
     with pytest.raises(ValueError, match=f"{name}=.*must be from"):
         transforms.AUGMENTATIONS[augment](**settings)

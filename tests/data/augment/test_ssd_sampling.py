@@ -1,4 +1,4 @@
-"""Expansion, samplers and boxes of SSD's training, against loops that are fed the same numbers."""
+"""Expansion, samplers and boxes of SSD's training, compared with plain loops over the same random numbers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ RULES = [0.1, 0.3, 0.5, 0.7, 0.9, None]  # min_jaccard_overlap; the last has max
 
 
 def iou(a, b) -> float:
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
     if width <= 0 or height <= 0:
         return 0.0
     return width * height / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height)
@@ -33,84 +34,82 @@ def window_of(numbers) -> tuple[float, float, float, float]:
     scale = 0.3 + 0.7 * numbers[0]
     aspect = 0.5 + 1.5 * numbers[1]
     aspect = min(max(aspect, scale * scale), 1 / (scale * scale))
-    width, height = scale * sqrt(aspect), scale / sqrt(aspect)
-    x, y = numbers[2] * (1 - width), numbers[3] * (1 - height)
+    width = scale * sqrt(aspect)
+    height = scale / sqrt(aspect)
+    x = numbers[2] * (1 - width)
+    y = numbers[3] * (1 - height)
     return x, y, x + width, y + height
 
 
-def found_by_loops(draws, boxes) -> list:
-    """GenerateBatchSamples: the whole image, then what each of the six samplers finds first, if anything."""
-    found = [(0, 0, 1, 1)]
+def naive_windows(draws, boxes) -> list:
+    """GenerateBatchSamples: the whole image, and each sampler's first good window, if any."""
+    windows = [(0, 0, 1, 1)]
     for rule, trials in zip(RULES, draws, strict=True):
         for numbers in trials:
             window = window_of(numbers)
             if any(rule is None or iou(window, box) >= rule for box in boxes):
-                found.append(window)
+                windows.append(window)
                 break
-    return found
+    return windows
 
 
-def some_boxes(generator: np.random.Generator) -> np.ndarray:
+def random_boxes(generator: np.random.Generator) -> np.ndarray:
     low = generator.random((generator.integers(0, 6), 2)) * 0.9
     return np.concatenate([low, low + (1 - low) * generator.uniform(0.02, 1, low.shape)], 1)
 
 
-def test_the_first_satisfying_trial_of_each_sampler():
-    generator, counts = np.random.default_rng(0), []
+def test_the_window_is_the_first_good_trial_of_a_sampler():
+    generator = np.random.default_rng(0)
+    counts = []
     for seed in range(150):
-        boxes = some_boxes(generator)
-        numbers = np.random.default_rng(seed)
-        draws, choice = numbers.random((6, 50, 4)), numbers.random()
-        found = found_by_loops(draws.tolist(), boxes.tolist())
-        expected = found[int(choice * len(found))]
-        assert_allclose(draw_window(np.random.default_rng(seed), boxes), expected, rtol=1e-12, atol=1e-15)
-        counts.append(len(found))
-    assert set(counts) >= {1, 3, 4, 5, 6}  # without objects the whole image alone
-
-
-def test_what_is_found_is_picked_uniformly():
-    """A box of half the image: windows of all samplers exist, but not always one of .9."""
-    boxes, picked, expected = np.array([[0.2, 0.1, 0.8, 0.9]]), np.zeros(7), np.zeros(7)
-    for seed in range(3000):
+        boxes = random_boxes(generator)
         numbers = np.random.default_rng(seed)
         draws = numbers.random((6, 50, 4))
-        good = (
-            ssd_sampling.window_iou(ssd_sampling.windows_from(draws), boxes).max(-1)
-            >= ssd_sampling.MIN_IOU[:, None]
-        )
+        choice = numbers.random()
+        windows = naive_windows(draws.tolist(), boxes.tolist())
+        expected = windows[int(choice * len(windows))]
+        assert_allclose(draw_window(np.random.default_rng(seed), boxes), expected, rtol=1e-12, atol=1e-15)
+        counts.append(len(windows))
+    assert set(counts) >= {1, 3, 4, 5, 6}  # without objects only the whole image
+
+
+def test_the_window_is_chosen_uniformly():
+    """A box of half the image: all samplers have a window, except sometimes the one with IoU .9."""
+    boxes = np.array([[0.2, 0.1, 0.8, 0.9]])
+    chosen = np.zeros(7)
+    expected = np.zeros(7)
+    for seed in range(3000):
+        windows = ssd_sampling.windows_from(np.random.default_rng(seed).random((6, 50, 4)))
+        good = ssd_sampling.window_iou(windows, boxes).max(-1) >= ssd_sampling.MIN_IOU[:, None]
         exists = np.array([True, *good.any(1)])
         expected += exists / exists.sum()
+        candidates = [np.array([0, 0, 1, 1.0]), *windows[np.arange(6), good.argmax(1)]]
         window = draw_window(np.random.default_rng(seed), boxes)
-        finds = [np.array([0, 0, 1, 1.0]), *ssd_sampling.windows_from(draws)[np.arange(6), good.argmax(1)]]
-        same = [i for i in range(7) if exists[i] and np.array_equal(finds[i], window)]
+        same = [i for i in range(7) if exists[i] and np.array_equal(candidates[i], window)]
         assert len(same) == 1
-        picked[same[0]] += 1
-    assert_allclose(picked / 3000, expected / 3000, atol=0.025)
+        chosen[same[0]] += 1
+    assert_allclose(chosen / 3000, expected / 3000, atol=0.025)
 
 
-def test_shapes_of_windows():
+def test_distribution_of_windows():
+    """Scale, aspect ratio and place are uniform, as far as the aspect ratio is not clipped."""
     windows = ssd_sampling.windows_from(np.random.default_rng(4).random((20000, 4)))
     sides = windows[:, 2:] - windows[:, :2]
-    scale, aspect = np.sqrt(sides.prod(1)), sides[:, 0] / sides[:, 1]
+    scale = np.sqrt(sides.prod(1))
+    aspect = sides[:, 0] / sides[:, 1]
     assert_allclose(np.quantile(scale, [0, 0.25, 0.5, 0.75, 1]), [0.3, 0.475, 0.65, 0.825, 1], atol=0.01)
-    assert (
-        (aspect >= 0.5 - 1e-9).all()
-        and (aspect <= 2 + 1e-9).all()
-        and (windows >= 0).all()
-        and (windows <= 1 + 1e-9).all()
-    )
-    small = scale < 0.7  # there no aspect is cut
-    assert_allclose(
-        np.quantile(aspect[small], [0, 0.25, 0.5, 0.75, 1]), [0.5, 0.875, 1.25, 1.625, 2], atol=0.03
-    )
+    assert (aspect >= 0.5 - 1e-9).all() and (aspect <= 2 + 1e-9).all()
+    assert (windows >= 0).all() and (windows <= 1 + 1e-9).all()
+    small = scale < 0.7  # no aspect ratio is clipped there
+    quartiles = np.quantile(aspect[small], [0, 0.25, 0.5, 0.75, 1])
+    assert_allclose(quartiles, [0.5, 0.875, 1.25, 1.625, 2], atol=0.03)
     place = windows[:, :2] / np.maximum(1 - sides, 1e-9)
-    assert_allclose(
-        np.quantile(place[small], [0.25, 0.5, 0.75], axis=0), [[0.25] * 2, [0.5] * 2, [0.75] * 2], atol=0.02
-    )
+    quartiles = np.quantile(place[small], [0.25, 0.5, 0.75], axis=0)
+    assert_allclose(quartiles, [[0.25] * 2, [0.5] * 2, [0.75] * 2], atol=0.02)
 
 
-def test_expansion():
-    """Half of the images; sides of 1 to 4 times, cut to whole pixels; places uniform, cut too."""
+def test_distribution_of_expansions():
+    """Half of the images are expanded, to 1 to 4 times their sides, at uniform places, in whole pixels."""
     generator = np.random.default_rng(5)
     draws = [draw_expansion(generator, (375, 500), largest=4.0, probability=0.5) for _ in range(4000)]
     larger = [draw for draw in draws if draw.size != (375, 500)]
@@ -122,14 +121,11 @@ def test_expansion():
     place = np.array([draw.top_left for draw in larger])
     assert (place >= 0).all() and (place <= room).all()
     big = (room > 50).all(1)
-    assert_allclose(
-        np.quantile(place[big] / room[big], [0.25, 0.5, 0.75], axis=0),
-        [[0.25] * 2, [0.5] * 2, [0.75] * 2],
-        atol=0.04,
-    )
-    assert (
-        np.abs(np.corrcoef(np.column_stack([ratio[big], place[big] / room[big]]).T) - np.eye(3)).max() < 0.08
-    )
+    relative = place[big] / room[big]
+    quartiles = np.quantile(relative, [0.25, 0.5, 0.75], axis=0)
+    assert_allclose(quartiles, [[0.25] * 2, [0.5] * 2, [0.75] * 2], atol=0.04)
+    correlation = np.corrcoef(np.column_stack([ratio[big], relative]).T) - np.eye(3)
+    assert np.abs(correlation).max() < 0.08
 
 
 def test_boxes_on_the_canvas():
@@ -137,31 +133,32 @@ def test_boxes_on_the_canvas():
     assert_allclose(boxes, [[110 / 400, 50 / 200, 150 / 400, 90 / 200]])
 
 
-def test_which_boxes_stay_and_where():
-    """Centre inside, borders included; cut; some area."""
+def test_which_boxes_are_kept_and_where():
+    """Those with their centre inside, borders included, and with some area; clipped."""
     window = np.array([0.25, 0.25, 0.75, 0.75])
     boxes = np.array(
         [
             [0.3, 0.3, 0.5, 0.5],  # inside
-            [0.0, 0.3, 0.5, 0.5],  # its centre on the border
-            [0.0, 0.3, 0.49, 0.5],  # its centre just outside
-            [0.1, 0.1, 0.9, 0.9],  # all around
+            [0.0, 0.3, 0.5, 0.5],  # centre on the border
+            [0.0, 0.3, 0.49, 0.5],  # centre just outside
+            [0.1, 0.1, 0.9, 0.9],  # larger than the window
             [0.5, 0.7, 0.6, 0.8],  # centre on the lower border
             [0.8, 0.8, 0.9, 0.9],  # outside
         ]
     )
     projected, rows = project_boxes(boxes, window)
     assert_array_equal(rows, [0, 1, 3, 4])
-    assert_allclose(
-        projected, [[0.1, 0.1, 0.5, 0.5], [0, 0.1, 0.5, 0.5], [0, 0, 1, 1], [0.5, 0.9, 0.7, 1]], atol=1e-12
-    )
+    expected = [[0.1, 0.1, 0.5, 0.5], [0, 0.1, 0.5, 0.5], [0, 0, 1, 1], [0.5, 0.9, 0.7, 1]]
+    assert_allclose(projected, expected, atol=1e-12)
 
 
 def test_projection_equals_a_loop():
     generator = np.random.default_rng(6)
     for seed in range(100):
-        boxes, window = some_boxes(generator), np.array(window_of(np.random.default_rng(seed).random(4)))
-        expected, kept = [], []
+        boxes = random_boxes(generator)
+        window = np.array(window_of(np.random.default_rng(seed).random(4)))
+        expected = []
+        kept = []
         x0, y0, x1, y1 = window
         for row, (xmin, ymin, xmax, ymax) in enumerate(boxes):
             if x0 <= (xmin + xmax) / 2 <= x1 and y0 <= (ymin + ymax) / 2 <= y1:
@@ -184,5 +181,5 @@ def test_projection_equals_a_loop():
         ((0.9, 0.9, 1, 1), (3, 2), (2, 1, 1, 1)),
     ],
 )
-def test_pixels_are_cut_as_c_does(window, size, pixels):
+def test_windows_are_truncated_to_pixels_as_in_c(window, size, pixels):
     assert pixels_of(np.array(window, dtype=float), size) == pixels
