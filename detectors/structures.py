@@ -40,7 +40,15 @@ class _Movable:
 
 @dataclass(frozen=True)
 class Targets(_Movable):
-    """The truths of a batch, padded to the same number M per image. M may be 0."""
+    """The ground truth of a batch, padded to the same number M of boxes per image. M may be 0.
+
+    >>> import torch
+    >>> from detectors import Targets
+    >>> boxes = torch.tensor([[[30.0, 40, 120, 200], [0, 0, 0, 0]]])  # one image, one box and one row of padding
+    >>> targets = Targets(boxes, labels=torch.tensor([[11, 0]]), valid=torch.tensor([[True, False]]))
+    >>> targets.to("cpu").valid.sum()
+    tensor(1)
+    """
 
     boxes: Tensor  # (B, M, 4) xyxy pixels of the model input; zeros in padding rows
     labels: Tensor  # (B, M) int64, 0..C-1; 0 in padding rows

@@ -1,4 +1,4 @@
-"""The layout, read from the imports: a module imports lower floors only, and some packages stay in their place."""
+"""The layout, read from the imports: a module imports lower floors only, and some packages have one place."""
 
 import ast
 from pathlib import Path
@@ -8,11 +8,12 @@ import pytest
 PROJECT = Path(__file__).resolve().parents[1]
 PACKAGE = PROJECT / "detectors"
 
-# Module or folder -> floor, the longest entry that a name begins with. A module may import lower floors, and its own folder.
+# Module or folder -> floor. A module may import lower floors and its own folder.
 FLOORS = {
     "boxes": 0,
     "annotations": 0,
     "structures": 0,
+    "tables": 0,
     "anchors": 1,
     "coders": 1,
     "matching": 1,
@@ -63,7 +64,7 @@ def modules() -> dict[str, Path]:
 
 
 def imports(source: str) -> set[str]:
-    """Every module that a source names in an import, also within functions. `from a import b` counts as a and a.b."""
+    """Every module that a source imports, also within functions. `from a import b` counts as a and a.b."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -187,12 +188,60 @@ def test_training_needs_nothing_of_darknet():
 
 
 def test_five_files_from_train_to_a_loss_term():
-    path = ["train", "commands.train", "training.engine", "training.detection", "losses"]
-    assert all(name in modules() for name in path)
+    """What a reader opens, and the call in each file that leads to the next."""
+    calls = {
+        "train": "from detectors.commands.train import main",
+        "commands.train": "engine.train(run)",
+        "training.engine": "run.task.step(batch)",
+        "training.detection": "detector.loss(outputs, encoded, grid)",
+        "losses": "class RegionLoss",
+    }
+    assert len(calls) == 5
+    for name, call in calls.items():
+        assert call in modules()[name].read_text(), name
+
+
+SHARED_NAMES = {
+    "command",  # the module of a verb's options, in each verb's package
+    "main",  # the entry of each verb
+    "logger",
+    "coco",  # the module that reads COCO's format, and the one that evaluates as COCO does
+    "voc",
+    "train",  # the verb, and the loop that it calls
+}
+
+
+def test_each_public_name_means_one_thing():
+    """Modules, classes, functions and constants: one name, one place. A module may hold its namesake."""
+    places: dict[str, set[str]] = {}
+    for name, path in modules().items():
+        if name in ("train", "evaluate", "__main__"):
+            continue
+        places.setdefault(name.rpartition(".")[2], set()).add(name)
+        for node in ast.parse(path.read_text()).body:
+            for defined in _defined(node):
+                places.setdefault(defined, set()).add(name)
+    shared = {
+        name: sorted(where) for name, where in places.items() if len(where) > 1 and not name.startswith("_")
+    }
+    assert {name: where for name, where in shared.items() if name not in SHARED_NAMES} == {}
+
+
+def _defined(node: ast.stmt) -> list[str]:
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [node.name]
+    targets = (
+        node.targets
+        if isinstance(node, ast.Assign)
+        else [node.target]
+        if isinstance(node, ast.AnnAssign)
+        else []
+    )
+    return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
 def test_init_files_hold_a_docstring_only():
-    for path in PACKAGE.rglob("__init__.py"):
+    for path in set(PACKAGE.rglob("__init__.py")) - {PACKAGE / "__init__.py"}:  # that one is the public door
         body = ast.parse(path.read_text()).body
         assert len(body) == 1, path
         assert isinstance(body[0].value, ast.Constant), path

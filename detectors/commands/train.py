@@ -113,7 +113,7 @@ def build_run(config: Config, folder: Path, stored: ckpt.Checkpoint | None) -> e
         engine.restore(run, stored)
     run.tracker.text("run/config", to_yaml(config), run.progress.step)
     run.tracker.text("run/commit", commit(), run.progress.step)
-    describe(run, annotations)
+    describe_run(run, annotations)
     return run
 
 
@@ -155,7 +155,7 @@ def commit() -> str:
         return "unknown"
 
 
-def describe(run: engine.Run, annotations: Annotations) -> None:
+def describe_run(run: engine.Run, annotations: Annotations) -> None:
     """Prints what is about to happen, with the numbers that follow from the configuration."""
     config = run.config
     trainer = config.trainer

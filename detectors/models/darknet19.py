@@ -1,6 +1,6 @@
-"""Darknet's two backbones for YOLOv2, Darknet-19 and the one of Tiny-YOLOv2, and Darknet-19 as the classifier that it was trained as.
+"""Darknet's backbones of YOLOv2 and Tiny-YOLOv2, and Darknet-19 as a classifier.
 
-A backbone publishes `channels` and `strides` of the feature maps that it returns, so that necks and heads need no table of their own.
+A backbone publishes `channels` and `strides` of the feature maps that it returns; necks and heads read them.
 Its convolutions are registered in the order of Darknet's cfg file, which is the order of a .weights file.
 """
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from detectors.layers import ConvBNLeaky, DarknetMaxPool, init_darknet, scale_channels
 
-# Channels of each stage; a max pool of stride 2 lies between two stages; kernels alternate 3, 1, 3, ... in each.
+# Channels of each stage. Kernels alternate 3, 1, 3, ...; between two stages lies a max pool of stride 2.
 DARKNET19_STAGES = (
     (32,),
     (64,),
@@ -23,7 +23,9 @@ TINY_CHANNELS = (16, 32, 64, 128, 256, 512, 1024)
 
 
 class Darknet19(nn.Module):
-    """The 18 convolutions of Darknet-19 below its classifier (YOLO9000, table 6; cfg/yolov2-voc.cfg, layers 0 to 22)."""
+    """The 18 convolutions of Darknet-19 below its classifier (YOLO9000, table 6; yolov2-voc.cfg, layers 0 to
+    22).
+    """
 
     def __init__(self, width: float = 1.0):
         """width multiplies every channel count."""
@@ -41,7 +43,7 @@ class Darknet19(nn.Module):
         self.strides = (16, 32)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W) -> (B, 512, H / 16, W / 16), which the passthrough takes, and (B, 1024, H / 32, W / 32)"""
+        """(B, 3, H, W) -> (B, 512, H / 16, W / 16) for the passthrough, and (B, 1024, H / 32, W / 32)"""
         x = self.stages[0](images)
         for stage in self.stages[1:-1]:
             x = stage(self.pool(x))
@@ -51,8 +53,8 @@ class Darknet19(nn.Module):
 class TinyDarknet(nn.Module):
     """The seven convolutions of Tiny-YOLOv2 below its last two (cfg/yolov2-tiny.cfg, layers 0 to 12).
 
-    Darknet pools by 2 five times and once with stride 1. `stride=16` leaves the last pool of stride 2 out: at a stride of 32 a small
-    input (160 px has 5 x 5 cells) does not learn.
+    Darknet pools by 2 five times and once with stride 1. `stride=16` leaves out the last pool of stride 2:
+    with stride 32 a small input (160 px has 5 x 5 cells) does not learn.
     """
 
     def __init__(self, width: float = 1.0, stride: int = 32):
@@ -77,7 +79,10 @@ class TinyDarknet(nn.Module):
 
 
 class Classifier(nn.Module):
-    """A 1x1 convolution to the classes on a backbone's last map, and the mean over all places (cfg/darknet19.cfg, layers 23 and 24)."""
+    """A 1x1 convolution to the classes on the last feature map, and global average pooling.
+
+    cfg/darknet19.cfg, layers 23 and 24.
+    """
 
     def __init__(self, backbone: nn.Module, num_classes: int):
         super().__init__()
@@ -93,5 +98,8 @@ class Classifier(nn.Module):
 
 
 def darknet19(*, num_classes: int = 1000, width: float = 1.0) -> Classifier:
-    """Darknet-19 as trained on ImageNet, whose convolutions but the last are those of YOLOv2's backbone. width as in Darknet19."""
+    """Darknet-19 as trained on ImageNet. All its convolutions but the last are those of YOLOv2's backbone.
+
+    width: see Darknet19.
+    """
     return Classifier(Darknet19(width), num_classes)

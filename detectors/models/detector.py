@@ -1,4 +1,4 @@
-"""The detector that every family's parts are wired into: forward pass, anchors of each input size, detections."""
+"""The detector that every family's parts are wired into: forward pass, anchors by input size, detections."""
 
 from __future__ import annotations
 
@@ -23,8 +23,13 @@ class Detector(nn.Module):
         grid = detector.grid(images.shape[-2:])
         terms = detector.loss(outputs, detector.encoder(targets, grid, outputs), grid)
 
-    Memory format is channels_last: the heads' (B, H, W, K * n) -> (B, H * W * K, n) is then a view, and narrow
-    networks are fastest.
+    Memory format is channels_last: the heads' (B, H, W, K * n) -> (B, H * W * K, n) is then a view, and
+    narrow networks are fastest.
+
+    >>> from detectors import Detector, yolov2_tiny
+    >>> detector = yolov2_tiny(num_classes=3, width=0.25)
+    >>> isinstance(detector, Detector), detector.grid((416, 416)).num_anchors, detector.parameter_count
+    (True, 845, 995264)
     """
 
     def __init__(
@@ -41,9 +46,9 @@ class Detector(nn.Module):
         pixel_std: Sequence[float],
         channel_order: str = "rgb",
     ):
-        """pixel_mean, pixel_std: three numbers in RGB order for pixels 0..255.
-        channel_order: what the backbone was trained on. Images are always given as RGB; "bgr" flips them after the
-        normalisation."""
+        """pixel_mean, pixel_std: three numbers in RGB order for pixels 0..255. channel_order: what the
+        backbone was trained on. Images are always given as RGB; "bgr" flips them after the normalisation.
+        """
         super().__init__()
         if channel_order not in ("rgb", "bgr"):
             raise ValueError(f"channel_order={channel_order!r}: choose 'rgb' or 'bgr' (Caffe's weights)")
@@ -61,7 +66,7 @@ class Detector(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> HeadOutputs:
-        """images: (B, 3, H, W) RGB, uint8 or float 0..255. ValueError if the detector cannot take this size."""
+        """images: (B, 3, H, W) RGB, uint8 or float 0..255. ValueError for a size it cannot take."""
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(
                 f"images of shape {tuple(images.shape)}: a detector takes (B, 3, H, W); "
@@ -78,7 +83,7 @@ class Detector(nn.Module):
         return x.flip(1) if self.channel_order == "bgr" else x
 
     def grid(self, size: Sequence[int]) -> AnchorGrid:
-        """The anchors of one input size (height, width), on the detector's device. Made once per size and device."""
+        """The anchors of an input of `size` (height, width), on the detector's device. They are cached."""
         device = self.pixel_mean.device
         key = (int(size[0]), int(size[1]), device)
         if key not in self._grids:
@@ -89,7 +94,7 @@ class Detector(nn.Module):
 
     @torch.no_grad()
     def detections(self, outputs: HeadOutputs, infos: list[ImageInfo], size: Sequence[int]) -> Detections:
-        """Detections in the frame of the original images, clipped to them; `image` is the position in the batch."""
+        """Detections in the original images' frame, clipped to them; `image` is the position in the batch."""
         return to_original(self.postprocess(outputs, self.grid(size)), infos)
 
     @property
@@ -98,9 +103,11 @@ class Detector(nn.Module):
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
     def flops(self, size: Sequence[int]) -> int:
-        """FLOPs of one image of size (height, width): convolutions only, 2 per multiply-add (many tables count 1)."""
+        """FLOPs of one image: convolutions only, 2 per multiply-add (many tables count 1). size: (height,
+        width).
+        """
         self.grid(size)  # raises for a size that the detector cannot take
-        twin = copy.deepcopy(self).to("meta").eval()  # only shapes are computed, and this module stays as it is
+        twin = copy.deepcopy(self).to("meta").eval()  # computes shapes only
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             twin.head(twin.neck(twin.backbone(torch.empty(1, 3, *size, device="meta"))))
         return sum(

@@ -1,5 +1,5 @@
-"""SSD300 and SSD512 (Liu et al., "SSD: Single Shot MultiBox Detector"; Caffe, branch ssd, 4817bf8) and a small
-sibling for 160 px.
+"""SSD300 and SSD512 (Liu et al., "SSD: Single Shot MultiBox Detector"; Caffe, branch ssd, 4817bf8), and a
+small sibling for 160 px.
 
 Layers carry Caffe's names. Parameters of the originals: SSD300 26,285,486 with 21 outputs, SSD512 27,188,676.
 """
@@ -31,11 +31,11 @@ from detectors.postprocess import PostProcess, ssd_scores
 from detectors.structures import HeadOutputs, Loss
 from detectors.targets import TargetEncoder
 
-PIXEL_MEAN = (123.0, 117.0, 104.0)  # RGB; Caffe's VGG-16 was trained on pixels minus this, not divided by anything
+PIXEL_MEAN = (123.0, 117.0, 104.0)  # RGB; Caffe's VGG-16 was trained on pixels minus this, undivided
 
 
 class Extra(NamedTuple):
-    """One added level: a 1x1 convolution to `squeeze` channels, then a larger one to `channels`, whose map a head reads."""
+    """One added level: a 1x1 convolution to `squeeze` channels, then a larger one to `channels`."""
 
     squeeze: int
     channels: int
@@ -48,7 +48,7 @@ HALVING = Extra(128, 256, stride=2, padding=1)
 
 
 def ssd160_levels(sizes: str | Sequence[float] = "voc") -> list[DefaultBoxLevel]:
-    """20x20, 10x10, 5x5 and 3x3 cells. The smallest box is 10 % of the side, or 7 % for COCO, as in SSD300."""
+    """20x20, 10x10, 5x5 and 3x3 cells. The smallest box is 10 % of the side (COCO: 7 %), as in SSD300."""
     presets = {"voc": (16, 32, 64, 104, 150), "coco": (11, 24, 56, 100, 150)}
     a, b, c, d, e = default_box_sizes(sizes, presets)
     return [
@@ -85,7 +85,8 @@ VARIANTS = {
             Extra(128, 256, kernel=4, padding=1),
         ),
     ),
-    # One convolution a stage and at most half of VGG-16's channels; the first stages, which cost most, have a quarter.
+    # One convolution a stage, half of VGG-16's channels or fewer: a quarter in the first stages, which cost
+    # most.
     "ssd160": Variant(
         160,
         ssd160_levels,
@@ -101,7 +102,9 @@ VARIANTS = {
 
 
 class SSDExtras(nn.Module):
-    """The added levels conv6_2, conv7_2, ..., and the L2Norm on conv4_3, whose values are larger than those of the other maps."""
+    """The added levels conv6_2, conv7_2, ..., and the L2Norm on conv4_3, whose values are larger than the
+    others'.
+    """
 
     def __init__(
         self,
@@ -111,7 +114,8 @@ class SSDExtras(nn.Module):
         width: float = 1.0,
         batch_norm: bool = False,
     ):
-        """channels: those of the backbone's conv4_3 and fc7. width multiplies every channel count. batch_norm: see ConvReLU."""
+        """channels: of the backbone's conv4_3 and fc7. width: multiplies every channel count.
+        batch_norm: see ConvReLU."""
         super().__init__()
         self.conv4_3_norm = L2Norm(channels[0])
         self.levels = nn.ModuleList()
@@ -146,7 +150,10 @@ class SSDExtras(nn.Module):
 
 
 class MultiBoxHead(nn.Module):
-    """Two 3x3 convolutions per map: offsets and class logits, channel = anchor * n + entry, n = 4 and C + 1 (background is entry 0)."""
+    """Two 3x3 convolutions per map, for offsets (n = 4) and class logits (n = C + 1, background first).
+
+    Channel = anchor * n + entry.
+    """
 
     def __init__(self, channels: Sequence[int], per_location: Sequence[int], num_classes: int):
         super().__init__()
@@ -271,8 +278,9 @@ ssd512 = _builder(
 )
 ssd160 = _builder(
     "ssd160",
-    """SSD's design for 160 px, in no paper: one convolution a stage, two extra levels, 2,386 default boxes. For
-    laptops and tests, where SSD300 is too slow to train. The keywords are those of `ssd`.
+    """SSD's design for 160 px, in no paper: one convolution a stage, two extra levels, 2,386 default boxes.
+
+    For laptops and tests, where SSD300 is too slow to train. The keywords are those of `ssd`.
 
     >>> from detectors import ssd160
     >>> ssd160(num_classes=3, width=0.25).grid((160, 160)).num_anchors

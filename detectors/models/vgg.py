@@ -1,4 +1,5 @@
-"""The reduced VGG-16 of SSD: fully connected layers 6 and 7 turned into convolutions, one of them dilated (DeepLab's trick).
+"""The reduced VGG-16 of SSD: fully connected layers 6 and 7 as convolutions, one of them dilated (from
+DeepLab).
 
 Layers carry Caffe's names (conv1_1 ... conv5_3, fc6, fc7), which is how published weights are matched.
 """
@@ -17,8 +18,10 @@ VGG16_CHANNELS = (64, 128, 256, 512, 512)
 
 
 class ReducedVGG(nn.Module):
-    """Returns conv4's last map (stride 8) and fc7 (stride 16). By default VGG-16; `convs`, `channels`, `fc_channels` and `fc_dilation`
-    make smaller siblings of the same shape.
+    """Returns conv4's last map (stride 8) and fc7 (stride 16).
+
+    By default VGG-16; `convs`, `channels`, `fc_channels` and `fc_dilation` make smaller siblings of the same
+    shape.
 
     `channels` and `strides` of the instance describe the two maps that it returns.
     """
@@ -33,7 +36,7 @@ class ReducedVGG(nn.Module):
         width: float = 1.0,
         batch_norm: bool = False,
     ):
-        """convs, channels: convolutions and channels of stages 1 to 5. width multiplies every channel count. batch_norm: see ConvReLU."""
+        """convs, channels: of stages 1 to 5. width: multiplies all channels. batch_norm: see ConvReLU."""
         super().__init__()
         self.stages = nn.ModuleDict()
         before = 3
@@ -53,8 +56,11 @@ class ReducedVGG(nn.Module):
         self.strides = (8, 16)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W) -> (B, 512, ceil(H / 8), ...) and (B, 1024, ceil(H / 16), ...). Pools 1 to 4 halve and round up as in Caffe, which
-        for 300 px matters at pool3 (75 -> 38); pool5 keeps the size."""
+        """(B, 3, H, W) -> (B, 512, ceil(H / 8), ...) and (B, 1024, ceil(H / 16), ...).
+
+        Pools 1 to 4 halve and round up as in Caffe, which for 300 px matters at pool3 (75 -> 38); pool5 keeps
+        the size.
+        """
         stage1, stage2, stage3, stage4, stage5 = self.stages.values()
         x = images
         for stage in (stage1, stage2, stage3):

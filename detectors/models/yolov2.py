@@ -1,4 +1,5 @@
-"""YOLOv2 and Tiny-YOLOv2 (Redmon and Farhadi, "YOLO9000", section 2; cfg/yolov2-voc.cfg and yolov2-tiny-voc.cfg of Darknet f6afaab).
+"""YOLOv2 and Tiny-YOLOv2 (Redmon and Farhadi, "YOLO9000", section 2; Darknet f6afaab, cfg/yolov2-voc.cfg and
+yolov2-tiny-voc.cfg).
 
 Modules are registered in the order of the cfg files, which is the order of a .weights file.
 """
@@ -26,10 +27,11 @@ SCORE_RULES: dict[str, ScoreRule] = {"softmax": yolo_scores, "logistic": yolo_lo
 
 
 class PassthroughNeck(nn.Module):
-    """YOLOv2's "fine-grained features": the stride-16 map, folded to stride 32, goes in front of the deep one; then one convolution.
+    """YOLOv2's "fine-grained features": the stride-16 map, folded to stride 32, in front of the deep map;
+    then one convolution.
 
-    passthrough_channels is the 1x1 convolution before the fold (64 in every cfg since March 2017). None leaves it out: the 2016 network of
-    the paper, whose last convolution reads 4 * 512 + 1024 = 3072 channels.
+    passthrough_channels: of the 1x1 convolution before the fold (64 in every cfg since March 2017). None
+        leaves it out, as in the network of 2016, whose last convolution reads 4 * 512 + 1024 = 3072 channels.
     """
 
     def __init__(self, channels: Sequence[int], width: float = 1.0, passthrough_channels: int | None = 64):
@@ -67,7 +69,10 @@ class TinyNeck(nn.Module):
 
 
 class RegionHead(nn.Module):
-    """A linear 1x1 convolution to K * (5 + C) channels, in Darknet's order: anchor * (5 + C) + (x, y, w, h, objectness, classes ...)."""
+    """A linear 1x1 convolution to K * (5 + C) channels.
+
+    Darknet's order: anchor * (5 + C) + (x, y, w, h, objectness, classes ...).
+    """
 
     def __init__(self, in_channels: int, per_location: int, num_classes: int):
         super().__init__()
@@ -76,7 +81,10 @@ class RegionHead(nn.Module):
         init_darknet(self.conv)
 
     def forward(self, features: tuple[Tensor]) -> HeadOutputs:
-        """(B, channels, rows, columns) -> A = rows * columns * K, in that order. Sigmoid on x and y only; the rest is raw."""
+        """(B, channels, rows, columns) -> A = rows * columns * K, in that order.
+
+        Only x and y go through a sigmoid.
+        """
         raw = self.conv(features[0]).permute(0, 2, 3, 1)  # (B, rows, columns, K * (5 + C))
         raw = raw.reshape(len(raw), -1, self.entries).float()  # (B, A, 5 + C)
         offsets = torch.cat([raw[..., :2].sigmoid(), raw[..., 2:4]], -1)
@@ -165,7 +173,9 @@ def _anchors(anchors: str | Sequence[Sequence[float]], stride: int) -> YoloAncho
     """A name in YOLO_ANCHORS or a list of shapes in cells."""
     if isinstance(anchors, str) and anchors not in YOLO_ANCHORS:
         names = ", ".join(YOLO_ANCHORS)
-        raise ValueError(f"anchors={anchors!r}: choose one of {names}, or give pairs (width, height) in cells")
+        raise ValueError(
+            f"anchors={anchors!r}: choose one of {names}, or give pairs (width, height) in cells"
+        )
     return YoloAnchors(YOLO_ANCHORS[anchors] if isinstance(anchors, str) else anchors, stride)
 
 
@@ -181,7 +191,7 @@ def _region_detector(
     nms_iou: float,
     max_detections: int | None,
 ) -> Detector:
-    """Wires a backbone and a neck to the region head. Darknet's pixels are RGB divided by 255, without a mean."""
+    """Wires a backbone and a neck to the region head. Darknet takes RGB divided by 255, without a mean."""
     if num_classes < 1:
         raise ValueError(
             f"num_classes={num_classes}: a detector needs at least one class (background does not count)"

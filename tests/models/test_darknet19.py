@@ -20,7 +20,10 @@ def test_darknet19_is_the_table_of_the_paper():
     """YOLO9000, table 6, without the last 1x1 convolution."""
     with torch.device("meta"):
         found = convolutions(Darknet19())
-    table = """32/3 64/3 128/3 64/1 128/3 256/3 128/1 256/3 512/3 256/1 512/3 256/1 512/3 1024/3 512/1 1024/3 512/1 1024/3"""
+    table = (
+        "32/3 64/3 128/3 64/1 128/3 256/3 128/1 256/3 512/3 "
+        "256/1 512/3 256/1 512/3 1024/3 512/1 1024/3 512/1 1024/3"
+    )
     assert found == [tuple(int(n) for n in entry.split("/")) for entry in table.split()]
 
 

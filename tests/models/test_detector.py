@@ -152,7 +152,9 @@ def test_outputs_of_the_network_do_not_depend_on_the_memory_layout(detector):
 
 
 def test_detections_are_in_the_frame_of_the_original(detector):
-    """One sure box: cell row 1, column 2 of stride 32, anchor 1 (64 x 32 px), centre in the middle of the cell, of class 2."""
+    """One sure box: cell row 1, column 2 of stride 32, anchor 1 (64 x 32 px), centre in the middle of the
+    cell, of class 2.
+    """
     count = detector.grid(SIZE).num_anchors
     offsets = torch.tensor([0.5, 0.5, 0.0, 0.0]).repeat(2, count, 1)
     objectness, logits = torch.full((2, count), -20.0), torch.zeros(2, count, 3)
@@ -169,7 +171,8 @@ def test_detections_are_in_the_frame_of_the_original(detector):
 def test_flops_count_two_per_multiply_add_and_leave_the_detector_alone(detector):
     detector.train()
     before = copy.deepcopy(detector.state_dict())
-    # Tiny-YOLOv2 x 1/8 on 64 x 96: channels 8, 8, 8, 16, 32, 64, 128 | 128, then 2 * (5 + 3) outputs by a 1x1 convolution.
+    # Tiny-YOLOv2 x 1/8 on 64 x 96: channels 8, 8, 8, 16, 32, 64, 128 | 128, then 2 * (5 + 3) outputs by a 1x1
+    # convolution.
     by_hand, channels, cells = 0, [3, 8, 8, 8, 16, 32, 64, 128, 128], 64 * 96
     for i, (before_it, after) in enumerate(pairwise(channels)):
         by_hand += 2 * 9 * before_it * after * (cells // 4 ** min(i, 5))

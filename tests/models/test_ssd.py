@@ -1,4 +1,7 @@
-"""SSD: the counts of Caffe's models, shapes. Equality with torchvision: tests/weights/test_ssd.py; recorded outputs: test_verify.py."""
+"""SSD: the counts of Caffe's models, shapes.
+
+Equality with torchvision: tests/weights/test_ssd.py; recorded outputs: test_verify.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""YOLOv2 and Tiny-YOLOv2: the counts of Darknet's files, the order of channels and routes, and the activations of recorded networks."""
+"""YOLOv2 and Tiny-YOLOv2: the counts of Darknet's files, the order of channels and routes, and the
+activations of recorded networks.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ TINY_COCO = {"num_classes": 80, "anchors": "coco", "last_channels": 512}
 
 
 def darknet_floats(detector: Detector) -> int:
-    """What Darknet stores: per batch norm channel four numbers (bias, scale, mean, variance), and a convolution before it has no bias."""
+    """What Darknet stores: per batch norm channel four numbers (bias, scale, mean, variance), and a
+    convolution before it has no bias.
+    """
     statistics = [m for m in detector.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     return detector.parameter_count + sum(2 * m.num_features for m in statistics)
 
@@ -72,7 +76,9 @@ def test_folded_map_comes_before_the_deep_one(passthrough_channels):
 
 
 def test_channels_of_the_head_are_anchor_by_anchor():
-    """Channel anchor * (5 + C) + (x, y, w, h, objectness, classes); rows of the output run over row, column, anchor."""
+    """Channel anchor * (5 + C) + (x, y, w, h, objectness, classes); rows of the output run over row, column,
+    anchor.
+    """
     anchors, classes, rows, columns = 3, 4, 2, 5
     head = RegionHead(8, anchors, classes)
     feature = torch.randn(2, 8, rows, columns).to(memory_format=torch.channels_last)

@@ -87,8 +87,8 @@ def names_of(path: Path | None, cfg: DarknetCfg) -> tuple[str, ...]:
 def read_darknet_image(path: str) -> np.ndarray:
     """(h, w, 3) uint8 RGB as Darknet decodes it. ImageError for a file that cannot be read.
 
-    A JPEG of a kind that our version of Darknet's decoder does not know is decoded by libjpeg, and stderr says
-    so.
+    A JPEG of a kind that our version of Darknet's decoder does not know is decoded by libjpeg, and stderr
+    says so.
     """
     image = read_image(path)
     data = Path(path).read_bytes()

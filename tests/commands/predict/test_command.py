@@ -129,7 +129,7 @@ def test_mistakes(files, tmp_path, capsys):
 
 
 def test_one_unusable_image_does_not_stop_the_others(files, tmp_path, capsys):
-    """An image too thin for the letterbox is named and left out; the rest is predicted, and the status is 2."""
+    """An image too thin for the letterbox is named and left out; the others are predicted; status 2."""
     thin = tmp_path / "thin.png"
     Image.fromarray(np.zeros((9000, 3, 3), np.uint8)).save(thin)
     images = [str(thin), str(files["image"])]
