@@ -1,4 +1,4 @@
-"""Which anchors have to find which truth of a sample, and the table of how many each truth gets."""
+"""Which anchors are matched to which box of a sample, and a table of how many each box gets."""
 
 from __future__ import annotations
 
@@ -12,67 +12,63 @@ from detectors.boxes import paired_iou
 from detectors.data.loading import Sample, collate
 from detectors.models.detector import Detector
 
-SIDE_BINS = (
-    0,
-    8,
-    16,
-    32,
-    64,
-    128,
-    256,
-    float("inf"),
-)  # of the table's rows: square root of a truth's area, pixels of the model input
-MATCHES_HEAD = (
-    f"{'truths, sqrt(area)':<20}{'truths':>8}{'anchors each':>14}{'best IoU':>10}{'without any':>13}"
-)
+# the table's rows: square root of a box's area, in pixels of the model input
+SIDE_BINS = (0, 8, 16, 32, 64, 128, 256, float("inf"))
+MATCHES_HEAD = f"{'boxes, sqrt(area)':<20}{'boxes':>8}{'anchors each':>14}{'best IoU':>10}{'without any':>13}"
 
 
 class MatchedAnchors(NamedTuple):
-    """Those of one sample; n truths, P anchors."""
+    """P matched anchors of one sample with n boxes."""
 
     anchors: np.ndarray  # (P, 4) float32 xyxy pixels of the model input
-    truth: np.ndarray  # (P,) int64: row of the sample's boxes
-    counts: np.ndarray  # (n,) int64: anchors of each truth
-    best_iou: np.ndarray  # (n,) IoU of each truth with the best of its anchors, 0 without any
-    sides: np.ndarray  # (n,) square root of each truth's area, pixels
+    box_rows: np.ndarray  # (P,) int64: the anchor's box, a row of the sample's boxes
+    counts: np.ndarray  # (n,) int64: anchors of each box
+    best_iou: np.ndarray  # (n,) IoU of each box with the best of its anchors, 0 without any
+    sides: np.ndarray  # (n,) square root of each box's area, pixels of the model input
 
 
 @torch.no_grad()
 def matched_anchors(detector: Detector, sample: Sample) -> MatchedAnchors:
-    """By the detector's own anchors, matcher and encoder, as in its loss. detector: in evaluation mode, so that it stays as it is."""
+    """Uses the detector's own anchors, matcher and encoder, as its loss does.
+
+    detector: in evaluation mode, so that it does not change.
+    """
     batch = collate([sample])
     grid = detector.grid(batch.images.shape[-2:])
     outputs = detector(batch.images) if detector.encoder.matcher.needs_predictions else None
     matched = detector.encoder(batch.targets, grid, outputs).matched[0]  # (A,)
-    rows = torch.nonzero(matched >= 0).squeeze(1)
-    anchors, truth, best = grid.boxes[rows], matched[rows], np.zeros(len(sample.boxes))
-    np.maximum.at(best, truth.numpy(), paired_iou(sample.boxes[truth], anchors).numpy())
+    positive = torch.nonzero(matched >= 0).squeeze(1)  # (P,)
+    anchors = grid.boxes[positive]
+    box_rows = matched[positive]
+    ious = paired_iou(sample.boxes[box_rows], anchors).numpy()
+    rows = box_rows.numpy()
+    best_iou = np.zeros(len(sample.boxes))
+    np.maximum.at(best_iou, rows, ious)
+    counts = np.bincount(rows, minlength=len(best_iou))
     sides = (sample.boxes[:, 2:] - sample.boxes[:, :2]).prod(1).sqrt().numpy()
-    return MatchedAnchors(
-        anchors.numpy(), truth.numpy(), np.bincount(truth.numpy(), minlength=len(best)), best, sides
-    )
+    return MatchedAnchors(anchors.numpy(), rows, counts, best_iou, sides)
 
 
-def matches_table(found: list[MatchedAnchors]) -> list[str]:
-    """One line for each size of truth and one for all: truths, means of their anchors and best IoU, truths without an anchor."""
-    counts, best, sides = (
-        np.concatenate([getattr(f, name) for f in found]) for name in ("counts", "best_iou", "sides")
-    )
+def matches_table(matches: list[MatchedAnchors]) -> list[str]:
+    """One line for each size of box and one for all boxes; matches: one per sample.
+
+    Columns: boxes, mean number of anchors per box, mean best IoU, boxes without an anchor.
+    """
+    counts = np.concatenate([match.counts for match in matches])
+    best_iou = np.concatenate([match.best_iou for match in matches])
+    sides = np.concatenate([match.sides for match in matches])
     lines = [MATCHES_HEAD]
-    buckets = [
-        (
-            f"{low} px and more" if high == SIDE_BINS[-1] else f"{low} to {high} px",
-            (sides >= low) & (sides < high),
-        )
-        for low, high in pairwise(SIDE_BINS)
-    ]
-    for name, inside in [*buckets, ("all", np.ones(len(sides), bool))]:
+    for low, high in pairwise(SIDE_BINS):
+        inside = (sides >= low) & (sides < high)
         if inside.any():
-            each, iou = counts[inside].mean(), best[inside].mean()
-            lines.append(
-                f"{name:<20}{inside.sum():>8}{each:>14.2f}{iou:>10.2f}{(counts[inside] == 0).sum():>13}"
-            )
-    return [
-        *lines,
-        f"({len(found)} samples; pixels of the model's input; best IoU: of a truth with its own anchors, 0 without any)",
-    ]
+            name = f"{low} px and more" if high == SIDE_BINS[-1] else f"{low} to {high} px"
+            lines.append(_table_row(name, counts[inside], best_iou[inside]))
+    if len(sides):
+        lines.append(_table_row("all", counts, best_iou))
+    legend = "pixels of the model input; best IoU: of a box with its own anchors, 0 without any"
+    return [*lines, f"({len(matches)} samples; {legend})"]
+
+
+def _table_row(name: str, counts: np.ndarray, best_iou: np.ndarray) -> str:
+    without = (counts == 0).sum()
+    return f"{name:<20}{len(counts):>8}{counts.mean():>14.2f}{best_iou.mean():>10.2f}{without:>13}"

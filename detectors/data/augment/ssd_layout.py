@@ -41,7 +41,7 @@ class SSDDraws(NamedTuple):
 
 @dataclass(frozen=True)
 class SSDLayout:
-    """A Layout (see steps.py)."""
+    """A Layout (see albumentations_steps.py)."""
 
     brightness: float  # levels
     contrast: float  # factor from 1 - x to 1 + x

@@ -15,11 +15,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from detectors.data.augment.albumentations_steps import Layout, LayoutStep, albumentations, course_noise
 from detectors.data.augment.darknet_layout import DarknetCrop, DarknetPlacement
 from detectors.data.augment.fitting import GREY, RESIZES, resize
 from detectors.data.augment.ssd_layout import SSDLayout
 from detectors.data.augment.ssd_sampling import MAX_ZOOM
-from detectors.data.augment.steps import Layout, LayoutStep, albumentations, course_noise
 
 MIN_SIDE = 1.0  # pixels of the model input; thinner boxes are dropped in training
 CENTRE_SIDE = 0.02  # pixels; see _augment_boxes

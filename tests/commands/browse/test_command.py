@@ -1,4 +1,4 @@
-"""Pictures of what is trained on: files, pixels, TensorBoard's copy, the order and the sizes of training, and what mistakes say."""
+"""detectors browse: files, pixels, TensorBoard's copy, order and sizes of training, error messages."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from numpy.testing import assert_array_equal
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from detectors.commands.browse import command
+from detectors.commands.browse.cells import anchor_cell, original_cell, sample_cell
+from detectors.commands.browse.sample_sources import SampleSource, open_sources
 from detectors.drawing import CAPTION, class_colours
 from detectors.training import assemble
 from tests.data.files import box_xml, write_voc
@@ -25,7 +27,7 @@ PAGES = {"samples_1", "samples_2", "epochs", "anchors_1", "anchors_2"}
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory) -> list[str]:
-    """Overrides for a small generated set, and a small network."""
+    """Overrides for a small generated data set and a small network."""
     return [
         f"paths.cache={tmp_path_factory.mktemp('cache')}",
         "data.shapes.train=21",
@@ -42,15 +44,15 @@ def browsed(shapes, tmp_path_factory) -> Path:
     return folder
 
 
-def opened(*arguments: str) -> list[command.SampleSource]:
-    return list(command.open_sources(command._arguments(list(arguments))))
+def sources_of(*arguments: str) -> list[SampleSource]:
+    return list(open_sources(command._arguments(list(arguments))))
 
 
 def read(path: Path) -> np.ndarray:
     return cv2.imread(str(path))[..., ::-1]
 
 
-def test_files_say_what_they_show_and_are_not_too_wide(browsed):
+def test_files_are_named_after_their_content_and_not_too_wide(browsed):
     assert {path.stem for path in browsed.glob("*.png")} == PAGES
     cell = (400 + 4) // 4 - 4
     assert read(browsed / "samples_1.png").shape == (4 * (cell + CAPTION + 4) - 4, 4 * (cell + 4) - 4, 3)
@@ -60,51 +62,36 @@ def test_files_say_what_they_show_and_are_not_too_wide(browsed):
 
 def test_tensorboard_has_the_same_pictures(browsed):
     events = EventAccumulator(str(browsed), size_guidance={"images": 0, "tensors": 0}).Reload()
-    names = {
+    tags = {
         "samples_1": "samples/0",
         "samples_2": "samples/1",
         "epochs": "epochs/0",
         "anchors_1": "anchors/0",
         "anchors_2": "anchors/1",
     }
-    assert set(events.Tags()["images"]) == {f"browse/{name}" for name in names.values()}
-    for name, tag in names.items():
+    assert set(events.Tags()["images"]) == {f"browse/{tag}" for tag in tags.values()}
+    for name, tag in tags.items():
         (event,) = events.Images(f"browse/{tag}")
-        picture = cv2.imdecode(np.frombuffer(event.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)[
-            ..., ::-1
-        ]
-        assert_array_equal(picture, read(browsed / f"{name}.png"))
+        encoded = np.frombuffer(event.encoded_image_string, np.uint8)
+        assert_array_equal(cv2.imdecode(encoded, cv2.IMREAD_COLOR)[..., ::-1], read(browsed / f"{name}.png"))
     (text,) = events.Tensors("browse/about/text_summary")
     assert b"shapes train: 21 images" in text.tensor_proto.string_val[0]
     assert b"anchors each" in text.tensor_proto.string_val[0]
 
 
-def test_a_second_run_writes_the_same_bytes_and_says_where(shapes, browsed, tmp_path, capsys):
+def test_a_second_run_writes_the_same_bytes_and_prints_the_paths(shapes, browsed, tmp_path, capsys):
     command.main([*shapes, "--anchors", "--images", "18", "--width", "400", "--output", str(tmp_path)])
     for name in PAGES:
         assert (tmp_path / f"{name}.png").read_bytes() == (browsed / f"{name}.png").read_bytes(), name
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith("shapes train: 21 images, ")
-    assert set(printed) >= {str(tmp_path / f"{name}.png") for name in PAGES} | {
-        f"tensorboard --logdir {tmp_path}"
-    }
+    assert set(printed) >= {str(tmp_path / f"{name}.png") for name in PAGES}
+    assert f"tensorboard --logdir {tmp_path}" in printed
 
 
-def test_a_folder_of_its_own_for_each_call(shapes, tmp_path):
-    command.main(
-        [
-            *shapes,
-            f"paths.output={tmp_path}",
-            "--images",
-            "1",
-            "--epochs",
-            "1",
-            "--width",
-            "400",
-            "--format",
-            "jpg",
-        ]
-    )
+def test_the_default_folder_is_named_after_time_and_model(shapes, tmp_path):
+    options = ["--images", "1", "--epochs", "1", "--width", "400", "--format", "jpg"]
+    command.main([*shapes, f"paths.output={tmp_path}", *options])
     (folder,) = (tmp_path / "browse").iterdir()
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_yolov2_160", folder.name)
     assert {path.name for path in folder.glob("*.jpg")} == {"samples.jpg", "epochs.jpg"}
@@ -117,33 +104,31 @@ SCALES = [
 ]
 
 
-@pytest.mark.parametrize("more", [[], SCALES])
-def test_what_is_shown_is_what_training_gets(shapes, more):
-    """From step 2 on and into the second epoch; in multi-scale training at the sizes of the steps."""
-    (source,) = opened(*shapes, *more, "--step", "2", "--images", "12")
-    loader = assemble.train_loader(checked(*shapes, *more), source.annotations, start_step=2)
-    batches = list(islice(iter(loader), 3))
-    expected = [
-        (image.permute(1, 2, 0), info.index)
-        for batch in batches
-        for image, info in zip(batch.images, batch.infos, strict=True)
-    ][:12]
-    for shown, (image, index) in zip(source.shown, expected, strict=True):
+@pytest.mark.parametrize("scales", [[], SCALES])
+def test_shown_samples_are_those_of_training(shapes, scales):
+    """From step 2 into the second epoch; with multi-scale training at the sizes of the steps."""
+    (source,) = sources_of(*shapes, *scales, "--step", "2", "--images", "12")
+    loader = assemble.train_loader(checked(*shapes, *scales), source.annotations, start_step=2)
+    expected = []
+    for batch in islice(iter(loader), 3):
+        for image, info in zip(batch.images, batch.infos, strict=True):
+            expected.append((image.permute(1, 2, 0), info.index))
+    for shown, (image, index) in zip(source.shown, expected[:12], strict=True):
         assert_array_equal(shown.sample.image, image)
         assert shown.sample.info.index == index
     assert {shown.key.epoch for shown in source.shown} == {0, 1}
-    assert len({shown.sample.image.shape for shown in source.shown}) == (2 if more else 1)
+    assert len({shown.sample.image.shape for shown in source.shown}) == (2 if scales else 1)
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
-def test_an_epoch_from_its_beginning(shapes, epoch):
-    (source,) = opened(*shapes, *SCALES, "--epoch", str(epoch), "--images", "21")
+def test_an_epoch_is_shown_from_its_beginning(shapes, epoch):
+    (source,) = sources_of(*shapes, *SCALES, "--epoch", str(epoch), "--images", "21")
     assert [shown.key.epoch for shown in source.shown] == [epoch] * 21
     assert sorted(shown.key.index for shown in source.shown) == list(range(21))
 
 
 def test_other_epochs_have_the_keys_that_training_will_have(shapes):
-    (source,) = opened(*shapes, *SCALES)
+    (source,) = sources_of(*shapes, *SCALES)
     keys = list(chain.from_iterable(islice(iter(source.sampler), 40)))
     for shown in source.shown:
         for epoch in range(4):
@@ -154,7 +139,10 @@ def test_other_epochs_have_the_keys_that_training_will_have(shapes):
 
 @pytest.fixture
 def rectangle(tmp_path) -> list[str]:
-    """One black image of 100 x 200 with a white rectangle from (40, 20) to (120, 80), a dog; a cat in the dark is difficult."""
+    """One black image of 100 x 200 pixels. A white rectangle from (40, 20) to (120, 80) is a dog.
+
+    There is also a difficult cat on black.
+    """
     difficult = box_xml("cat", 151, 31, 190, 70, "<difficult>1</difficult>")
     root = write_voc(tmp_path / "set", {"a": box_xml("dog", 41, 21, 120, 80) + difficult}, size=(100, 200))
     image = np.zeros((100, 200, 3), np.uint8)
@@ -171,148 +159,123 @@ def rectangle(tmp_path) -> list[str]:
 
 
 def test_boxes_are_drawn_where_the_objects_are(rectangle):
-    """400 pixels for 200: the original at twice its size, the sample of 160 pixels, letterboxed, at 2.5 times."""
-    (source,) = opened(*rectangle, "data.train_difficult=false", "--images", "1")
+    """At 400 pixels, the original is twice its size and the letterboxed sample (160 pixels) 2.5 times."""
+    (source,) = sources_of(*rectangle, "data.train_difficult=false", "--images", "1")
     (shown,) = source.shown
     cat, dog = class_colours(2)
-    original = command.original_cell(source, 0, 400)[CAPTION:]
-    sample = command.sample_cell(source, shown.key, shown.sample, 400)[CAPTION:]
+    original = original_cell(source, 0, 400)[CAPTION:]
+    sample = sample_cell(source, shown.key, shown.sample, 400)[CAPTION:]
     assert original.shape == (200, 400, 3) and sample.shape == (400, 400, 3)
-    for picture, top in ((original, 40), (sample, 140)):  # the letterbox's bars are 100 rows of the picture
-        left, right, bottom = 80, 239, top + 119
-        assert (picture[top, left + 60 : right] == dog).all() and (
-            picture[bottom, left:right] == dog
-        ).all()  # the name hides the left
-        assert (picture[top + 10 : bottom, left] == dog).all() and (
-            picture[top + 10 : bottom, right] == dog
-        ).all()
-        assert (
-            picture[top + 6 : bottom - 6, left + 6 : right - 6] > 245
-        ).all()  # white inside, black outside
-        assert (picture[top + 6 : bottom - 6, right + 6 : 295] < 10).all()
-    assert (original[60:140, 300] == cat).all()  # the original shows what is not trained on
+    left = 80
+    right = 239
+    for picture, top in ((original, 40), (sample, 140)):  # the letterbox bars are 100 rows of the picture
+        bottom = top + 119
+        assert (picture[top, left + 60 : right] == dog).all()  # the class name hides the left
+        assert (picture[bottom, left:right] == dog).all()
+        assert (picture[top + 10 : bottom, left] == dog).all()
+        assert (picture[top + 10 : bottom, right] == dog).all()
+        assert (picture[top + 6 : bottom - 6, left + 6 : right - 6] > 245).all()  # white inside
+        assert (picture[top + 6 : bottom - 6, right + 6 : 295] < 10).all()  # black outside
+    assert (original[60:140, 300] == cat).all()  # the original shows boxes that are not trained on
     assert not (sample == cat).all(-1).any()
 
 
-def test_anchors_are_drawn_in_the_colour_of_their_truth(rectangle):
-    """Each of the two truths finds one anchor; faint, so that lines of both kinds differ."""
-    (source,) = opened(*rectangle, "model=yolov2_160", "--anchors", "--images", "1")
+def test_anchors_are_drawn_in_the_colour_of_their_box(rectangle):
+    """Each of the two boxes has one anchor, drawn fainter than the box."""
+    (source,) = sources_of(*rectangle, "model=yolov2_160", "--anchors", "--images", "1")
     (shown,) = source.shown
     assert_array_equal(shown.anchors.counts, [1, 1])
-    picture = command.anchor_cell(source, shown, 480)[CAPTION:]
+    picture = anchor_cell(source, shown, 480)[CAPTION:]
     for colour, anchor in zip(class_colours(2), shown.anchors.anchors * 3, strict=True):
         x0, y0, x1, y1 = np.clip(anchor.round().astype(int), 0, 480)
-        edges = picture[y0:y1, [x0, x1 - 1]].reshape(-1, 3), picture[[y0, y1 - 1], x0:x1].reshape(-1, 3)
-        faint = [
-            np.abs(edge - (0.6 * colour + 0.4 * ground)).max(1) < 6
-            for edge in edges
-            for ground in (0, 127, 255)
+        vertical = picture[y0:y1, [x0, x1 - 1]].reshape(-1, 3)
+        horizontal = picture[[y0, y1 - 1], x0:x1].reshape(-1, 3)
+        shares = [
+            (np.abs(edge - (0.6 * colour + 0.4 * background)).max(1) < 6).mean()
+            for edge in (vertical, horizontal)
+            for background in (0, 127, 255)
         ]
-        assert max(hits.mean() for hits in faint) > 0.25
+        assert max(shares) > 0.25
 
 
-def test_a_truth_without_anchors_is_dashed(tmp_path):
-    """Two truths of one centre and one shape: YOLOv2's later one takes the anchor."""
+def test_a_box_without_anchors_is_dashed(tmp_path):
+    """Two boxes with one centre and one shape: in YOLOv2 the later one gets the anchor."""
     two = box_xml("dog", 41, 41, 100, 100) + box_xml("dog", 43, 43, 98, 98)
     root = write_voc(tmp_path, {"a": two}, size=(160, 160))
-    (source,) = opened(
+    (source,) = sources_of(
         "data=voc", f"data.root={root}", "data.val=[train]", "augment=none", "--anchors", "--images", "1"
     )
     (shown,) = source.shown
     assert_array_equal(shown.anchors.counts, [0, 1])
-    picture = command.anchor_cell(source, shown, 480)[CAPTION:]
-    assert set(np.unique(picture[120, 200:300])) == {
-        0,
-        255,
-    }  # top of the first truth, beside the name of the second
-    assert (picture[303:312, 122:148] == 255).all(-1).mean() > 0.3  # its own name and 0, below it on white
+    picture = anchor_cell(source, shown, 480)[CAPTION:]
+    # top edge of the first box, beside the class name of the second
+    assert set(np.unique(picture[120, 200:300])) == {0, 255}
+    # class name and 0 anchors of the first box, below it on white
+    assert (picture[303:312, 122:148] == 255).all(-1).mean() > 0.3
 
 
-def test_other_splits_as_evaluation_sees_them(shapes, tmp_path, capsys):
+def test_other_splits_are_shown_as_in_evaluation(shapes, tmp_path, capsys):
     command.main(
         [*shapes, "--split", "val", "--images", "9", "--anchors", "--width", "400", "--output", str(tmp_path)]
     )
     assert {path.name for path in tmp_path.glob("*.png")} == {"samples.png", "originals.png", "anchors.png"}
-    assert "shapes val: 3 images" in (printed := capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    assert "shapes val: 3 images" in printed
     assert "; 3 shown\n" in printed
-    (source,) = opened(*shapes, "--split", "val")
+    (source,) = sources_of(*shapes, "--split", "val")
     (batch,) = assemble.eval_loader(source.config, source.annotations, batch_size=3)
     for shown, image in zip(source.shown, batch.images, strict=True):
         assert_array_equal(shown.sample.image, image.permute(1, 2, 0))
 
 
-def test_rows_of_configurations(shapes, tmp_path, capsys):
-    rows = ["model=yolov2_160,model.width=0.125", "model=ssd160,model.width=0.125,input.size=[160,160]"]
-    command.main(
-        [
-            *shapes[:3],
-            "--compare",
-            *rows,
-            "--images",
-            "3",
-            "--anchors",
-            "--width",
-            "300",
-            "--output",
-            str(tmp_path),
-        ]
-    )
-    command.main(
-        [
-            *shapes,
-            "--compare",
-            "augment=none",
-            "augment=light",
-            "--epochs",
-            "2",
-            "--width",
-            "300",
-            "--output",
-            str(tmp_path),
-        ]
-    )
+def test_compared_configurations_are_rows(shapes, tmp_path, capsys):
+    models = ["model=yolov2_160,model.width=0.125", "model=ssd160,model.width=0.125,input.size=[160,160]"]
+    options = ["--width", "300", "--output", str(tmp_path)]
+    command.main([*shapes[:3], "--compare", *models, "--images", "3", "--anchors", *options])
+    augments = ["augment=none", "augment=light"]
+    command.main([*shapes, "--compare", *augments, "--epochs", "2", *options])
     assert {path.name for path in tmp_path.glob("*.png")} == {"compared_anchors.png", "compared_epochs.png"}
     assert read(tmp_path / "compared_anchors.png").shape == (2 * (97 + CAPTION) + 4, 3 * 97 + 8, 3)
     assert read(tmp_path / "compared_epochs.png").shape == (2 * (148 + CAPTION) + 4, 2 * 148 + 4, 3)
     printed = capsys.readouterr().out
-    assert all(
-        f"{row}: shapes train: 21 images" in printed
-        for row in ("model=yolov2_160", "model=ssd160", "augment=none", "augment=light")
-    )
-    none, light = opened(*shapes, "--compare", "augment=none", "augment=light")
+    for title in ("model=yolov2_160", "model=ssd160", "augment=none", "augment=light"):
+        assert f"{title}: shapes train: 21 images" in printed
+    none, light = sources_of(*shapes, "--compare", *augments)
     assert [shown.key for shown in none.shown] == [shown.key for shown in light.shown]
 
 
 def test_the_configuration_of_a_run(shapes, tmp_path):
-    """Its weights serve matchers that look at predictions; overrides lie over its configuration."""
+    """Overrides change the run's configuration. Matchers that need predictions use its weights."""
     run = stored(
         checked(*shapes, "seed=3", "name=earlier"),
         tmp_path / "last.pt",
         ("cross", "disc", "ring", "square", "star", "triangle"),
     )
-    (source,) = opened("--checkpoint", str(run.path), "--anchors", "--images", "2", "trainer.batch_size=4")
+    (source,) = sources_of(
+        "--checkpoint", str(run.path), "--anchors", "--images", "2", "trainer.batch_size=4"
+    )
     assert (source.config.seed, source.config.name, source.config.trainer.batch_size) == (3, "earlier", 4)
-    assert source.shown[0].anchors.counts.sum() == len(source.shown[0].anchors.truth)
+    assert source.shown[0].anchors.counts.sum() == len(source.shown[0].anchors.box_rows)
 
 
 def test_a_broken_image_is_named(rectangle, tmp_path, capsys):
-    """It ends what stands for training, and is left out of what stands for evaluation where the configuration says so."""
+    """It ends the command with data.on_error=stop, and is left out of val with data.on_error=skip."""
     root = Path(rectangle[1].partition("=")[2])
     write_voc(root, {"b": box_xml("dog", 1, 1, 9, 9)}, split="both")
     (root / "ImageSets/Main/both.txt").write_text("a\nb\n")
     (root / "JPEGImages/b.jpg").write_bytes(b"no image")
-    words = [*rectangle, "data.val=[both]", "--split", "val", "--output", str(tmp_path / "out")]
+    arguments = [*rectangle, "data.val=[both]", "--split", "val", "--output", str(tmp_path / "out")]
     with pytest.raises(SystemExit, match="2"):
-        command.main([*words, "data.on_error=stop"])
+        command.main([*arguments, "data.on_error=stop"])
     assert "JPEGImages/b.jpg: " in capsys.readouterr().err
-    command.main([*words, "data.on_error=skip"])
-    said = capsys.readouterr()
-    assert re.search(r"left out: \S+/JPEGImages/b\.jpg: ", said.err)
-    assert "voc val: 2 images, 3 boxes of 2 classes; 1 shown" in said.out
+    command.main([*arguments, "data.on_error=skip"])
+    printed = capsys.readouterr()
+    assert re.search(r"left out: \S+/JPEGImages/b\.jpg: ", printed.err)
+    assert "voc val: 2 images, 3 boxes of 2 classes; 1 shown" in printed.out
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["--images", "0"], "--images 0: must be 1 or more"),
         (["--epochs", "0"], "--epochs 0: must be 1 or more"),
@@ -326,12 +289,12 @@ def test_a_broken_image_is_named(rectangle, tmp_path, capsys):
         (["--checkpoint", "nowhere"], "nowhere"),
     ],
 )
-def test_mistakes_give_one_message(shapes, words, message, tmp_path, capsys):
+def test_wrong_arguments_give_one_message(shapes, arguments, message, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
-        command.main([*shapes[:3], *words, f"paths.output={tmp_path}"])
-    said = capsys.readouterr()
-    assert re.search(message, said.err)
-    assert "Traceback" not in said.err
+        command.main([*shapes[:3], *arguments, f"paths.output={tmp_path}"])
+    error = capsys.readouterr().err
+    assert re.search(message, error)
+    assert "Traceback" not in error
     assert not list(tmp_path.iterdir())
 
 
@@ -340,16 +303,15 @@ def test_a_split_without_images(rectangle, capsys):
     (root / "ImageSets/Main/none.txt").write_text("")
     with pytest.raises(SystemExit, match="2"):
         command.main([*rectangle, "data.train=[none]", "data.class_names=[cat,dog]"])
-    assert re.search(
-        r"data\.train=\[.none.\]: there is no image in this split|none\.txt", capsys.readouterr().err
-    )
+    error = capsys.readouterr().err
+    assert re.search(r"data\.train=\[.none.\]: there is no image in this split|none\.txt", error)
 
 
-def test_the_global_generator_is_of_no_matter(shapes):
-    """Samples come from the run's seed alone."""
+def test_samples_do_not_depend_on_the_global_generators(shapes):
+    """Samples depend on the run's seed alone."""
     torch.manual_seed(5)
     np.random.seed(5)  # noqa: NPY002
-    (first,) = opened(*shapes, "--images", "2")
-    (second,) = opened(*shapes, "--images", "2")
+    (first,) = sources_of(*shapes, "--images", "2")
+    (second,) = sources_of(*shapes, "--images", "2")
     for one, other in zip(first.shown, second.shown, strict=True):
         assert_array_equal(one.sample.image, other.sample.image)

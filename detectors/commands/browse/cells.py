@@ -1,0 +1,129 @@
+"""The cells of the pictures of `detectors browse`: one sample each, with its boxes or its matched anchors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from detectors.commands.browse.sample_sources import SampleSource, ShownSample
+from detectors.data.images import read_image
+from detectors.data.loading import Sample
+from detectors.data.sampling import Key
+from detectors.drawing import captioned, class_colours, draw_boxes, fit_image, image_grid, outline
+
+COLUMNS = 4  # cells in a row of a page
+ROWS = 4  # rows of a page
+GAP = 4  # pixels between cells
+LARGEST_CELL = 1000  # pixels
+
+
+def cell_side(width: int, columns: int) -> int:
+    """Pixels of a cell, so that a row is at most `width` pixels wide."""
+    return min(LARGEST_CELL, max(16, (width + GAP) // columns - GAP))
+
+
+def paginate(cells: list[np.ndarray]) -> list[np.ndarray]:
+    """Pages of COLUMNS x ROWS cells each."""
+    size = COLUMNS * ROWS
+    return [image_grid(cells[start : start + size], COLUMNS, GAP) for start in range(0, len(cells), size)]
+
+
+def sample_cell(source: SampleSource, key: Key, sample: Sample, side: int) -> np.ndarray:
+    """A sample with its boxes and class names, in class colours."""
+    picture = _draw_all_boxes(
+        sample.image.numpy(),
+        sample.boxes.numpy(),
+        sample.labels.numpy(),
+        source.annotations.class_names,
+        side=side,
+    )
+    return captioned(picture, f"{source.title or sample.info.image_id}, epoch {key.epoch}")
+
+
+def epoch_cells(source: SampleSource, shown: ShownSample, epochs: int, side: int) -> list[np.ndarray]:
+    """A sample in its own epoch and in the following ones, `epochs` in all (one if nothing is augmented)."""
+    cells = [sample_cell(source, shown.key, shown.sample, side)]
+    if source.sampler:
+        first = shown.key.epoch
+        for epoch in range(first + 1, first + epochs):
+            key = source.in_epoch(shown.key, epoch)
+            cells.append(sample_cell(source, key, source.dataset[key], side))
+    return cells
+
+
+def original_cell(source: SampleSource, index: int, side: int) -> np.ndarray:
+    """The unchanged image with all its annotated boxes, including those that are not trained on.
+
+    index: of the image in source.annotations.
+    """
+    annotations = source.annotations
+    rows = annotations.rows(index)
+    flags = zip(annotations.difficult[rows], annotations.crowd[rows], strict=True)
+    picture = _draw_all_boxes(
+        read_image(annotations.paths[index]),
+        annotations.boxes_original[rows],
+        annotations.labels[rows],
+        annotations.class_names,
+        [" difficult" * bool(difficult) + " crowd" * bool(crowd) for difficult, crowd in flags],
+        side=side,
+    )
+    return captioned(picture, f"{annotations.image_ids[index]}, original")
+
+
+def anchor_cell(source: SampleSource, shown: ShownSample, side: int) -> np.ndarray:
+    """A sample with its boxes, each in its own colour, and their matched anchors in the same colour, thin.
+
+    The number of anchors follows the class name. A box without anchors is dashed in white.
+    """
+    sample = shown.sample
+    matches = shown.anchors
+    boxes = sample.boxes.numpy()
+    names = [source.annotations.class_names[label] for label in sample.labels.tolist()]
+    texts = [f"{name} {count}" for name, count in zip(names, matches.counts, strict=True)]
+    image, factor = fit_image(sample.image.numpy(), side)
+    colours = class_colours(len(boxes))
+    order = _smallest_first(boxes)
+    matched = order[matches.counts[order] > 0]
+    unmatched = order[matches.counts[order] == 0]
+    picture = draw_boxes(
+        outline(image, matches.anchors * factor, colours[matches.box_rows]),
+        boxes[matched] * factor,
+        [texts[row] for row in matched],
+        colours=colours[matched],
+        gt_boxes=boxes[unmatched] * factor,
+        gt_texts=[texts[row] for row in unmatched],
+        enlarge=False,
+    )
+    caption = f"{source.title or sample.info.image_id}: {len(boxes)} boxes, {len(matches.anchors)} anchors"
+    if len(unmatched):
+        caption += f", {len(unmatched)} without"
+    return captioned(picture, caption)
+
+
+def _draw_all_boxes(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    suffixes: Sequence[str] | None = None,
+    *,
+    side: int,
+) -> np.ndarray:
+    """(H, W, 3) uint8 RGB resized to `side`, with boxes and class names in class colours.
+
+    The smallest boxes are on top. suffixes: one per box, appended to the class name.
+    """
+    image, factor = fit_image(image, side)
+    texts = [class_names[label] for label in labels]
+    if suffixes is not None:
+        texts = [text + suffix for text, suffix in zip(texts, suffixes, strict=True)]
+    order = _smallest_first(boxes)
+    colours = class_colours(len(class_names))[labels[order]]
+    texts = [texts[row] for row in order]
+    return draw_boxes(image, boxes[order] * factor, texts, colours=colours, enlarge=False)
+
+
+def _smallest_first(boxes: np.ndarray) -> np.ndarray:
+    """(n, 4) xyxy -> (n,) rows in order of area."""
+    return (boxes[:, 2:] - boxes[:, :2]).prod(1).argsort(kind="stable")
