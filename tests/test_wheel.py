@@ -7,9 +7,11 @@ the wheel with all that it depends on, so that a dependency missing from pyproje
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,7 +36,7 @@ def call(folder: Path, *command: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def scripts(tmp_path_factory) -> Path:
+def scripts(tmp_path_factory) -> Iterator[Path]:
     """bin/ of a virtual environment with the wheel in it."""
     folder = tmp_path_factory.mktemp("wheel")
     call(PROJECT, sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder))
@@ -48,7 +50,8 @@ def scripts(tmp_path_factory) -> Path:
         call(folder, *install, "--no-deps", "--no-index")
         (packages,) = environment.glob("lib/python*/site-packages")
         (packages / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
-    return environment / "bin"
+    yield environment / "bin"
+    shutil.rmtree(environment)  # gigabytes, if pip installed all dependencies
 
 
 @pytest.fixture(scope="module")
