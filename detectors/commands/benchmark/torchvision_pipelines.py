@@ -1,7 +1,7 @@
-"""Our augmentations written with torchvision.transforms.v2, as its users would write them: what `benchmark data` measures ours against.
+"""Our augmentations written with torchvision.transforms.v2, as its users would; for `benchmark data`.
 
-Where v2 has a transform of its own (SSD's), it is taken as it is; where it has none (Darknet's placement), its functional operations stand
-in. The probabilities and ranges are the same, the random numbers are not.
+Uses v2's own transforms where they exist (SSD's), and its functional operations where they do not (Darknet's
+placement). Probabilities and ranges are the same as ours, the random numbers are not.
 """
 
 from __future__ import annotations
@@ -20,47 +20,57 @@ from torchvision.transforms.v2 import functional
 
 CANVAS_MEAN = (123.0, 117.0, 104.0)
 PADDING = 127.0
-BoxFormat = tv_tensors.BoundingBoxes
 Size = tuple[int, int]
 
 
 class Place(torch.nn.Module):
-    """Darknet's aspect jitter and placement: resized to fit the canvas with a jittered aspect ratio, put somewhere on grey."""
+    """Darknet's placement: resized to fit with a jittered aspect ratio, at a random place on grey."""
 
     def __init__(self, size: Size, jitter: float):
         super().__init__()
-        self.size, self.jitter = size, jitter
+        self.size = size
+        self.jitter = jitter
 
     def forward(self, image: Tensor, target: dict) -> tuple[Tensor, dict]:
-        (height, width), (rows, columns) = functional.get_size(image), self.size
+        height, width = functional.get_size(image)
+        rows, columns = self.size
         dy, dx = ((torch.rand(2) * 2 - 1) * self.jitter).tolist()
         aspect = width * (1 + dx) / (height * (1 + dy))
-        new = (rows, max(1, int(rows * aspect))) if aspect < 1 else (max(1, int(columns / aspect)), columns)
-        top, left = (
-            int(torch.rand(()) * (whole - part + 1)) for whole, part in zip(self.size, new, strict=True)
-        )
-        padding = [left, top, columns - new[1] - left, rows - new[0] - top]
+        if aspect < 1:
+            new_height = rows
+            new_width = max(1, int(rows * aspect))
+        else:
+            new_height = max(1, int(columns / aspect))
+            new_width = columns
+        top = int(torch.rand(()) * (rows - new_height + 1))
+        left = int(torch.rand(()) * (columns - new_width + 1))
+        padding = [left, top, columns - new_width - left, rows - new_height - top]
 
-        def placed(what: Tensor, fill: float) -> Tensor:
-            return functional.pad(functional.resize(what, list(new), antialias=False), padding, fill=fill)
+        def place(image_or_boxes: Tensor, fill: float) -> Tensor:
+            resized = functional.resize(image_or_boxes, [new_height, new_width], antialias=False)
+            return functional.pad(resized, padding, fill=fill)
 
-        return placed(image, PADDING), {**target, "boxes": placed(target["boxes"], 0)}
+        return place(image, PADDING), {**target, "boxes": place(target["boxes"], 0)}
 
 
 class CropJitter(torch.nn.Module):
-    """The crop of 2016: every edge moves on its own; what lies outside of the image is filled by torchvision."""
+    """Darknet's crop of 2016: every edge moves on its own; torchvision fills pixels outside the image."""
 
     def __init__(self, size: Size, jitter: float):
         super().__init__()
-        self.size, self.jitter = size, jitter
+        self.size = size
+        self.jitter = jitter
 
     def forward(self, image: Tensor, target: dict) -> tuple[Tensor, dict]:
         height, width = functional.get_size(image)
         top, bottom = ((torch.rand(2) * 2 - 1) * self.jitter * height).int().tolist()
         left, right = ((torch.rand(2) * 2 - 1) * self.jitter * width).int().tolist()
-        frame = (top, left, height - top - bottom, width - left - right, list(self.size))
-        crop = lambda what, **extra: functional.resized_crop(what, *frame, **extra)  # noqa: E731
-        return crop(image, antialias=False), {**target, "boxes": crop(target["boxes"])}
+        crop_height = height - top - bottom
+        crop_width = width - left - right
+        size = list(self.size)
+        image = functional.resized_crop(image, top, left, crop_height, crop_width, size, antialias=False)
+        boxes = functional.resized_crop(target["boxes"], top, left, crop_height, crop_width, size)
+        return image, {**target, "boxes": boxes}
 
 
 def no_pipeline(size: Size) -> list[torch.nn.Module]:
@@ -82,11 +92,11 @@ def light_pipeline(size: Size) -> list[torch.nn.Module]:
 
 
 def ssd_pipeline(size: Size) -> list[torch.nn.Module]:
-    """As torchvision's own reference script has it, and the resize that its SSD does in the model."""
+    """As in torchvision's reference script, with the resize that its SSD does in the model."""
     colour = v2.RandomPhotometricDistort(
         brightness=(0.875, 1.125), contrast=(0.5, 1.5), saturation=(0.5, 1.5), hue=(-0.05, 0.05)
     )
-    fill = {tv_tensors.Image: CANVAS_MEAN, BoxFormat: 0}
+    fill = {tv_tensors.Image: CANVAS_MEAN, tv_tensors.BoundingBoxes: 0}
     return [
         colour,
         v2.RandomZoomOut(fill=fill, side_range=(1.0, 4.0)),
@@ -118,9 +128,9 @@ PIPELINES: dict[str, Callable[[Size], list[torch.nn.Module]]] = {
 
 
 class TorchvisionPipeline:
-    """Called with (path of an image, boxes (n, 4) xyxy in its frame, labels (n,)) -> (image (3, H, W) uint8, boxes, labels).
+    """Reads and augments an image.
 
-    backend: "tensor" decodes with torchvision, "pil" with Pillow; which one is quicker depends on the transforms.
+    backend: "tensor" decodes with torchvision, "pil" with Pillow. Which is faster depends on the transforms.
     """
 
     def __init__(self, name: str, size: Size, backend: str):
@@ -130,20 +140,20 @@ class TorchvisionPipeline:
         self.read = IMAGE_READERS[backend]
 
     def __call__(self, path: str, boxes: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        """boxes: (n, 4) xyxy pixels of the image; labels: (n,) -> (image (3, H, W) uint8, boxes, labels)."""
         image = self.read(path)
-        frame = BoxFormat(
+        tv_boxes = tv_tensors.BoundingBoxes(
             torch.from_numpy(boxes.astype(np.float32)), format="XYXY", canvas_size=functional.get_size(image)
         )
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Anti-alias option is always applied")
-            image, target = self.transform(image, {"boxes": frame, "labels": torch.from_numpy(labels)})
+            image, target = self.transform(image, {"boxes": tv_boxes, "labels": torch.from_numpy(labels)})
         return functional.to_image(image), target["boxes"], target["labels"]
 
 
 def read_tensor(path: str) -> tv_tensors.Image:
-    return tv_tensors.Image(
-        decode_image(torch.from_numpy(np.fromfile(path, dtype=np.uint8)), mode=ImageReadMode.RGB)
-    )
+    encoded = torch.from_numpy(np.fromfile(path, dtype=np.uint8))
+    return tv_tensors.Image(decode_image(encoded, mode=ImageReadMode.RGB))
 
 
 def read_pil(path: str) -> Image.Image:
