@@ -1,7 +1,7 @@
 """Darknet's augmentation, from random draws to the model's input.
 
 Two layouts: placement on grey (since June 2017) and crop jitter (2016), each with HSV changes and a flip.
-After load_data_detection of src/data.c, commits f6afaab and c6afc7ff. Images are uint8: the result of every
+Follows load_data_detection of src/data.c, commits f6afaab and c6afc7ff. Images are uint8: the result of every
 step is rounded to whole levels, where Darknet keeps fractions. The tests compare with
 detectors/commands/verify/darknet_augment.py, which does not round.
 """
@@ -156,7 +156,7 @@ def put(canvas: np.ndarray, image: np.ndarray, corner: tuple[int, int]) -> None:
 
 
 class CropDraws(NamedTuple):
-    # pixels of the original cut off (above, below, left, right); negative: added
+    # pixels of the original removed (above, below, left, right); negative: added
     edges: tuple[int, int, int, int]
     shade: Shade
     flip: bool

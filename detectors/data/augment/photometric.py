@@ -14,7 +14,7 @@ import numpy as np
 
 
 class Distortion(NamedTuple):
-    """SSD's. A step that was not drawn has the value that changes nothing."""
+    """SSD's colour distortion. A step that is not applied has its neutral value."""
 
     brightness: float  # levels, added
     contrast: float  # factor
@@ -37,8 +37,8 @@ def draw_distortion(
 ) -> Distortion:
     """Brightness and hue from -x to x, contrast and saturation from 1 - x to 1 + x.
 
-    Each step has `probability`; contrast comes last with probability .5. After ApplyDistort in Caffe's
-    im_transforms.cpp, without its shuffling of channels, whose probability is 0 in all of SSD's scripts.
+    Each step is applied with `probability`; contrast comes last with probability .5. Follows ApplyDistort in
+    Caffe's im_transforms.cpp, without its shuffling of channels, which all of SSD's scripts switch off.
     """
     amounts = generator.uniform(-1, 1, 4)
     chosen = generator.random(5) < [probability] * 4 + [0.5]
@@ -98,7 +98,7 @@ def _change_hsv_channel(
 
 
 class Shade(NamedTuple):
-    """Darknet's."""
+    """Darknet's colour change."""
 
     hue: float  # turns, added
     saturation: float  # factor
@@ -108,7 +108,7 @@ class Shade(NamedTuple):
 def draw_shade(generator: np.random.Generator, *, hue: float, saturation: float, exposure: float) -> Shade:
     """Hue from -x to x; saturation and exposure from 1 to x, or the inverse of that with probability .5.
 
-    After Darknet's random_distort_image and rand_scale.
+    Follows Darknet's random_distort_image and rand_scale.
     """
     turn, *amounts = generator.random(3)
     inverted = generator.random(2) < 0.5

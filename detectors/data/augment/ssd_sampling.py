@@ -1,7 +1,7 @@
 """Which part of an image SSD's training sees, and its boxes there: expansion and the seven samplers.
 
-Numbers only, no pixels. After Caffe's annotated_data_layer.cpp, sampler.cpp and bbox_util.cpp (branch ssd). A
-window is (xmin, ymin, xmax, ymax) relative to the expanded image, from 0 to 1.
+Numbers only, no pixels. Follows Caffe's annotated_data_layer.cpp, sampler.cpp and bbox_util.cpp (branch ssd).
+A window is (xmin, ymin, xmax, ymax) relative to the expanded image, from 0 to 1.
 """
 
 from __future__ import annotations

@@ -154,6 +154,7 @@ def test_recorded_placements(shared):
 
 @pytest.mark.data
 def test_the_rounding_error_on_photographs(shared):
+    """Placement differs from Darknet's by no more than the rounding to whole levels."""
     worst = 0.0
     for path in sorted((shared / "data/voc2012-animals").rglob("*.jpg"))[:4]:
         image = cv2.imread(str(path))[..., ::-1]

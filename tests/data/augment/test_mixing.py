@@ -9,7 +9,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from detectors.data.augment.mixing import Mixing, mixup, mosaic
 from detectors.data.augment.transforms import TransformedSample
 
-HEIGHT, WIDTH = 30, 40
+HEIGHT = 30
+WIDTH = 40
 
 
 def random_sample(seed: int, count: int = 12) -> TransformedSample:
