@@ -1,1 +1,1 @@
-"""What `detectors lint` looks at and how it tells it."""
+"""The `detectors lint` command: checks a data set and reports problems and statistics."""

@@ -1,4 +1,4 @@
-"""Findings about single boxes, each with the class and the numbers that its file has."""
+"""Findings about single boxes, with class and coordinates as in the annotation file."""
 
 from __future__ import annotations
 
@@ -8,34 +8,33 @@ from detectors.data.suspicious_boxes import overreach, sides_at_input, suspiciou
 
 
 def box_findings(split: Split, *, size: tuple[int, int], resize: str) -> list[Finding]:
-    """What is wrong or suspicious with single boxes. size: (height, width) of the model input."""
-    truths = split.annotations
-    rows = suspicious(truths, size=size, resize=resize)
-    image, reach, sides, first = (
-        truths.image,
-        overreach(truths),
-        sides_at_input(truths, size, resize),
-        _first_twins(truths),
-    )
+    """Wrong and suspicious boxes, kind by kind. size: (height, width) of the model input."""
+    annotations = split.annotations
+    beyond = overreach(annotations)  # (T,) pixels
+    sides = sides_at_input(annotations, size, resize)  # (T, 2)
+    first_twins = _first_twins(annotations)
 
-    def what(kind: str, row: int) -> str:
-        height, width = truths.sizes[image[row]].tolist()
+    def details(kind: str, row: int) -> str:
+        height, width = annotations.sizes[annotations.image[row]].tolist()
         if kind in ("outside-image", "partly-outside"):
-            return f", by {reach[row]:.6g} px out of {width} x {height}"
+            return f", by {beyond[row]:.6g} px out of {width} x {height}"
         if kind == "tiny-box":
             return f", {sides[row, 0]:.2g} x {sides[row, 1]:.2g} px at the model's input"
-        return f", and {split.words(first[kind][row])}"
+        return f", and {split.describe_box(first_twins[kind][row])}"
 
-    return [
-        split.box_finding(kind, int(image[row]), row, what(kind, row))
-        for kind in rows
-        for row in rows[kind].tolist()
-    ]
+    findings = []
+    for kind, rows in suspicious(annotations, size=size, resize=resize).items():
+        for row in rows.tolist():
+            image = int(annotations.image[row])
+            findings.append(split.box_finding(kind, image, row, details(kind, row)))
+    return findings
 
 
 def _first_twins(annotations: Annotations) -> dict[str, dict[int, int]]:
-    """Kind of twins -> row -> the first row that it is a twin of."""
-    pairs = twins(annotations)[::-1]
-    same = annotations.labels[pairs[:, 0]] == annotations.labels[pairs[:, 1]]
-    chosen = {"duplicate-box": pairs[same], "two-classes": pairs[~same]}
-    return {kind: {later: first for first, later in rows.tolist()} for kind, rows in chosen.items()}
+    """Kind of twins -> row of a box -> row of the first box that it repeats."""
+    pairs = twins(annotations)[::-1]  # reversed: the first twin of a row is the last to be entered
+    same_class = annotations.labels[pairs[:, 0]] == annotations.labels[pairs[:, 1]]
+    return {
+        "duplicate-box": {later: first for first, later in pairs[same_class].tolist()},
+        "two-classes": {later: first for first, later in pairs[~same_class].tolist()},
+    }

@@ -1,4 +1,4 @@
-"""A split under examination, and where in its own files a box stands."""
+"""A split to check, and findings that name the file with the problem."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from detectors.data.problems import KINDS, Problem
 
 
 class Finding(NamedTuple):
-    """A problem, and the split it was found in."""
+    """A problem and the split it is in."""
 
     split: str  # "train", "val", "test"; "" for the data set as a whole
     problem: Problem
@@ -24,42 +24,49 @@ class Finding(NamedTuple):
 
 
 class Split(NamedTuple):
-    """What the reader of a split gave."""
+    """A split as it was read."""
 
     name: str  # "train", "val", "test"
     annotations: Annotations
-    problems: list[Problem]  # what the reader left out
-    instances: str | None = None  # COCO's file; None for VOC's layout, where each image has an XML
+    problems: list[Problem]  # faulty entries, which the annotations do not include
+    instances: str | None = None  # COCO's JSON file; None for VOC's layout with an XML file per image
 
     @property
     def findings(self) -> list[Finding]:
         return [Finding(self.name, problem) for problem in self.problems]
 
-    def file(self, index: int) -> str:
-        """The file in which the boxes of image `index` must be mended."""
+    def annotation_file(self, index: int) -> str:
+        """The file that holds the boxes of image `index`."""
+        if self.instances:
+            return self.instances
         path = Path(self.annotations.paths[index])
-        return self.instances or str(path.parents[1] / "Annotations" / f"{path.stem}.xml")
+        return str(path.parents[1] / "Annotations" / f"{path.stem}.xml")
 
-    def words(self, row: int) -> str:
-        """Class and coordinates of a box as its file has them: VOC's 1-based corners, or COCO's x, y, width, height."""
+    def describe_box(self, row: int) -> str:
+        """Class and coordinates of a box as in its file.
+
+        VOC: corners that count from 1. COCO: x, y, width, height.
+        """
         xmin, ymin, xmax, ymax = self.annotations.boxes_original[row].tolist()
-        numbers = (
-            (xmin + 1, ymin + 1, xmax, ymax)
-            if self.instances is None
-            else (xmin, ymin, xmax - xmin, ymax - ymin)
-        )
-        return f"{self.annotations.class_names[self.annotations.labels[row]]} [{', '.join(f'{number:.6g}' for number in numbers)}]"
+        if self.instances is None:
+            numbers = (xmin + 1, ymin + 1, xmax, ymax)
+        else:
+            numbers = (xmin, ymin, xmax - xmin, ymax - ymin)
+        class_name = self.annotations.class_names[self.annotations.labels[row]]
+        return f"{class_name} [{', '.join(f'{number:.6g}' for number in numbers)}]"
 
     def image_finding(self, kind: str, index: int, what: str, *, file: str | None = None) -> Finding:
-        """About a whole image; `file` is what must be mended if it is not the image itself."""
+        """A finding about image `index`. file: what to fix, if it is not the image itself."""
         path = self.annotations.paths[index]
         if file is not None and self.instances is not None:
-            what = f"{Path(path).name}: {what}"  # one file for all images: it must be said which
+            what = f"{Path(path).name}: {what}"  # COCO's file is about all images, so name the image
         return Finding(self.name, Problem(kind, file or path, what, image=path))
 
-    def box_finding(self, kind: str, index: int, row: int, what: str) -> Finding:
-        """About the box in `row`, which lies in image `index`."""
+    def box_finding(self, kind: str, index: int, row: int, details: str) -> Finding:
+        """A finding about the box in `row`, which is in image `index`."""
         path = self.annotations.paths[index]
-        where = self.words(row) if self.instances is None else f"{Path(path).name}: {self.words(row)}"
+        what = f"{self.describe_box(row)}{details}"
+        if self.instances is not None:
+            what = f"{Path(path).name}: {what}"
         box = tuple(self.annotations.boxes_original[row].tolist())
-        return Finding(self.name, Problem(kind, self.file(index), f"{where}{what}", image=path, box=box))
+        return Finding(self.name, Problem(kind, self.annotation_file(index), what, image=path, box=box))

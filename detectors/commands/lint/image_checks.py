@@ -1,4 +1,4 @@
-"""Every image file opened once: can it be decoded as in training, and what is unusual about it?"""
+"""Opens every image file once: can training decode it, and what is unusual about it?"""
 
 from __future__ import annotations
 
@@ -22,106 +22,121 @@ from tqdm import tqdm
 from detectors.commands.lint.findings import Finding, Split
 from detectors.data.images import ImageError, check_size, read_image
 
-ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
-PNG_DEPTH = 24  # byte of a PNG file that holds the bits per channel
-LOOK = 8  # rows and columns of the small grey picture by which copies that were saved anew are known
-MARKER = re.compile(
-    rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL
-)  # of a JPEG, no stuffed byte, fill byte or restart
-STANDALONE = (0x01, 0xD8)  # markers without a length
+ORIENTATION = 0x0112  # EXIF tag; 1 is upright
+PNG_DEPTH = 24  # offset in a PNG file of the byte that holds the bits per channel
+THUMBNAIL_SIDE = 8  # pixels; thumbnails of a picture and of a re-encoded copy are nearly the same
+MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)  # a JPEG marker, except fill bytes and restarts
+STANDALONE = (0x01, 0xD8)  # JPEG markers without a length
 END = 0xD9
-IMAGES_PER_TASK = 16  # files that a worker takes at once
+IMAGES_PER_TASK = 16  # files that a worker process takes at a time
 
 
-class Facts(NamedTuple):
-    """What an image file is."""
+class ImageFacts(NamedTuple):
+    """What was found in an image file."""
 
-    size: tuple[int, int] | None = None  # (height, width) as decoded; None if it cannot be
+    size: tuple[int, int] | None = None  # (height, width) as decoded; None if it cannot be decoded
     fault: tuple[str, str] | None = None  # (kind, what): why it cannot be decoded
-    notes: tuple[tuple[str, str], ...] = ()  # (kind, what) of all that is unusual
-    orientation: int = 1  # EXIF's, 1 to 8
-    digest: bytes = b""  # of the decoded pixels
-    look: bytes = b""  # LOOK x LOOK grey values
+    notes: tuple[tuple[str, str], ...] = ()  # (kind, what) of everything unusual
+    orientation: int = 1  # EXIF orientation, 1 to 8
+    digest: bytes = b""  # hash of the decoded pixels
+    thumbnail: bytes = b""  # THUMBNAIL_SIDE x THUMBNAIL_SIDE gray values
 
 
-def inspect(path: str) -> Facts:
-    """Decodes a file as training does. Never raises: whatever goes wrong with one file is that file's fault."""
+def inspect(path: str) -> ImageFacts:
+    """Decodes a file as training does. Never raises: every exception becomes a fault of the file."""
     try:
         image = read_image(path)
     except ImageError as error:
-        return Facts(fault=(error.problem.kind, error.problem.what))
-    except Exception as error:  # a fault inside of a decoder: the other files must still be seen
-        return Facts(fault=("broken-image", f"the image cannot be decoded ({type(error).__name__}: {error})"))
+        return ImageFacts(fault=(error.problem.kind, error.problem.what))
+    except Exception as error:  # a bug in a decoder must not stop the check of the other files
+        what = f"the image cannot be decoded ({type(error).__name__}: {error})"
+        return ImageFacts(fault=("broken-image", what))
     digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(image))
-    look = cv2.resize(image, (LOOK, LOOK), interpolation=cv2.INTER_AREA).mean(2).astype(np.uint8)
+    small = cv2.resize(image, (THUMBNAIL_SIDE, THUMBNAIL_SIDE), interpolation=cv2.INTER_AREA)
     notes, orientation = _notes(Path(path).read_bytes())
-    return Facts(image.shape[:2], None, notes, orientation, digest.digest(), look.tobytes())
+    return ImageFacts(
+        size=image.shape[:2],
+        notes=notes,
+        orientation=orientation,
+        digest=digest.digest(),
+        thumbnail=small.mean(2).astype(np.uint8).tobytes(),
+    )
 
 
 def _notes(data: bytes) -> tuple[tuple[tuple[str, str], ...], int]:
-    """((kind, what), ...) and EXIF's orientation of a file that can be decoded."""
+    """What is unusual about a decodable file: (kind, what) pairs, and the EXIF orientation."""
     notes = []
-    if extra := trailing_bytes(data):
-        zeros = " zero" * (not data[-extra:].strip(b"\0"))
+    extra = trailing_bytes(data)
+    if extra:
+        zeros = "" if data[-extra:].strip(b"\0") else " zero"
         notes.append(("trailing-bytes", f"{extra:,}{zeros} bytes follow the image"))
     try:
         with Image.open(io.BytesIO(data)) as image:
-            mode, clear, orientation = (
-                image.mode,
-                "transparency" in image.info,
-                image.getexif().get(ORIENTATION, 1),
-            )
-    except Exception:  # Pillow knows fewer files than the decoder that training uses
+            mode = image.mode
+            has_transparent_colour = "transparency" in image.info
+            orientation = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # the decoder used in training reads more formats than Pillow
         return tuple(notes), 1
     if mode in ("1", "L", "LA", "I;16", "I", "F"):
         notes.append(("grayscale", "one channel, read as three equal ones"))
     if mode == "CMYK":
-        notes.append(("cmyk", "four printing inks, converted to RGB"))
+        notes.append(("cmyk", "CMYK, converted to RGB"))
     if mode.startswith("I") or (data[:4] == b"\x89PNG" and data[PNG_DEPTH] == 16):
-        notes.append(("16-bit", "16 bits per channel, of which the lower 8 are dropped"))
-    if mode in ("LA", "PA", "RGBA", "La", "RGBa") or clear:
-        notes.append(("transparent", "transparency is dropped: what it hides is seen"))
+        notes.append(("16-bit", "16 bits per channel; the lower 8 are dropped"))
+    if mode in ("LA", "PA", "RGBA", "La", "RGBa") or has_transparent_colour:
+        notes.append(("transparent", "transparency is dropped, so hidden pixels become visible"))
     return tuple(notes), orientation if orientation in range(1, 9) else 1
 
 
 def trailing_bytes(data: bytes) -> int:
-    """How many bytes follow the end of a JPEG; 0 for other files, and where no end is found.
+    """Number of bytes after the end of a JPEG; 0 for other files and for a JPEG without an end marker.
 
-    Goes from marker to marker: segments are jumped over by their length, since a thumbnail in one is a JPEG with an end of its own.
+    Walks from marker to marker and skips segments by their length: a thumbnail in a segment is a JPEG with an
+    end marker of its own.
     """
     if data[:2] != b"\xff\xd8":
         return 0
-    place = 2
-    while found := MARKER.search(data, place):
-        code, place = data[found.end() - 1], found.end()
+    position = 2
+    while True:
+        marker = MARKER.search(data, position)
+        if marker is None:
+            return 0
+        position = marker.end()
+        code = data[position - 1]
         if code == END:
-            return len(data) - place
+            return len(data) - position
         if code not in STANDALONE:
-            place += int.from_bytes(data[place : place + 2], "big")
-    return 0
+            position += int.from_bytes(data[position : position + 2], "big")
 
 
 def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Number of processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
-def inspect_all(paths: Iterable[str], workers: int) -> dict[str, Facts]:
-    """Path -> Facts, each file once, in the given order. workers: processes; 0 works in this one. A bar on stderr."""
+def inspect_all(paths: Iterable[str], workers: int) -> dict[str, ImageFacts]:
+    """Path -> ImageFacts in the given order, each file inspected once. Shows a progress bar on stderr.
+
+    workers: number of processes; 0 inspects in this one.
+    """
     paths = list(dict.fromkeys(paths))
-    bar = {"total": len(paths), "desc": "images", "unit": "image", "leave": False}
     if workers == 0:
-        return dict(zip(paths, tqdm(map(inspect, paths), **bar), strict=True))
+        return _collect(paths, map(inspect, paths))
     try:
         with ProcessPoolExecutor(workers, initializer=_start_worker) as pool:
-            return dict(
-                zip(paths, tqdm(pool.map(inspect, paths, chunksize=IMAGES_PER_TASK), **bar), strict=True)
-            )
+            return _collect(paths, pool.map(inspect, paths, chunksize=IMAGES_PER_TASK))
     except BrokenProcessPool as error:
         raise ValueError(
-            "a process that decodes images was killed, perhaps for want of memory; try fewer --workers"
+            "a process that decodes images was killed, perhaps because memory ran out; try fewer --workers"
         ) from error
+
+
+def _collect(paths: Sequence[str], results: Iterable[ImageFacts]) -> dict[str, ImageFacts]:
+    bar = tqdm(results, total=len(paths), desc="images", unit="image", leave=False)
+    return dict(zip(paths, bar, strict=True))
 
 
 def _start_worker() -> None:
@@ -130,35 +145,44 @@ def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the main process, which ends the workers
 
 
-def image_findings(splits: Sequence[Split], facts: dict[str, Facts]) -> list[Finding]:
-    """What is wrong or unusual about each file, once, in the first split that has it; sizes against every annotation."""
-    found, seen = [], set()
+def image_findings(splits: Sequence[Split], facts: dict[str, ImageFacts]) -> list[Finding]:
+    """Findings about image files, and about sizes that differ from the annotations.
+
+    A file is reported once, in the first split that lists it; its size is compared with every annotation.
+    """
+    findings = []
+    seen = set()
     for split in splits:
         for index, path in enumerate(split.annotations.paths):
             if path not in seen:
-                found += _of_file(split, index, facts[path])
+                findings += _file_findings(split, index, facts[path])
             if facts[path].size is not None:
-                found += _of_size(split, index, facts[path])
+                findings += _size_findings(split, index, facts[path])
             seen.add(path)
-    return found
+    return findings
 
 
-def _of_file(split: Split, index: int, fact: Facts) -> list[Finding]:
-    return [
-        split.image_finding(kind, index, what)
-        for kind, what in (fact.notes if fact.fault is None else [fact.fault])
-    ]
+def _file_findings(split: Split, index: int, facts: ImageFacts) -> list[Finding]:
+    notes = facts.notes if facts.fault is None else [facts.fault]
+    return [split.image_finding(kind, index, what) for kind, what in notes]
 
 
-def _of_size(split: Split, index: int, fact: Facts) -> list[Finding]:
-    """One finding at most: an image that the camera turned is an error only where the annotation speaks of the turned one."""
+def _size_findings(split: Split, index: int, facts: ImageFacts) -> list[Finding]:
+    """At most one finding: another size than annotated (an error), or an orientation tag (a warning).
+
+    An orientation tag is an error only if the annotation describes the rotated image.
+    """
     height, width = split.annotations.sizes[index].tolist()
+    orientation = facts.orientation
     try:
-        check_size(fact.size, (height, width), split.annotations.paths[index])
+        check_size(facts.size, (height, width), split.annotations.paths[index])
     except ImageError as error:
-        tag = f"; the camera's orientation tag says {fact.orientation}" if fact.orientation != 1 else ""
-        return [split.image_finding("size-differs", index, error.problem.what + tag, file=split.file(index))]
-    if fact.orientation == 1:
+        what = error.problem.what
+        if orientation != 1:
+            what += f"; the camera's orientation tag is {orientation}"
+        file = split.annotation_file(index)
+        return [split.image_finding("size-differs", index, what, file=file)]
+    if orientation == 1:
         return []
-    what = f"orientation tag {fact.orientation}; the stored pixels are used, {width} x {height}, as the annotation says"
+    what = f"orientation tag {orientation} is ignored; the stored pixels are {width} x {height}, as annotated"
     return [split.image_finding("rotated", index, what)]

@@ -1,4 +1,4 @@
-"""Findings drawn on their images."""
+"""Pictures of findings: the image with the box in question and its other boxes."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from detectors.commands.lint.findings import Finding, Split
 from detectors.data.images import ImageError, read_image
 from detectors.drawing import draw_boxes
 
-Places = dict[tuple[str, str], tuple[Split, int]]  # (split, path of an image) -> where its boxes are
+SplitImages = dict[
+    tuple[str, str], tuple[Split, int]
+]  # (split name, image path) -> split, index of the image
 
-PICTURE_SIDE = 480  # pixels of the longer side of a picture
-MARGIN = 0.5  # of an image's side: at most so much is added around it to show where a box reaches
-BEYOND = (96, 96, 96)  # colour of what lies outside of the image
+PICTURE_SIDE = 480  # pixels of a picture's longer side
+MARGIN = 0.5  # widest margin for boxes beyond the image, as a share of the image's side
+BEYOND = (96, 96, 96)  # RGB of the margin
 RED = (255, 40, 40)
-SEEN_PIXELS = 12  # pixels of a picture below which a box is drawn larger than it is
+SEEN_PIXELS = 12  # pixels of a picture; smaller boxes are drawn this large
 
 
-def places_of(splits: Sequence[Split]) -> Places:
+def split_images(splits: Sequence[Split]) -> SplitImages:
     return {
         (split.name, path): (split, index)
         for split in splits
@@ -28,63 +30,66 @@ def places_of(splits: Sequence[Split]) -> Places:
     }
 
 
-def picture(finding: Finding, places: Places) -> np.ndarray | None:
-    """(H, W, 3) uint8 RGB: the image, its boxes dashed, the box in question in red. None if it is about no image that can be decoded."""
-    problem = finding.problem
-    try:
-        image = read_image(problem.image) if problem.image else None
-    except ImageError:
-        return None
-    except Exception:  # as in images.inspect(): what a decoder raises is its file's fault
-        return None
+def picture(finding: Finding, images: SplitImages) -> np.ndarray | None:
+    """The finding's image with its box in red and the other boxes dashed. None without a decodable image."""
+    image = _read(finding.problem.image)  # (h, w, 3)
     if image is None:
         return None
-    boxes, texts = _truths(finding, places)
-    faulty = np.array([problem.box] if problem.box else []).reshape(-1, 4)
+    box = finding.problem.box
+    boxes = np.array([box] if box else []).reshape(-1, 4)  # (0 or 1, 4)
+    gt_boxes, gt_texts = _other_boxes(finding, images)
     scale = PICTURE_SIDE / max(image.shape[:2])
-    image = cv2.resize(
-        image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    )
-    canvas, shift = _with_margin(image, faulty * scale)
-    place = _visible(faulty * scale) + shift
-    names = [_name(finding)] * len(faulty)
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    resized = cv2.resize(image, None, fx=scale, fy=scale, interpolation=interpolation)
+    canvas, shift = _with_margin(resized, boxes * scale)
     return draw_boxes(
         canvas,
-        place,
-        names,
-        colours=np.tile(RED, (len(faulty), 1)),
-        gt_boxes=boxes * scale + shift,
-        gt_texts=texts,
-    )
+        _visible(boxes * scale) + shift,
+        [finding.problem.kind.replace("-", " ")] * len(boxes),
+        colours=np.tile(RED, (len(boxes), 1)),
+        gt_boxes=gt_boxes * scale + shift,
+        gt_texts=gt_texts,
+    )  # (H, W, 3) uint8 RGB
 
 
-def _truths(finding: Finding, places: Places) -> tuple[np.ndarray, list[str]]:
-    """The other boxes (n, 4) of the finding's image, and their classes."""
-    if (finding.split, finding.problem.image) not in places:
+def _read(path: str) -> np.ndarray | None:
+    """The image (h, w, 3), or None if there is none or it cannot be decoded."""
+    if not path:
+        return None
+    try:
+        return read_image(path)
+    except ImageError:
+        return None
+    except Exception:  # a bug in a decoder is a fault of the file, as in image_checks.inspect
+        return None
+
+
+def _other_boxes(finding: Finding, images: SplitImages) -> tuple[np.ndarray, list[str]]:
+    """The other boxes (n, 4) of the finding's image, and their class names."""
+    key = (finding.split, finding.problem.image)
+    if key not in images:
         return np.zeros((0, 4)), []
-    split, index = places[finding.split, finding.problem.image]
-    truths = split.annotations
-    boxes, labels = truths.boxes_original[truths.rows(index)], truths.labels[truths.rows(index)]
+    split, index = images[key]
+    annotations = split.annotations
+    rows = annotations.rows(index)
+    boxes = annotations.boxes_original[rows]  # (n, 4)
+    labels = annotations.labels[rows]
     others = (boxes != (finding.problem.box or (np.nan,) * 4)).any(1)
-    return boxes[others], [truths.class_names[label] for label in labels[others]]
-
-
-def _name(finding: Finding) -> str:
-    return finding.problem.kind.replace("-", " ")
+    return boxes[others], [annotations.class_names[label] for label in labels[others]]
 
 
 def _with_margin(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The image on a larger grey ground, if a box reaches out of it; and what to add to its boxes (4,)."""
+    """The image with a gray margin where a box reaches out of it, and the shift (4,) to add to its boxes."""
     height, width = image.shape[:2]
     if not len(boxes) or not np.isfinite(boxes).all():
         return image, np.zeros(4)
-    most = MARGIN * np.array([width, height])
-    before = np.ceil(np.clip(-boxes[:, :2].min(0), 0, most)).astype(int)
-    after = np.ceil(np.clip(boxes[:, 2:].max(0) - [width, height], 0, most)).astype(int)
-    before, after = (
-        before + SEEN_PIXELS * (before > 0),
-        after + SEEN_PIXELS * (after > 0),
-    )  # so that the box's edge is seen, too
+    widest = MARGIN * np.array([width, height])
+    before = np.ceil(np.clip(-boxes[:, :2].min(0), 0, widest)).astype(int)  # (2,) left, top
+    after = np.ceil(np.clip(boxes[:, 2:].max(0) - [width, height], 0, widest)).astype(
+        int
+    )  # (2,) right, bottom
+    before += SEEN_PIXELS * (before > 0)  # shows the edge of the box, too
+    after += SEEN_PIXELS * (after > 0)
     canvas = cv2.copyMakeBorder(
         image, before[1], after[1], before[0], after[0], cv2.BORDER_CONSTANT, value=BEYOND
     )
@@ -92,10 +97,9 @@ def _with_margin(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _visible(boxes: np.ndarray) -> np.ndarray:
-    """Corners in order, and boxes without area or nearly so as squares around where they are."""
+    """(n, 4) -> (n, 4), finite, corners in order, sides grown around their centre to at least SEEN_PIXELS."""
     boxes = np.nan_to_num(boxes, nan=0.0, posinf=1e6, neginf=-1e6)
-    boxes = np.concatenate(
-        [np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])], 1
-    )
-    grow = np.clip(SEEN_PIXELS - (boxes[:, 2:] - boxes[:, :2]), 0, None) / 2
-    return boxes + np.concatenate([-grow, grow], 1)
+    low = np.minimum(boxes[:, :2], boxes[:, 2:])
+    high = np.maximum(boxes[:, :2], boxes[:, 2:])
+    grow = np.clip(SEEN_PIXELS - (high - low), 0, None) / 2
+    return np.concatenate([low - grow, high + grow], 1)

@@ -1,4 +1,4 @@
-"""What only several images or splits together show: the same picture twice, class names that mean one thing, classes that are missing."""
+"""Findings about images and classes across splits: duplicates, similar names, missing and rare classes."""
 
 from __future__ import annotations
 
@@ -13,127 +13,137 @@ from typing import NamedTuple
 import numpy as np
 
 from detectors.commands.lint.findings import Finding, Split
-from detectors.commands.lint.image_checks import Facts
+from detectors.commands.lint.image_checks import ImageFacts
 from detectors.data.problems import Problem
 
-RARE = 10  # boxes of a class in the training split below which it can hardly be learnt
-SAME_LOOK = (
-    4.0  # grey levels between two small pictures up to which one is a copy of the other that was saved anew
-)
-MISSPELT = 0.85  # likeness of two names (difflib's ratio) ...
-SELDOM = 0.1  # ... and how rare one must be beside the other to be taken for a slip
+RARE = 10  # boxes; a class with fewer in the training split can hardly be learned
+COPY_DIFFERENCE = 4.0  # gray levels; thumbnails with a smaller mean difference are of one picture, re-encoded
+SIMILARITY = 0.85  # difflib ratio; more similar names may be a typo ...
+TYPO_SHARE = 0.1  # ... if one class has at most this share of the other's boxes
 
 
-class _Seen(NamedTuple):
+class _ListedImage(NamedTuple):
     split: str
     path: str
 
-    def words(self, split: str) -> str:
+    def describe(self, split: str) -> str:
+        """The image as named in a finding about `split`."""
         return self.path if split == self.split else f"{self.split}'s {self.path}"
 
 
-class _Album:
-    """The images that have been looked at, by place, by pixels and by name."""
+class _ImageIndex:
+    """The images added so far, by resolved path, by pixels and by file name."""
 
     def __init__(self):
-        self.places: dict[str, _Seen] = {}
-        self.pixels: dict[bytes, _Seen] = {}
-        self.names: dict[str, list[_Seen]] = {}
+        self.by_file: dict[str, _ListedImage] = {}
+        self.by_digest: dict[bytes, _ListedImage] = {}
+        self.by_name: dict[str, list[_ListedImage]] = {}
 
-    def add(self, image: _Seen, facts: Mapping[str, Facts]) -> tuple[_Seen, str] | None:
-        """The earlier image that is the same, and the words for it; None if it is a new one."""
-        place, fact, name = os.path.realpath(image.path), facts[image.path], Path(image.path).name
-        known = None
-        if place in self.places:
-            seen = self.places[place]
-            known = (
-                seen,
-                f"the same file is in {seen.split}" if seen.split != image.split else "listed more than once",
-            )
-        elif fact.digest in self.pixels:
-            seen = self.pixels[fact.digest]
-            known = seen, f"the same pixels as {seen.words(image.split)}"
-        else:
-            for seen in self.names.get(name, []):
-                if seen.split != image.split and _same_look(fact, facts[seen.path]):
-                    known = seen, f"the same name and nearly the same pixels as {seen.words(image.split)}"
-        self.places.setdefault(place, image)
-        if fact.digest:
-            self.pixels.setdefault(fact.digest, image)
-        self.names.setdefault(name, []).append(image)
-        return known
+    def add(self, image: _ListedImage, facts: Mapping[str, ImageFacts]) -> tuple[_ListedImage, str] | None:
+        """Adds an image. Returns an earlier image that is the same and how they match, or None."""
+        match = self._match(image, facts)
+        digest = facts[image.path].digest
+        self.by_file.setdefault(os.path.realpath(image.path), image)
+        if digest:
+            self.by_digest.setdefault(digest, image)
+        self.by_name.setdefault(Path(image.path).name, []).append(image)
+        return match
+
+    def _match(self, image: _ListedImage, facts: Mapping[str, ImageFacts]) -> tuple[_ListedImage, str] | None:
+        same_file = self.by_file.get(os.path.realpath(image.path))
+        if same_file and same_file.split != image.split:
+            return same_file, f"the same file is in {same_file.split}"
+        if same_file:
+            return same_file, "listed more than once"
+        same_pixels = self.by_digest.get(facts[image.path].digest)
+        if same_pixels:
+            return same_pixels, f"the same pixels as {same_pixels.describe(image.split)}"
+        match = None
+        for other in self.by_name.get(Path(image.path).name, []):
+            if other.split != image.split and _look_alike(facts[image.path], facts[other.path]):
+                match = other, f"the same name and nearly the same pixels as {other.describe(image.split)}"
+        return match
 
 
-def _same_look(one: Facts, other: Facts) -> bool:
-    if not one.look or not other.look:
+def _look_alike(first: ImageFacts, second: ImageFacts) -> bool:
+    if not first.thumbnail or not second.thumbnail:
         return False
-    grey = [np.frombuffer(fact.look, np.uint8).astype(float) for fact in (one, other)]
-    return float(np.abs(grey[0] - grey[1]).mean()) < SAME_LOOK
+    first_gray = np.frombuffer(first.thumbnail, np.uint8).astype(float)
+    second_gray = np.frombuffer(second.thumbnail, np.uint8).astype(float)
+    return float(np.abs(first_gray - second_gray).mean()) < COPY_DIFFERENCE
 
 
-def same_images(splits: Sequence[Split], facts: Mapping[str, Facts]) -> list[Finding]:
-    """Each image that an earlier one equals, once: in another split (which makes the evaluation worthless) or in its own."""
-    album, found = _Album(), []
+def same_images(splits: Sequence[Split], facts: Mapping[str, ImageFacts]) -> list[Finding]:
+    """One finding for each image that repeats an earlier one of its own split or of another.
+
+    An image in two splits makes the evaluation worthless.
+    """
+    index = _ImageIndex()
+    findings = []
     for split in splits:
-        for index, path in enumerate(split.annotations.paths):
-            if known := album.add(_Seen(split.name, path), facts):
-                seen, what = known
-                kind = "duplicate-image" if seen.split == split.name else "in-two-splits"
-                found.append(split.image_finding(kind, index, what))
-    return found
+        for row, path in enumerate(split.annotations.paths):
+            match = index.add(_ListedImage(split.name, path), facts)
+            if match:
+                earlier, what = match
+                kind = "duplicate-image" if earlier.split == split.name else "in-two-splits"
+                findings.append(split.image_finding(kind, row, what))
+    return findings
 
 
 def class_findings(splits: Sequence[Split]) -> list[Finding]:
-    """Names that may mean one class, classes that a split lacks, and rare ones."""
+    """Class names that may mean the same, classes without a box in a split, rare classes in train."""
+    names = splits[0].annotations.class_names
     counts = {
         split.name: np.bincount(split.annotations.labels, minlength=len(split.annotations.class_names))
         for split in splits
     }
-    names = splits[0].annotations.class_names
-    total = dict(zip(names, sum(counts.values()).tolist(), strict=True))
-    found = [
-        Finding(
-            "",
-            Problem(
-                "alike-classes", f"class {rarer}", f"boxes: {total[rarer]}, beside {total[other]} of {other}"
-            ),
-        )
-        for rarer, other in alike(total)
-    ]
-    for split, number in counts.items():
-        for label in np.flatnonzero(number == 0) if number.any() else []:
-            found.append(
-                Finding(split, Problem("absent-class", f"class {names[label]}", f"no box in {split}"))
-            )
-        for label in np.flatnonzero((number > 0) & (number < RARE)) if split == "train" else []:
-            found.append(
-                Finding(
-                    split, Problem("rare-class", f"class {names[label]}", f"boxes in train: {number[label]}")
-                )
-            )
-    return found
+    totals = dict(zip(names, sum(counts.values()).tolist(), strict=True))
+    findings = []
+    for rarer, other in alike(totals):
+        what = f"boxes: {totals[rarer]}, beside {totals[other]} of {other}"
+        findings.append(Finding("", Problem("alike-classes", f"class {rarer}", what)))
+    for split, split_counts in counts.items():
+        findings += _count_findings(split, names, split_counts)
+    return findings
+
+
+def _count_findings(split: str, names: Sequence[str], counts: np.ndarray) -> list[Finding]:
+    """Findings about classes with no box or few boxes. counts: (C,) boxes per class."""
+    findings = []
+    if counts.any():  # a split without any boxes is not annotated
+        for label in np.flatnonzero(counts == 0):
+            problem = Problem("absent-class", f"class {names[label]}", f"no box in {split}")
+            findings.append(Finding(split, problem))
+    if split == "train":
+        for label in np.flatnonzero((counts > 0) & (counts < RARE)):
+            problem = Problem("rare-class", f"class {names[label]}", f"boxes in train: {counts[label]}")
+            findings.append(Finding(split, problem))
+    return findings
 
 
 def alike(counts: Mapping[str, int]) -> list[tuple[str, str]]:
-    """Pairs of names (the rarer, the other) that may mean one class: "dog" and "Dogs", or a rare "racoon" beside "raccoon"."""
+    """Pairs (rarer, other) of names that may mean one class: "dog" and "Dogs", a rare "racoon" and "raccoon".
+
+    counts: class name -> number of boxes.
+    """
     pairs = []
     for pair in itertools.combinations(counts, 2):
         rarer, other = sorted(pair, key=lambda name: counts[name])
-        slip = counts[rarer] <= SELDOM * counts[other] and _near(rarer.lower(), other.lower())
-        if _plain(rarer) == _plain(other) or slip:
+        typo = counts[rarer] <= TYPO_SHARE * counts[other] and _similar(rarer.lower(), other.lower())
+        if typo or _normalise(rarer) == _normalise(other):
             pairs.append((rarer, other))
     return pairs
 
 
-def _near(one: str, other: str) -> bool:
-    """The two quick ratios are upper bounds: most pairs of a thousand classes need no more."""
-    match = difflib.SequenceMatcher(None, one, other)
-    return min(match.real_quick_ratio(), match.quick_ratio()) >= MISSPELT and match.ratio() >= MISSPELT
+def _similar(first: str, second: str) -> bool:
+    """The quick ratios are upper bounds, so most pairs of a thousand classes do not need the slow one."""
+    matcher = difflib.SequenceMatcher(None, first, second)
+    quick = min(matcher.real_quick_ratio(), matcher.quick_ratio())
+    return quick >= SIMILARITY and matcher.ratio() >= SIMILARITY
 
 
-def _plain(name: str) -> str:
-    """Lower case, letters and digits only, without the plural's s."""
+def _normalise(name: str) -> str:
+    """Lower case, letters and digits only, without a plural s."""
     letters = re.sub(r"[\W_]+", "", name.lower())
-    return (
-        letters[:-1] if len(letters) > 3 and letters.endswith("s") and not letters.endswith("ss") else letters
-    )
+    plural = len(letters) > 3 and letters.endswith("s") and not letters.endswith("ss")
+    return letters[:-1] if plural else letters

@@ -1,4 +1,4 @@
-"""Splits built in memory for the tests of the lint family."""
+"""Splits built in memory for the tests of detectors lint."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def split_of(
     problems: list[Problem] | None = None,
     instances: str | None = None,
 ) -> Split:
-    """boxes: for each image, xyxy with continuous edges. size: (height, width) of all images. labels: 0 if not given."""
+    """boxes: xyxy per image, continuous edges. labels: per image; all 0 by default. size: (height, width)."""
     flat = np.array([box for image in boxes for box in image], dtype=np.float64).reshape(-1, 4)
     flat_labels = [0] * len(flat) if labels is None else [label for image in labels for label in image]
     annotations = Annotations(

@@ -1,4 +1,4 @@
-"""A data set with one of each fault, the broken files of real data sets, and a clean one; what is printed, written and returned."""
+"""detectors lint on sets with every kind of fault, without faults, and with broken files of real sets."""
 
 import base64
 import json
@@ -21,57 +21,38 @@ from detectors.config.schema import composed
 from detectors.data.problems import KINDS
 from tests.data.files import box_xml, write_coco, write_voc
 
-IN_VOC = sorted(set(KINDS) - {"broken-entry"})  # that is COCO's
+VOC_KINDS = sorted(set(KINDS) - {"broken-entry"})  # broken-entry is for COCO only
 SIZE = (60, 80)  # (height, width)
-PLENTY = {name: box_xml(name, 5 + 7 * n, 5, 40 + 3 * n, 50) for n, name in enumerate(("bird", "cat", "dog"))}
-FAULTS = {  # stem -> objects; the rest of what is wrong with some is done by break_files()
+VALID = {name: box_xml(name, 5 + 7 * n, 5, 40 + 3 * n, 50) for n, name in enumerate(("bird", "cat", "dog"))}
+FAULTS = {  # stem -> objects; break_files() adds the faults of files
     "partly-outside": box_xml("cat", 60, 10, 95, 50),
     "outside-image": box_xml("cat", 90, 10, 95, 50),
     "duplicate-box": 2 * box_xml("cat", 10, 10, 50, 50),
     "two-classes": box_xml("cat", 10, 10, 50, 50) + box_xml("dog", 10, 10, 50, 50),
-    "tiny-box": box_xml("cat", 10, 10, 10.5, 50),  # 1.5 pixels wide, .6 at the model's input
+    "tiny-box": box_xml("cat", 10, 10, 10.5, 50),  # 1.5 px wide, 0.6 px at the model's input
     "no-area": box_xml("cat", 50, 10, 50, 30),
     "broken-object": box_xml("cat", "ten", 10, 50, 30),
-    "alike-classes": box_xml("Dog", 10, 10, 50, 50),  # and the one box of a rare class
+    "alike-classes": box_xml("Dog", 10, 10, 50, 50),  # also the only box of a rare class
     **dict.fromkeys(
         ("missing-image", "broken-image", "missing-annotation", "broken-annotation", "size-differs"),
-        PLENTY["cat"],
+        VALID["cat"],
     ),
     **dict.fromkeys(
         ("trailing-bytes", "grayscale", "cmyk", "16-bit", "transparent", "rotated", "in-two-splits"),
-        PLENTY["cat"],
+        VALID["cat"],
     ),
 }
 
 
 def write_faulty(root: Path) -> Path:
-    """Every kind of finding once."""
-    write_voc(
-        root,
-        {
-            "unknown-class": box_xml("cow", 10, 10, 50, 50),
-            "val": "".join(PLENTY[name] for name in ("cat", "dog")),
-        },
-        split="val",
-    )
-    (root / "Annotations" / "val.xml").write_text(
-        (root / "Annotations" / "val.xml")
-        .read_text()
-        .replace("</annotation>", box_xml("Dog", 1, 1, 9, 9) + "</annotation>")
-    )
-    write_voc(
-        root,
-        {
-            **FAULTS,
-            **{f"plenty_{n}": "".join(PLENTY.values()) for n in range(12)},
-            "duplicate-image": PLENTY["cat"],
-        },
-        split="train",
-    )
+    """A set with every kind of finding once."""
+    val_objects = VALID["cat"] + VALID["dog"] + box_xml("Dog", 1, 1, 9, 9)
+    write_voc(root, {"unknown-class": box_xml("cow", 10, 10, 50, 50), "val": val_objects}, split="val")
+    valid_images = {f"valid_{n}": "".join(VALID.values()) for n in range(12)}
+    write_voc(root, {**FAULTS, **valid_images, "duplicate-image": VALID["cat"]}, split="train")
     images = root / "JPEGImages"
-    for number, stem in enumerate(
-        ("unknown-class", "val")
-    ):  # write_voc begins anew with each call: those would be two of train's
+    # write_voc draws the same images in each call: val needs others than train
+    for number, stem in enumerate(("unknown-class", "val")):
         picture = np.random.default_rng(100 + number).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
         cv2.imwrite(str(images / f"{stem}.jpg"), picture)
     break_files(root, images)
@@ -93,13 +74,13 @@ def break_files(root: Path, images: Path) -> None:
     Image.open(images / "rotated.jpg").save(images / "rotated.jpg", exif=exif)
     Image.open(images / "size-differs.jpg").resize((40, 30)).save(images / "size-differs.jpg")
     Image.open(images / "transparent.jpg").convert("P").save(images / "transparent.png", transparency=0)
-    deep = cv2.imread(str(images / "16-bit.jpg")).astype(np.uint16) * 257
-    cv2.imwrite(str(images / "16-bit.png"), deep)
+    pixels_16_bit = cv2.imread(str(images / "16-bit.jpg")).astype(np.uint16) * 257
+    cv2.imwrite(str(images / "16-bit.png"), pixels_16_bit)
     for stem in ("transparent", "16-bit"):
         (images / f"{stem}.jpg").unlink()
-    shutil.copy(images / "plenty_0.jpg", images / "duplicate-image.jpg")
-    leaked = root / "ImageSets" / "Main" / "val.txt"
-    leaked.write_text(leaked.read_text() + "in-two-splits\n")
+    shutil.copy(images / "valid_0.jpg", images / "duplicate-image.jpg")
+    val_list = root / "ImageSets" / "Main" / "val.txt"
+    val_list.write_text(val_list.read_text() + "in-two-splits\n")
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +93,7 @@ def data_of(faulty: Path) -> list[str]:
 
 
 def run(capsys, *arguments: object) -> tuple[int, str]:
-    """Exit status and what was printed."""
+    """Exit status and standard output."""
     try:
         command.main([str(argument) for argument in arguments])
     except SystemExit as stop:
@@ -121,13 +102,16 @@ def run(capsys, *arguments: object) -> tuple[int, str]:
 
 
 class Page(HTMLParser):
-    """Checks that what is opened is closed, and collects pictures and text."""
+    """Collects tags, pictures and text. Asserts that every opened tag is closed."""
 
     VOID = ("meta", "img")
 
     def __init__(self, text: str):
         super().__init__(convert_charrefs=True)
-        self.open, self.tags, self.pictures, self.text = [], Counter(), [], ""
+        self.open = []
+        self.tags = Counter()
+        self.pictures = []
+        self.text = ""
         self.feed(text)
         assert self.open == []
 
@@ -149,43 +133,44 @@ def decoded(picture: str) -> np.ndarray:
     return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
 
 
-def test_one_of_every_fault(faulty, tmp_path, capsys):
-    """Each kind once, in print, in JSON and on the page; the same with 0, 1 and 2 processes."""
-    status, printed = run(
-        capsys, *data_of(faulty), "--workers", 0, "--json", tmp_path / "0.json", "--html", tmp_path / "0.html"
-    )
+def test_every_kind_of_finding_is_reported_once(faulty, tmp_path, capsys):
+    """In the text, in the JSON file and on the page."""
+    files = ["--json", tmp_path / "a.json", "--html", tmp_path / "a.html"]
+    status, printed = run(capsys, *data_of(faulty), "--workers", 0, *files)
     assert status == 1
-    found = json.loads((tmp_path / "0.json").read_text())
-    assert Counter(finding["kind"] for finding in found["findings"]) == Counter(IN_VOC)
-    for finding in found["findings"]:
-        words = f"{finding['file']}: {finding['what']}" if finding["what"] else finding["file"]
-        assert len(re.findall(re.escape(words) + "\n", printed)) == 1, words
-        named = finding["kind"] in finding["file"] or finding["kind"] in (
-            "alike-classes",
-            "rare-class",
-            "absent-class",
-        )
-        assert named, finding
-    errors = sum(KINDS[kind].error for kind in IN_VOC)
-    assert (found["errors"], found["warnings"]) == (errors, len(IN_VOC) - errors)
-    assert f"\n{errors} errors, {len(IN_VOC) - errors} warnings\n" in printed
-    for workers in (1, 2):
-        again = tmp_path / f"{workers}.json"
-        assert run(capsys, *data_of(faulty), "--workers", workers, "--json", again) == (1, printed)
-        assert again.read_bytes() == (tmp_path / "0.json").read_bytes()
-    page = Page((tmp_path / "0.html").read_text())
-    for finding in found["findings"]:
+    report = json.loads((tmp_path / "a.json").read_text())
+    findings = report["findings"]
+    assert Counter(finding["kind"] for finding in findings) == Counter(VOC_KINDS)
+    for finding in findings:
+        line = f"{finding['file']}: {finding['what']}" if finding["what"] else finding["file"]
+        assert len(re.findall(re.escape(line) + "\n", printed)) == 1, line
+        if finding["kind"] not in ("alike-classes", "rare-class", "absent-class"):
+            assert finding["kind"] in finding["file"], finding
+    errors = sum(KINDS[kind].error for kind in VOC_KINDS)
+    warnings = len(VOC_KINDS) - errors
+    assert (report["errors"], report["warnings"]) == (errors, warnings)
+    assert f"\n{errors} errors, {warnings} warnings\n" in printed
+    page = Page((tmp_path / "a.html").read_text())
+    for finding in findings:
         assert finding["file"] in page.text
     assert page.tags["script"] == page.tags["link"] == 0
     without_picture = page.text.count("this image cannot be shown")
-    assert len(page.pictures) + without_picture == sum(
-        bool(finding["image"]) for finding in found["findings"]
-    )
-    assert without_picture == 2  # the missing and the broken one
+    assert without_picture == 2  # the missing and the broken image
+    assert len(page.pictures) + without_picture == sum(bool(finding["image"]) for finding in findings)
     assert all(max(decoded(picture).shape) >= 480 for picture in page.pictures)
 
 
-def test_a_clean_set_has_no_errors(tmp_path, capsys):
+def test_the_report_does_not_depend_on_the_number_of_workers(faulty, tmp_path, capsys):
+    reports = set()
+    for workers in (0, 1, 2):
+        path = tmp_path / f"{workers}.json"
+        status, printed = run(capsys, *data_of(faulty), "--workers", workers, "--json", path)
+        assert status == 1
+        reports.add((printed, path.read_bytes()))
+    assert len(reports) == 1
+
+
+def test_a_set_without_faults_has_no_errors(tmp_path, capsys):
     shapes = [f"paths.cache={tmp_path}", "data.shapes.train=60", "data.shapes.val=20"]
     status, printed = run(capsys, "data=shapes", *shapes, "--workers", 0, "--html", tmp_path / "page.html")
     assert status == 0
@@ -194,7 +179,7 @@ def test_a_clean_set_has_no_errors(tmp_path, capsys):
 
 
 def test_coco(tmp_path, capsys):
-    """Faults are named in the annotation file, with the image; splits with the same list are looked at once."""
+    """Findings name the annotation file and the image. Splits with the same list are checked once."""
     content = {
         "categories": [{"id": 3, "name": "cat"}],
         "images": [{"id": n, "file_name": f"{n}.jpg", "height": 60, "width": 80} for n in range(2)],
@@ -226,22 +211,21 @@ def test_coco(tmp_path, capsys):
 
 
 def test_splits_can_be_chosen(faulty, tmp_path, capsys):
-    status, _ = run(
-        capsys, *data_of(faulty), "--splits", "val", "--workers", 0, "--json", tmp_path / "a.json"
-    )
+    options = ["--splits", "val", "--workers", 0, "--json", tmp_path / "a.json"]
+    status, _ = run(capsys, *data_of(faulty), *options)
     assert status == 1
-    found = json.loads((tmp_path / "a.json").read_text())
-    assert list(found["statistics"]["splits"]) == ["val"]
-    assert [finding["kind"] for finding in found["findings"] if finding["error"]] == ["unknown-class"]
+    report = json.loads((tmp_path / "a.json").read_text())
+    assert list(report["statistics"]["splits"]) == ["val"]
+    assert [finding["kind"] for finding in report["findings"] if finding["error"]] == ["unknown-class"]
 
 
-def test_training_says_in_one_line_what_it_left_out(faulty, capsys):
+def test_training_reports_in_one_line_what_it_left_out(faulty, capsys):
     config = check(composed([*data_of(faulty), "data.on_error=skip"]))
     annotations, val_annotations = train.read_data(config)
     assert (len(annotations), len(val_annotations)) == (30, 3)
     (line,) = capsys.readouterr().out.splitlines()
-    for words in ("left out boxes without area: 1 in train", "left out objects of unknown classes: 1 in val"):
-        assert f"; {words};" in line
+    for part in ("left out boxes without area: 1 in train", "left out objects of unknown classes: 1 in val"):
+        assert f"; {part};" in line
     assert "; boxes that reach out of their image: 1 in train;" in line
     assert line.endswith("; detectors lint shows them")
 
@@ -255,7 +239,7 @@ def test_training_says_in_one_line_what_it_left_out(faulty, capsys):
         (["data=voc07", "data.test=[]", "--splits", "test"], "data.test is empty"),
     ],
 )
-def test_mistakes_have_status_2(arguments, message, capsys):
+def test_user_errors_have_status_2(arguments, message, capsys):
     with pytest.raises(SystemExit) as stop:
         command.main(arguments)
     assert stop.value.code == 2
@@ -264,25 +248,24 @@ def test_mistakes_have_status_2(arguments, message, capsys):
 
 def test_a_report_that_cannot_be_written(faulty, tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert (
-        run(
-            capsys, "data=voc", f"data.root={faulty}", "--workers", 0, "--json", tmp_path / "file" / "a.json"
-        )[0]
-        == 2
-    )
+    path = tmp_path / "file" / "a.json"  # its folder is a file
+    status, _ = run(capsys, "data=voc", f"data.root={faulty}", "--workers", 0, "--json", path)
+    assert status == 2
 
 
 def write_bad_input(root: Path, shared: Path) -> Path:
-    """The broken files of real data sets in VOC's layout, their classes as they are."""
+    """Broken files of real data sets, in VOC's layout."""
     source = shared / "bad-input"
     for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (root / folder).mkdir(parents=True)
     for path in sorted((source / "images").iterdir()):
         shutil.copy(path, root / "JPEGImages")
         xml = source / "xml" / f"{re.sub('_(truncated|zero_padded).*', '', path.stem)}.xml"
-        text = xml.read_text() if xml.is_file() else "<annotation></annotation>"  # COCO's two have none
+        text = (
+            xml.read_text() if xml.is_file() else "<annotation></annotation>"
+        )  # the two files of COCO have no XML
         (root / "Annotations" / f"{path.stem}.xml").write_text(text)
-    for xml in sorted((source / "xml").glob("voc2012*")):  # images of the size that the XML says
+    for xml in sorted((source / "xml").glob("voc2012*")):  # draws images of the size in the XML
         width, height = (
             int(re.search(f"<{side}>(\\d+)<", xml.read_text())[1]) for side in ("width", "height")
         )
@@ -295,19 +278,16 @@ def write_bad_input(root: Path, shared: Path) -> Path:
 
 
 @pytest.mark.data
-def test_all_broken_files_of_real_sets(tmp_path, shared, capsys):
-    """Float coordinates and another order of a box's children are no faults: those images are in no finding."""
+def test_broken_files_of_real_sets(tmp_path, shared, capsys):
+    """Fractional coordinates and reordered XML elements are valid: no finding is about those images."""
     root = write_bad_input(tmp_path / "set", shared)
     data = ["data=voc", f"data.root={root}", "data.train=[all]", "data.val=[all]"]
-    status, _ = run(
-        capsys, *data, "--workers", 2, "--json", tmp_path / "a.json", "--html", tmp_path / "a.html"
-    )
+    files = ["--json", tmp_path / "a.json", "--html", tmp_path / "a.html"]
+    status, _ = run(capsys, *data, "--workers", 2, *files)
     assert status == 1
-    found = json.loads((tmp_path / "a.json").read_text())
-    of_files = {
-        (finding["kind"], Path(finding["file"]).stem) for finding in found["findings"] if finding["image"]
-    }
-    assert of_files == {
+    report = json.loads((tmp_path / "a.json").read_text())
+    image_findings = [finding for finding in report["findings"] if finding["image"]]
+    assert {(finding["kind"], Path(finding["file"]).stem) for finding in image_findings} == {
         ("broken-image", "kangaroo_00090_truncated"),
         ("trailing-bytes", "kangaroo_00053_zero_padded_524288"),
         ("no-area", "BloodImage_00338"),
@@ -315,7 +295,7 @@ def test_all_broken_files_of_real_sets(tmp_path, shared, capsys):
         *(("grayscale", f"raccoon-{number}") for number in (150, 152, 161)),
         ("grayscale", "coco_000000000086_grayscale"),
     }
-    assert found["same_lists"] == {"val": "train"}
-    assert found["statistics"]["splits"]["train"]["images without boxes"] == 2
+    assert report["same_lists"] == {"val": "train"}
+    assert report["statistics"]["splits"]["train"]["images without boxes"] == 2
     page = Page((tmp_path / "a.html").read_text())
     assert len(page.pictures) == 7

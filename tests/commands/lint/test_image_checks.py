@@ -1,4 +1,4 @@
-"""Files that Pillow and OpenCV wrote, with one oddity each; what follows a JPEG against where Pillow's own writer stopped."""
+"""Checks of image files written by Pillow and OpenCV, most of them with one unusual property."""
 
 import io
 
@@ -26,7 +26,7 @@ def encoded(image: Image.Image, form: str = "JPEG", **options) -> bytes:
     return buffer.getvalue()
 
 
-def turned(tag: int) -> Image.Exif:
+def orientation_tag(tag: int) -> Image.Exif:
     exif = Image.Exif()
     exif[image_checks.ORIENTATION] = tag
     return exif
@@ -44,11 +44,11 @@ def odd_files(picture: Image.Image) -> dict[str, tuple[str, bytes]]:
     }
 
 
-def test_each_oddity_is_noted_once(picture, tmp_path):
+def test_each_unusual_property_is_noted_once(picture, tmp_path):
     for kind, (name, data) in odd_files(picture).items():
         (tmp_path / name).write_bytes(data)
         facts = image_checks.inspect(str(tmp_path / name))
-        assert [noted for noted, _ in facts.notes] == [kind]
+        assert [noted_kind for noted_kind, _ in facts.notes] == [kind]
         assert facts.size == SIZE
         assert facts.fault is None
 
@@ -65,27 +65,25 @@ def test_an_alpha_channel_is_noted(picture, tmp_path, mode):
     assert "transparent" in dict(image_checks.inspect(str(tmp_path / "a.png")).notes)
 
 
-def test_16_bit_gray_is_both(tmp_path):
+def test_16_bit_gray_has_both_notes(tmp_path):
     Image.fromarray(np.arange(4800, dtype=np.uint16).reshape(SIZE)).save(tmp_path / "a.png")
-    assert [kind for kind, _ in image_checks.inspect(str(tmp_path / "a.png")).notes] == [
-        "grayscale",
-        "16-bit",
-    ]
+    notes = image_checks.inspect(str(tmp_path / "a.png")).notes
+    assert [kind for kind, _ in notes] == ["grayscale", "16-bit"]
 
 
 @pytest.mark.parametrize(
     "options", [{}, {"progressive": True}, {"restart_marker_blocks": 2}, {"comment": b"\xff\xd9 no end"}]
 )
 def test_trailing_bytes(picture, options):
-    """Also after the end of a scan of many, restart markers, and a comment that holds an end of image."""
+    """Also in progressive JPEGs, with restart markers, and with an end marker inside a comment."""
     data = encoded(picture, **options)
     assert image_checks.trailing_bytes(data) == 0
     assert image_checks.trailing_bytes(data + b"\0" * 7) == 7
     assert image_checks.trailing_bytes(data + data) == len(data)
-    assert image_checks.trailing_bytes(data[:-2]) == 0  # no end at all
+    assert image_checks.trailing_bytes(data[:-2]) == 0  # no end marker
 
 
-def test_a_thumbnails_end_is_not_the_images(picture):
+def test_the_end_of_a_thumbnail_is_not_the_end_of_the_image(picture):
     data = encoded(picture)
     thumbnail = encoded(picture.resize((8, 6)))
     segment = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
@@ -116,26 +114,27 @@ def test_files_that_cannot_be_used(tmp_path, data, kind):
     assert str(path) not in facts.fault[1]
 
 
-def test_a_fault_inside_of_the_decoder_is_the_files(tmp_path, monkeypatch):
+def test_an_exception_in_a_decoder_becomes_a_fault_of_the_file(tmp_path, monkeypatch):
     def fail(path):
-        raise SystemError("a decoder's own")
+        raise SystemError("decoder bug")
 
     monkeypatch.setattr(image_checks, "read_image", fail)
     assert image_checks.inspect("a.jpg").fault == (
         "broken-image",
-        "the image cannot be decoded (SystemError: a decoder's own)",
+        "the image cannot be decoded (SystemError: decoder bug)",
     )
 
 
-def test_every_cut_of_a_jpeg_is_survived(picture, tmp_path):
-    data, path = encoded(picture), tmp_path / "a.jpg"
+def test_truncated_jpegs_are_broken(picture, tmp_path):
+    data = encoded(picture)
+    path = tmp_path / "a.jpg"
     for end in range(0, len(data) - 2, 37):
         path.write_bytes(data[:end])
         assert image_checks.inspect(str(path)).fault[0] == "broken-image"
 
 
-def test_the_digest_is_of_the_pixels(picture, tmp_path):
-    """Two files that differ and hold the same pixels have one; a tall and a wide image of one colour do not."""
+def test_the_digest_depends_on_the_pixels_only(picture, tmp_path):
+    """Different files with the same pixels share it. A tall and a wide image of one colour do not."""
     picture.save(tmp_path / "a.png", compress_level=1)
     picture.save(tmp_path / "b.png", compress_level=9)
     Image.new("RGB", (8, 4)).save(tmp_path / "wide.png")
@@ -148,46 +147,43 @@ def test_the_digest_is_of_the_pixels(picture, tmp_path):
     assert wide.digest != tall.digest
 
 
-def kinds_of(path, size: tuple[int, int]) -> dict[str, str]:
+def findings_of(path, size: tuple[int, int]) -> dict[str, str]:
     split = split_of([[]], paths=[str(path)], size=size)
-    found = image_checks.image_findings([split], image_checks.inspect_all([str(path)], 0))
-    return {finding.problem.kind: str(finding) for finding in found}
+    findings = image_checks.image_findings([split], image_checks.inspect_all([str(path)], 0))
+    return {finding.problem.kind: str(finding) for finding in findings}
 
 
-def test_turned_images(picture, tmp_path):
-    """Stored pixels are used: a warning where the annotation is about them, an error where it is about the image turned upright."""
+def test_rotated_images(picture, tmp_path):
+    """A warning if the annotation describes the stored pixels, an error if it describes the rotated image."""
     folder = tmp_path / "JPEGImages"
     folder.mkdir()
-    (folder / "a.jpg").write_bytes(encoded(picture, exif=turned(6)))
-    assert list(kinds_of(folder / "a.jpg", SIZE)) == ["rotated"]
-    (told,) = kinds_of(folder / "a.jpg", SIZE[::-1]).items()
-    assert told[0] == "size-differs"
-    assert told[1].startswith(
-        f"train: {tmp_path}/Annotations/a.xml: the image is 80 x 60 (width x height), its annotation says 60 x 80"
-    )
-    assert told[1].endswith("the camera's orientation tag says 6")
+    (folder / "a.jpg").write_bytes(encoded(picture, exif=orientation_tag(6)))
+    assert list(findings_of(folder / "a.jpg", SIZE)) == ["rotated"]
+    ((kind, line),) = findings_of(folder / "a.jpg", SIZE[::-1]).items()
+    assert kind == "size-differs"
+    assert line.startswith(f"train: {tmp_path}/Annotations/a.xml: the image is 80 x 60 (width x height), ")
+    assert "60 x 80" in line
+    assert line.endswith("the camera's orientation tag is 6")
 
 
 def test_sizes_may_differ_by_rounding(picture, tmp_path):
     (tmp_path / "a.jpg").write_bytes(encoded(picture))
-    assert kinds_of(tmp_path / "a.jpg", (61, 79)) == {}
-    assert list(kinds_of(tmp_path / "a.jpg", (62, 80))) == ["size-differs"]
+    assert findings_of(tmp_path / "a.jpg", (61, 79)) == {}
+    assert list(findings_of(tmp_path / "a.jpg", (62, 80))) == ["size-differs"]
 
 
-def test_a_file_in_two_splits_is_told_once(picture, tmp_path):
+def test_a_file_in_two_splits_is_reported_once(picture, tmp_path):
     path = str(tmp_path / "a.jpg")
     splits = [split_of([[]], paths=[path], name=name) for name in ("train", "val")]
-    assert [
-        finding.split
-        for finding in image_checks.image_findings(splits, image_checks.inspect_all([path, path], 0))
-    ] == ["train"]
+    findings = image_checks.image_findings(splits, image_checks.inspect_all([path, path], 0))
+    assert [finding.split for finding in findings] == ["train"]
 
 
-def test_workers_give_the_same(picture, tmp_path):
+def test_results_do_not_depend_on_the_number_of_workers(picture, tmp_path):
     for n, (name, data) in enumerate(odd_files(picture).values()):
         (tmp_path / f"{n}{name}").write_bytes(data)
     paths = [*map(str, sorted(tmp_path.iterdir())), str(tmp_path / "none.jpg")]
-    alone = image_checks.inspect_all(paths, 0)
-    assert list(alone) == paths
-    assert image_checks.inspect_all(paths, 1) == alone
-    assert image_checks.inspect_all(paths, 2) == alone
+    facts = image_checks.inspect_all(paths, 0)
+    assert list(facts) == paths
+    assert image_checks.inspect_all(paths, 1) == facts
+    assert image_checks.inspect_all(paths, 2) == facts

@@ -1,3 +1,5 @@
+"""Checks across images and splits: duplicate images and class names."""
+
 import cv2
 import pytest
 
@@ -9,25 +11,23 @@ from tests.data.files import write_image
 
 
 def same_images(train: list[str], val: list[str]) -> list[tuple[str, str]]:
-    made = [
-        split_of([[]] * len(paths), paths=paths, name=name)
-        for name, paths in (("train", train), ("val", val))
+    """(kind, text) of each finding about two splits with these image paths."""
+    splits = [
+        split_of([[]] * len(train), paths=train, name="train"),
+        split_of([[]] * len(val), paths=val, name="val"),
     ]
-    return [
-        (finding.problem.kind, str(finding))
-        for finding in split_checks.same_images(made, inspect_all([*train, *val], 0))
-    ]
+    findings = split_checks.same_images(splits, inspect_all([*train, *val], 0))
+    return [(finding.problem.kind, str(finding)) for finding in findings]
 
 
-def test_pictures_that_are_the_same(tmp_path):
-    """By file, by pixels under another name, by pixels in the same split, and by name where it was saved anew."""
+def test_same_images(tmp_path):
+    """The same file, the same pixels under another name, in two splits or one; a re-encoded file."""
     for seed, name in enumerate(("one", "two", "three")):
         write_image(tmp_path / f"train/{name}.png", (60, 80), seed=seed)
-    write_image(tmp_path / "val/other.png", (60, 80), seed=0)  # train's one
-    write_image(tmp_path / "val/three.png", (60, 80), seed=7)  # only its name is known
-    cv2.imwrite(
-        str(tmp_path / "val/two.png"), cv2.imread(str(tmp_path / "train/two.png")) ^ 1
-    )  # seen by no eye
+    write_image(tmp_path / "val/other.png", (60, 80), seed=0)  # the pixels of train/one.png
+    write_image(tmp_path / "val/three.png", (60, 80), seed=7)  # only the name is in train, too
+    nearly_two = cv2.imread(str(tmp_path / "train/two.png")) ^ 1  # an invisible change
+    cv2.imwrite(str(tmp_path / "val/two.png"), nearly_two)
     train = [str(tmp_path / f"train/{name}.png") for name in ("one", "two", "three")]
     val = [train[2], *(str(tmp_path / f"val/{name}.png") for name in ("other", "three", "two"))]
     assert same_images(train, val) == [
@@ -43,10 +43,10 @@ def test_pictures_that_are_the_same(tmp_path):
 
 
 def test_one_name_in_two_folders_of_a_split(tmp_path):
-    """Frames of two films, say: only between splits does a name make two pictures suspicious that look alike."""
+    """They may be frames of two films: similar pictures of one name are suspicious across splits only."""
     write_image(tmp_path / "a/1.png", (60, 80))
-    write_image(tmp_path / "b/1.png", (60, 80))
-    cv2.imwrite(str(tmp_path / "b/1.png"), cv2.imread(str(tmp_path / "b/1.png")) ^ 1)
+    (tmp_path / "b").mkdir()
+    cv2.imwrite(str(tmp_path / "b/1.png"), cv2.imread(str(tmp_path / "a/1.png")) ^ 1)
     assert same_images([str(tmp_path / "a/1.png"), str(tmp_path / "b/1.png")], []) == []
 
 
@@ -59,7 +59,8 @@ def test_links_are_the_same_file(tmp_path):
 
 
 def test_broken_images_are_not_the_same(tmp_path):
-    assert same_images([str(tmp_path / "a.png")], [str(tmp_path / "b.png"), str(tmp_path / "c.png")]) == []
+    val = [str(tmp_path / "b.png"), str(tmp_path / "c.png")]
+    assert same_images([str(tmp_path / "a.png")], val) == []
 
 
 @pytest.mark.parametrize(
@@ -69,33 +70,30 @@ def test_broken_images_are_not_the_same(tmp_path):
         ({"dogs": 50, "dog": 40}, [("dog", "dogs")]),
         ({"traffic light": 50, "traffic_light": 4}, [("traffic_light", "traffic light")]),
         ({"raccoon": 50, "racoon": 2}, [("racoon", "raccoon")]),
-        ({"raccoon": 50, "racoon": 30}, []),  # two breeds, for all we know
+        ({"raccoon": 50, "racoon": 30}, []),  # too frequent for a typo
         ({"cat": 50, "car": 1}, []),
         ({"bus": 50, "bu": 1}, []),
     ],
 )
-def test_names_that_are_alike(counts, expected):
+def test_similar_class_names(counts, expected):
     assert split_checks.alike(counts) == expected
 
 
 @pytest.mark.parametrize("names", [VOC_CLASSES, COCO_CLASSES])
-def test_the_benchmarks_names_are_not_alike(names):
-    """However rare one of them is."""
+def test_class_names_of_benchmarks_are_not_similar(names):
+    """However rare one of the classes is."""
     for rare in names[::4]:
         assert split_checks.alike({name: 1 if name == rare else 1000 for name in names}) == []
 
 
-def test_classes():
+def test_class_findings():
     box = [1, 1, 9, 9]
     names = ("Dog", "cat", "dog")
     train = split_of([[box] * 24], [[1] * 12 + [2] * 9 + [0] * 3], class_names=names)
     val = split_of([[box] * 2], [[1, 1]], class_names=names, name="val")
     unlabelled = split_of([[]], class_names=names, name="test")
-    found = [
-        (finding.split, finding.problem.kind, str(finding.problem))
-        for finding in split_checks.class_findings([train, val, unlabelled])
-    ]
-    assert found == [
+    findings = split_checks.class_findings([train, val, unlabelled])
+    assert [(finding.split, finding.problem.kind, str(finding.problem)) for finding in findings] == [
         ("", "alike-classes", "class Dog: boxes: 3, beside 9 of dog"),
         ("train", "rare-class", "class Dog: boxes in train: 3"),
         ("train", "rare-class", "class dog: boxes in train: 9"),
