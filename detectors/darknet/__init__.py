@@ -1,1 +1,1 @@
-"""Files of other programs: their parameters and ours."""
+"""Darknet's files: cfg and weights files, its image decoding and resizing."""

@@ -1,7 +1,7 @@
-"""Reads a Darknet .cfg of the YOLOv2 family: what each section means, and whether its layers fit together.
+"""Reads a Darknet .cfg of the YOLOv2 family: what each section means, and whether the layers fit together.
 
-Nothing is allocated here, so that a cfg with a wild number in it is refused before any memory is asked for.
-Source: src/parser.c of Darknet f6afaab, whose defaults these are.
+Nothing is allocated here, so a cfg with an absurd number is refused before it can exhaust the memory.
+Source, also of the defaults: src/parser.c of Darknet f6afaab.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from detectors.darknet.syntax import Section, read_sections
 
 ACTIVATIONS = ("leaky", "linear", "relu", "logistic")
 ALIASES = {"network": "net", "conv": "convolutional", "max": "maxpool", "avg": "avgpool", "soft": "softmax"}
-# What one image may cost. YOLOv2 at 608 pixels has 5e7 parameters, 4e7 outputs of all layers and 3e10 multiply-adds.
-MOST_PARAMETERS = 2**28
-MOST_OUTPUTS = 2**28
-MOST_OPERATIONS = 2**43
+# Limits for one image. YOLOv2 at 608 pixels: 5e7 parameters, 4e7 outputs of all layers, 3e10 multiply-adds.
+MAX_PARAMETERS = 2**28
+MAX_OUTPUTS = 2**28
+MAX_OPERATIONS = 2**43
 
 
 class _Plan(NamedTuple):
-    """What a reader makes of a section."""
+    """A layer as its section describes it. operations: multiply-adds for one image."""
 
     settings: SectionSettings
     output: Shape
@@ -47,88 +47,81 @@ class _Plan(NamedTuple):
 
 
 def read_cfg(path: Path | str, text: str | None = None) -> DarknetCfg:
-    """Reads and checks a cfg file, or its text if that is given: then `path` only names it in messages.
+    """Reads and checks a cfg file, or `text` if it is given; `path` is then used in messages only.
 
-    ValueError names the file, the line and the section of what does not fit or is not of this family.
+    ValueError names file, line and section if something does not fit or does not belong to the YOLOv2 family.
     """
     first, *rest = read_sections(path, text)
     if ALIASES.get(first.kind, first.kind) != "net":
         raise first.error("a Darknet cfg begins with [net]")
     net = _net(first)
-    shapes: list[Shape] = [(net.channels, net.height, net.width)]
+    layers = _layers(rest, (net.channels, net.height, net.width))
+    if not layers:
+        raise first.error("there are no layers after it")
+    _check_region_is_last(rest, layers)
+    unused = tuple(line for section in (first, *rest) for line in section.unused)
+    return DarknetCfg(Path(path), net, tuple(layers), unused)
+
+
+def _layers(sections: list[Section], image_shape: Shape) -> list[Layer]:
+    shapes = [image_shape]
     layers: list[Layer] = []
     operations = 0
-    for section in rest:
+    for section in sections:
         kind = ALIASES.get(section.kind, section.kind)
         if kind not in SECTION_READERS:
-            raise section.error(f"no such layer in the YOLOv2 family; there are {', '.join(SECTION_READERS)}")
+            known = ", ".join(SECTION_READERS)
+            raise section.error(f"the YOLOv2 family has no such layer; known layers: {known}")
         plan = SECTION_READERS[kind](section, shapes)
-        operations += plan.operations
-        layers.append(
-            Layer(len(layers), section.line, kind, plan.settings, shapes[-1], plan.output, plan.parameters)
+        layer = Layer(
+            len(layers), section.line, kind, plan.settings, shapes[-1], plan.output, plan.parameters
         )
+        layers.append(layer)
         shapes.append(plan.output)
+        operations += plan.operations
         _check_cost(section, layers, operations)
-    if not layers:
-        raise first.error("no layer follows")
-    _check_last(rest, layers)
-    return DarknetCfg(
-        Path(path), net, tuple(layers), tuple(line for section in (first, *rest) for line in section.unused)
-    )
+    return layers
 
 
 def _check_cost(section: Section, layers: list[Layer], operations: int) -> None:
-    found = (
-        ("parameters", sum(layer.parameters for layer in layers), MOST_PARAMETERS),
-        ("outputs for one image", sum(prod(layer.output) for layer in layers), MOST_OUTPUTS),
-        ("operations for one image", operations, MOST_OPERATIONS),
+    costs = (
+        ("parameters", sum(layer.parameters for layer in layers), MAX_PARAMETERS),
+        ("outputs for one image", sum(prod(layer.output) for layer in layers), MAX_OUTPUTS),
+        ("operations for one image", operations, MAX_OPERATIONS),
     )
-    for what, count, most in found:
-        if count > most:
+    for what, count, limit in costs:
+        if count > limit:
             raise section.error(
-                f"layer {layers[-1].index} brings the network to {count} {what}, above the limit of {most}; is a number wrong?"
+                f"with layer {layers[-1].index} the network has {count} {what}, above the limit of {limit}; "
+                "is a number wrong?"
             )
 
 
-def _check_last(sections: list[Section], layers: list[Layer]) -> None:
+def _check_region_is_last(sections: list[Section], layers: list[Layer]) -> None:
     for section, layer in zip(sections[:-1], layers[:-1], strict=True):
         if layer.kind == "region":
             raise section.error("must be the last layer")
 
 
 def _net(section: Section) -> Net:
-    section.ignore(
-        "time_steps",
-        "notruth",
-        "random",
-        "adam",
-        "B1",
-        "B2",
-        "eps",
-        "aspect",
-        "center",
-        "clip",
-        "min_ratio",
-        "max_ratio",
-    )
-    section.ignore("inputs", "min_crop", "max_crop")
-    side = {"least": 1, "most": 1 << 15}
+    section.ignore("time_steps", "notruth", "random", "adam", "B1", "B2", "eps")
+    section.ignore("aspect", "center", "clip", "min_ratio", "max_ratio", "inputs", "min_crop", "max_crop")
     return Net(
-        batch=section.whole("batch", 1, least=1),
-        subdivisions=section.whole("subdivisions", 1, least=1),
-        width=section.whole("width", 0, **side),
-        height=section.whole("height", 0, **side),
-        channels=section.whole("channels", 0, least=1, most=1 << 10),
+        batch=section.integer("batch", 1, minimum=1),
+        subdivisions=section.integer("subdivisions", 1, minimum=1),
+        width=section.integer("width", 0, minimum=1, maximum=1 << 15),
+        height=section.integer("height", 0, minimum=1, maximum=1 << 15),
+        channels=section.integer("channels", 0, minimum=1, maximum=1 << 10),
         momentum=section.number("momentum", 0.9),
         decay=section.number("decay", 0.0001),
         learning_rate=section.number("learning_rate", 0.001),
         policy=section.text("policy", "constant"),
-        burn_in=section.whole("burn_in", 0),
+        burn_in=section.integer("burn_in", 0),
         power=section.number("power", 4.0),
-        max_batches=section.whole("max_batches", 0),
-        steps=section.wholes("steps"),
+        max_batches=section.integer("max_batches", 0),
+        steps=section.integers("steps"),
         scales=section.numbers("scales"),
-        step=section.whole("step", 1),
+        step=section.integer("step", 1),
         scale=section.number("scale", 1.0),
         gamma=section.number("gamma", 1.0),
         angle=section.number("angle", 0.0),
@@ -142,90 +135,109 @@ def _convolutional(section: Section, shapes: Sequence[Shape]) -> _Plan:
     section.refuse("binary", "xnor", "flipped", "dontload", "dontloadscales")
     section.ignore("dot")
     channels, rows, columns = shapes[-1]
-    size = section.whole("size", 1, least=1)
-    padding = section.whole("padding", 0)
-    found = Convolutional(
-        filters=section.whole("filters", 1, least=1),
+    size = section.integer("size", 1, minimum=1)
+    padding = section.integer("padding", 0)
+    settings = Convolutional(
+        filters=section.integer("filters", 1, minimum=1),
         size=size,
-        stride=section.whole("stride", 1, least=1),
+        stride=section.integer("stride", 1, minimum=1),
         padding=size // 2 if section.flag("pad") else padding,
-        groups=section.whole("groups", 1, least=1),
+        groups=section.integer("groups", 1, minimum=1),
         batch_normalize=section.flag("batch_normalize"),
         activation=section.text("activation", "logistic"),
     )
-    if found.activation not in ACTIVATIONS:
-        raise section.error(
-            f"activation {found.activation!r} is not one of the family's: {', '.join(ACTIVATIONS)}",
-            "activation",
-        )
-    if channels % found.groups or found.filters % found.groups:
-        raise section.error(
-            f"must divide the {channels} channels of the input and the {found.filters} filters", "groups"
-        )
-    out = [(side + 2 * found.padding - size) // found.stride + 1 for side in (rows, columns)]
+    _check_convolutional(section, settings, channels)
+    out = [(side + 2 * settings.padding - size) // settings.stride + 1 for side in (rows, columns)]
     if min(out) < 1:
         raise section.error(
-            f"a kernel of {size} pixels does not fit its input of {columns} x {rows} with padding {found.padding}",
+            f"a kernel of {size} pixels is larger than its input of {columns} x {rows} "
+            f"with padding {settings.padding}",
             "size",
         )
-    weights = found.filters * (channels // found.groups) * size * size
-    per_filter = 4 if found.batch_normalize else 1
-    return _Plan(found, (found.filters, *out), found.filters * per_filter + weights, weights * prod(out))
+    weights = settings.filters * (channels // settings.groups) * size * size
+    per_filter = 4 if settings.batch_normalize else 1
+    return _Plan(
+        settings,
+        output=(settings.filters, *out),
+        parameters=settings.filters * per_filter + weights,
+        operations=weights * prod(out),
+    )
+
+
+def _check_convolutional(section: Section, settings: Convolutional, channels: int) -> None:
+    if settings.activation not in ACTIVATIONS:
+        raise section.error(
+            f"activation {settings.activation!r} is not supported; choose from {', '.join(ACTIVATIONS)}",
+            "activation",
+        )
+    if channels % settings.groups or settings.filters % settings.groups:
+        raise section.error(
+            f"must divide the {channels} channels of the input and the {settings.filters} filters", "groups"
+        )
 
 
 def _maxpool(section: Section, shapes: Sequence[Shape]) -> _Plan:
     channels, rows, columns = shapes[-1]
-    stride = section.whole("stride", 1, least=1)
-    size = section.whole("size", stride, least=1)
-    found = MaxPool(size, stride, section.whole("padding", size - 1))
-    if found.padding > 2 * size - 2:
+    stride = section.integer("stride", 1, minimum=1)
+    size = section.integer("size", stride, minimum=1)
+    padding = section.integer("padding", size - 1)
+    if padding > 2 * size - 2:
         raise section.error(
-            f"with padding {found.padding} a window of {size} pixels can lie wholly outside the image",
+            f"with padding {padding} a window of {size} pixels can lie completely outside the image",
             "padding",
         )
-    out = [(side + found.padding - size) // stride + 1 for side in (rows, columns)]
-    if min(rows, columns) + found.padding < size:
+    if min(rows, columns) + padding < size:
         raise section.error(
-            f"a window of {size} pixels does not fit its input of {columns} x {rows} with padding {found.padding}",
+            f"a window of {size} pixels is larger than its input of {columns} x {rows} "
+            f"with padding {padding}",
             "size",
         )
-    padded = channels * (rows + found.padding) * (columns + found.padding)
-    if padded > MOST_OUTPUTS:
+    padded = channels * (rows + padding) * (columns + padding)
+    if padded > MAX_OUTPUTS:
         raise section.error(
-            f"the padded input has {padded} numbers, above the limit of {MOST_OUTPUTS}", "size"
+            f"the padded input has {padded} numbers, above the limit of {MAX_OUTPUTS}", "size"
         )
-    return _Plan(found, (channels, *out), operations=channels * prod(out) * size * size)
+    out = [(side + padding - size) // stride + 1 for side in (rows, columns)]
+    operations = channels * prod(out) * size * size
+    return _Plan(MaxPool(size, stride, padding), (channels, *out), operations=operations)
 
 
 def _route(section: Section, shapes: Sequence[Shape]) -> _Plan:
-    """layers: absolute from 0, or negative counted back from this layer."""
-    this = len(shapes) - 1
-    chosen = tuple(n if n >= 0 else this + n for n in section.wholes("layers"))
-    if not chosen:
-        raise section.error("layers=... is missing: which outputs to join")
-    if any(not 0 <= n < this for n in chosen):
+    """layers: counted from 0, or, if negative, backwards from this layer."""
+    index = len(shapes) - 1  # of this layer
+    layers = tuple(n if n >= 0 else index + n for n in section.integers("layers"))
+    if not layers:
+        raise section.error("layers=... is missing: the layers whose outputs are joined")
+    if any(not 0 <= n < index for n in layers):
         raise section.error(
-            f"this is layer {this}: give numbers from 0 to {this - 1}, or from -{this} to -1", "layers"
+            f"this is layer {index}: choose from 0 to {index - 1}, or from -{index} to -1", "layers"
         )
-    sources = [shapes[n + 1] for n in chosen]
-    if len({shape[1:] for shape in sources}) > 1:
-        sizes = ", ".join(
-            f"layer {n}: {columns} x {rows}" for n, (_, rows, columns) in zip(chosen, sources, strict=True)
-        )
-        raise section.error(
-            f"outputs of different sizes cannot be joined ({sizes}); is the network's width or height a multiple of 32?",
-            "layers",
-        )
-    return _Plan(Route(chosen), (sum(shape[0] for shape in sources), *sources[0][1:]))
+    sources = [shapes[n + 1] for n in layers]
+    _check_route(section, layers, sources)
+    return _Plan(Route(layers), (sum(shape[0] for shape in sources), *sources[0][1:]))
+
+
+def _check_route(section: Section, layers: Sequence[int], sources: Sequence[Shape]) -> None:
+    if len({shape[1:] for shape in sources}) == 1:
+        return
+    sizes = ", ".join(
+        f"layer {n}: {columns} x {rows}" for n, (_, rows, columns) in zip(layers, sources, strict=True)
+    )
+    raise section.error(
+        f"outputs of different sizes cannot be joined ({sizes}); "
+        "are the network's width and height multiples of 32?",
+        "layers",
+    )
 
 
 def _reorg(section: Section, shapes: Sequence[Shape]) -> _Plan:
     section.refuse("reverse", "flatten", "extra")
     channels, rows, columns = shapes[-1]
-    stride = section.whole("stride", 1, least=1)
+    stride = section.integer("stride", 1, minimum=1)
     if channels % stride**2 or rows % stride or columns % stride:
         raise section.error(
-            f"the input of {channels} channels, {columns} x {rows}, must divide by {stride**2} in channels and {stride} in size",
+            f"the input has {channels} channels of {columns} x {rows}: "
+            f"channels must be a multiple of {stride**2}, width and height of {stride}",
             "stride",
         )
     return _Plan(Reorg(stride), (channels * stride**2, rows // stride, columns // stride))
@@ -238,19 +250,21 @@ def _avgpool(section: Section, shapes: Sequence[Shape]) -> _Plan:
 def _softmax(section: Section, shapes: Sequence[Shape]) -> _Plan:
     section.refuse("tree", "spatial")
     section.ignore("noloss")
-    found = Softmax(section.whole("groups", 1, least=1), section.number("temperature", 1.0))
-    if found.temperature <= 0:
+    inputs = prod(shapes[-1])
+    groups = section.integer("groups", 1, minimum=1)
+    temperature = section.number("temperature", 1.0)
+    if temperature <= 0:
         raise section.error("must be above 0", "temperature")
-    if prod(shapes[-1]) % found.groups:
-        raise section.error(f"must divide the {prod(shapes[-1])} inputs", "groups")
-    return _Plan(found, (prod(shapes[-1]), 1, 1))
+    if inputs % groups:
+        raise section.error(f"must divide the {inputs} inputs", "groups")
+    return _Plan(Softmax(groups, temperature), (inputs, 1, 1))
 
 
 def _dropout(section: Section, shapes: Sequence[Shape]) -> _Plan:
-    found = Dropout(section.number("probability", 0.5))
-    if not 0 <= found.probability < 1:
+    probability = section.number("probability", 0.5)
+    if not 0 <= probability < 1:
         raise section.error("must be at least 0 and below 1", "probability")
-    return _Plan(found, shapes[-1])
+    return _Plan(Dropout(probability), shapes[-1])
 
 
 def _cost(section: Section, shapes: Sequence[Shape]) -> _Plan:
@@ -261,22 +275,13 @@ def _cost(section: Section, shapes: Sequence[Shape]) -> _Plan:
 def _region(section: Section, shapes: Sequence[Shape]) -> _Plan:
     section.refuse("tree", "map", "background")
     section.ignore("absolute", "log", "sqrt", "classfix", "max", "mask_scale", "max_boxes")
-    if section.whole("coords", 4) != 4:
+    if section.integer("coords", 4) != 4:
         raise section.error("YOLOv2 has 4", "coords")
-    count, classes = section.whole("num", 1, least=1), section.whole("classes", 20, least=1)
+    num_anchors = section.integer("num", 1, minimum=1)
+    classes = section.integer("classes", 20, minimum=1)
     anchors = section.numbers("anchors")
-    if len(anchors) != 2 * count or min(anchors) <= 0:
-        raise section.error(
-            f"num={count} needs {2 * count} numbers above 0, width and height of each anchor; {len(anchors)} are given",
-            "anchors",
-        )
-    channels, rows, columns = shapes[-1]
-    if channels != count * (5 + classes):
-        raise section.error(
-            f"{count} anchors and {classes} classes need {count} * (5 + {classes}) = {count * (5 + classes)} channels, "
-            f"and the layer before gives {channels}: set its filters, or the classes here"
-        )
-    found = Region(
+    _check_region(section, num_anchors, classes, anchors, channels=shapes[-1][0])
+    settings = Region(
         anchors=tuple(zip(anchors[::2], anchors[1::2], strict=True)),
         classes=classes,
         softmax=section.flag("softmax"),
@@ -290,7 +295,25 @@ def _region(section: Section, shapes: Sequence[Shape]) -> _Plan:
         jitter=section.number("jitter", 0.2),
         random=section.flag("random"),
     )
-    return _Plan(found, (channels, rows, columns))
+    return _Plan(settings, shapes[-1])
+
+
+def _check_region(
+    section: Section, num_anchors: int, classes: int, anchors: tuple[float, ...], *, channels: int
+) -> None:
+    if len(anchors) != 2 * num_anchors or min(anchors) <= 0:
+        raise section.error(
+            f"num={num_anchors} needs {2 * num_anchors} numbers above 0, width and height of each anchor; "
+            f"{len(anchors)} are given",
+
+            "anchors",
+        )
+    needed = num_anchors * (5 + classes)
+    if channels != needed:
+        raise section.error(
+            f"{num_anchors} anchors and {classes} classes need {num_anchors} * (5 + {classes}) = {needed} "
+            f"channels, but the previous layer has {channels}: change its filters, or the classes here"
+        )
 
 
 SECTION_READERS: dict[str, Callable[[Section, Sequence[Shape]], _Plan]] = {

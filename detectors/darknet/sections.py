@@ -1,4 +1,4 @@
-"""What a Darknet .cfg of the YOLOv2 family describes: records of the network and of its layers, with every shape worked out."""
+"""What a Darknet .cfg of the YOLOv2 family describes: the network and its layers as records, with shapes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Convolutional:
 class MaxPool:
     size: int
     stride: int
-    padding: int  # in all; half of it, rounded down, lies to the left and above
+    padding: int  # total of both sides; half of it, rounded down, is on the left and at the top
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,12 @@ class Dropout:
 
 @dataclass(frozen=True)
 class Cost:
-    """Matters to training only: the output is the input."""
+    """Only used in training: the output is the input."""
 
 
 @dataclass(frozen=True)
 class Region:
-    """Settings of the region layer; what they do: RegionLoss and docs/yolov2.md."""
+    """Settings of the region layer; RegionLoss and docs/yolov2.md explain them."""
 
     anchors: tuple[tuple[float, float], ...]  # (width, height) in cells
     classes: int
@@ -84,14 +84,15 @@ class Layer:
     line: int
     kind: str
     settings: SectionSettings
-    input: Shape  # of the layer before, also for a route
+    input: Shape  # output of the previous layer, also for a route
     output: Shape
     parameters: int  # floats in a .weights file
 
 
 @dataclass(frozen=True)
 class Net:
-    """The [net] section. `batch` images make one optimiser step; Darknet computes `batch // subdivisions` of them at a time."""
+    """The [net] section. An optimiser step takes `batch` images, `batch // subdivisions` at a time."""
+
 
     batch: int
     subdivisions: int

@@ -1,4 +1,4 @@
-"""What a cfg file says, and what is said about one that is wrong: file, line, section, and the fix."""
+"""Reading cfg files; the errors for invalid ones name file, line, section and the fix."""
 
 from __future__ import annotations
 
@@ -26,50 +26,44 @@ NETS = (
     "mini-tiny-odd-100x76",
     "mini-darknet19-64",
 )
+# Layers, classes.
 ORIGINALS = {
     "yolov2": (32, 80),
     "yolov2-voc": (32, 20),
     "yolov2-tiny": (16, 80),
     "yolov2-tiny-voc": (16, 20),
-}  # layers, classes
+}
 
 
 @pytest.mark.parametrize("name", NETS)
 def test_recorded_cfgs(name, fixtures):
     recorded = recorded_nets(fixtures)[name]
     config = read_cfg(fixtures / "darknet" / recorded["cfg"])
-    convs = [(layer, layer.settings) for layer in config.layers if isinstance(layer.settings, Convolutional)]
-    assert [[s.filters, layer.input[0], s.size, int(s.batch_normalize)] for layer, s in convs] == recorded[
-        "convs"
+    convs = [
+        [layer.settings.filters, layer.input[0], layer.settings.size, int(layer.settings.batch_normalize)]
+        for layer in config.layers
+        if isinstance(layer.settings, Convolutional)
     ]
+    assert convs == recorded["convs"]
     assert config.parameters == recorded["params"]
-    assert (config.net.width, config.net.height, config.net.batch) == (
-        recorded["width"],
-        recorded["height"],
-        recorded["batch"],
-    )
+    assert config.net.width == recorded["width"]
+    assert config.net.height == recorded["height"]
+    assert config.net.batch == recorded["batch"]
     assert config.unused == ()
 
 
-def test_numbers_of_a_cfg(fixtures):
+def test_values_of_a_cfg(fixtures):
     config = read_cfg(fixtures / "darknet/cfg/nano-train.cfg")
-    net, region = config.net, config.region
-    assert (net.batch, net.subdivisions, net.momentum, net.decay, net.policy) == (
-        4,
-        2,
-        0.9,
-        0.0005,
-        "constant",
-    )
+    net = config.net
+    assert (net.batch, net.subdivisions) == (4, 2)
+    assert (net.momentum, net.decay, net.policy) == (0.9, 0.0005, "constant")
+    region = config.region
     assert region.classes == 3
     assert len(region.anchors) == 5
-    assert (region.object_scale, region.thresh, region.softmax, region.rescore, region.bias_match) == (
-        5.0,
-        0.6,
-        True,
-        True,
-        True,
-    )
+    assert (region.object_scale, region.thresh) == (5.0, 0.6)
+    assert region.softmax
+    assert region.rescore
+    assert region.bias_match
     assert config.layers[-1].output == (40, 6, 8)
 
 
@@ -80,12 +74,8 @@ def test_defaults_are_darknets(tmp_path):
     assert config.layers[1].settings == MaxPool(size=3, stride=3, padding=2)
     assert config.layers[2].settings == Dropout(0.5)
     assert config.layers[3].settings == Cost()
-    assert (config.net.batch, config.net.learning_rate, config.net.decay, config.net.power) == (
-        1,
-        0.001,
-        0.0001,
-        4.0,
-    )
+    net = config.net
+    assert (net.batch, net.learning_rate, net.decay, net.power) == (1, 0.001, 0.0001, 4.0)
     assert [layer.output for layer in config.layers] == [(1, 32, 32), (1, 11, 11), (1, 11, 11), (1, 11, 11)]
 
 
@@ -106,16 +96,14 @@ def test_spaces_comments_and_line_ends(tmp_path):
 
 
 def test_padding_and_pad(tmp_path):
-    """pad=1 means half the kernel and outdoes padding, as in Darknet."""
-    text = (
-        HEAD
-        + "[conv]\nsize=5\npadding=1\nactivation=leaky\n[conv]\nsize=5\npad=1\npadding=7\nactivation=leaky\n"
-    )
-    config = read_cfg(cfgs.write(tmp_path, text))
+    """pad=1 means half the kernel size and overrides padding, as in Darknet."""
+    first = "[conv]\nsize=5\npadding=1\nactivation=leaky\n"
+    second = "[conv]\nsize=5\npad=1\npadding=7\nactivation=leaky\n"
+    config = read_cfg(cfgs.write(tmp_path, HEAD + first + second))
     assert [layer.output[1:] for layer in config.layers] == [(30, 30), (30, 30)]
 
 
-def test_routes_count_from_the_layer_or_from_the_start(tmp_path):
+def test_routes_count_from_the_first_layer_or_backwards(tmp_path):
     text = HEAD + CONV + CONV.replace("40", "8") + "[route]\nlayers=-1, -2\n[route]\nlayers=0,1,1\n"
     config = read_cfg(cfgs.write(tmp_path, text))
     assert [layer.settings for layer in config.layers[2:]] == [Route((1, 0)), Route((0, 1, 1))]
@@ -126,7 +114,7 @@ def test_options_without_effect_are_listed(tmp_path):
     path = cfgs.write(tmp_path, HEAD + CONV + "fliters=3\nsize=5\n")
     assert read_cfg(path).unused == (
         f"{path}:11: [convolutional] fliters=3 is not known and not used",
-        f"{path}:12: [convolutional] size=5 comes second and is not used",
+        f"{path}:12: [convolutional] size=5 is a duplicate and not used",
     )
 
 
@@ -137,45 +125,49 @@ REGION = "[region]\nanchors=1,2,3,4\nnum=2\nclasses=15\n"
     ("text", "line", "message"),
     [
         ("", None, "no [section] in this file"),
-        ("width=3\n[net]\n", 1, "stands before the first section"),
+        ("width=3\n[net]\n", 1, "comes before the first section"),
         ("[convolutional]\n", 1, "[convolutional]: a Darknet cfg begins with [net]"),
-        (HEAD, 1, "[net]: no layer follows"),
+        (HEAD, 1, "[net]: there are no layers after it"),
         (
             HEAD + "[yolo]\nmask=1\n",
             5,
-            "[yolo]: no such layer in the YOLOv2 family; there are convolutional, maxpool",
+            "[yolo]: the YOLOv2 family has no such layer; known layers: convolutional, maxpool",
         ),
-        (HEAD + "[convolutional\n", 5, "does not close it with ]"),
+        (HEAD + "[convolutional\n", 5, "has no closing ]"),
         (HEAD + "[conv]\nfilters 3\n", 6, "'filters3' is neither a [section] nor key=value"),
         (HEAD + "[conv]\n=3\n", 6, "'=3' is neither"),
         (
             "[net]\nwidth=32\nheight=32\n[conv]\n",
             1,
-            "[net] channels (not given): must lie between 1 and 1024",
+            "[net] channels (not given): must be between 1 and 1024",
         ),
-        ("[net]\nwidth=0\nheight=32\nchannels=3\n[conv]\n", 2, "[net] width=0: must lie between 1 and 32768"),
-        ("[net]\nwidth=99999999999999999999\n", 2, "is not a whole number"),
-        (HEAD + CONV.replace("40", "x"), 6, "[convolutional] filters=x: 'x' is not a whole number"),
-        (HEAD + CONV.replace("40", "-1"), 6, "[convolutional] filters=-1: must lie between 1 and"),
+        ("[net]\nwidth=0\nheight=32\nchannels=3\n[conv]\n", 2, "[net] width=0: must be between 1 and 32768"),
+        ("[net]\nwidth=99999999999999999999\n", 2, "is not an integer"),
+        (HEAD + CONV.replace("40", "x"), 6, "[convolutional] filters=x: 'x' is not an integer"),
+        (HEAD + CONV.replace("40", "-1"), 6, "[convolutional] filters=-1: must be between 1 and"),
         (
             HEAD + CONV.replace("leaky", "mish"),
             10,
-            "'mish' is not one of the family's: leaky, linear, relu, logistic",
+            "'mish' is not supported; choose from leaky, linear, relu, logistic",
         ),
-        (HEAD + CONV + "binary=1\n", 11, "[convolutional] binary=1: the YOLOv2 family has no such layer"),
+        (
+            HEAD + CONV + "binary=1\n",
+            11,
+            "[convolutional] binary=1: not supported, since no network of the YOLOv2 family has it",
+        ),
         (HEAD + CONV + "groups=2\n", 11, "[convolutional] groups=2: must divide the 3 channels"),
         (
             HEAD + "[conv]\nsize=40\nactivation=leaky\n",
             6,
-            "a kernel of 40 pixels does not fit its input of 32 x 32 with padding 0",
+            "a kernel of 40 pixels is larger than its input of 32 x 32 with padding 0",
         ),
-        (HEAD + "[maxpool]\nsize=40\npadding=2\n", 6, "a window of 40 pixels does not fit"),
-        (HEAD + "[maxpool]\nsize=2\npadding=3\n", 7, "a window of 2 pixels can lie wholly outside"),
+        (HEAD + "[maxpool]\nsize=40\npadding=2\n", 6, "a window of 40 pixels is larger than its input"),
+        (HEAD + "[maxpool]\nsize=2\npadding=3\n", 7, "a window of 2 pixels can lie completely outside"),
         (HEAD + "[route]\n", 5, "layers=... is missing"),
         (
             HEAD + CONV + "[route]\nlayers=1\n",
             12,
-            "[route] layers=1: this is layer 1: give numbers from 0 to 0, or from -1 to -1",
+            "[route] layers=1: this is layer 1: choose from 0 to 0, or from -1 to -1",
         ),
         (
             HEAD + CONV + "[maxpool]\nstride=2\n[route]\nlayers=0,1\n",
@@ -185,9 +177,9 @@ REGION = "[region]\nanchors=1,2,3,4\nnum=2\nclasses=15\n"
         (
             HEAD + "[reorg]\nstride=2\n",
             6,
-            "the input of 3 channels, 32 x 32, must divide by 4 in channels and 2 in size",
+            "the input has 3 channels of 32 x 32: channels must be a multiple of 4, width and height of 2",
         ),
-        (HEAD + "[reorg]\nreverse=1\n", 6, "[reorg] reverse=1: the YOLOv2 family has no such layer"),
+        (HEAD + "[reorg]\nreverse=1\n", 6, "[reorg] reverse=1: not supported"),
         (HEAD + "[softmax]\ngroups=5\n", 6, "must divide the 3072 inputs"),
         (HEAD + "[softmax]\ntemperature=0\n", 6, "must be above 0"),
         (HEAD + "[dropout]\nprobability=1\n", 6, "at least 0 and below 1"),
@@ -206,12 +198,12 @@ REGION = "[region]\nanchors=1,2,3,4\nnum=2\nclasses=15\n"
         (
             HEAD + CONV + REGION + "tree=a.tree\n",
             15,
-            "[region] tree=a.tree: the YOLOv2 family has no such layer",
+            "[region] tree=a.tree: not supported",
         ),
         (HEAD + CONV + REGION + "[conv]\nactivation=leaky\n", 11, "[region]: must be the last layer"),
     ],
 )
-def test_mistakes_name_the_line_and_the_section(text, line, message, tmp_path):
+def test_errors_name_the_line_and_the_section(text, line, message, tmp_path):
     path = cfgs.write(tmp_path, text)
     with pytest.raises(ValueError) as caught:
         read_cfg(path)
@@ -224,7 +216,7 @@ def test_mistakes_name_the_line_and_the_section(text, line, message, tmp_path):
     [
         (
             HEAD + CONV.replace("40", "999999999"),
-            "brings the network to 27999999972 parameters, above the limit",
+            "with layer 0 the network has 27999999972 parameters, above the limit",
         ),
         (HEAD.replace("32", "32000") + CONV, "outputs for one image, above the limit"),
         (HEAD + CONV.replace("size=3", "size=99999"), "parameters, above the limit"),
@@ -235,13 +227,13 @@ def test_mistakes_name_the_line_and_the_section(text, line, message, tmp_path):
         (HEAD + "[dropout]\n" * 1001, "more than 1000 sections"),
     ],
 )
-def test_wild_numbers_are_refused_before_any_memory_is_asked_for(text, message, tmp_path):
+def test_absurd_numbers_are_refused_before_memory_is_allocated(text, message, tmp_path):
     with pytest.raises(ValueError) as caught:
         read_cfg(cfgs.write(tmp_path, text))
     assert message in str(caught.value)
 
 
-def test_files_that_are_no_cfg(tmp_path):
+def test_files_that_are_not_cfgs(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such cfg file"):
         read_cfg(tmp_path / "absent.cfg")
     big = tmp_path / "big.cfg"
@@ -263,6 +255,6 @@ def test_the_six_original_cfgs(name, shared):
 
 
 @pytest.mark.data
-def test_a_cfg_that_asks_for_more_than_its_weights_have(shared):
-    """trial11's weights had 572,317 numbers."""
+def test_a_cfg_with_more_parameters_than_its_weights_file(shared):
+    """trial11's weights file had 572,317 numbers."""
     assert read_cfg(shared / "bad-input/darknet/tiny-yolov2-trial11.cfg").parameters == 15858861
