@@ -1,4 +1,7 @@
-"""The commands: detectors VERB [ARGUMENTS], or python -m detectors VERB [ARGUMENTS]. A verb is imported only when it is called."""
+"""The commands: detectors VERB [ARGUMENTS], or python -m detectors VERB [ARGUMENTS].
+
+A verb is imported only when it is called.
+"""
 
 from __future__ import annotations
 

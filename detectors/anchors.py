@@ -37,9 +37,10 @@ YOLO_ANCHORS: dict[str, list[tuple[float, float]]] = {
 
 @dataclass(frozen=True)
 class DefaultBoxLevel:
-    """The default boxes of one SSD feature map: a square of min_size, one of sqrt(min_size * max_size), and two per aspect ratio.
+    """The default boxes of one SSD feature map.
 
-    `stride` is Caffe's `step`, which need not be size / rows (SSD300 has 38 rows of 8 px and 3 rows of 100 px).
+    A square of min_size, one of sqrt(min_size * max_size), and two boxes per aspect ratio. `stride` is
+    Caffe's `step`, which need not be size / rows: SSD300 has 38 rows of 8 px and 3 rows of 100 px.
     """
 
     rows: int
@@ -47,53 +48,70 @@ class DefaultBoxLevel:
     stride: float  # pixels between centres
     min_size: float  # pixels
     max_size: float  # pixels
-    aspect_ratios: tuple[float, ...] = (2.0,)  # width / height; each brings its inverse along
+    aspect_ratios: tuple[float, ...] = (2.0,)  # width / height; the inverse of each is added
 
     @property
     def per_location(self) -> int:
         return 2 + 2 * len(self.aspect_ratios)
 
     def shapes_wh(self) -> list[tuple[float, float]]:
-        """Caffe's order: min, sqrt(min * max), then ratio and inverse for each ratio (prior_box_layer.cpp)."""
+        """Caffe's order (prior_box_layer.cpp): min, sqrt(min * max), then each ratio and its inverse."""
         middle = sqrt(self.min_size * self.max_size)
         shapes = [(self.min_size, self.min_size), (middle, middle)]
         for ratio in self.aspect_ratios:
-            long, short = self.min_size * sqrt(ratio), self.min_size / sqrt(ratio)
+            long = self.min_size * sqrt(ratio)
+            short = self.min_size / sqrt(ratio)
             shapes += [(long, short), (short, long)]
         return shapes
 
 
 def ssd300_levels(sizes: str | Sequence[float] = "voc") -> list[DefaultBoxLevel]:
-    """SSD300: 8,732 boxes. COCO's are smaller (smallest 7 % of the side instead of 10 %, conv4_3). sizes: see default_box_sizes."""
-    chosen = {"voc": (30, 60, 111, 162, 213, 264, 315), "coco": (21, 45, 99, 153, 207, 261, 315)}
+    """SSD300: 8,732 boxes. COCO's are smaller: on conv4_3 7 % of the side instead of 10 %.
+
+    sizes: see default_box_sizes.
+    """
+    published = {"voc": (30, 60, 111, 162, 213, 264, 315), "coco": (21, 45, 99, 153, 207, 261, 315)}
     ratios = ((2.0,), (2.0, 3.0), (2.0, 3.0), (2.0, 3.0), (2.0,), (2.0,))
-    return _levels((38, 19, 10, 5, 3, 1), (8, 16, 32, 64, 100, 300), default_box_sizes(sizes, chosen), ratios)
+    return _levels(
+        (38, 19, 10, 5, 3, 1), (8, 16, 32, 64, 100, 300), default_box_sizes(sizes, published), ratios
+    )
 
 
 def ssd512_levels(sizes: str | Sequence[float] = "voc") -> list[DefaultBoxLevel]:
-    """SSD512: 24,564 boxes. Whole sizes, because Caffe's script truncates them; ports with floats differ in 24,552 boxes."""
-    chosen = {"voc": (35, 76, 153, 230, 307, 384, 460, 537), "coco": (20, 51, 133, 215, 296, 378, 460, 542)}
+    """SSD512: 24,564 boxes. sizes: see default_box_sizes.
+
+    The sizes are integers, because Caffe's script truncates them; ports with floats differ in 24,552 boxes.
+    """
+    published = {
+        "voc": (35, 76, 153, 230, 307, 384, 460, 537),
+        "coco": (20, 51, 133, 215, 296, 378, 460, 542),
+    }
     ratios = ((2.0,), (2.0, 3.0), (2.0, 3.0), (2.0, 3.0), (2.0, 3.0), (2.0,), (2.0,))
     return _levels(
-        (64, 32, 16, 8, 4, 2, 1), (8, 16, 32, 64, 128, 256, 512), default_box_sizes(sizes, chosen), ratios
+        (64, 32, 16, 8, 4, 2, 1), (8, 16, 32, 64, 128, 256, 512), default_box_sizes(sizes, published), ratios
     )
 
 
 def default_box_sizes(
     sizes: str | Sequence[float], published: dict[str, tuple[int, ...]]
 ) -> tuple[float, ...]:
-    """A published name, or the list itself: pixels, min_size of each level, then max_size of the last. ValueError if it is neither."""
+    """The min_size of each level and the max_size of the last, in pixels.
+
+    sizes: a key of `published`, or the list itself. ValueError if it is neither.
+    """
     if isinstance(sizes, str):
         if sizes not in published:
             raise ValueError(
-                f"sizes={sizes!r}: default boxes are published for {' and '.join(published)}; choose one, or give a list"
+                f"sizes={sizes!r}: default boxes are published for {' and '.join(published)}; "
+                "choose one, or give a list"
             )
         return published[sizes]
     count = len(next(iter(published.values())))
     if len(sizes) != count or sizes[0] <= 0 or any(high <= low for low, high in pairwise(sizes)):
         example = list(next(iter(published.values())))
         raise ValueError(
-            f"sizes={list(sizes)}: must be {count} rising numbers of pixels (one more than levels), such as {example}"
+            f"sizes={list(sizes)}: must be {count} rising numbers of pixels (one more than levels), "
+            f"such as {example}"
         )
     return tuple(sizes)
 
@@ -109,13 +127,20 @@ def _levels(
 
 
 class YoloAnchors:
-    """YOLOv2's anchors: K shapes in every cell of one grid, centred in the cell (the centre matters to the prior term only)."""
+    """YOLOv2's anchors: K shapes in every cell of one grid.
+
+    They are centred in their cell, which matters to the prior term only.
+    """
 
     def __init__(self, anchors: Sequence[Sequence[float]], stride: int = 32):
-        """anchors: K pairs (width, height) in cells of `stride` pixels, as in Darknet's cfg. ValueError if they are not positive pairs."""
+        """anchors: K pairs (width, height) in cells of `stride` pixels, as in Darknet's cfg.
+
+        ValueError if they are not positive pairs.
+        """
         if not anchors or any(len(shape) != 2 or min(shape) <= 0 for shape in anchors):
             raise ValueError(
-                f"anchors={list(anchors)}: YOLOv2 needs pairs (width, height) in cells, all above 0, such as [[1.3, 1.7], [3.2, 4.0]]"
+                f"anchors={list(anchors)}: YOLOv2 needs pairs (width, height) in cells, all above 0, "
+                "such as [[1.3, 1.7], [3.2, 4.0]]"
             )
         self.shapes_cells = tuple((float(w), float(h)) for w, h in anchors)
         self.stride = stride
@@ -125,7 +150,8 @@ class YoloAnchors:
         """size: (height, width) of the model input. ValueError if a side is not a multiple of the stride."""
         if any(side <= 0 or side % self.stride for side in size):
             raise ValueError(
-                f"input size {tuple(size)} (height, width): this YOLOv2 needs multiples of its stride {self.stride}"
+                f"input size {tuple(size)} (height, width): this YOLOv2 needs multiples of its stride "
+                f"{self.stride}"
             )
         level = Level(
             size[0] // self.stride, size[1] // self.stride, float(self.stride), self.per_location[0]
@@ -134,9 +160,10 @@ class YoloAnchors:
 
 
 class DefaultBoxes:
-    """SSD's default boxes (Caffe's PriorBox layer), not clipped to the image as in Caffe's models.
+    """SSD's default boxes (Caffe's PriorBox layer). As in Caffe's models, they are not clipped to the image.
 
-    `clip` offers what ports do: "cxcywh" clamps centre and size to the image (ssd.pytorch, lufficc), "wh" the size only (torchvision).
+    `clip` does as ports do: "cxcywh" clamps centre and size to the image (ssd.pytorch, lufficc), "wh" the
+    size only (torchvision).
     """
 
     def __init__(self, levels: Sequence[DefaultBoxLevel], size: tuple[int, int], clip: str | None = None):
@@ -150,10 +177,11 @@ class DefaultBoxes:
         self.per_location = [level.per_location for level in levels]
 
     def __call__(self, size: tuple[int, int]) -> AnchorGrid:
-        """size: (height, width) of the model input; ValueError unless it is the one that the levels were made for."""
+        """size: (height, width) of the model input. ValueError if the levels were made for another size."""
         if tuple(size) != self.size:
             raise ValueError(
-                f"input size {tuple(size)} (height, width): these default boxes belong to {self.size}; set input.size={list(self.size)}"
+                f"input size {tuple(size)} (height, width): these default boxes belong to {self.size}; "
+                f"set input.size={list(self.size)}"
             )
         levels = [Level(x.rows, x.columns, float(x.stride), x.per_location) for x in self.levels]
         grid = _grid(levels, [level.shapes_wh() for level in self.levels], size)
@@ -169,7 +197,7 @@ class DefaultBoxes:
 def _grid(
     levels: list[Level], shapes_wh: list[list[tuple[float, float]]], size: tuple[int, int]
 ) -> AnchorGrid:
-    """Every shape at the centre of every cell; computed in float64, stored in float32."""
+    """Every shape at the centre of every cell. Computed in float64, stored in float32."""
     cells = [_cells(level) for level in levels]
     strides = [
         torch.full((len(cell),), level.stride, dtype=torch.float64)
@@ -179,7 +207,8 @@ def _grid(
         torch.tensor(s, dtype=torch.float64).repeat(x.rows * x.columns, 1)
         for s, x in zip(shapes_wh, levels, strict=True)
     ]
-    cell, stride = torch.cat(cells), torch.cat(strides)  # (A, 2), (A,)
+    cell = torch.cat(cells)  # (A, 2)
+    stride = torch.cat(strides)  # (A,)
     boxes_cxcywh = torch.cat([(cell + 0.5) * stride[:, None], torch.cat(wh)], 1)  # (A, 4)
     return AnchorGrid(
         boxes_cxcywh.float(), stride.float(), cell.float(), (int(size[0]), int(size[1])), tuple(levels)
@@ -187,7 +216,7 @@ def _grid(
 
 
 def _cells(level: Level) -> Tensor:
-    """(rows * columns * per_location, 2) column and row of each anchor of a level."""
+    """(rows * columns * K, 2) column and row of each anchor of a level."""
     row, column, _ = torch.meshgrid(
         *(torch.arange(n, dtype=torch.float64) for n in (level.rows, level.columns, level.per_location)),
         indexing="ij",

@@ -1,4 +1,7 @@
-"""A data set's ground truth in flat arrays, and the buffers that hold its texts. N images, T boxes; see structures.py for the legend."""
+"""A data set's ground truth in flat arrays, and the buffers that hold its texts.
+
+N images, T boxes; see structures.py for the legend.
+"""
 
 from __future__ import annotations
 
@@ -13,22 +16,22 @@ import numpy as np
 class Texts(Sequence[str]):
     """Many texts in one buffer; equal to any sequence of the same texts.
 
-    A tuple of str is an object per text with a count of references in it: a worker that only reads them writes into the pages that it
-    shares with the other processes, and so comes to copy them all.
+    A tuple of str holds an object with a reference count for each text. A worker process that only reads them
+    changes the counts, and thereby copies all memory pages that it shares with its parent.
     """
 
     def __init__(self, texts: Sequence[str] = ()):
-        parts = [
-            text.encode("utf-8", "surrogatepass") for text in texts
-        ]  # JSON and names of files may hold what UTF-8 has not
+        # surrogatepass: JSON and file names may hold lone surrogates, which UTF-8 does not allow
+        parts = [text.encode("utf-8", "surrogatepass") for text in texts]
         self.data = b"".join(parts)
         self.offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)  # (N + 1,)
 
     @classmethod
     def packed(cls, data: bytes, offsets: np.ndarray) -> Texts:
-        """From the two parts of another one."""
+        """From the `data` and `offsets` of another one."""
         texts = cls()
-        texts.data, texts.offsets = data, offsets
+        texts.data = data
+        texts.offsets = offsets
         return texts
 
     def __len__(self) -> int:
@@ -41,17 +44,14 @@ class Texts(Sequence[str]):
         return self.data[self.offsets[place] : self.offsets[place + 1]].decode("utf-8", "surrogatepass")
 
     def __iter__(self) -> Iterator[str]:
-        for start, end in pairwise(
-            map(int, self.offsets)
-        ):  # one at a time: a list of all would be as large as the texts
+        # One at a time: a list of all offsets would be as large as the texts.
+        for start, end in pairwise(map(int, self.offsets)):
             yield self.data[start:end].decode("utf-8", "surrogatepass")
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence) or isinstance(other, str | bytes):
             return NotImplemented
-        return len(self) == len(other) and all(
-            mine == theirs for mine, theirs in zip(self, other, strict=True)
-        )
+        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
 
     __hash__ = None
 
@@ -60,7 +60,7 @@ class Texts(Sequence[str]):
 
 
 def pack_ids(ids: Sequence[str | int]) -> Texts | array:
-    """(N) COCO's integers in an array, anything else as texts: nothing that holds an object per image."""
+    """(N) integer ids as an array, others as Texts: neither holds a Python object per image."""
     if isinstance(ids, Texts | array):
         return ids
     whole = all(type(i) is int and -(2**63) <= i < 2**63 for i in ids)
@@ -69,10 +69,11 @@ def pack_ids(ids: Sequence[str | int]) -> Texts | array:
 
 @dataclass(frozen=True)
 class Annotations:
-    """A data set's truths in flat arrays: no Python object per image or box, so that memory does not grow with workers.
+    """A data set's ground truth in flat arrays.
 
-    The boxes of image n are rows offsets[n]:offsets[n + 1]. Frame: the original image; continuous edges (readers convert).
-    `image_ids` and `paths` may be given as any sequence; they are packed.
+    There is no Python object per image or box, so memory does not grow with the number of workers. The boxes
+    of image n are rows offsets[n]:offsets[n + 1], in the frame of the original image, with continuous edges
+    (readers convert). `image_ids` and `paths` may be given as any sequence.
     """
 
     class_names: tuple[str, ...]
@@ -82,7 +83,7 @@ class Annotations:
     offsets: np.ndarray  # (N + 1,) int64
     boxes_original: np.ndarray  # (T, 4) float64 xyxy
     labels: np.ndarray  # (T,) int64
-    difficult: np.ndarray  # (T,) bool: VOC; neither a true nor a false positive in evaluation
+    difficult: np.ndarray  # (T,) bool: VOC's flag; ignored in evaluation
     crowd: np.ndarray  # (T,) bool: COCO's iscrowd; never trained on
     areas: np.ndarray  # (T,) float64: COCO's segmentation area; width * height elsewhere
     category_ids: tuple[int, ...]  # (C) the ids of COCO's file, not contiguous there; 1..C elsewhere
@@ -94,28 +95,26 @@ class Annotations:
     @classmethod
     def without_images(cls, class_names: Sequence[str]) -> Annotations:
         """A split that has no image."""
-        nothing = np.zeros(0, np.int64)
-        boxes, no = np.zeros((0, 4)), np.zeros(0, bool)
-        arrays = {
-            "sizes": np.zeros((0, 2), np.int64),
-            "offsets": np.zeros(1, np.int64),
-            "boxes_original": boxes,
-            "labels": nothing,
-        }
-        flags = {
-            "difficult": no,
-            "crowd": no,
-            "areas": np.zeros(0),
-            "category_ids": tuple(range(1, len(class_names) + 1)),
-        }
-        return cls(class_names=tuple(class_names), image_ids=(), paths=(), **arrays, **flags)
+        return cls(
+            class_names=tuple(class_names),
+            image_ids=(),
+            paths=(),
+            sizes=np.zeros((0, 2), np.int64),
+            offsets=np.zeros(1, np.int64),
+            boxes_original=np.zeros((0, 4)),
+            labels=np.zeros(0, np.int64),
+            difficult=np.zeros(0, bool),
+            crowd=np.zeros(0, bool),
+            areas=np.zeros(0),
+            category_ids=tuple(range(1, len(class_names) + 1)),
+        )
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
     @property
     def image(self) -> np.ndarray:
-        """(T,) int64: the image that each box lies in."""
+        """(T,) int64: the image of each box."""
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
     def rows(self, index: int) -> slice:

@@ -1,6 +1,7 @@
-"""Box formats, clipping, area and IoU: pure functions on (xmin, ymin, xmax, ymax) boxes in pixels with continuous edges.
+"""Box formats, clipping, area and IoU: pure functions on boxes (xmin, ymin, xmax, ymax).
 
-They keep the dtype they are given, never change their input and never synchronise with a device.
+Boxes are in pixels with continuous edges. The functions keep the dtype of their input, never change it, and
+never synchronise with a device.
 """
 
 from __future__ import annotations
@@ -11,18 +12,20 @@ from torch import Tensor
 
 def cxcywh_to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
     """(..., 4) centre and size -> (..., 4) corners. Law: xyxy_to_cxcywh undoes it (tests/test_laws.py)."""
-    centre, half = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:] / 2
+    centre = boxes_cxcywh[..., :2]
+    half = boxes_cxcywh[..., 2:] / 2
     return torch.cat([centre - half, centre + half], -1)
 
 
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
     """(..., 4) corners -> (..., 4) centre and size."""
-    low, high = boxes[..., :2], boxes[..., 2:]
+    low = boxes[..., :2]
+    high = boxes[..., 2:]
     return torch.cat([(low + high) / 2, high - low], -1)
 
 
 def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """(..., 4) corners cut to an image of `size` (height, width)."""
+    """(..., 4) corners, clipped to an image of `size` (height, width)."""
     height, width = size
     x = boxes[..., 0::2].clamp(0, width)
     y = boxes[..., 1::2].clamp(0, height)
@@ -30,14 +33,15 @@ def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def area(boxes: Tensor) -> Tensor:
-    """(..., 4) -> (...,); 0 for a box that is turned inside out."""
+    """(..., 4) -> (...,); 0 for a box whose corners are swapped."""
     return (boxes[..., 2] - boxes[..., 0]).clamp(min=0) * (boxes[..., 3] - boxes[..., 1]).clamp(min=0)
 
 
 def paired_iou(left: Tensor, right: Tensor) -> Tensor:
-    """(..., 4) and (..., 4), broadcast against each other -> (...,). Boxes must not be turned inside out.
+    """(..., 4) and (..., 4), broadcast -> (...,) IoU. The corners of a box must not be swapped.
 
-    Two empty boxes have IoU 0, where 0 / 0 would give NaN. Plane by plane: on a CPU an inner axis of 2 would cost several times as much.
+    Two empty boxes have IoU 0, not NaN. Coordinates are handled one by one, because an inner axis of 2 costs
+    several times as much on a CPU.
     """
     x0, y0, x1, y1 = left.unbind(-1)
     u0, v0, u1, v1 = right.unbind(-1)
@@ -49,12 +53,15 @@ def paired_iou(left: Tensor, right: Tensor) -> Tensor:
 
 
 def pairwise_iou(rows: Tensor, columns: Tensor) -> Tensor:
-    """(..., R, 4) and (..., S, 4) -> (..., R, S)."""
+    """(..., R, 4) and (..., S, 4) -> (..., R, S) IoU."""
     return paired_iou(rows[..., :, None, :], columns[..., None, :, :])
 
 
 def shape_iou(left_wh: Tensor, right_wh: Tensor) -> Tensor:
-    """(..., 2) and (..., 2), broadcast -> (...,): IoU of two boxes laid on the same centre, the one by which YOLOv2 picks an anchor."""
+    """(..., 2) and (..., 2), broadcast -> (...,) IoU of two boxes with the same centre.
+
+    YOLOv2 picks the anchor for a box by it.
+    """
     inter = torch.minimum(left_wh, right_wh).prod(-1)
     union = left_wh.prod(-1) + right_wh.prod(-1) - inter
     return inter / union.clamp(min=torch.finfo(union.dtype).tiny)

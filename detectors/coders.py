@@ -15,13 +15,17 @@ from detectors.structures import AnchorGrid
 
 
 class YoloBoxCoder:
-    """YOLOv2, section 2 ("Direct location prediction"): b_x = sigmoid(t_x) + c_x, b_w = p_w exp(t_w), in cells.
+    """YOLOv2, section 2, "Direct location prediction": b_x = sigmoid(t_x) + c_x, b_w = p_w exp(t_w), in
+    cells.
 
-    Offsets are (sigmoid(t_x), sigmoid(t_y), t_w, t_h): the head has applied the sigmoid, so that a box on a cell's edge stays finite.
+    Offsets are (sigmoid(t_x), sigmoid(t_y), t_w, t_h): the head applies the sigmoid, so that the offsets of a
+    box on a cell's edge are finite.
     """
 
     def encode(self, boxes: Tensor, grid: AnchorGrid) -> Tensor:
-        """(..., A, 4) xyxy pixels -> (..., A, 4): the centre's place in the anchor's cell and log(size / anchor)."""
+        """(..., A, 4) xyxy pixels -> (..., A, 4) offsets: centre within the anchor's cell, log(size /
+        anchor).
+        """
         boxes_cxcywh = xyxy_to_cxcywh(boxes)
         place = boxes_cxcywh[..., :2] / grid.stride[:, None] - grid.cell
         return torch.cat([place, torch.log(boxes_cxcywh[..., 2:] / grid.boxes_cxcywh[:, 2:])], -1)
@@ -33,7 +37,10 @@ class YoloBoxCoder:
 
 
 class SSDBoxCoder(nn.Module):
-    """SSD, equation 2, divided by Caffe's variances: ((cx - d_cx) / d_w / v_x, ..., log(w / d_w) / v_w, ...)."""
+    """SSD, equation 2, divided by Caffe's variances: ((cx - d_cx) / d_w / v_x, ..., log(w / d_w) / v_w, ...).
+
+    A module only so that the variances live on its device.
+    """
 
     variances: Tensor  # (4,) for x, y, width and height
 
@@ -43,9 +50,7 @@ class SSDBoxCoder(nn.Module):
             raise ValueError(
                 f"variances={list(variances)}: four numbers above 0 are needed, for x, y, width and height"
             )
-        self.register_buffer(
-            "variances", torch.tensor(variances), persistent=False
-        )  # a module only so that they live on its device
+        self.register_buffer("variances", torch.tensor(variances), persistent=False)
 
     def encode(self, boxes: Tensor, grid: AnchorGrid) -> Tensor:
         """(..., A, 4) xyxy pixels -> (..., A, 4) offsets."""

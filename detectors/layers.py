@@ -1,4 +1,4 @@
-"""Layers that both families are built from: convolution blocks, Darknet's reorg and pools, SSD's L2Norm, and the two initialisations."""
+"""Layers of both families: convolution blocks, Darknet's reorg and pools, SSD's L2Norm, initialisations."""
 
 from __future__ import annotations
 
@@ -11,19 +11,25 @@ from torch import Tensor, nn
 
 
 def scale_channels(channels: int, width: float) -> int:
-    """`channels` times the width multiplier, rounded to a multiple of 8 for the vector units, at least 8. ValueError unless width > 0."""
+    """channels * width, rounded to a multiple of 8 for the vector units; at least 8.
+
+    ValueError unless width > 0.
+    """
     if width <= 0:
         raise ValueError(
-            f"width={width}: the channel multiplier must be above 0; 1 is the paper's network, 0.25 fits a laptop"
+            f"width={width}: the channel multiplier must be above 0; "
+            "1 is the paper's network, 0.25 fits a laptop"
         )
     return max(8, round(channels * width / 8) * 8)
 
 
 class ConvBNLeaky(nn.Module):
-    """Darknet's [convolutional] with batch_normalize=1: convolution without bias, batch norm, leaky ReLU of slope 0.1.
+    """Darknet's [convolutional] with batch_normalize=1: convolution without bias, batch norm, leaky ReLU
+    (0.1).
 
-    Batch norm is that of Darknet's cuDNN path, with which the published weights were trained: (x - m) / sqrt(v + 1e-5), running
-    statistics .99 old + .01 new. `pad=1` in a cfg means half the kernel, so a 1x1 convolution has no padding.
+    Batch norm is that of Darknet's cuDNN path, with which the published weights were trained: (x - m) /
+    sqrt(v + 1e-5), running statistics .99 old + .01 new. `pad=1` in a cfg means half the kernel, so a 1x1
+    convolution has no padding.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
@@ -38,8 +44,11 @@ class ConvBNLeaky(nn.Module):
 
 
 class ConvReLU(nn.Module):
-    """VGG's and SSD's convolution and ReLU. batch_norm puts a batch norm between them, and then the convolution has no bias (SSD's paper
-    has none; it is for training from scratch, where the plain network learns very slowly)."""
+    """VGG's and SSD's convolution and ReLU.
+
+    batch_norm: puts a batch norm between them; the convolution then has no bias. SSD's paper has none. It is
+    for training from scratch, where the plain network learns very slowly.
+    """
 
     def __init__(
         self,
@@ -65,32 +74,38 @@ class ConvReLU(nn.Module):
 
 
 def darknet_reorg(x: Tensor, stride: int = 2) -> Tensor:
-    """(B, C, H, W) -> (B, C * stride^2, H / stride, W / stride), Darknet's [reorg] layer (src/blas.c reorg_cpu) with its index slip.
+    """(B, C, H, W) -> (B, C * stride^2, H / stride, W / stride): Darknet's [reorg] layer, its index error
+    included.
 
-    It reads its input as if it had C / stride^2 channels of stride*H x stride*W and moves space to depth there: neither pixel_unshuffle
-    nor an ordinary space-to-depth. The released weights expect exactly this order.
-    ValueError unless stride divides H and W, and stride^2 divides C.
+    src/blas.c, reorg_cpu: it reads its input as if it had C / stride^2 channels of stride*H x stride*W
+    pixels, and moves space to depth there. That is neither pixel_unshuffle nor an ordinary space-to-depth;
+    the released weights expect exactly this order. ValueError unless stride divides H and W, and stride^2
+    divides C.
     """
     batch, channels, height, width = x.shape
     square = stride * stride
     if channels % square or height % stride or width % stride:
         raise ValueError(
             f"darknet_reorg: input {tuple(x.shape)} (B, C, H, W) with stride {stride}; "
-            f"C must be a multiple of {square}, and H and W of {stride}: choose such passthrough channels and such an input size"
+            f"C must be a multiple of {square}, and H and W of {stride}: "
+            "choose such passthrough channels and such an input size"
         )
     x = x.reshape(batch, channels // square, height, stride, width, stride)  # (B, c, j, dy, i, dx)
     return x.permute(0, 3, 5, 1, 2, 4).reshape(batch, channels * square, height // stride, width // stride)
 
 
 def darknet_reorg_reverse(x: Tensor, stride: int = 2) -> Tensor:
-    """(B, C, H, W) -> (B, C / stride^2, stride * H, stride * W): Darknet's [reorg] with reverse=1, depth-to-space whose channels
-    run (row, column, channel). It does not undo darknet_reorg. ValueError unless stride^2 divides C.
+    """(B, C, H, W) -> (B, C / stride^2, stride * H, stride * W): Darknet's [reorg] with reverse=1.
+
+    It is depth-to-space with channels in the order (row, column, channel), and does not undo darknet_reorg.
+    ValueError unless stride^2 divides C.
     """
     batch, channels, height, width = x.shape
     square = stride * stride
     if channels % square:
         raise ValueError(
-            f"darknet_reorg_reverse: input {tuple(x.shape)} (B, C, H, W) with stride {stride}; C must be a multiple of {square}"
+            f"darknet_reorg_reverse: input {tuple(x.shape)} (B, C, H, W) with stride {stride}; "
+            f"C must be a multiple of {square}"
         )
     x = x.reshape(batch, stride, stride, channels // square, height, width)  # (B, dy, dx, c, j, i)
     return x.permute(0, 3, 4, 1, 5, 2).reshape(batch, channels // square, height * stride, width * stride)
@@ -109,22 +124,23 @@ class DarknetReorg(nn.Module):
 
 
 class DarknetMaxPool(nn.Module):
-    """Darknet's [maxpool]. Outside the image lies minus infinity, never 0: features may be negative.
+    """Darknet's [maxpool], padded with minus infinity, because features may be negative.
 
-    `padding` counts both sides together; half of it, rounded down, goes to the left and the top. By default it is size - 1, so that size 2
-    with stride 2 rounds up (an odd side ends in half a window), and size 2 with stride 1 (Tiny-YOLOv2) keeps the size: one column more on
-    the right and one row more at the bottom, nothing on the left and the top.
+    padding: of both sides together; half of it, rounded down, goes to the left and the top. The default is
+    size - 1. With it, size 2 and stride 2 round up (an odd side ends in half a window), and size 2 and stride
+    1 (Tiny-YOLOv2) keep the size, with one more column on the right and one more row at the bottom.
     """
 
     def __init__(self, stride: int = 2, *, size: int = 2, padding: int | None = None):
         """ValueError unless every window overlaps the image."""
         super().__init__()
-        self.size, self.stride = size, stride
+        self.size = size
+        self.stride = stride
         self.padding = size - 1 if padding is None else padding
         if size < 1 or stride < 1 or not 0 <= self.padding <= 2 * size - 2:
             raise ValueError(
-                f"DarknetMaxPool: size={size}, stride={stride}, padding={self.padding}; size and stride must be at least 1, "
-                f"and the padding from 0 to 2 * size - 2, or a window would lie wholly outside the image"
+                f"DarknetMaxPool: size={size}, stride={stride}, padding={self.padding}; size and stride "
+                "must be at least 1, and the padding from 0 to 2 * size - 2, or a window would lie outside the image"
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -136,19 +152,19 @@ class DarknetMaxPool(nn.Module):
         return F.max_pool2d(x, self.size, self.stride)
 
     def _margins(self, side: int) -> tuple[int, int]:
-        """What to put before and behind the image so that the windows of max_pool2d are Darknet's."""
+        """The padding before and behind a side that makes the windows of max_pool2d Darknet's."""
         before = self.padding // 2
-        last = (
-            (side + self.padding - self.size) // self.stride * self.stride
-        )  # where the last window begins in the padded image
-        return before, max(0, last + self.size - before - side)
+        # its start, padding included
+        last_window = (side + self.padding - self.size) // self.stride * self.stride
+        return before, max(0, last_window + self.size - before - side)
 
 
 class L2Norm(nn.Module):
-    """SSD's Normalize layer on conv4_3 (ParseNet): y = scale * x / sqrt(1e-10 + sum over channels of x^2), one learned scale per channel.
+    """SSD's Normalize layer on conv4_3 (ParseNet): y = scale * x / sqrt(1e-10 + sum over channels of x^2).
 
-    Computed in float32 whatever comes in, because the sum of squares overflows float16; epsilon inside the root, because outside it the
-    gradient of an all-zero pixel is NaN. The gradient is the exact one; Caffe's layer differs from it once the scales differ.
+    One learned scale per channel. Computed in float32, because the sum of squares overflows float16. Epsilon
+    stands inside the root, because outside it the gradient of an all-zero pixel is NaN. The gradient is
+    exact; Caffe's differs from it once the scales differ.
     """
 
     def __init__(self, channels: int, scale: float = 20.0):
@@ -168,7 +184,9 @@ def init_darknet(*convs: nn.Conv2d) -> None:
 
 
 def init_caffe_xavier(*convs: nn.Conv2d) -> None:
-    """Caffe's "xavier" filler: weights U(-sqrt(3 / fan_in), sqrt(3 / fan_in)), biases 0. torch's xavier_uniform_ is wider here."""
+    """Caffe's "xavier" filler: weights U(-sqrt(3 / fan_in), sqrt(3 / fan_in)), biases 0. torch's
+    xavier_uniform_ is wider here.
+    """
     _init(convs, lambda weight, fan_in: nn.init.uniform_(weight, -sqrt(3 / fan_in), sqrt(3 / fan_in)))
 
 

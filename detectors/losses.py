@@ -1,6 +1,7 @@
-"""The two losses. Each returns named, already weighted terms whose sum is the loss; log-only numbers come from `statistics`.
+"""The two losses. Each returns named, already weighted terms whose sum is the loss; `statistics` is log-only.
 
-Their options are independent of one another; conf/loss/*.yaml sets them as an original does, docs/yolov2.md and docs/ssd.md compare them.
+Their options are independent of one another. conf/loss/*.yaml sets them as the originals do; docs/yolov2.md
+and docs/ssd.md compare them.
 """
 
 from __future__ import annotations
@@ -16,25 +17,29 @@ from detectors.coders import YoloBoxCoder
 from detectors.matching import lowest_labels, meets, owns
 from detectors.structures import BACKGROUND, IGNORED, AnchorGrid, EncodedTargets, HeadOutputs
 
-CONFIDENT = 0.3  # objectness that a detection must have to count in confident_recall; the course's number
-NONZERO = 1e-6  # what the course adds to a count before it divides by it
+CONFIDENT = 0.3  # least objectness in confident_recall; from the Keras course
+NONZERO = 1e-6  # what the course adds to a count before dividing by it
 
 
 class RegionLoss(nn.Module):
-    """YOLOv2's loss. By default Darknet's region layer (src/region_layer.c, commit f6afaab): its gradient is the one written there by hand.
+    """YOLOv2's loss. By default its gradient is the one written by hand in Darknet's region layer
+    (src/region_layer.c, commit f6afaab).
 
-    L = 1/n sum over anchors of  m/2 |box error|^2 + o/2 (sigmoid(objectness) - t)^2 + k cross-entropy(classes), where
+    L = 1/n sum over anchors of  m/2 |box error|^2 + o/2 (sigmoid(objectness) - t)^2 + k
+    cross-entropy(classes)
 
-        positive anchors:  m = coord_scale * (2 - w h), w, h relative to the input;  o = object_scale;  t = IoU with the truth;
-                           k = class_scale * weight of the class
-        all others:        m = prior_scale while images_seen < prior_images, else 0;    o = noobject_scale, or 0 if the best IoU with any
-                           truth is above ignore_iou;  t = 0;  k = 0
+        positive anchors:  m = coord_scale * (2 - w h), with w and h relative to the input
+                           o = object_scale;  t = IoU with the box;  k = class_scale * weight of the class
+        all others:        m = prior_scale while images_seen < prior_images, else 0
+                           o = noobject_scale, or 0 if the best IoU with any box is above ignore_iou
+                           t = 0;  k = 0
 
-    Differs from the paper: the paper gives no formula; (2 - w h) came with Darknet's commit 60e952ba in March 2017. The number that Darknet
-    prints as "loss" is the sum of squared deltas, not this function. Darknet sums over the batch and its optimiser divides by it: here the
-    division by n = B is in the loss.
+    The paper gives no formula; (2 - w h) came with Darknet's commit 60e952ba in March 2017. The number that
+    Darknet prints as "loss" is the sum of squared deltas, not this function. Darknet sums over the batch, and
+    its optimiser divides; here the division by n = B is in the loss.
 
-    The buffer `images_seen` counts training images, the current batch included, as Darknet's `seen` does.
+    The buffer `images_seen` counts training images, the current batch included, like Darknet's `seen`. It is
+    not part of the state dict: a run stores the number once, in its progress, and gives it back at a resume.
     """
 
     class_weights: Tensor | None  # (C,)
@@ -61,14 +66,19 @@ class RegionLoss(nn.Module):
         class_activation: str = "softmax",
         shared_class: str = "last",
     ):
-        """class_weights: one number per class. weigh_small_boxes: the factor (2 - w h).
-
-        normalizer: n is "batch", B, or "anchors": for box, objectness and class each the number of anchors whose weight in it is above 0.
-        box_error: centres in cells in both, sizes as "log"(size / anchor) or in "cells".
-        objectness_target: "iou" (rescore=1), "one". iou_gradient: whether the gradient also flows through that IoU.
-        ignore_at_limit: whether an IoU of exactly ignore_iou spares, too. ignore_truths: only so many of an image's truths spare, the last.
-        prior_boxes: "unassigned", or "all": positive anchors, too, then have the weight prior_scale instead of their own.
-        class_activation: "softmax", "logistic". shared_class: of several truths in one anchor, the class of the "last" or the "lowest".
+        """class_weights: one number per class.
+        normalizer: n is "batch" for B, or "anchors" for the number of anchors with a weight above 0, counted
+            separately for box, objectness and class.
+        box_error: centres in cells; sizes as "log"(size / anchor) or in "cells".
+        weigh_small_boxes: the factor (2 - w h).
+        objectness_target: "iou" (rescore=1) or "one".
+        iou_gradient: let the gradient flow through that IoU, too.
+        ignore_at_limit: also ignore an IoU equal to ignore_iou.
+        ignore_truths: only the last N boxes of an image count for ignore_iou; None: all.
+        prior_boxes: "unassigned", or "all": positive anchors have the weight prior_scale, too, instead of
+        their own.
+        class_activation: "softmax" or "logistic".
+        shared_class: of several boxes in one anchor, the class of the "last" or the "lowest".
         """
         super().__init__()
         _one_of("normalizer", normalizer, batch="Darknet", anchors="the course")
@@ -83,26 +93,32 @@ class RegionLoss(nn.Module):
             )
         if ignore_truths is not None and ignore_truths < 0:
             raise ValueError(
-                f"ignore_truths={ignore_truths}: 0 or more is needed, or null for all truths; the course has 50"
+                f"ignore_truths={ignore_truths}: must be 0 or more, or null for all boxes; the course has 50"
             )
-        self.coord_scale, self.object_scale, self.noobject_scale, self.class_scale = (
-            coord_scale,
-            object_scale,
-            noobject_scale,
-            class_scale,
-        )
-        self.normalizer, self.box_error, self.weigh_small_boxes = normalizer, box_error, weigh_small_boxes
-        self.objectness_target, self.iou_gradient = objectness_target, iou_gradient
-        self.ignore_iou, self.ignore_at_limit, self.ignore_truths = ignore_iou, ignore_at_limit, ignore_truths
-        self.prior_scale, self.prior_images, self.prior_boxes = prior_scale, prior_images, prior_boxes
-        self.class_activation, self.shared_class = class_activation, shared_class
+        self.coord_scale = coord_scale
+        self.object_scale = object_scale
+        self.noobject_scale = noobject_scale
+        self.class_scale = class_scale
+        self.normalizer = normalizer
+        self.box_error = box_error
+        self.weigh_small_boxes = weigh_small_boxes
+        self.objectness_target = objectness_target
+        self.iou_gradient = iou_gradient
+        self.ignore_iou = ignore_iou
+        self.ignore_at_limit = ignore_at_limit
+        self.ignore_truths = ignore_truths
+        self.prior_scale = prior_scale
+        self.prior_images = prior_images
+        self.prior_boxes = prior_boxes
+        self.class_activation = class_activation
+        self.shared_class = shared_class
         self.coder = YoloBoxCoder()
         self.register_buffer(
             "class_weights",
             None if class_weights is None else torch.tensor(class_weights, dtype=torch.float64),
             persistent=False,
         )
-        self.register_buffer("images_seen", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("images_seen", torch.zeros((), dtype=torch.int64), persistent=False)
 
     def forward(self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid) -> dict[str, Tensor]:
         """Terms box, prior, object, noobject and class, each normalised."""
@@ -110,38 +126,45 @@ class RegionLoss(nn.Module):
             self.images_seen += len(outputs.offsets)
         positive = encoded.positive  # (B, A)
         iou = self._truth_iou(outputs, encoded, grid)  # (B, M, A)
-        box, prior = self._halves(
-            self._box_error(outputs, encoded, grid), self._box_weights(positive, encoded, grid), positive
-        )
+        box_weights = self._box_weights(positive, encoded, grid)
+        box, prior = self._halves(self._box_error(outputs, encoded, grid), box_weights, positive)
         goal = torch.where(positive, self._objectness_target(iou, outputs, encoded, grid), 0)
-        doubt = F.mse_loss(outputs.objectness.sigmoid(), goal, reduction="none")  # (B, A)
-        pushed = torch.where(self._ignored(iou, encoded), 0, doubt.new_full((), self.noobject_scale))
-        found, rest = self._halves(doubt, torch.where(positive, self.object_scale, pushed), positive)
+        error = F.mse_loss(outputs.objectness.sigmoid(), goal, reduction="none")  # (B, A)
+        negative_weights = torch.where(
+            self._ignored(iou, encoded), 0, error.new_full((), self.noobject_scale)
+        )
+        weights = torch.where(positive, self.object_scale, negative_weights)
+        object_term, noobject_term = self._halves(error, weights, positive)
         return {
             "box": box,
             "prior": prior,
-            "object": found,
-            "noobject": rest,
+            "object": object_term,
+            "noobject": noobject_term,
             "class": self._class_error(outputs, encoded),
         }
 
     def _halves(self, error: Tensor, weights: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, A) squared errors, their weights, bool -> half the weighted sum over positive anchors, and over all others; normalised."""
-        weighted, twice = error * weights, 2 * self._count(weights)
+        """(B, A) squared errors and weights -> half their normalised sum over positive anchors, and over the
+        rest.
+        """
+        weighted = error * weights
+        twice = 2 * self._count(weights)
         return (weighted * positive).sum() / twice, (weighted * ~positive).sum() / twice
 
     def _count(self, weights: Tensor) -> Tensor | int:
         """n for one kind of error. weights: (B, ...)."""
-        return (
-            len(weights) if self.normalizer == "batch" else (weights > 0).sum(dtype=weights.dtype) + NONZERO
-        )
+        if self.normalizer == "batch":
+            return len(weights)
+        return (weights > 0).sum(dtype=weights.dtype) + NONZERO
 
     def _box_error(self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid) -> Tensor:
         """(B, A) squared error of centre and size together."""
-        found, goal = outputs.offsets, encoded.offsets
+        predicted = outputs.offsets
+        goal = encoded.offsets
         if self.box_error == "cells":
-            found, goal = _sizes_in_cells(found, grid), _sizes_in_cells(goal, grid)
-        return F.mse_loss(found, goal, reduction="none").sum(-1)
+            predicted = _sizes_in_cells(predicted, grid)
+            goal = _sizes_in_cells(goal, grid)
+        return F.mse_loss(predicted, goal, reduction="none").sum(-1)
 
     def _box_weights(self, positive: Tensor, encoded: EncodedTargets, grid: AnchorGrid) -> Tensor:
         """(B, A) m of the formula."""
@@ -154,12 +177,12 @@ class RegionLoss(nn.Module):
 
     @torch.no_grad()
     def _truth_iou(self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid) -> Tensor:
-        """(B, M, A) IoU of every truth with every predicted box; 0 for padding."""
+        """(B, M, A) IoU of every ground-truth box with every predicted box; 0 for padding."""
         iou = pairwise_iou(encoded.targets.boxes, self.coder.decode(outputs.offsets.detach(), grid))
         return iou * encoded.targets.valid[..., None]
 
     def _ignored(self, iou: Tensor, encoded: EncodedTargets) -> Tensor:
-        """(B, A): predictions good enough not to be pushed down although they are nobody's."""
+        """(B, A) bool: predictions that overlap a box so well that their objectness is not pushed down."""
         good = iou >= self.ignore_iou if self.ignore_at_limit else iou > self.ignore_iou
         if self.ignore_truths is not None:
             usable = encoded.assigned >= 0  # (B, M)
@@ -169,7 +192,7 @@ class RegionLoss(nn.Module):
     def _objectness_target(
         self, iou: Tensor, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid
     ) -> Tensor:
-        """(B, A) or () t of the positive anchors; any number elsewhere."""
+        """(B, A) or () t of the formula; meaningless where an anchor is not positive."""
         if self.objectness_target == "one" or iou.shape[1] == 0:
             return iou.new_ones(())
         if self.iou_gradient:
@@ -177,9 +200,10 @@ class RegionLoss(nn.Module):
         return iou.gather(1, encoded.matched.clamp(min=0)[:, None]).squeeze(1)
 
     def _class_error(self, outputs: HeadOutputs, encoded: EncodedTargets) -> Tensor:
-        """Weighted cross-entropy of the truths that own an anchor, normalised; class logits are read only there.
+        """Weighted, normalised cross-entropy of the boxes that own an anchor; other class logits are not
+        read.
 
-        With "logistic", truths that meet in one anchor add up to a multi-hot target, as in Darknet.
+        With "logistic", boxes that share an anchor give a multi-hot target, as in Darknet.
         """
         assigned = encoded.assigned  # (B, M)
         labels = encoded.targets.labels if self.shared_class == "last" else lowest_labels(encoded)
@@ -194,7 +218,8 @@ class RegionLoss(nn.Module):
         if self.class_weights is not None:
             if len(self.class_weights) != logits.shape[-1]:
                 raise ValueError(
-                    f"class_weights has {len(self.class_weights)} numbers and the detector {logits.shape[-1]} classes"
+                    f"class_weights has {len(self.class_weights)} numbers, "
+                    f"and the detector {logits.shape[-1]} classes"
                 )
             weights = weights * self.class_weights[labels].to(weights.dtype)
         return (error * weights).sum() / self._count(weights)
@@ -203,25 +228,27 @@ class RegionLoss(nn.Module):
     def statistics(
         self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid
     ) -> dict[str, Tensor]:
-        """The numbers that Darknet prints: Avg IOU, Class, Obj, No Obj, Avg Recall (IoU > .5), count; and the recall of the course.
+        """What Darknet prints: Avg IOU, Class, Obj, No Obj, Avg Recall (IoU > .5), count; and the course's
+        recall.
 
-        As there, means are over all truths, also those that another one overwrote; without truths they are NaN. With "logistic", a truth
-        that meets an earlier one in its anchor counts in the mean of class_probability but adds nothing to it, as there.
-        confident_recall: of the positive anchors, those with IoU > .5 and objectness > .3; 0 without any.
+        As in Darknet, means are over all boxes, also those that lost their anchor, and NaN without boxes.
+        With "logistic", a box that shares the anchor of an earlier one counts in class_probability with 0, as
+        there. confident_recall: the share of positive anchors with IoU > .5 and objectness > .3; 0 without
+        any.
         """
-        assigned, labels = encoded.assigned, encoded.targets.labels
+        assigned = encoded.assigned
+        labels = encoded.targets.labels
         given = (assigned >= 0).to(outputs.offsets.dtype)
-        iou = (
-            self._truth_iou(outputs, encoded, grid).gather(2, assigned.clamp(min=0)[..., None]).squeeze(-1)
-        )  # (B, M)
+        iou = self._truth_iou(outputs, encoded, grid)  # (B, M, A)
+        iou = iou.gather(2, assigned.clamp(min=0)[..., None]).squeeze(-1)  # (B, M)
         logits = _rows(outputs.class_logits, assigned)
         classes = logits.softmax(-1) if self.class_activation == "softmax" else logits.sigmoid()
         objectness = outputs.objectness.sigmoid()
         own = objectness.gather(1, assigned.clamp(min=0))  # (B, M)
-        count, mine = given.sum(), owns(encoded)
-        alone = (
-            self.class_activation == "softmax" or self.class_scale == 0
-        )  # without a class delta Darknet does not see who came first
+        count = given.sum()
+        winner = owns(encoded)
+        # Without a class delta, Darknet does not see which box came first.
+        alone = self.class_activation == "softmax" or self.class_scale == 0
         seen = given if alone else given * ~meets(assigned).tril(-1).any(-1)
         return {
             "truth_iou": (iou * given).sum() / count,
@@ -229,18 +256,19 @@ class RegionLoss(nn.Module):
             "objectness": (own * given).sum() / count,
             "no_objectness": objectness.mean(),
             "recall": ((iou > 0.5) * given).sum() / count,
-            "confident_recall": (mine & (iou > 0.5) & (own > CONFIDENT)).sum() / mine.sum().clamp(min=1),
+            "confident_recall": (winner & (iou > 0.5) & (own > CONFIDENT)).sum() / winner.sum().clamp(min=1),
             "truths": count,
         }
 
 
 class MultiBoxLoss(nn.Module):
-    """SSD's loss, equations 1 to 3, by default with Caffe's semantics (multibox_loss_layer.cpp, branch ssd, 4817bf8).
+    """SSD's loss, equations 1 to 3. By default as in Caffe (multibox_loss_layer.cpp, branch ssd, 4817bf8).
 
-    L = (cross-entropy over positives and mined negatives + box_scale * smooth L1 over positives) / max(1, positives in the batch).
+    L = (cross-entropy over positives and mined negatives + box_scale * smooth L1 over positives) / n,
+    n = max(1, positives in the batch)
 
-    Negatives are mined per image: negatives_per_positive for each positive, those with the largest -log p(background). An image without
-    truths contributes nothing; a batch without truths gives 0.
+    Negatives are mined per image: the negatives_per_positive for each positive with the largest -log
+    p(background). An image without boxes contributes nothing; a batch without boxes gives 0.
     """
 
     def __init__(
@@ -251,29 +279,31 @@ class MultiBoxLoss(nn.Module):
         normalizer: str = "batch",
         recount_positives: bool = False,
     ):
-        """normalizer: "batch", max(1, positives); "images", the mean over images of each one's loss / max(1, its positives); "floor", the
-        sum over images of max(1, its positives). recount_positives: where an image has too few negatives, its positives fill up their
-        number, the first anchors first, so that their class counts twice (torchvision)."""
+        """normalizer: "batch" divides by max(1, positives); "images" takes the mean over images of each
+        image's
+            loss / max(1, its positives); "floor" divides by the sum over images of max(1, its positives).
+        recount_positives: if an image has too few negatives, its first positives fill up their number, so
+        that
+            their class counts twice (torchvision).
+        """
         super().__init__()
         if negatives_per_positive < 0:
             raise ValueError(
                 f"negatives_per_positive={negatives_per_positive}: 0 or more is needed; the paper has 3"
             )
         _one_of("normalizer", normalizer, batch="Caffe, torchvision", images="NVIDIA", floor="mmdetection")
-        self.negatives_per_positive, self.box_scale = negatives_per_positive, box_scale
-        self.normalizer, self.recount_positives = normalizer, recount_positives
+        self.negatives_per_positive = negatives_per_positive
+        self.box_scale = box_scale
+        self.normalizer = normalizer
+        self.recount_positives = recount_positives
 
     def forward(self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid) -> dict[str, Tensor]:
         """Terms box and class. outputs.class_logits: (B, A, C + 1), background first."""
         positive = encoded.positive  # (B, A)
         count = positive.sum(1, keepdim=True)  # (B, 1)
-        logits, columns = (
-            outputs.class_logits,
-            encoded.labels + 1,
-        )  # column 0 is background, and labels are -1 there
-        error = F.cross_entropy(logits.flatten(0, 1), columns.flatten(), reduction="none").view_as(
-            columns
-        )  # (B, A)
+        columns = encoded.labels + 1  # (B, A) column 0 is background, and labels are -1 there
+        logits = outputs.class_logits.flatten(0, 1)
+        error = F.cross_entropy(logits, columns.flatten(), reduction="none").view_as(columns)  # (B, A)
         smooth = F.smooth_l1_loss(outputs.offsets, encoded.offsets, reduction="none").sum(-1)
         per = self._normalizer(count)
         share = positive / per  # (B, A)
@@ -283,21 +313,21 @@ class MultiBoxLoss(nn.Module):
         }
 
     def _normalizer(self, count: Tensor) -> Tensor:
-        """(B, 1) positives of each image -> what their errors are divided by, () or (B, 1)."""
+        """(B, 1) positives of each image -> () or (B, 1), what their errors are divided by."""
         if self.normalizer == "batch":
             return count.sum().clamp(min=1)
         return count.clamp(min=1).sum() if self.normalizer == "floor" else count.clamp(min=1) * len(count)
 
     def _mined(self, error: Tensor, encoded: EncodedTargets, count: Tensor) -> Tensor:
-        """(B, A) errors of the hardest negatives, in another order. error: cross-entropy, for the background's anchors -log p(background).
+        """(B, A) errors of the hardest negatives, sorted, and 0 behind them. error: (B, A) cross-entropy.
 
-        A negative's cross-entropy is its own mining key, so the k largest need no index: sort once, keep ranks below k.
+        The cross-entropy of a negative, -log p(background), is its own mining key, so the k largest need no
+        index: sort once and keep ranks below k.
         """
         background = encoded.matched == BACKGROUND
         if self.recount_positives:
-            key = torch.where(
-                background, error, encoded.matched.clamp(max=0).to(error.dtype) - 1
-            )  # then positives, then what is ignored
+            # After the negatives come the positives (key -1), then ignored anchors.
+            key = torch.where(background, error, encoded.matched.clamp(max=0).to(error.dtype) - 1)
             hardest = error.gather(1, key.sort(dim=1, descending=True, stable=True).indices)
         else:
             hardest = torch.where(background, error, -1).sort(1, descending=True).values
@@ -313,22 +343,22 @@ class MultiBoxLoss(nn.Module):
     def statistics(
         self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid
     ) -> dict[str, Tensor]:
-        """negatives_per_positive: what mining really gave; below the setting where negatives ran out."""
+        """negatives_per_positive: the ratio that mining reached; it falls if negatives run out."""
         count = encoded.positive.sum(1, keepdim=True)
         return {"negatives_per_positive": self._negatives(encoded, count).sum() / count.sum().clamp(min=1)}
 
 
 def _one_of(name: str, value: str, **choices: str) -> None:
-    """ValueError unless value is one of the choices, given with whose choice each is."""
+    """ValueError unless value is one of the choices. choices: value -> whose it is, for the message."""
     if value not in choices:
-        raise ValueError(
-            f"{name}={value!r}: choose "
-            + " or ".join(f"{choice!r} ({whose})" for choice, whose in choices.items())
-        )
+        listed = " or ".join(f"{choice!r} ({owner})" for choice, owner in choices.items())
+        raise ValueError(f"{name}={value!r}: choose {listed}")
 
 
 def _sizes_in_cells(offsets: Tensor, grid: AnchorGrid) -> Tensor:
-    """(B, A, 4) offsets -> the same centres with width and height in cells instead of their logarithms over the anchor's."""
+    """(B, A, 4) offsets -> (B, A, 4) the same centres, and width and height in cells instead of log(size /
+    anchor).
+    """
     cells_wh = grid.boxes_cxcywh[:, 2:] / grid.stride[:, None]
     return torch.cat([offsets[..., :2], offsets[..., 2:].exp() * cells_wh], -1)
 

@@ -1,4 +1,6 @@
-"""From head outputs to detections: score, decode, threshold, non-maximum suppression, and back to the original image's frame."""
+"""From head outputs to detections: score, decode, threshold, suppress, and return to the original image's
+frame.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +22,16 @@ def yolo_logistic_scores(outputs: HeadOutputs) -> Tensor:
 
 
 def ssd_scores(outputs: HeadOutputs) -> Tensor:
-    """(B, A, C): softmax over classes and background, background's column cut off."""
+    """(B, A, C): softmax over classes and background, without the background's column."""
     return outputs.class_logits.softmax(-1)[..., 1:]
 
 
 class PostProcess(nn.Module):
-    """One pass over the whole batch.
+    """Detections of a whole batch in one pass.
 
-    Darknet (get_region_detections + do_nms_sort): score > .005, per class suppress IoU > .45, no limits.
-    Caffe (detection_output_layer): score > .01, 400 per class before suppression, IoU > .45, 200 per image kept. Neither clips before it.
+    Darknet (get_region_detections, do_nms_sort): score > .005; suppression per class at IoU > .45; no limits.
+    Caffe (detection_output_layer): score > .01; the best 400 of each class; suppression at IoU > .45; the
+    best 200 of each image. Neither clips boxes before the suppression.
     """
 
     def __init__(
@@ -42,33 +45,39 @@ class PostProcess(nn.Module):
         max_detections: int | None = None,
     ):
         super().__init__()
-        self.coder, self.score_rule = coder, score_rule
-        self.score_threshold, self.nms_iou = score_threshold, nms_iou
-        self.candidates_per_class, self.max_detections = candidates_per_class, max_detections
+        self.coder = coder
+        self.score_rule = score_rule
+        self.score_threshold = score_threshold
+        self.nms_iou = nms_iou
+        self.candidates_per_class = candidates_per_class
+        self.max_detections = max_detections
 
     @torch.no_grad()
     def forward(self, outputs: HeadOutputs, grid: AnchorGrid) -> Detections:
-        """Detections in the frame of the model input, not clipped; `image` is the position in the batch. Synchronises with the device."""
+        """Detections in the frame of the model input, not clipped; `image` is the position in the batch.
+
+        Synchronises with the device.
+        """
         scores = self.score_rule(outputs)  # (B, A, C)
         boxes = self.coder.decode(outputs.offsets, grid)  # (B, A, 4)
-        # A diverging network overflows exp(); such a box overlaps nothing and would poison the others in the suppression.
+        # A diverging network overflows exp(). An infinite box overlaps nothing and spoils the suppression of
+        # others.
         scores = torch.where(boxes.isfinite().all(-1, keepdim=True), scores, 0)
         image, anchor, label = self._candidates(scores)
-        found = Detections(image, boxes[image, anchor], scores[image, anchor, label], label)
-        keep = batched_nms(
-            _from_zero(found.boxes.double()),
-            found.scores.double(),
-            image * scores.shape[-1] + label,
-            self.nms_iou,
-        )
-        keep = keep[
-            image[keep].argsort(stable=True)
-        ]  # batched_nms returns by score; images together, best first in each
+        chosen = boxes[image, anchor]  # (T, 4)
+        score = scores[image, anchor, label]  # (T,)
+        group = image * scores.shape[-1] + label  # suppression is per image and class
+        # sorted by score
+        keep = batched_nms(_from_zero(chosen.double()), score.double(), group, self.nms_iou)
+        keep = keep[image[keep].argsort(stable=True)]  # images together, the best score first in each
         keep = keep[_rank(image[keep], len(scores)) < (self.max_detections or len(keep) + 1)]
-        return Detections(image[keep], found.boxes[keep], found.scores[keep], label[keep])
+        return Detections(image[keep], chosen[keep], score[keep], label[keep])
 
     def _candidates(self, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, A, C) -> image, anchor and label of all scores above the threshold, at most candidates_per_class of a class and image."""
+        """(B, A, C) -> image, anchor and label of the scores above the threshold.
+
+        At most candidates_per_class of each class and image.
+        """
         limit = self.candidates_per_class
         if limit is None or limit >= scores.shape[1]:
             return (scores > self.score_threshold).nonzero(as_tuple=True)
@@ -78,10 +87,11 @@ class PostProcess(nn.Module):
 
 
 def _from_zero(boxes: Tensor) -> Tensor:
-    """(T, 4) float64 boxes moved so that no coordinate is below 0.
+    """(T, 4) float64 boxes, shifted so that no coordinate is below 0.
 
-    batched_nms may keep its groups apart by adding multiples of the largest coordinate: that takes float64, or the last digits go, and it
-    takes coordinates from 0 on, or a box left of the image reaches into the group before.
+    batched_nms may separate its groups by adding multiples of the largest coordinate. That needs float64, or
+    the last digits are lost, and no coordinate below 0, or a box left of the image reaches into another
+    group.
     """
     return boxes - boxes.min() if len(boxes) else boxes
 
@@ -93,11 +103,13 @@ def _rank(image: Tensor, batch: int) -> Tensor:
 
 
 def to_original(detections: Detections, infos: list[ImageInfo], clip: bool = True) -> Detections:
-    """Detections of the model input's frame -> the original image's frame, undoing letterbox or stretch; cut to the image unless told."""
+    """Detections in the model input's frame -> in the original image's frame: undoes letterbox or stretch.
+
+    Boxes are clipped to the image unless clip=False.
+    """
     boxes = detections.boxes
-    frame = boxes.new_tensor(
-        [[*i.shift_xy, *i.scale_xy, i.size_original[1], i.size_original[0]] for i in infos]
-    ).reshape(-1, 6)
+    rows = [[*i.shift_xy, *i.scale_xy, i.size_original[1], i.size_original[0]] for i in infos]
+    frame = boxes.new_tensor(rows).reshape(-1, 6)
     shift, scale, limit = frame[detections.image].split(2, 1)  # (T, 2) each
     boxes = (boxes - shift.repeat(1, 2)) / scale.repeat(1, 2)
     if clip:

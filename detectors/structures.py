@@ -1,15 +1,16 @@
-"""The words of the code base: the shape legend, the records that travel between stages, the interfaces by which a detector plugs in.
+"""The words of the code base: the shape legend, the records that stages exchange, and the interfaces by which
+a detector plugs in.
 
 Shape legend, used in every comment and docstring:
 
     B  images in a batch            H, W  rows and columns of an image or of a grid, in that order
-    M  truths per image, padded     A     anchors of an image, all levels, ordered (level, row, column, anchor)
+    M  boxes per image, padded      A     anchors of an image: (level, row, column, anchor)
     C  classes, no background       K     anchors at one location of one level
-    N  images of a data set         T     truths or detections of many images, packed one after another
+    N  images of a data set         T     boxes of many images, one after another
 
-`boxes` alone means (xmin, ymin, xmax, ymax), float32, absolute pixels, continuous edges (width = xmax - xmin), in the frame of the
-model's input. Any other format or frame carries a suffix: `_cxcywh`, `_original`. `size` is (height, width), `wh` is (width, height).
-Labels are 0..C-1; nothing here counts background as a class.
+`boxes` alone means (xmin, ymin, xmax, ymax), float32, pixels with continuous edges (width = xmax - xmin), in
+the frame of the model's input. Another format or frame carries a suffix: `_cxcywh`, `_original`. `size` is
+(height, width), `wh` is (width, height). Labels are 0..C-1; background is not a class.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from torch import Tensor
 
 from detectors.boxes import cxcywh_to_xyxy
 
-BACKGROUND = -1  # EncodedTargets.matched: this anchor has no truth
-IGNORED = -2  # EncodedTargets.matched: this anchor is left out of the loss
+BACKGROUND = -1  # EncodedTargets.matched: no box for this anchor
+IGNORED = -2  # EncodedTargets.matched: this anchor does not enter the loss
 
 
 class _Movable:
-    """Gives a dataclass of tensors `.to(device)`; anything that is not a tensor is kept as it is."""
+    """Gives a dataclass of tensors a method `to(device)`; fields that are not tensors stay as they are."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False):
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -44,7 +45,7 @@ class Targets(_Movable):
 
     >>> import torch
     >>> from detectors import Targets
-    >>> boxes = torch.tensor([[[30.0, 40, 120, 200], [0, 0, 0, 0]]])  # one image, one box and one row of padding
+    >>> boxes = torch.tensor([[[30.0, 40, 120, 200], [0, 0, 0, 0]]])  # one image: a box and a padding row
     >>> targets = Targets(boxes, labels=torch.tensor([[11, 0]]), valid=torch.tensor([[True, False]]))
     >>> targets.to("cpu").valid.sum()
     tensor(1)
@@ -57,7 +58,10 @@ class Targets(_Movable):
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """Where an image came from and how it got into the model's frame: `x_input = x_original * scale_xy[0] + shift_xy[0]`, y likewise."""
+    """Where an image comes from, and how it was put into the model's frame.
+
+    x_input = x_original * scale_xy[0] + shift_xy[0]; y likewise.
+    """
 
     index: int  # row in the data set (Annotations)
     image_id: str | int  # VOC's file stem or COCO's integer id
@@ -79,7 +83,10 @@ class Batch(_Movable):
 
 
 class Level(NamedTuple):
-    """One feature map that a head looks at. Plain Python numbers: reading them never synchronises with a device."""
+    """One feature map that a head reads.
+
+    Plain Python numbers: reading them never synchronises with a device.
+    """
 
     rows: int
     columns: int
@@ -109,7 +116,7 @@ class AnchorGrid(_Movable):
 
 @dataclass(frozen=True)
 class HeadOutputs(_Movable):
-    """What a detector's forward returns, in training and in evaluation alike; float32 whatever the autocast."""
+    """What a detector's forward returns, in training and evaluation alike. float32 also under autocast."""
 
     offsets: Tensor  # (B, A, 4) in the coder's terms; YOLO's head has applied the sigmoid to the first two
     class_logits: Tensor  # (B, A, C), or (B, A, C + 1) with background in column 0 (SSD)
@@ -117,10 +124,12 @@ class HeadOutputs(_Movable):
 
 
 class Matches(NamedTuple):
-    """What a matcher finds."""
+    """Which anchors must find which boxes."""
 
-    matched: Tensor  # (B, A) int64: row of Targets that the anchor must find, BACKGROUND or IGNORED
-    assigned: Tensor  # (B, M) int64: the anchor each truth was given, -1 if none; two truths may name one anchor (YOLO), `matched` says who won
+    matched: Tensor  # (B, A) int64: row of Targets for this anchor, BACKGROUND or IGNORED
+    # (B, M) int64: the anchor of each box, -1 for none. Two boxes may name one anchor (YOLO); `matched` has
+    # the winner.
+    assigned: Tensor
 
 
 @dataclass(frozen=True)
@@ -129,7 +138,7 @@ class EncodedTargets(_Movable):
 
     matched: Tensor  # (B, A) int64, see Matches
     assigned: Tensor  # (B, M) int64, see Matches
-    boxes: Tensor  # (B, A, 4) xyxy pixels of the matched truth; the anchor itself where nothing matched, so that every row is finite
+    boxes: Tensor  # (B, A, 4) xyxy pixels: the matched box, or the anchor itself, so that all rows are finite
     offsets: Tensor  # (B, A, 4) coder.encode(boxes)
     labels: Tensor  # (B, A) int64 0..C-1; -1 where matched < 0
     targets: Targets
@@ -142,9 +151,9 @@ class EncodedTargets(_Movable):
 
 @dataclass(frozen=True)
 class Detections(_Movable):
-    """Detections of one or many images, packed; rows of one image follow one another, the best score first."""
+    """Detections of one or many images, one image after another, the best score first in each."""
 
-    image: Tensor  # (T,) int64: position in the batch, or row of Annotations once collected over a data set
+    image: Tensor  # (T,) int64: position in the batch, or row of Annotations
     boxes: Tensor  # (T, 4) xyxy pixels
     scores: Tensor  # (T,) float32
     labels: Tensor  # (T,) int64, 0..C-1
@@ -161,12 +170,14 @@ class Detections(_Movable):
     def concatenate(parts: list[Detections]) -> Detections:
         """One record from many; an empty list gives an empty record on the CPU."""
         if not parts:
-            whole = torch.zeros(0, dtype=torch.int64)
-            return Detections(whole, torch.zeros(0, 4), torch.zeros(0), whole.clone())
+            none = torch.zeros(0, dtype=torch.int64)
+            return Detections(none, torch.zeros(0, 4), torch.zeros(0), none.clone())
         return Detections(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Detections)))
 
 
 class AnchorMaker(Protocol):
+    per_location: list[int]  # anchors at one location, for each level: a head needs them
+
     def __call__(self, size: tuple[int, int]) -> AnchorGrid: ...
 
 
@@ -179,13 +190,13 @@ class BoxCoder(Protocol):
 
 
 class Matcher(Protocol):
-    needs_predictions: bool  # whether `predicted` (decoded boxes, detached) must be given
+    needs_predictions: bool  # whether it needs `predicted`: decoded boxes, detached
 
     def __call__(self, targets: Targets, grid: AnchorGrid, predicted: Tensor | None = None) -> Matches: ...
 
 
 class Loss(Protocol):
-    """An nn.Module. `statistics` gives log-only numbers and is called only on steps that are logged."""
+    """An nn.Module. `statistics` gives log-only numbers; it is called on logged steps only."""
 
     def __call__(
         self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid
@@ -200,6 +211,6 @@ class ScoreRule(Protocol):
     def __call__(self, outputs: HeadOutputs) -> Tensor: ...  # (B, A, C)
 
 
-# torch.export must know how to take these records apart and put them together again.
+# So that torch.export can take these records apart and rebuild them.
 for _record in (HeadOutputs, Detections, AnchorGrid):
     torch.export.register_dataclass(_record, serialized_type_name=f"detectors.{_record.__name__}")

@@ -1,4 +1,4 @@
-"""The target-encoding layer that both detectors share: truths of a batch -> what every anchor should predict."""
+"""The target-encoding layer that both detectors share: ground truth -> what every anchor should predict."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from detectors.structures import AnchorGrid, BoxCoder, EncodedTargets, HeadOutpu
 
 
 class TargetEncoder(nn.Module):
-    """A matcher and a coder, on the device, for the whole batch at once, with no loop over images and no host synchronisation."""
+    """A matcher and a coder for a whole batch on its device. No loop over images, no synchronisation."""
 
     def __init__(self, matcher: Matcher, coder: BoxCoder):
         super().__init__()
@@ -21,24 +21,23 @@ class TargetEncoder(nn.Module):
     def forward(
         self, targets: Targets, grid: AnchorGrid, outputs: HeadOutputs | None = None
     ) -> EncodedTargets:
-        """targets: boxes (B, M, 4) xyxy pixels of the model input. `outputs` is read only if the matcher needs predictions.
+        """targets: boxes (B, M, 4) xyxy pixels of the model input. outputs: only if the matcher needs
+        predictions.
 
-        An anchor without a truth gets its own box as target, so that every number is finite; for YOLO its offsets are then
-        (0.5, 0.5, 0, 0), which is what Darknet's prior term pulls towards.
+        An anchor without a box has itself as its target, so that all numbers are finite. For YOLO its offsets
+        are then (0.5, 0.5, 0, 0), which Darknet's prior term pulls towards.
         """
-        predicted = (
-            self.coder.decode(outputs.offsets.detach(), grid) if self.matcher.needs_predictions else None
-        )
+        predicted = None
+        if self.matcher.needs_predictions:
+            predicted = self.coder.decode(outputs.offsets.detach(), grid)
         matched, assigned = self.matcher(targets, grid, predicted)
-        boxes, labels = (
-            grid.boxes.expand(len(matched), -1, -1),
-            matched,
-        )  # (B, A, 4), (B, A); both as they are when nothing matches
+        boxes = grid.boxes.expand(len(matched), -1, -1)  # (B, A, 4)
+        labels = matched  # (B, A); -1 everywhere if there are no boxes
         if targets.labels.shape[1]:
-            row, positive = matched.clamp(min=0), matched >= 0
-            boxes = torch.where(
-                positive[..., None], targets.boxes.gather(1, row[..., None].expand(-1, -1, 4)), boxes
-            )
+            row = matched.clamp(min=0)
+            positive = matched >= 0
+            matched_boxes = targets.boxes.gather(1, row[..., None].expand(-1, -1, 4))
+            boxes = torch.where(positive[..., None], matched_boxes, boxes)
             labels = torch.where(positive, targets.labels.gather(1, row), -1)
         return EncodedTargets(matched, assigned, boxes, self.coder.encode(boxes, grid), labels, targets)
 
@@ -46,7 +45,10 @@ class TargetEncoder(nn.Module):
     def statistics(
         self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid
     ) -> dict[str, Tensor]:
-        """Log-only: positives per image, and the mean IoU of what the positive anchors predict with their truths (0 without positives)."""
+        """Log-only: positives per image, and the mean IoU of positive anchors' predictions with their boxes.
+
+        The mean is 0 without positives.
+        """
         positive = encoded.positive
         count = positive.sum()
         iou = paired_iou(self.coder.decode(outputs.offsets, grid), encoded.boxes)  # (B, A)

@@ -144,7 +144,7 @@ def test_the_class_of_a_shared_anchor():
         ({"shared_class": "first"}, "shared_class='first': choose 'last'"),
         ({"class_weights": []}, "class_weights=[]: one number for each class"),
         ({"class_weights": [1.0, -1.0]}, "class_weights=[1.0, -1.0]: one number for each class"),
-        ({"ignore_truths": -1}, "ignore_truths=-1: 0 or more"),
+        ({"ignore_truths": -1}, "ignore_truths=-1: must be 0 or more"),
     ],
 )
 def test_nonsense_is_refused(settings, text):
@@ -155,5 +155,5 @@ def test_nonsense_is_refused(settings, text):
 
 def test_class_weights_of_another_number_of_classes():
     _, outputs, encoded, grid = region_setup("voc13_many")
-    with pytest.raises(ValueError, match="class_weights has 3 numbers and the detector 20 classes"):
+    with pytest.raises(ValueError, match="class_weights has 3 numbers, and the detector 20 classes"):
         RegionLoss(class_weights=[1.0, 2.0, 3.0])(outputs, encoded, grid)

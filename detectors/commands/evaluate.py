@@ -20,7 +20,7 @@ from detectors.data.checks import settled
 from detectors.data.files import write_json
 from detectors.data.loading import BatchLoader
 from detectors.data.problems import KINDS, Problem
-from detectors.metrics.coco import write_results_json
+from detectors.metrics.coco import coco_results
 from detectors.metrics.report import report
 from detectors.training import assemble
 from detectors.training import checkpoint as ckpt
@@ -56,7 +56,9 @@ def main(cfg: DictConfig) -> float | None:
     suffix = file_suffix(stored.path, settings.split)
     target = stored.path.parent / f"evaluation{suffix}.json"
     write_json(target, content)
-    write_results_json(annotations, detections, stored.path.parent / f"detections{suffix}.json")
+    write_json(
+        stored.path.parent / f"detections{suffix}.json", coco_results(annotations, detections), indent=None
+    )
     where = f"{config.data.name} {settings.split} ({len(annotations)} images)"
     print(f"{stored.path}, step {stored.step}, on {where}\n{result.table()}")
     print(*fault_lines(scanned[1], loader), sep="", end="")
@@ -88,7 +90,8 @@ def fault_lines(left_out: Sequence[Problem], loader: BatchLoader) -> list[str]:
 def file_suffix(checkpoint: Path, split: str) -> str:
     """What the names of the written files end with.
 
-    evaluation.json, which compare reads, is best.pt's on `val`. Other splits and checkpoints get files of their own.
+    evaluation.json, which compare reads, is best.pt's on `val`. Other splits and checkpoints get files of
+    their own.
     """
     other = checkpoint.name != ckpt.BEST and (checkpoint.parent / ckpt.BEST).exists()
     return ("" if split == "val" else f"_{split}") + (f"_{checkpoint.stem}" if other else "")
@@ -113,7 +116,10 @@ def with_data(config: Config, settings: EvaluateConfig) -> Config:
 
 
 def trained_on(before: DataConfig, now: DataConfig, split: str) -> list[str]:
-    """The image sets of a split that a run was trained on. VOC's trainval is train and val; roots may have moved."""
+    """The image sets of a split that a run was trained on.
+
+    VOC's trainval is train and val; roots may have moved.
+    """
     if Path(before.root).name != Path(now.root).name:
         return []
     seen = {part for name in before.train for part in _parts(name)}

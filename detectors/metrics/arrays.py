@@ -1,4 +1,4 @@
-"""Detections of a whole data set as arrays on the host, checked: what both metrics start from."""
+"""Detections of a whole data set as checked arrays on the host, from which both metrics start."""
 
 from __future__ import annotations
 
@@ -18,40 +18,43 @@ class DetectionArrays(NamedTuple):
 
 
 def to_arrays(annotations: Annotations, detections: Detections) -> DetectionArrays:
-    """Copies detections to the host once and widens them to float64 (exact), so that no metric rounds a second time.
+    """Copies detections to the host once, as float64, so that no metric rounds again.
 
     detections: original frame, `image` is the row of `annotations`, any order.
-    ValueError: an image or a label that the data set does not have, or a NaN or infinite box or score, with the image's id.
+    ValueError: an image or a label that the data set does not have, or a NaN or infinite box or score, with
+        the image's id.
     """
-    found = DetectionArrays(
+    arrays = DetectionArrays(
         detections.image.cpu().numpy().astype(np.int64),
         detections.boxes.detach().cpu().double().numpy().reshape(-1, 4),
         detections.scores.detach().cpu().double().numpy(),
         detections.labels.cpu().numpy().astype(np.int64),
     )
-    images, classes = len(annotations), len(annotations.class_names)
+    images = len(annotations)
+    classes = len(annotations.class_names)
     _refuse_unless(
-        (found.image >= 0) & (found.image < images),
-        found.image,
+        (arrays.image >= 0) & (arrays.image < images),
+        arrays.image,
         f"image outside 0..{images - 1}; were they made on another data set?",
     )
     _refuse_unless(
-        (found.labels >= 0) & (found.labels < classes),
-        found.labels,
-        f"label outside 0..{classes - 1}; does the model have other classes than the data set ({', '.join(annotations.class_names)})?",
+        (arrays.labels >= 0) & (arrays.labels < classes),
+        arrays.labels,
+        f"label outside 0..{classes - 1}; does the model have other classes than the data set "
+        f"({', '.join(annotations.class_names)})?",
     )
-    finite = np.isfinite(found.boxes_original).all(1) & np.isfinite(found.scores)
-    image_ids = [annotations.image_ids[row] for row in found.image[~finite][:3]]
+    finite = np.isfinite(arrays.boxes_original).all(1) & np.isfinite(arrays.scores)
+    image_ids = [annotations.image_ids[row] for row in arrays.image[~finite][:3]]
     _refuse_unless(
         finite,
         image_ids,
         "image with a NaN or infinite box or score; the weights have diverged: use an earlier checkpoint",
     )
-    return found
+    return arrays
 
 
 def _refuse_unless(good: np.ndarray, values, problem: str) -> None:
-    """values: one per detection, or already those of the bad ones."""
+    """ValueError unless all detections are good. values: one per detection, or those of the bad ones."""
     if not good.all():
         bad = values[~good][:3] if isinstance(values, np.ndarray) else values
         raise ValueError(

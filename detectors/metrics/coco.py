@@ -1,15 +1,15 @@
-"""COCO's twelve numbers, computed by pycocotools itself on boxes held in memory, and the results file that COCO's server takes.
+"""COCO's twelve numbers, computed by pycocotools on boxes in memory, and results in the format of COCO's
+server.
 
-pycocotools is quarantined here and in data/coco.py. Boxes are xywh in COCO's files and in this module's dictionaries only.
+pycocotools is imported here and in data/coco.py only. Boxes are xywh in COCO's files and in this module's
+dictionaries only.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from pycocotools.coco import COCO
@@ -34,15 +34,14 @@ STATISTICS = (
     "AR_large",
 )
 
-ALL_AREAS, MOST_DETECTIONS = (
-    0,
-    -1,
-)  # positions in COCOeval's tables: area range "all", 100 detections per image and class
+# Positions in COCOeval's tables: area range "all", and 100 detections per image and class.
+ALL_AREAS = 0
+MOST_DETECTIONS = -1
 
 
 @dataclass(frozen=True)
 class CocoResult:
-    """AP without a number is the mean over IoU .50:.05:.95. -1: undefined, for want of truths (of that class or size)."""
+    """AP without a number is the mean over IoU .50:.05:.95. -1: no ground truth (of that class or size)."""
 
     class_names: tuple[str, ...]
     stats: dict[str, float]  # the twelve of STATISTICS, in that order
@@ -56,39 +55,41 @@ class CocoResult:
 def evaluate_coco(annotations: Annotations, detections: Detections) -> CocoResult:
     """pycocotools' numbers for `detections` (original frame; `image` is the row of `annotations`).
 
-    Crowd regions absorb detections as COCO has it. VOC's difficult truths are left out as COCO leaves out a truth of another size range:
-    they are no positives, and the detection that matches one (by plain IoU, once, after the truths that count) is neither right nor wrong.
-    They are not made crowd regions, whose IoU is intersection / detection and would swallow any small box within them.
-    Sizes (small < 32^2 <= medium < 96^2 <= large) go by Annotations.areas: the segmentation's in COCO, width * height elsewhere.
+    Crowd regions absorb detections, as in COCO. VOC's difficult boxes are ignored as COCO ignores boxes of
+    another size range: they are no positives, and a detection that matches one (by plain IoU, once, after the
+    boxes that count) is neither right nor wrong. They are not treated as crowd regions, whose IoU is
+    intersection / detection: those would absorb any small box within them. Sizes (small < 32^2 <= medium <
+    96^2 <= large) go by Annotations.areas: the segmentation's in COCO, width * height elsewhere.
 
-    Without detections all defined numbers are 0, without truths all are -1.
+    Without detections all defined numbers are 0; without ground truth all are -1.
     ValueError: see metrics.arrays.to_arrays.
     """
-    found = to_arrays(annotations, detections)
-    # COCOeval sorts and matches by the ids of images: integers. VOC's are strings, so running numbers stand in.
-    ids = (
-        annotations.image_ids
-        if all(isinstance(i, int) for i in annotations.image_ids)
-        else tuple(range(len(annotations)))
-    )
+    arrays = to_arrays(annotations, detections)
+    ids = annotations.image_ids
+    if not all(isinstance(image_id, int) for image_id in ids):
+        ids = tuple(range(len(annotations)))  # COCOeval needs integer ids; VOC's are strings
     return _evaluate(
         _ground_truth(annotations, ids),
-        _results(annotations, found, ids),
+        _results(annotations, arrays, ids),
         annotations.class_names,
         annotations.category_ids,
     )
 
 
 def evaluate_json(ground_truth: dict, results: list[dict]) -> CocoResult:
-    """pycocotools' numbers for the contents of an instances file and of a results file. Classes are in the order of the category ids.
+    """pycocotools' numbers for the contents of an instances file and of a results file.
 
-    ValueError: a result of an image that the instances file does not have (pycocotools would drop it without a word).
+    Classes are in the order of the category ids.
+
+    ValueError for a result of an image that the instances file does not have; pycocotools would drop it
+    silently.
     """
     strangers = {result["image_id"] for result in results} - {image["id"] for image in ground_truth["images"]}
     if strangers:
         examples = ", ".join(map(repr, sorted(strangers, key=str)[:3]))
         raise ValueError(
-            f"results name {len(strangers)} images that the annotation file does not have ({examples}): is it another split?"
+            f"results name {len(strangers)} images that the annotation file does not have ({examples}): "
+            "is it another split?"
         )
     categories = sorted(ground_truth["categories"], key=lambda category: category["id"])
     return _evaluate(
@@ -96,26 +97,29 @@ def evaluate_json(ground_truth: dict, results: list[dict]) -> CocoResult:
     )
 
 
-def write_results_json(annotations: Annotations, detections: Detections, path: Path) -> None:
-    """Writes detections (original frame) in COCO's results format: xywh, the data set's own image ids and category ids.
+def coco_results(annotations: Annotations, detections: Detections) -> list[dict]:
+    """Detections (original frame) in COCO's results format: xywh, with the data set's own image and category
+    ids.
 
-    Numbers are written in full, so that evaluating the file again gives the same result to the last bit.
+    As JSON they keep all digits: evaluating the file gives the same numbers to the last bit.
     """
-    results = _results(annotations, to_arrays(annotations, detections), annotations.image_ids)
-    Path(path).write_text(json.dumps(results))
+    return _results(annotations, to_arrays(annotations, detections), annotations.image_ids)
 
 
 class _BoxEvaluation(COCOeval):
-    """COCOeval for boxes that also leaves out truths marked `difficult`; COCOeval alone leaves out crowds only (it overwrites `ignore`)."""
+    """COCOeval for boxes that also ignores those marked `difficult`.
+
+    COCOeval itself ignores crowds only, because it overwrites `ignore`.
+    """
 
     def __init__(self, ground_truth: COCO, results: COCO):
         super().__init__(ground_truth, results, "bbox")
 
     def _prepare(self) -> None:
         super()._prepare()
-        for truths in self._gts.values():
-            for truth in truths:
-                truth["ignore"] = truth["ignore"] or truth.get("difficult", 0)
+        for boxes in self._gts.values():
+            for box in boxes:
+                box["ignore"] = box["ignore"] or box.get("difficult", 0)
 
 
 def _evaluate(
@@ -141,7 +145,7 @@ def _evaluate(
         ap=np.array([_mean_of_defined(p) for p in per_class]),
         ap50=np.array([_mean_of_defined(p[at[0.5]]) for p in per_class]),
         ap75=np.array([_mean_of_defined(p[at[0.75]]) for p in per_class]),
-        # What is undefined is -1 all along the axis, so that a plain mean keeps it.
+        # A number without ground truth is -1 all along the axis, so that a plain mean keeps it.
         ap_table=tables[0].mean(1)[:, column],
         ar_table=tables[1].mean(0)[column],
     )
@@ -149,9 +153,8 @@ def _evaluate(
 
 def _index(contents: dict) -> COCO:
     coco = COCO()
-    coco.dataset = contents | {
-        "annotations": [dict(row) for row in contents["annotations"]]
-    }  # COCOeval writes into them
+    copies = [dict(row) for row in contents["annotations"]]  # COCOeval writes into them
+    coco.dataset = contents | {"annotations": copies}
     coco.createIndex()
     return coco
 
@@ -190,9 +193,9 @@ def _ground_truth(annotations: Annotations, ids: tuple[int, ...]) -> dict:
     }
 
 
-def _results(annotations: Annotations, found: DetectionArrays, ids: tuple[int | str, ...]) -> list[dict]:
+def _results(annotations: Annotations, arrays: DetectionArrays, ids: tuple[int | str, ...]) -> list[dict]:
     """The contents of a results file."""
-    columns = (found.image, found.labels, _xywh(found.boxes_original), found.scores)
+    columns = (arrays.image, arrays.labels, _xywh(arrays.boxes_original), arrays.scores)
     return [
         {"image_id": ids[image], "category_id": annotations.category_ids[label], "bbox": xywh, "score": score}
         for image, label, xywh, score in zip(*(column.tolist() for column in columns), strict=True)

@@ -9,17 +9,21 @@ from detectors.annotations import Annotations
 from detectors.metrics.coco import evaluate_coco
 from detectors.metrics.voc import evaluate_voc
 from detectors.structures import Detections
+from detectors.tables import cell, text_table
 
 
 @dataclass(frozen=True)
 class Report:
-    """scalars: COCO's twelve numbers (AP, AP50, AP75, AP_small ..., AR1 ...), AP50_voc07 (11-point) and AP50_voc10 (area), all 0..1.
+    """AP by every definition. None stands for a number without ground truth (of that class or size).
 
-    None: undefined, for want of truths (of that class or size).
+    scalars: COCO's twelve numbers (AP, AP50, AP75, AP_small ..., AR1 ...), AP50_voc07 (11-point) and
+    AP50_voc10
+        (area), all from 0 to 1.
     """
 
     scalars: dict[str, float | None]
-    per_class: dict[str, dict[str, float | None]]  # class name -> AP, AP50, AP50_voc07, AP50_voc10, truths
+    # class name -> AP, AP50, AP50_voc07, AP50_voc10, truths (boxes)
+    per_class: dict[str, dict[str, float | None]]
     images: int
     detections: int
 
@@ -33,24 +37,27 @@ class Report:
 
     def table(self) -> str:
         """The numbers as text, one class a line."""
-        head = f"{'class':20s} {'truths':>7s} {'AP':>7s} {'AP50':>7s} {'voc07':>7s} {'voc10':>7s}"
         keys = ("AP", "AP50", "AP50_voc07", "AP50_voc10")
         rows = [
-            f"{name:20.20s} {row['truths']:7d} " + " ".join(_cell(row[key]) for key in keys)
+            (name[:20], row["truths"], *[_number(row[key]) for key in keys])
             for name, row in self.per_class.items()
         ]
-        mean = f"{'mean':20s} {sum(row['truths'] for row in self.per_class.values()):7d} " + " ".join(
-            _cell(self.scalars[key]) for key in keys
+        total = sum(row["truths"] for row in self.per_class.values())
+        rows.append(("mean", total, *[_number(self.scalars[key]) for key in keys]))
+        lines = text_table(
+            ("class", "boxes", "AP", "AP50", "voc07", "voc10"), rows, widths=(20, 7, 7, 7, 7, 7), gap=1
         )
-        rest = ", ".join(
-            f"{key} {_cell(value).strip()}" for key, value in self.scalars.items() if key not in keys
-        )
-        return "\n".join([head, *rows, mean, rest])
+        others = [f"{key} {_number(value)}" for key, value in self.scalars.items() if key not in keys]
+        return "\n".join([*lines, ", ".join(others)])
 
 
 def report(annotations: Annotations, detections: Detections) -> Report:
-    """detections: original frame, `image` = row of `annotations`. IoU for the VOC numbers: above .5, as in voc_eval.py."""
-    voc, coco = evaluate_voc(annotations, detections), evaluate_coco(annotations, detections)
+    """AP by every definition. detections: original frame; `image` is the row of `annotations`.
+
+    The VOC numbers match at IoU > .5, as voc_eval.py does.
+    """
+    voc = evaluate_voc(annotations, detections)
+    coco = evaluate_coco(annotations, detections)
     scalars = {name: _defined(value) for name, value in coco.stats.items()}
     scalars |= {"AP50_voc07": _defined(voc.map07), "AP50_voc10": _defined(voc.map10)}
     columns = {"AP": coco.ap, "AP50": coco.ap50, "AP50_voc07": voc.ap07, "AP50_voc10": voc.ap10}
@@ -62,9 +69,9 @@ def report(annotations: Annotations, detections: Detections) -> Report:
 
 
 def _defined(value: float) -> float | None:
-    """pycocotools writes -1 and VOC's mean NaN where there is nothing to average."""
+    """None for pycocotools' -1 and VOC's NaN, which mean that there is nothing to average."""
     return float(value) if isfinite(value) and value >= 0 else None
 
 
-def _cell(value: float | None) -> str:
-    return "      -" if value is None else f"{value:7.4f}"
+def _number(value: float | None) -> str:
+    return cell(value, ".4f")

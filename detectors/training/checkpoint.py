@@ -62,9 +62,18 @@ def from_content(path: Path, content: Any) -> Checkpoint:
         raise ValueError(
             f"{path}: a checkpoint without {', '.join(absent)}; it was damaged, or another version wrote it"
         )
-    return Checkpoint(
-        path, **{name: content[name] for name in names} | {"class_names": tuple(content["class_names"])}
-    )
+    fields = {name: content[name] for name in names} | {"class_names": tuple(content["class_names"])}
+    return Checkpoint(path, **_with_images_seen(fields))
+
+
+def _with_images_seen(fields: dict[str, Any]) -> dict[str, Any]:
+    """Older checkpoints hold the number in the loss's state, too; today it stands in `progress` alone."""
+    model = dict(fields["model"])
+    progress = dict(fields["progress"])
+    seen = model.pop("loss.images_seen", None)
+    if seen is not None:
+        progress.setdefault("images_seen", int(seen))
+    return fields | {"model": model, "progress": progress}
 
 
 def read_tensors(path: Path) -> Any:

@@ -58,6 +58,12 @@ class DetectionTask:
         self._last_step = (outputs, encoded, grid)
         return detector.loss(outputs, encoded, grid)
 
+    def resume(self, images_seen: int) -> None:
+        """Gives the number to a loss that depends on it: YOLOv2's prior term ends after some images."""
+        counter = dict(self.module.loss.named_buffers()).get("images_seen")
+        if counter is not None:
+            counter.fill_(images_seen)
+
     @torch.no_grad()
     def statistics(self) -> dict[str, Tensor]:
         """Log-only numbers about the last step, on the device."""

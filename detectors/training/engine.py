@@ -48,6 +48,8 @@ class Task(Protocol):
 
     def step(self, batch: Batch) -> dict[str, Tensor]: ...  # named, already weighted loss terms of a batch
 
+    def resume(self, images_seen: int) -> None: ...  # tells it how many images the run has already seen
+
     def statistics(self) -> dict[str, Tensor]: ...  # log-only numbers about the batch that `step` saw last
 
     def evaluate(self) -> Evaluation: ...
@@ -207,6 +209,7 @@ def restore(run: Run, checkpoint: ckpt.Checkpoint) -> None:
         )
     run.optimizer.load_state_dict(checkpoint.optimizer)
     run.progress = Progress(**checkpoint.progress)
+    run.task.resume(run.progress.images_seen)
     ckpt.set_random_state(checkpoint.random)
 
 

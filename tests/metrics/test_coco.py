@@ -1,4 +1,6 @@
-"""COCO's twelve numbers against pycocotools' recorded ones (fixtures/evaluation/README.md) and published ones, through both entrances."""
+"""COCO's twelve numbers against pycocotools' recorded ones (fixtures/evaluation/README.md) and published
+ones, through both entrances.
+"""
 
 import gzip
 import json
@@ -10,7 +12,7 @@ import torch
 
 from detectors.annotations import Annotations
 from detectors.commands.verify.evaluators import coco_records
-from detectors.metrics.coco import STATISTICS, evaluate_coco, evaluate_json, write_results_json
+from detectors.metrics.coco import STATISTICS, coco_results, evaluate_coco, evaluate_json
 from detectors.structures import Detections
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "evaluation"
@@ -43,7 +45,9 @@ def test_recorded_answers(name, entrance, capsys):
 
 @pytest.mark.parametrize("name", ["cocoapi_val2014_fakebbox100", "padilla_sampled_coco"])
 def test_published_pairs(name):
-    """cocodataset/cocoapi results/val2014_fake_eval_res.txt (3 decimals); rafaelpadilla tests/test_eval_coco.py (6 decimals)."""
+    """cocodataset/cocoapi results/val2014_fake_eval_res.txt (3 decimals); rafaelpadilla
+    tests/test_eval_coco.py (6 decimals).
+    """
     case = KNOWN[name]
     for result in (evaluate_json(case["gt"], case["dt"]), evaluate_coco(*coco_records(case))):
         numbers = list(result.stats.values())
@@ -77,14 +81,13 @@ def test_string_image_ids_and_classes_in_another_order_change_nothing():
     assert theirs.class_names[::-1] == mine.class_names
 
 
-def test_the_written_results_file_gives_the_same_numbers(tmp_path):
+def test_results_that_went_through_json_give_the_same_numbers():
     case = COCO_CASES["random_2"]
     annotations, detections = coco_records(case)
     single = Detections(
         detections.image, detections.boxes.float(), detections.scores.float(), detections.labels
     )
-    write_results_json(annotations, single, tmp_path / "results.json")
-    results = json.loads((tmp_path / "results.json").read_text())
+    results = json.loads(json.dumps(coco_results(annotations, single)))
     assert set(results[0]) == {"image_id", "category_id", "bbox", "score"}
     assert [(r["image_id"], r["category_id"]) for r in results] == [
         (r["image_id"], r["category_id"]) for r in case["dt"]
@@ -100,7 +103,9 @@ def test_results_of_another_split_are_refused():
 
 
 class TestDifficult:
-    """One image: a plain truth at the left, a difficult one at the right, far apart; IoUs are chosen, not random."""
+    """One image: a plain truth at the left, a difficult one at the right, far apart; IoUs are chosen, not
+    random.
+    """
 
     PLAIN, DIFFICULT = [0.0, 0, 100, 100], [200.0, 0, 300, 100]
 

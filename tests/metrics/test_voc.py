@@ -1,4 +1,6 @@
-"""VOC's AP against the originals' recorded answers (fixtures/evaluation/README.md), published pairs and a naive double loop."""
+"""VOC's AP against the originals' recorded answers (fixtures/evaluation/README.md), published pairs and a
+naive double loop.
+"""
 
 import gzip
 import json
@@ -46,7 +48,9 @@ def test_recorded_answers(name, threshold):
 
 @pytest.mark.parametrize("threshold", ["0.1", "0.3", "0.5", "0.75"])
 def test_published_pair_of_padilla(threshold):
-    """github.com/rafaelpadilla/Object-Detection-Metrics: 26.84 % (11 points) and 24.56 % (all points) at IoU .3; its rule is IoU >= t."""
+    """github.com/rafaelpadilla/Object-Detection-Metrics: 26.84 % (11 points) and 24.56 % (all points) at IoU
+    .3; its rule is IoU >= t.
+    """
     case = KNOWN["padilla_7_images_15_gt_24_det"]
     result = evaluate_voc(*voc_records(case), iou=float(threshold), inclusive=True)
     assert_equal(
@@ -56,9 +60,12 @@ def test_published_pair_of_padilla(threshold):
 
 
 def test_published_curve_of_caffe():
-    """caffe (branch ssd), test_bbox_util.cpp, TestComputeAP; its tolerance is 1e-5. Its MaxIntegral is VOC2010's area.
+    """caffe (branch ssd), test_bbox_util.cpp, TestComputeAP; its tolerance is 1e-5.
 
-    Its 11 points are i / 10.f, so a recall of 3/5 reaches .6, which VOC's own code misses by one ulp: hence the nudge.
+    Its MaxIntegral is VOC2010's area.
+
+    Its 11 points are i / 10.f, so a recall of 3/5 reaches .6, which VOC's own code misses by one ulp: hence
+    the nudge.
     """
     case = KNOWN["caffe_ssd_compute_ap"]
     for length, expected in [(len(case["tp"]), case["expected"]), (7, case["first7"])]:
@@ -147,7 +154,9 @@ def edges(box):
 
 
 def crowded_case(random):
-    """Small integer boxes in few places, few distinct scores: overlaps, duplicates, equal IoUs, ties and IoUs of exactly 1/2 all happen."""
+    """Small integer boxes in few places, few distinct scores: overlaps, duplicates, equal IoUs, ties and IoUs
+    of exactly 1/2 all happen.
+    """
 
     def boxes(count):
         low = random.integers(1, 4, (count, 2))

@@ -85,7 +85,7 @@ def test_anchors_are_made_once_per_size(detector):
 def test_neither_anchors_nor_pixels_are_saved(detector):
     detector(images())
     parts = {name.split(".")[0] for name in detector.state_dict()}
-    assert parts == {"backbone", "neck", "head", "loss"}
+    assert parts == {"backbone", "neck", "head"}
 
 
 def test_copies_and_pickles_leave_the_anchors_behind(detector):

@@ -32,9 +32,7 @@ def stored(config: Config, path: Path, class_names: tuple[str, ...] = NAMES) -> 
         for parameter in detector.parameters():
             parameter += 1
     model = detector.state_dict()
-    if "loss.images_seen" in model:
-        model["loss.images_seen"] = torch.tensor(1000)
-    empty = {"progress": {}, "optimizer": {}, "random": {}}
+    empty = {"progress": {"images_seen": 1000}, "optimizer": {}, "random": {}}
     ckpt.save_checkpoint(
         ckpt.Checkpoint(
             path=path, step=7, config=to_plain(config), class_names=class_names, model=model, **empty

@@ -116,3 +116,14 @@ def test_random_state_comes_back():
     first = torch.rand(3)
     ckpt.set_random_state(state)
     assert_close(torch.rand(3), first, rtol=0, atol=0)
+
+
+def test_older_checkpoints_hold_the_images_seen_in_the_loss(tmp_path):
+    """It is moved to the progress, which has the last word where it knows the number itself."""
+    for progress, expected in (({}, 1000), ({"images_seen": 8}, 8)):
+        path = tmp_path / "old.pt"
+        model = {"loss.images_seen": torch.tensor(1000), "weight": torch.zeros(1)}
+        ckpt.save_checkpoint(ckpt.Checkpoint(path, 1, {}, ("a",), model, progress, {}, {}))
+        loaded = ckpt.load_checkpoint(path)
+        assert list(loaded.model) == ["weight"]
+        assert loaded.progress["images_seen"] == expected

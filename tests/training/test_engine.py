@@ -140,20 +140,16 @@ def test_a_new_run_starts_from_other_weights(cache, tmp_path, capsys):
     stored = ckpt.load_checkpoint(ckpt.find_checkpoint(tmp_path / "before"))
     assert f"weights of {stored.path}: " in capsys.readouterr().out
     state = run.task.module.state_dict()
-    assert all(
-        state[name].equal(tensor) for name, tensor in stored.model.items() if name != "loss.images_seen"
-    )
-    assert (run.progress.step, int(state["loss.images_seen"]), run.optimizer.state_dict()["state"]) == (
-        0,
-        0,
-        {},
-    )
+    assert all(state[name].equal(tensor) for name, tensor in stored.model.items())
+    assert (run.progress.step, run.progress.images_seen, run.task.module.loss.images_seen) == (0, 0, 0)
+    assert run.optimizer.state_dict()["state"] == {}
     engine.train(run)
     own = ckpt.load_checkpoint(tmp_path / "after" / ckpt.LAST)
     for file in (tmp_path / "before").glob("*.pt"):
         file.unlink()
     resumed = script.build_run(script.resumed_config(own, ["trainer.steps=3"]), tmp_path / "after", own)
     assert_close(resumed.task.module.state_dict(), own.model, rtol=0, atol=0)
+    assert resumed.task.module.loss.images_seen == own.progress["images_seen"] == 8
     with pytest.raises(
         ValueError, match=r"trainer\.init_from=x: a resumed run goes on with the weights of .*last\.pt"
     ):

@@ -92,9 +92,9 @@ def from_checkpoint(stored: ckpt.Checkpoint, wish: Wish) -> Converted:
     notes = [
         f"checkpoint of {stored.config['name']}, step {stored.step}, {len(stored.class_names)} classes -> {config.name}"
     ]
-    version = {key: stored.progress[key] for key in WEIGHTS_HEADER if key in stored.progress}
+    kept = {key: stored.progress[key] for key in (*WEIGHTS_HEADER, "images_seen") if key in stored.progress}
     step = 0 if transfer.left else stored.step
-    return Converted(weights_only(wish, config, names, transfer, step=step, **version), transfer, notes)
+    return Converted(weights_only(wish, config, names, transfer, step=step, **kept), transfer, notes)
 
 
 def chosen_class_names(wish: Wish, classes: int | None) -> tuple[str, ...]:

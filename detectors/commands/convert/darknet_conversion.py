@@ -27,7 +27,7 @@ from detectors.darknet.cfg import read_cfg
 from detectors.darknet.cfg_detector import darknet_detector
 from detectors.darknet.region import region_loss_settings
 from detectors.darknet.syntax import read_text
-from detectors.darknet.weights import SEEN_BUFFER, Header, load_weights, save_weights
+from detectors.darknet.weights import Header, load_weights, save_weights
 from detectors.models.detector import Detector
 from detectors.structures import HeadOutputs
 from detectors.training import assemble
@@ -79,7 +79,8 @@ def from_darknet(wish: Wish) -> Converted:
         *list(report.lines())[:1],
         f"{len(report.loaded)} convolutions loaded, {len(report.left)} left as they were -> {config.name}",
     ]
-    return Converted(weights_only(wish, config, names, transfer, **version), transfer, notes)
+    progress = {**version, "images_seen": report.header.seen}
+    return Converted(weights_only(wish, config, names, transfer, **progress), transfer, notes)
 
 
 def darknet_configuration(wish: Wish, names: tuple[str, ...], network: sections.DarknetCfg | None) -> Config:
@@ -137,7 +138,7 @@ def to_darknet(checkpoint: Checkpoint) -> list[str]:
             f"{config.name} is no network of Darknet's: only YOLOv2's family can be written as .weights"
         )
     version = [int(checkpoint.progress[key]) for key in WEIGHTS_HEADER if key in checkpoint.progress]
-    seen = max(int(buffer) for name, buffer in detector.named_buffers() if name.endswith(SEEN_BUFFER))
+    seen = int(checkpoint.progress.get("images_seen", 0))
     header = Header(*version, seen=seen) if version else Header(seen=seen)
     save_weights(detector, checkpoint.path, header=header)
     return [
