@@ -1,6 +1,8 @@
-"""Loss curves that a refactoring must not move: five steps of each demo model on fixed random batches.
+"""Loss curves that a refactoring must not move: twenty steps of each demo model on fixed random batches.
 
-The numbers were printed by this test's own code at the commit that added it (torch 2.11.0, CPU); they prove only that nothing changed.
+The numbers were printed by this test's own code at a728fa1 (torch 2.11.0, one thread of a CPU with AVX-512),
+before the modules moved; there the curves are the same bit for bit since. Other CPUs round differently, hence
+the tolerance. The numbers prove only that nothing changed.
 """
 
 from __future__ import annotations
@@ -21,8 +23,14 @@ BUILDERS = {
     "ssd": lambda: ssd160(num_classes=3, width=0.25, batch_norm=True),
 }
 GOLDEN = {
-    "yolov2": [35.605, 50.0043, 44.9216, 41.9595, 34.0138],
-    "ssd": [36.2775, 33.05, 35.8983, 37.1319, 31.5755],
+    "yolov2": [
+        *(35.60496, 50.00433, 44.92162, 41.95950, 34.01382, 37.94901, 37.09909, 36.10659, 28.87723, 31.04482),
+        *(21.60826, 31.49083, 25.50133, 23.61214, 17.91611, 18.71593, 17.05399, 18.64190, 30.08322, 23.14924),
+    ],
+    "ssd": [
+        *(36.27750, 33.04997, 35.89833, 37.13190, 31.57549, 29.25588, 26.36168, 24.08030, 27.16812, 21.18689),
+        *(20.66674, 21.68491, 20.14215, 19.01696, 19.81024, 21.73275, 18.14796, 17.03247, 19.41145, 15.46134),
+    ],
 }
 
 
@@ -33,7 +41,7 @@ def curve(family: str) -> list[float]:
     generator = torch.Generator().manual_seed(1)
     grid = detector.grid((160, 160))
     losses = []
-    for _ in range(5):
+    for _ in range(20):
         images = torch.randint(0, 256, (4, 3, 160, 160), generator=generator, dtype=torch.uint8)
         targets = oracles.random_targets(generator, batch=4, most=5, classes=3, size=(160, 160))
         outputs = detector(images)
@@ -47,4 +55,7 @@ def curve(family: str) -> list[float]:
 
 @pytest.mark.parametrize("family", BUILDERS)
 def test_the_first_losses_are_what_they_were(family):
-    assert_close(torch.tensor(curve(family)), torch.tensor(GOLDEN[family]), rtol=1e-3, atol=0)
+    losses = torch.tensor(curve(family))
+    golden = torch.tensor(GOLDEN[family])
+    assert_close(losses[:5], golden[:5], rtol=1e-3, atol=0)
+    assert_close(losses, golden, rtol=1e-2, atol=0)  # rounding differences grow from step to step
