@@ -1,1 +1,1 @@
-"""Getting data sets: where their archives lie, how a file is fetched, and how it is unpacked."""
+"""The `detectors download` command: where the archives of data sets are, how to fetch and unpack them."""

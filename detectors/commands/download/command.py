@@ -1,4 +1,4 @@
-"""Downloads data sets to where conf/data/*.yaml expect them: detectors download voc2007 voc2012 [paths.data=/big/disk]."""
+"""Downloads data sets to where conf/data/*.yaml look for them: detectors download bccd [paths.data=/big]"""
 
 from __future__ import annotations
 
@@ -12,63 +12,61 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from detectors.commands.download.fetch import RESUMED, Part, fetch
+from detectors.commands.download.fetch import RESUME_HINT, Part, fetch
 from detectors.commands.download.sources import SOURCES, Archive, DataSource
-from detectors.commands.download.unpack import Damaged, clear_draft, draft_of, unpack
+from detectors.commands.download.unpack import DamagedArchive, clear_draft, draft_of, unpack
 from detectors.config.entry import verb
 from detectors.config.schema import composed
 from detectors.data.suggestions import did_you_mean
 
-Plan = tuple[Path, list[Archive]]  # a data set's root, and the archives that it lacks
-
 
 @verb
 def main(arguments: list[str] | None = None) -> None:
-    listed = ", ".join(
-        f"{name} ({gigabytes(sum(a.size for a in source.archives))})" for name, source in SOURCES.items()
-    )
-    parser = argparse.ArgumentParser(
-        prog="detectors download", description=f"Downloads and unpacks: {listed}."
-    )
-    parser.add_argument(
-        "names", nargs="+", metavar="NAME", help="a data set; or paths.data=/FOLDER, as for train.py"
-    )
-    parser.add_argument(
-        "--keep-archives", action="store_true", help="leave the archives beside what was unpacked of them"
-    )
-    asked = parser.parse_intermixed_args(arguments)
-    overrides = [word for word in asked.names if "=" in word]
-    sources = chosen([word for word in asked.names if word not in overrides], SOURCES)
+    args = _arguments(arguments)
+    overrides = [name for name in args.names if "=" in name]
+    sources = select_sources([name for name in args.names if "=" not in name], SOURCES)
     roots = {name: root_of(source, overrides) for name, source in sources.items()}
     try:
-        download(sources, roots, keep_archives=asked.keep_archives)
+        download(sources, roots, keep_archives=args.keep_archives)
     except KeyboardInterrupt as stop:
-        print(f"stopped; {RESUMED}", file=sys.stderr)
+        print(f"stopped; {RESUME_HINT}", file=sys.stderr)
         raise SystemExit(130) from stop
     for name, source in sources.items():
-        print(
-            f"{name}: in {roots[name]}; to use it: python train.py {' '.join([f'data={source.config}', *overrides])}{source.remark}"
-        )
+        command = " ".join(["python train.py", f"data={source.config}", *overrides])
+        print(f"{name}: in {roots[name]}; to use it: {command}{source.remark}")
 
 
-def chosen(names: Sequence[str], sources: Mapping[str, DataSource]) -> dict[str, DataSource]:
-    """ValueError for a name that is not among the sources."""
+def _arguments(arguments: list[str] | None) -> argparse.Namespace:
+    sizes = {name: sum(archive.size for archive in source.archives) for name, source in SOURCES.items()}
+    listed = ", ".join(f"{name} ({gigabytes(size)})" for name, size in sizes.items())
+    parser = argparse.ArgumentParser(
+        prog="detectors download", description=f"Downloads and unpacks data sets: {listed}."
+    )
+    parser.add_argument(
+        "names", nargs="+", metavar="NAME", help="a data set, or paths.data=/FOLDER as for train.py"
+    )
+    parser.add_argument("--keep-archives", action="store_true", help="keep the archives after unpacking")
+    return parser.parse_intermixed_args(arguments)
+
+
+def select_sources(names: Sequence[str], sources: Mapping[str, DataSource]) -> dict[str, DataSource]:
+    """The named sources, each once. ValueError: a name is unknown, or there is none."""
     if not names:
-        raise ValueError(f"no data set is named; there are: {', '.join(sources)}")
+        raise ValueError(f"name a data set to download; there are: {', '.join(sources)}")
     for name in names:
         if name not in sources:
-            raise ValueError(
-                f"{name}: no data set of this name can be downloaded{did_you_mean(name, sources, listed=True)}"
-            )
+            hint = did_you_mean(name, sources, listed=True)
+            raise ValueError(f"{name}: not a data set that can be downloaded{hint}")
     return {name: sources[name] for name in dict.fromkeys(names)}
 
 
 def root_of(source: DataSource, overrides: Sequence[str]) -> Path:
-    """data.root of the data set's yaml: whoever trains with the same overrides finds it there."""
+    """data.root of the set's yaml file, where train.py looks for it with the same overrides."""
     for override in overrides:
         if not override.startswith("paths."):
-            raise ValueError(f"{override}: only paths.* says where data sets lie; set paths.data=/FOLDER")
-    return Path(composed([f"data={source.config}", *overrides])["data"]["root"]).absolute()
+            raise ValueError(f"{override}: only paths.* settings are allowed here; set paths.data=/FOLDER")
+    config = composed([f"data={source.config}", *overrides])
+    return Path(config["data"]["root"]).absolute()
 
 
 def download(
@@ -78,124 +76,137 @@ def download(
     keep_archives: bool = False,
     progress: bool = True,
 ) -> None:
-    """Fetches and unpacks what is missing of each data set. Without a request where nothing is.
+    """Fetches and unpacks the missing archives of each data set. A complete set needs no request.
 
-    ValueError for a full disk, a server that refuses, an archive that is not what was published, another download into the same folder.
+    roots: name -> folder. Raises ValueError if the disk is too small, a server refuses, an archive differs
+    from the published one, or another download into the same folder is running.
     """
-    plans = {}
-    for name, source in sources.items():
-        if not missing(source, roots[name]):
-            print(f"{name}: all of it is there, nothing to do")
-            continue
-        plans[name] = (roots[name], missing(source, roots[name]))
+    missing = {name: missing_archives(source, roots[name]) for name, source in sources.items()}
+    for name, archives in missing.items():
+        if not archives:
+            print(f"{name}: already complete, nothing to do")
+    missing = {name: archives for name, archives in missing.items() if archives}
     with contextlib.ExitStack() as stack:
-        for root in dict.fromkeys(root for root, _ in plans.values()):
+        for root in dict.fromkeys(roots[name] for name in missing):
             stack.enter_context(locked(root))
-        check_space(list(plans.values()), keep_archives)
-        for name, (root, archives) in plans.items():
-            print(f"{sources[name].title}: {sources[name].page}\n  {sources[name].terms}", flush=True)
+        check_space(
+            [(roots[name], archive) for name, archives in missing.items() for archive in archives],
+            keep_archives,
+        )
+        for name, archives in missing.items():
+            source = sources[name]
+            print(f"{source.title}: {source.page}\n  {source.terms}", flush=True)
             for archive in archives:
-                get(archive, root, keep_archives=keep_archives, progress=progress)
+                install(archive, roots[name], keep_archives=keep_archives, progress=progress)
 
 
-def missing(source: DataSource, root: Path) -> list[Archive]:
-    """Archives of which something is not there, or whose unpacking was cut off."""
+def missing_archives(source: DataSource, root: Path) -> list[Archive]:
+    """Archives with missing files or whose unpacking was interrupted."""
     return [
         archive
         for archive in source.archives
-        if draft_of(root, archive.name).exists() or not archive.there(root)
+        if draft_of(root, archive.name).exists() or not archive.is_complete(root)
     ]
 
 
 @contextlib.contextmanager
 def locked(root: Path) -> Iterator[None]:
-    """Two downloads into one folder would write the same part. The lock is on the folder itself and ends with the process."""
+    """Keeps a second download out of the folder, which would write the same part.
+
+    The lock is on the folder itself and ends with the process.
+    """
     try:
         root.mkdir(parents=True, exist_ok=True)
         handle = os.open(root, os.O_RDONLY)
     except OSError as error:
-        raise ValueError(
-            f"{root}: {error.strerror}; name a folder that can be written with paths.data=/FOLDER"
-        ) from error
+        raise ValueError(f"{root}: {error.strerror}; set paths.data=/FOLDER to a writable folder") from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(handle)
         raise ValueError(
-            f"{root}: another download into this folder is under way; wait for it, or end it"
+            f"{root}: another download into this folder is running; wait for it or stop it"
         ) from error
     except OSError:
-        pass  # some network file systems have no locks
+        pass  # some network file systems do not support locks
     try:
         yield
     finally:
         os.close(handle)
 
 
-def check_space(plans: Sequence[Plan], keep_archives: bool) -> None:
-    """ValueError that says for each disk what is needed, what is free, and what to do."""
+def check_space(wanted: Sequence[tuple[Path, Archive]], keep_archives: bool) -> None:
+    """Raises ValueError that names each disk with too little space. First empties drafts that were left.
+
+    wanted: (root of the data set, archive) in the order in which they will be unpacked.
+    """
     disks: dict[int, list[tuple[Path, Archive]]] = {}
-    for root, archives in plans:
-        for archive in archives:
-            if draft_of(root, archive.name).exists():
-                clear_draft(draft_of(root, archive.name))
-            disks.setdefault(os.stat(root).st_dev, []).append((root, archive))
-    short = []
-    for wanted in disks.values():
-        needed, free = space_needed(wanted, keep_archives), shutil.disk_usage(wanted[0][0]).free
+    for root, archive in wanted:
+        draft = draft_of(root, archive.name)
+        if draft.exists():
+            clear_draft(draft)
+        disks.setdefault(os.stat(root).st_dev, []).append((root, archive))
+    problems = []
+    for disk in disks.values():
+        needed = space_needed(disk, keep_archives)
+        free = shutil.disk_usage(disk[0][0]).free
         if needed > free:
-            where = " and ".join(str(root) for root in dict.fromkeys(root for root, _ in wanted))
-            what = f"{gigabytes(needed)} are needed, and {gigabytes(free)} are free"
-            short.append(f"{where}: {what}; make room, or name another disk with paths.data=/FOLDER")
-    if short:
-        raise ValueError("\n".join(short))
+            folders = " and ".join(dict.fromkeys(str(root) for root, _ in disk))
+            problems.append(
+                f"{folders}: {gigabytes(needed)} needed, {gigabytes(free)} free; "
+                "make room, or choose another disk with paths.data=/FOLDER"
+            )
+    if problems:
+        raise ValueError("\n".join(problems))
 
 
 def space_needed(wanted: Sequence[tuple[Path, Archive]], keep_archives: bool) -> int:
-    """bytes: the most that is taken at any time, if each archive goes once it is unpacked. What has been fetched is taken already."""
-    taken = most = 0
+    """Additional bytes on disk at the peak, if archives are removed once unpacked or, as asked, kept."""
+    used = 0
+    peak = 0
     for root, archive in wanted:
-        taken += max(0, archive.size - fetched(archive, root)) + archive.unpacked
-        most = max(most, taken)
-        taken -= 0 if keep_archives else archive.size
-    return most
+        used += max(0, archive.size - downloaded_bytes(archive, root)) + archive.unpacked
+        peak = max(peak, used)
+        if not keep_archives:
+            used -= archive.size
+    return peak
 
 
-def fetched(archive: Archive, root: Path) -> int:
-    """bytes of it on the disk"""
+def downloaded_bytes(archive: Archive, root: Path) -> int:
+    """Bytes of the archive on disk."""
     target = root / archive.name
-    return target.stat().st_size if target.exists() else Part(target, archive.url).have
+    return target.stat().st_size if target.exists() else Part(target, archive.url).bytes_on_disk
 
 
-def get(archive: Archive, root: Path, *, keep_archives: bool, progress: bool) -> None:
-    """One archive, fetched, checked and unpacked. One that is not what was published is removed, so that another call fetches it anew."""
+def install(archive: Archive, root: Path, *, keep_archives: bool, progress: bool) -> None:
+    """Fetches, verifies and unpacks an archive. Removes a damaged one: the next call fetches it again."""
     target = root / archive.name
     if not target.exists():
         print(f"  {archive.url} ({gigabytes(archive.size)})", flush=True)
         fetch(archive.url, target, progress=progress)
     try:
-        check_sum(target, archive.md5)
-        unpack(target, root, archive.take, progress=progress)
-    except Damaged as error:
+        verify_checksum(target, archive.md5)
+        unpack(target, root, archive.contents, progress=progress)
+    except DamagedArchive as error:
         target.unlink()
-        advice = f"run the same command again; if this comes back, {archive.url} is no longer what was published, or a proxy changed it"
-        raise ValueError(f"{error}; the file was removed. To go on, {advice}") from error
-    if not archive.there(root):
         raise ValueError(
-            f"{target}: was unpacked into {root}, but not all that belongs there came out of it; is it the whole archive?"
-        )
+            f"{error}; the file was removed. Run the same command again; if this error comes back, "
+            f"{archive.url} has changed since it was published, or a proxy alters it"
+        ) from error
+    if not archive.is_complete(root):
+        raise ValueError(f"{target}: unpacked into {root}, but files are missing; is the archive complete?")
     if not keep_archives:
         target.unlink()
 
 
-def check_sum(path: Path, md5: str | None) -> None:
-    """Damaged if it is another than published."""
+def verify_checksum(path: Path, md5: str | None) -> None:
+    """Raises DamagedArchive if the MD5 checksum differs. md5: None skips the check."""
     if md5 is None:
         return
     with open(path, "rb") as file:
-        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if found != md5:
-        raise Damaged(f"{path}: its MD5 checksum is {found}, and {md5} was published")
+        actual = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if actual != md5:
+        raise DamagedArchive(f"{path}: its MD5 checksum is {actual}, the published one is {md5}")
 
 
 def gigabytes(size: int) -> str:

@@ -1,7 +1,8 @@
-"""The data sets that can be downloaded: their archives, what these hold, and how one sees that all of it is there.
+"""The data sets that can be downloaded: their archives, the contents, and how to tell that a set is complete.
 
-Sizes are those that the servers name; they only serve to ask for disk space. VOC's checksums are torchvision's (tests/downloads compares),
-COCO has published none, and GitHub packs BCCD's archive anew: what these two hold is checked by the CRC of each file in the zip.
+Sizes are the servers' and are used to check disk space only. VOC's checksums are torchvision's, which a test
+verifies. COCO publishes no checksums, and GitHub builds BCCD's archive on request: for these two, unpacking
+verifies the CRC of each file in the zip.
 """
 
 from __future__ import annotations
@@ -13,23 +14,21 @@ from functools import partial
 from pathlib import Path
 
 VOC = "http://host.robots.ox.ac.uk/pascal/VOC"
-COCO = "http://images.cocodataset.org"  # without https: the certificate of its host is for another name
+COCO = "http://images.cocodataset.org"  # no https: the certificate is for another host name
 BCCD_COMMIT = "d272fb14cdff6e473fafeeeba32aba5f560e9e43"
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A .tar or .zip, and what of it goes where."""
+    """A .tar or .zip file, and where its contents belong below the root of the data set."""
 
     url: str
     size: int  # bytes
-    unpacked: int  # bytes on the disk, rounded up
-    take: tuple[
-        tuple[str, str], ...
-    ]  # (file or folder in the archive, its place below the data set's root); the rest is left out
-    there: Callable[[Path], bool]  # root -> whether all that `data=...` reads of this archive is there
-    md5: str | None = None  # None: none is published
-    file_name: str = ""  # by which it is kept; empty: the end of the URL
+    unpacked: int  # bytes on disk, rounded up
+    contents: tuple[tuple[str, str], ...]  # (path in the archive, path below root); the rest is dropped
+    is_complete: Callable[[Path], bool]  # root -> whether all files that `data=...` reads are there
+    md5: str | None = None  # None: not published
+    file_name: str = ""  # local file name; "": the last part of the URL
 
     @property
     def name(self) -> str:
@@ -41,25 +40,25 @@ class DataSource:
     """A data set."""
 
     title: str
-    config: str  # the yaml of conf/data that says where it belongs
-    page: str
-    terms: str
+    config: str  # name of the yaml file in conf/data whose data.root is the target folder
+    page: str  # URL
+    terms: str  # of use
     archives: tuple[Archive, ...]
-    remark: str = ""  # what the yaml needs besides
+    remark: str = ""  # what else the yaml file needs
 
 
 def lists_complete(root: Path, *, year: str = "", splits: tuple[str, ...]) -> bool:
-    """Whether VOC's split lists are in root/year, and each image that they name with its annotation."""
+    """Whether root/year has VOC's split lists and, for each name in them, an image and an annotation."""
     folder = root / year
     lists = [folder / "ImageSets" / "Main" / f"{split}.txt" for split in splits]
     if not all(path.is_file() for path in lists):
         return False
-    listed = {stem for path in lists for stem in path.read_text().split()}
-    return bool(listed) and all(listed <= _stems(folder / part) for part in ("JPEGImages", "Annotations"))
+    names = {name for path in lists for name in path.read_text().split()}
+    return bool(names) and all(names <= _stems(folder / part) for part in ("JPEGImages", "Annotations"))
 
 
 def images_complete(root: Path, *, folder: str, count: int) -> bool:
-    """Whether root/folder holds `count` files."""
+    """Whether root/folder holds at least `count` files."""
     return len(_stems(root / folder)) >= count
 
 
@@ -68,7 +67,7 @@ def files_complete(root: Path, *, names: tuple[str, ...]) -> bool:
 
 
 def _stems(folder: Path) -> set[str]:
-    """File names without their suffix; none if there is no such folder."""
+    """File names without suffix; empty if there is no such folder."""
     if not folder.is_dir():
         return set()
     with os.scandir(folder) as entries:
@@ -76,33 +75,34 @@ def _stems(folder: Path) -> set[str]:
 
 
 def _voc(file: str, *, year: str, split: str, size: int, md5: str) -> Archive:
-    there = partial(lists_complete, year=f"VOC{year}", splits=(split,))
-    url = f"{VOC}/voc{year}/{file}"
     return Archive(
-        url,
+        url=f"{VOC}/voc{year}/{file}",
         size=size,
         unpacked=size * 11 // 10,
-        take=((f"VOCdevkit/VOC{year}", f"VOC{year}"),),
-        there=there,
+        contents=((f"VOCdevkit/VOC{year}", f"VOC{year}"),),
+        is_complete=partial(lists_complete, year=f"VOC{year}", splits=(split,)),
         md5=md5,
     )
 
 
 def _coco_images(split: str, *, count: int, size: int) -> Archive:
-    there = partial(images_complete, folder=split, count=count)
     return Archive(
-        f"{COCO}/zips/{split}.zip", size=size, unpacked=size * 105 // 100, take=((split, split),), there=there
+        url=f"{COCO}/zips/{split}.zip",
+        size=size,
+        unpacked=size * 105 // 100,
+        contents=((split, split),),
+        is_complete=partial(images_complete, folder=split, count=count),
     )
 
 
-VOC_TERMS = "the images are from Flickr, and their use must respect Flickr's terms"
+FLICKR_TERMS = "the images are from Flickr; use them according to Flickr's terms"
 
 SOURCES = {
     "voc2007": DataSource(
         title="PASCAL VOC 2007, trainval and test",
         config="voc07",
         page=f"{VOC}/voc2007/",
-        terms=VOC_TERMS,
+        terms=FLICKR_TERMS,
         archives=(
             _voc(
                 "VOCtrainval_06-Nov-2007.tar",
@@ -123,9 +123,9 @@ SOURCES = {
     "voc2012": DataSource(
         title="PASCAL VOC 2012, trainval",
         config="voc0712",
-        remark=" (it needs voc2007, too)",
+        remark=" (needs voc2007, too)",
         page=f"{VOC}/voc2012/",
-        terms=VOC_TERMS,
+        terms=FLICKR_TERMS,
         archives=(
             _voc(
                 "VOCtrainval_11-May-2012.tar",
@@ -140,16 +140,16 @@ SOURCES = {
         title="COCO 2017, train and val",
         config="coco2017",
         page="https://cocodataset.org/#termsofuse",
-        terms="the annotations are under CC BY 4.0; the images are from Flickr, and their use must respect Flickr's terms",
+        terms=f"the annotations are under CC BY 4.0; {FLICKR_TERMS}",
         archives=(
             Archive(
-                f"{COCO}/annotations/annotations_trainval2017.zip",
+                url=f"{COCO}/annotations/annotations_trainval2017.zip",
                 size=252_907_541,
                 unpacked=850_000_000,
-                take=(("annotations", "annotations"),),
-                there=partial(
+                contents=(("annotations", "annotations"),),
+                is_complete=partial(
                     files_complete,
-                    names=tuple(f"annotations/instances_{split}2017.json" for split in ("train", "val")),
+                    names=("annotations/instances_train2017.json", "annotations/instances_val2017.json"),
                 ),
             ),
             _coco_images("val2017", count=5_000, size=815_585_330),
@@ -163,14 +163,14 @@ SOURCES = {
         terms="MIT licence",
         archives=(
             Archive(
-                f"https://codeload.github.com/Shenggan/BCCD_Dataset/zip/{BCCD_COMMIT}",
+                url=f"https://codeload.github.com/Shenggan/BCCD_Dataset/zip/{BCCD_COMMIT}",
                 size=10_000_000,
                 unpacked=12_000_000,
-                take=(
+                contents=(
                     (f"BCCD_Dataset-{BCCD_COMMIT}/BCCD", ""),
                     (f"BCCD_Dataset-{BCCD_COMMIT}/LICENSE", "LICENSE"),
                 ),
-                there=partial(lists_complete, splits=("train", "val", "test")),
+                is_complete=partial(lists_complete, splits=("train", "val", "test")),
                 file_name=f"BCCD_Dataset-{BCCD_COMMIT[:8]}.zip",
             ),
         ),

@@ -1,4 +1,4 @@
-"""An HTTP server on the loopback address that serves bytes from memory, writes down what was asked of it, and can fail on purpose."""
+"""A local HTTP server that serves bytes from memory, records requests and fails on demand."""
 
 from __future__ import annotations
 
@@ -11,77 +11,81 @@ from threading import Thread
 
 
 @dataclass
-class Served:
-    """What a server has, how it behaves, and what it was asked: (path, Range or None) with the number of bytes of the answer's body."""
+class LocalServer:
+    """The server's files, its behaviour and the requests it received."""
 
-    files: dict[str, bytes] = field(default_factory=dict)
-    etags: dict[str, str] = field(default_factory=dict)  # of a file that has one
-    cuts: list[int] = field(default_factory=list)  # the next answers end after so many bytes of their body
-    statuses: list[int] = field(default_factory=list)  # the next answers are these errors
-    ranges: bool = True
-    lengths: bool = True  # whether answers have a Content-Length
+    files: dict[str, bytes] = field(default_factory=dict)  # path -> content
+    etags: dict[str, str] = field(default_factory=dict)  # path -> ETag, for files that have one
+    cuts: list[int] = field(
+        default_factory=list
+    )  # length in bytes at which each of the next bodies breaks off
+    statuses: list[int] = field(default_factory=list)  # error statuses of the next responses
+    ranges: bool = True  # whether Range is supported
+    lengths: bool = True  # whether responses have a Content-Length
     address: str = ""
-    asked: list[tuple[str, str | None]] = field(default_factory=list)
-    sent: list[int] = field(default_factory=list)
+    requests: list[tuple[str, str | None]] = field(default_factory=list)  # (path, Range header)
+    sent: list[int] = field(default_factory=list)  # bytes of each response body
 
     def url(self, path: str) -> str:
         return f"{self.address}/{path}"
 
 
 @contextmanager
-def serving() -> Iterator[Served]:
-    served = Served()
+def local_server() -> Iterator[LocalServer]:
+    state = LocalServer()
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *_):
             pass
 
         def do_GET(self):
-            answer(self, served)
+            respond(self, state)
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    served.address = f"http://127.0.0.1:{server.server_address[1]}"
+    state.address = f"http://127.0.0.1:{server.server_address[1]}"
     try:
-        yield served
+        yield state
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
 
 
-def answer(request: BaseHTTPRequestHandler, served: Served) -> None:
+def respond(request: BaseHTTPRequestHandler, state: LocalServer) -> None:
     path = request.path.lstrip("/")
-    served.asked.append((path, request.headers.get("Range")))
-    served.sent.append(0)
-    if served.statuses:
-        request.send_error(served.statuses.pop(0))
+    state.requests.append((path, request.headers.get("Range")))
+    state.sent.append(0)
+    if state.statuses:
+        request.send_error(state.statuses.pop(0))
         return
-    if path not in served.files:
+    if path not in state.files:
         request.send_error(404)
         return
-    whole, etag = served.files[path], served.etags.get(path)
-    start = asked_start(request, etag) if served.ranges else 0
-    if start >= len(whole) > 0:
+    content = state.files[path]
+    etag = state.etags.get(path)
+    start = requested_start(request, etag) if state.ranges else 0
+    if start >= len(content) > 0:
         request.send_error(416)
         return
-    body = whole[start:]
+    body = content[start:]
     request.send_response(206 if start else 200)
     if start:
-        request.send_header("Content-Range", f"bytes {start}-{len(whole) - 1}/{len(whole)}")
+        request.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
     if etag:
         request.send_header("ETag", etag)
-    if served.lengths:
+    if state.lengths:
         request.send_header("Content-Length", str(len(body)))
     request.end_headers()
-    body = body[: served.cuts.pop(0)] if served.cuts else body
-    served.sent[-1] = len(body)
+    if state.cuts:
+        body = body[: state.cuts.pop(0)]
+    state.sent[-1] = len(body)
     request.wfile.write(body)
 
 
-def asked_start(request: BaseHTTPRequestHandler, etag: str | None) -> int:
-    """As RFC 9110 has it: a Range counts only while the file is the one that If-Range names."""
-    found = re.fullmatch(r"bytes=(\d+)-", request.headers.get("Range", ""))
-    same = request.headers.get("If-Range") in (None, etag)
-    return int(found[1]) if found and same else 0
+def requested_start(request: BaseHTTPRequestHandler, etag: str | None) -> int:
+    """First byte of the Range header, or 0 if the file is not the one that If-Range names (RFC 9110)."""
+    match = re.fullmatch(r"bytes=(\d+)-", request.headers.get("Range", ""))
+    unchanged = request.headers.get("If-Range") in (None, etag)
+    return int(match[1]) if match and unchanged else 0

@@ -1,4 +1,4 @@
-"""One file from a server on the loopback address that breaks off, refuses, changes the file or knows no ranges."""
+"""Downloads of one file from a local server that breaks off, refuses, changes it or lacks Range support."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pytest
 
 from detectors.commands.download import fetch as fetching
 from detectors.commands.download.fetch import fetch, is_loopback
-from tests.commands.download.server import serving
+from tests.commands.download.server import local_server
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
-OTHER = np.random.default_rng(1).bytes(300_000)
+OTHER_CONTENT = np.random.default_rng(1).bytes(300_000)
 
 
 @pytest.fixture(autouse=True)
@@ -24,179 +24,184 @@ def _no_pause(monkeypatch):
 
 
 @pytest.fixture
-def served():
-    with serving() as server:
+def server():
+    with local_server() as server:
         server.files["a.tar"] = CONTENT
         server.etags["a.tar"] = '"one"'
         yield server
 
 
-def get(served, tmp_path):
-    fetch(served.url("a.tar"), tmp_path / "a.tar", progress=False)
+def get(server, tmp_path):
+    fetch(server.url("a.tar"), tmp_path / "a.tar", progress=False)
 
 
-def left(tmp_path) -> list[str]:
+def file_names(tmp_path) -> list[str]:
     return sorted(path.name for path in tmp_path.iterdir())
 
 
-def test_a_whole_file(served, tmp_path):
-    get(served, tmp_path)
+def test_download(server, tmp_path):
+    get(server, tmp_path)
     assert (tmp_path / "a.tar").read_bytes() == CONTENT
-    assert served.asked == [("a.tar", None)]
-    assert left(tmp_path) == ["a.tar"]
+    assert server.requests == [("a.tar", None)]
+    assert file_names(tmp_path) == ["a.tar"]
 
 
-def test_a_broken_connection_goes_on_where_it_stopped(served, tmp_path):
-    served.cuts = [100_000, 50_000]
-    get(served, tmp_path)
+def test_a_broken_connection_resumes_where_it_stopped(server, tmp_path):
+    server.cuts = [100_000, 50_000]
+    get(server, tmp_path)
     assert (tmp_path / "a.tar").read_bytes() == CONTENT
-    assert served.asked == [("a.tar", None), ("a.tar", "bytes=100000-"), ("a.tar", "bytes=150000-")]
-    assert served.sent == [100_000, 50_000, 150_000]  # no byte twice
+    assert server.requests == [("a.tar", None), ("a.tar", "bytes=100000-"), ("a.tar", "bytes=150000-")]
+    assert server.sent == [100_000, 50_000, 150_000]  # each byte once
 
 
-def test_a_second_call_goes_on_where_the_first_gave_up(served, tmp_path, monkeypatch):
+def test_a_second_call_resumes_where_the_first_gave_up(server, tmp_path, monkeypatch):
     monkeypatch.setattr(fetching, "ATTEMPTS", 3)
-    served.cuts = [70_000, 0, 0, 0]
+    server.cuts = [70_000, 0, 0, 0]
     with pytest.raises(
         ValueError,
-        match=r"70,000 of 300,000 bytes are in .*a\.tar\.part; run the same command again: it goes on",
+        match=r"70,000 of 300,000 bytes are in .*a\.tar\.part; run the same command again to resume",
     ):
-        get(served, tmp_path)
+        get(server, tmp_path)
     assert (tmp_path / "a.tar.part").read_bytes() == CONTENT[:70_000]
-    served.cuts = []
-    get(served, tmp_path)
+    server.cuts = []
+    get(server, tmp_path)
     assert (tmp_path / "a.tar").read_bytes() == CONTENT
-    assert served.asked[-1] == ("a.tar", "bytes=70000-")
-    assert sum(served.sent) == len(CONTENT)
+    assert server.requests[-1] == ("a.tar", "bytes=70000-")
+    assert sum(server.sent) == len(CONTENT)
 
 
-def test_a_connection_whose_encryption_breaks_is_opened_again(served, tmp_path, monkeypatch):
-    """Such an error's number, 1, means something else than the file system's EPERM."""
-    response, broken = fetching._response, iter([ssl.SSLError(ssl.SSL_ERROR_SSL, "bad record mac")])
+def test_an_ssl_error_is_temporary(server, tmp_path, monkeypatch):
+    """Its error number is 1, which is EPERM for files."""
+    open_response = fetching._open_response
+    errors = [ssl.SSLError(ssl.SSL_ERROR_SSL, "bad record mac")]
 
-    def breaking(*arguments):
-        for error in broken:
-            raise error
-        return response(*arguments)
+    def fail_once(part):
+        if errors:
+            raise errors.pop()
+        return open_response(part)
 
-    monkeypatch.setattr(fetching, "_response", breaking)
-    get(served, tmp_path)
+    monkeypatch.setattr(fetching, "_open_response", fail_once)
+    get(server, tmp_path)
     assert (tmp_path / "a.tar").read_bytes() == CONTENT
 
 
-def test_attempts_count_from_the_last_byte_that_came(served, tmp_path, monkeypatch):
+def test_only_consecutive_attempts_without_a_byte_count(server, tmp_path, monkeypatch):
     monkeypatch.setattr(fetching, "ATTEMPTS", 2)
-    served.cuts = [10_000] * 20
-    get(served, tmp_path)
-    assert len(served.asked) == 21
+    server.cuts = [10_000] * 20
+    get(server, tmp_path)
+    assert len(server.requests) == 21
 
 
-def test_pauses_double_and_are_told(served, tmp_path, monkeypatch, capsys):
+def test_pauses_double_and_are_reported(server, tmp_path, monkeypatch, capsys):
     pauses = []
     monkeypatch.setattr(fetching, "PAUSE", 1.0)
     monkeypatch.setattr(fetching.time, "sleep", pauses.append)
-    served.statuses = [503, 503, 503, 503]
-    get(served, tmp_path)
+    server.statuses = [503, 503, 503, 503]
+    get(server, tmp_path)
     assert pauses == [1, 2, 4, 8]
-    assert "Service Unavailable; another attempt in 8 s" in capsys.readouterr().err
+    assert "Service Unavailable; next attempt in 8 s" in capsys.readouterr().err
 
 
-def test_a_server_without_ranges_starts_again(served, tmp_path):
-    served.ranges, served.cuts = False, [100_000]
-    get(served, tmp_path)
+def test_without_range_support_the_download_starts_over(server, tmp_path):
+    server.ranges = False
+    server.cuts = [100_000]
+    get(server, tmp_path)
     assert (tmp_path / "a.tar").read_bytes() == CONTENT
-    assert served.asked == [("a.tar", None), ("a.tar", "bytes=100000-")]
-    assert served.sent == [100_000, 300_000]
+    assert server.requests == [("a.tar", None), ("a.tar", "bytes=100000-")]
+    assert server.sent == [100_000, 300_000]
 
 
 @pytest.mark.parametrize(
     ("etags", "content", "requests"),
     [
-        pytest.param(('"one"', '"two"'), OTHER, 1, id="the server sees it by If-Range"),
-        pytest.param(('W/"one"', 'W/"two"'), OTHER, 2, id="its answer has another ETag"),
-        pytest.param((None, None), OTHER[:-1], 2, id="its answer has another size"),
+        pytest.param(('"one"', '"two"'), OTHER_CONTENT, 1, id="the server evaluates If-Range"),
+        pytest.param(('W/"one"', 'W/"two"'), OTHER_CONTENT, 2, id="the response has another ETag"),
+        pytest.param((None, None), OTHER_CONTENT[:-1], 2, id="the response has another size"),
     ],
 )
-def test_another_file_by_now_starts_again(served, tmp_path, monkeypatch, etags, content, requests):
+def test_a_changed_file_is_downloaded_from_the_start(server, tmp_path, monkeypatch, etags, content, requests):
     monkeypatch.setattr(fetching, "ATTEMPTS", 1)
-    served.etags["a.tar"], served.cuts = etags[0], [100_000]
+    server.etags["a.tar"] = etags[0]
+    server.cuts = [100_000]
     with pytest.raises(ValueError, match="1 attempts"):
-        get(served, tmp_path)
-    served.asked.clear()
-    served.files["a.tar"], served.etags["a.tar"] = content, etags[1]
-    get(served, tmp_path)
+        get(server, tmp_path)
+    server.requests.clear()
+    server.files["a.tar"] = content
+    server.etags["a.tar"] = etags[1]
+    get(server, tmp_path)
     assert (tmp_path / "a.tar").read_bytes() == content
-    assert len(served.asked) == requests
+    assert len(server.requests) == requests
 
 
-def test_a_shorter_file_by_now_answers_416(served, tmp_path, monkeypatch):
+def test_a_file_that_became_shorter_is_downloaded_from_the_start(server, tmp_path, monkeypatch):
+    """The server answers 416."""
     monkeypatch.setattr(fetching, "ATTEMPTS", 1)
-    served.etags, served.cuts = {}, [100_000]
+    server.etags = {}
+    server.cuts = [100_000]
     with pytest.raises(ValueError):
-        get(served, tmp_path)
-    served.files["a.tar"] = OTHER[:50_000]
-    get(served, tmp_path)
-    assert (tmp_path / "a.tar").read_bytes() == OTHER[:50_000]
+        get(server, tmp_path)
+    server.files["a.tar"] = OTHER_CONTENT[:50_000]
+    get(server, tmp_path)
+    assert (tmp_path / "a.tar").read_bytes() == OTHER_CONTENT[:50_000]
 
 
-def test_a_part_of_another_address_is_not_gone_on_from(served, tmp_path):
+def test_a_part_of_another_url_is_not_resumed(server, tmp_path):
     (tmp_path / "a.tar.part").write_bytes(b"x" * 1000)
-    (tmp_path / "a.tar.part.json").write_text(
-        json.dumps({"url": "http://elsewhere/a.tar", "size": 300_000, "etag": None, "modified": None})
-    )
-    get(served, tmp_path)
+    note = {"url": "http://elsewhere/a.tar", "size": 300_000, "etag": None, "modified": None}
+    (tmp_path / "a.tar.part.json").write_text(json.dumps(note))
+    get(server, tmp_path)
     assert (tmp_path / "a.tar").read_bytes() == CONTENT
-    assert served.asked == [("a.tar", None)]
+    assert server.requests == [("a.tar", None)]
 
 
 @pytest.mark.parametrize("note", ["", "{", None])
-def test_a_part_without_a_usable_note_is_not_gone_on_from(served, tmp_path, note):
+def test_a_part_without_a_valid_note_is_not_resumed(server, tmp_path, note):
     (tmp_path / "a.tar.part").write_bytes(b"x" * 1000)
     if note is not None:
         (tmp_path / "a.tar.part.json").write_text(note)
-    get(served, tmp_path)
+    get(server, tmp_path)
     assert (tmp_path / "a.tar").read_bytes() == CONTENT
 
 
-def test_a_complete_part_needs_no_request(served, tmp_path):
-    """The process was killed between the last byte and the renaming."""
+def test_a_complete_part_needs_no_request(server, tmp_path):
+    """The process was killed after the last byte and before the renaming."""
     (tmp_path / "a.tar.part").write_bytes(CONTENT)
-    note = {"url": served.url("a.tar"), "size": 300_000, "etag": '"one"', "modified": None}
+    note = {"url": server.url("a.tar"), "size": 300_000, "etag": '"one"', "modified": None}
     (tmp_path / "a.tar.part.json").write_text(json.dumps(note))
-    get(served, tmp_path)
+    get(server, tmp_path)
     assert (tmp_path / "a.tar").read_bytes() == CONTENT
-    assert served.asked == []
+    assert server.requests == []
 
 
-def test_without_a_length_the_end_is_the_end(served, tmp_path):
-    """As GitHub serves its archives; what is missing then shows when it is unpacked."""
-    served.lengths = False
-    get(served, tmp_path)
+def test_without_a_content_length_the_end_of_the_body_is_the_end(server, tmp_path):
+    """GitHub serves archives like this. A truncated one is detected when it is unpacked."""
+    server.lengths = False
+    get(server, tmp_path)
     assert (tmp_path / "a.tar").read_bytes() == CONTENT
 
 
-def test_what_a_server_refuses_is_not_tried_again(served, tmp_path):
+def test_a_refusal_is_permanent(server, tmp_path):
     with pytest.raises(
-        ValueError, match=r"b\.tar: the server answers 404 .*put it to .*b\.tar and run the same command"
+        ValueError, match=r"b\.tar: the server answers 404 .*save it as .*b\.tar and run the same command"
     ):
-        fetch(served.url("b.tar"), tmp_path / "b.tar", progress=False)
-    assert len(served.asked) == 1
+        fetch(server.url("b.tar"), tmp_path / "b.tar", progress=False)
+    assert len(server.requests) == 1
 
 
-def test_a_server_that_is_not_there(tmp_path, monkeypatch):
+def test_a_server_that_does_not_answer(tmp_path, monkeypatch):
     monkeypatch.setattr(fetching, "ATTEMPTS", 2)
-    with serving() as gone:
-        url = gone.url("a.tar")
+    with local_server() as stopped:
+        url = stopped.url("a.tar")
     with pytest.raises(
-        ValueError, match=r"refused.*2 attempts.*nothing of it is there yet.*run the same command again"
+        ValueError, match=r"refused.*2 attempts.*nothing was downloaded yet.*run the same command again"
     ):
         fetch(url, tmp_path / "a.tar", progress=False)
 
 
-def test_a_full_disk_keeps_the_part(served, tmp_path, monkeypatch):
-    """The disk takes 100,000 bytes, in the middle of a block; later there is room again."""
+def test_a_full_disk_keeps_the_part(server, tmp_path, monkeypatch):
+    """The disk is full after 100,000 bytes, in the middle of a block; later there is room again."""
 
-    class Full:
+    class FullDiskFile:
         def __init__(self, file):
             self.file = file
 
@@ -212,24 +217,25 @@ def test_a_full_disk_keeps_the_part(served, tmp_path, monkeypatch):
                 raise OSError(errno.ENOSPC, "No space left on device")
             return self.file.write(block[:room])
 
-    monkeypatch.setattr(
-        fetching, "open", lambda path, mode, buffering: Full(io.FileIO(path, mode)), raising=False
-    )
+    def open_on_full_disk(path, mode, buffering):
+        return FullDiskFile(io.FileIO(path, mode))
+
+    monkeypatch.setattr(fetching, "open", open_on_full_disk, raising=False)
     with pytest.raises(
         ValueError,
-        match=r"a\.tar\.part: No space left on device; 100,000 of 300,000 bytes .* mend that, then run the same command",
+        match=r"a\.tar\.part: No space left on device; 100,000 of 300,000 bytes .* fix the cause, then run",
     ):
-        get(served, tmp_path)
-    assert len(served.asked) == 1
+        get(server, tmp_path)
+    assert len(server.requests) == 1
     monkeypatch.setattr(fetching, "open", open)
-    get(served, tmp_path)
+    get(server, tmp_path)
     assert (tmp_path / "a.tar").read_bytes() == CONTENT
-    assert served.asked[-1] == ("a.tar", "bytes=100000-")
+    assert server.requests[-1] == ("a.tar", "bytes=100000-")
 
 
-def test_a_proxy_is_not_asked_for_the_loopback_address(served, tmp_path, monkeypatch):
+def test_no_proxy_is_used_for_loopback_addresses(server, tmp_path, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
-    get(served, tmp_path)
+    get(server, tmp_path)
     assert is_loopback("localhost") and is_loopback("::1")
     assert not is_loopback("images.cocodataset.org") and not is_loopback("10.0.0.1")
