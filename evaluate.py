@@ -1,4 +1,7 @@
-"""Evaluates a checkpoint: python evaluate.py run=RUN_OR_CHECKPOINT [split=test]. The same as `detectors evaluate`."""
+"""Evaluates a checkpoint: python evaluate.py run=RUN_OR_CHECKPOINT [split=test].
+
+The same as `detectors evaluate`.
+"""
 
 from detectors.commands.evaluate import main
 

@@ -1,4 +1,7 @@
-"""Trains a detector: python train.py [overrides]. On a CPU in seconds: python train.py debug=fast. The same as `detectors train`."""
+"""Trains a detector: python train.py [overrides]. On a CPU in seconds: python train.py debug=fast.
+
+The same as `detectors train`.
+"""
 
 from detectors.commands.train import main
 

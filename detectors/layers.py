@@ -140,8 +140,7 @@ class DarknetMaxPool(nn.Module):
         if size < 1 or stride < 1 or not 0 <= self.padding <= 2 * size - 2:
             raise ValueError(
                 f"DarknetMaxPool: size={size}, stride={stride}, padding={self.padding}; size and stride "
-                "must be at least 1, and the padding from 0 to 2 * size - 2, or a window would lie outside the "
-                "image"
+                "must be at least 1, and the padding from 0 to 2 * size - 2, or a window would miss the image"
             )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,7 +10,9 @@ REQUIRED = os.environ.get("DETECTORS_REQUIRE_SHARED") == "1"  # set by .ci/run
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real images, weights and broken files; a test that asks for it must carry the marker `data`."""
+    """The folder of real images, weights and broken files; a test that asks for it must carry the marker
+    `data`.
+    """
     folder = os.environ.get("DETECTORS_SHARED")
     if not folder:
         pytest.skip("DETECTORS_SHARED is not set: the test needs real images that are not in the repository")

@@ -1,4 +1,6 @@
-"""Naive versions of what the code base does, written from the formulae with plain loops and sharing no code with it. Slow and obvious."""
+"""Naive versions of what the code base does, written from the formulae with plain loops and sharing no code
+with it. Slow and obvious.
+"""
 
 from __future__ import annotations
 
@@ -108,7 +110,9 @@ def responsible_cell(targets: Targets, grid: AnchorGrid) -> list[dict[int, int]]
 def region_loss(
     outputs: HeadOutputs, targets: Targets, grid: AnchorGrid, *, softmax: bool, prior_scale: float = 0.0
 ) -> dict[str, float]:
-    """reference formula with Darknet's default scales, summed over anchors one by one and divided by the batch."""
+    """reference formula with Darknet's default scales, summed over anchors one by one and divided by the
+    batch.
+    """
     terms = dict.fromkeys(("box", "prior", "object", "noobject", "class"), 0.0)
     for b, owner in enumerate(responsible_cell(targets, grid)):
         truths = [
@@ -184,7 +188,9 @@ def multibox_match(targets: Targets, grid: AnchorGrid, b: int, positive_iou: flo
 
 
 def last_truth_match(targets: Targets, grid: AnchorGrid, b: int, positive_iou: float = 0.5) -> dict[int, int]:
-    """anchor number -> truth number of image b: every anchor with IoU >= .5, then truth after truth its best anchor, whosever that is."""
+    """anchor number -> truth number of image b: every anchor with IoU >= .5, then truth after truth its best
+    anchor, whosever that is.
+    """
     anchors = [corners(*row) for row in grid.boxes_cxcywh.tolist()]
     truths = {t: box for t, box in enumerate(targets.boxes[b].tolist()) if targets.valid[b, t]}
     overlaps = {
@@ -240,7 +246,9 @@ def voc_iou(a, b):
 
 
 def voc_judge(truths, found, threshold, inclusive):
-    """One class. truths: [(image, box, difficult)], found: [(image, box, score)] -> codes in the order of `found`."""
+    """One class. truths: [(image, box, difficult)], found: [(image, box, score)] -> codes in the order of
+    `found`.
+    """
     codes = [None] * len(found)
     taken = set()
     for d in sorted(range(len(found)), key=lambda d: -found[d][2]):

@@ -1,4 +1,6 @@
-"""Every yaml of conf/ is composed, checked and built; how many there are is asserted, so that none can be forgotten."""
+"""Every yaml of conf/ is composed, checked and built; how many there are is asserted, so that none can be
+forgotten.
+"""
 
 from inspect import signature
 from pathlib import Path
@@ -80,7 +82,9 @@ def test_the_number_of_files():
 
 @pytest.mark.parametrize("override", [f"{group}={choice}" for group in COUNTS for choice in choices(group)])
 def test_each_choice_is_composed_checked_and_built(override):
-    """With its own loss and whatever the defaults are; the head gives one row for every anchor of its input size."""
+    """With its own loss and whatever the defaults are; the head gives one row for every anchor of its input
+    size.
+    """
     extra = (
         [override, "model=ssd160"]
         if override.startswith("loss=multibox") or override in STRETCHING
@@ -150,7 +154,7 @@ def test_what_wins():
 
 
 def test_a_loss_preset_also_sets_what_the_matcher_and_the_default_boxes_need():
-    """It wins over the model's own yaml; an experiment and the command line win over it, setting by setting."""
+    """It wins over the model's yaml; an experiment and the command line win over it, setting by setting."""
     preset = ("model=ssd300", "loss=multibox_torchvision")
     node = checked(*preset)
     assert (node.model["bipartite"], node.model["clip_default_boxes"], node.loss["recount_positives"]) == (
@@ -180,7 +184,9 @@ def test_where_a_run_writes():
 
 
 def test_where_bccd_lies_comes_from_the_environment(monkeypatch):
-    """In a folder that others look after, or else beside the other data sets, where detectors/commands/download/command.py puts it."""
+    """In a folder that others look after, or else beside the other data sets, where
+    detectors/commands/download/command.py puts it.
+    """
     monkeypatch.setenv("DETECTORS_SHARED", "/elsewhere")
     assert checked("data=bccd").data.root == "/elsewhere/data/bccd"
     monkeypatch.delenv("DETECTORS_SHARED")
@@ -204,7 +210,9 @@ def test_one_setting_chooses_the_activation_of_loss_and_scores():
     detector = built(checked("model=yolov2", "loss.class_activation=logistic"))
     assert detector.loss.class_activation == "logistic"
     assert detector.postprocess.score_rule is yolo_logistic_scores
-    with pytest.raises(ConfigError, match=r"model\.class_activation=softmax: the loss has loss\.class_activation=logistic"):
+    with pytest.raises(
+        ConfigError, match=r"model\.class_activation=softmax: the loss has loss\.class_activation=logistic"
+    ):
         checked("model=yolov2", "loss.class_activation=logistic", "model.class_activation=softmax")
 
 

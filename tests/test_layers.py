@@ -47,7 +47,9 @@ def max_pool(x: np.ndarray, stride: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def recorded(fixtures) -> dict[str, np.ndarray]:
-    """From Darknet f6afaab. reorgN: input arange, delta (the gradient from above) arange reversed. maxpoolN: negative inputs."""
+    """From Darknet f6afaab. reorgN: input arange, delta (the gradient from above) arange reversed. maxpoolN:
+    negative inputs.
+    """
     return dict(np.load(fixtures / "darknet/ops.npz"))
 
 
@@ -138,7 +140,9 @@ def test_max_pool_of_size_3_equals_darknet(case, stride, fixtures):
 )
 @pytest.mark.parametrize("shape", [(7, 5), (12, 6), (5, 9)])
 def test_max_pool_of_any_size_equals_darknets_loop(size, stride, padding, shape):
-    """src/maxpool_layer.c: windows begin at i * stride - padding / 2, and what lies outside counts for nothing."""
+    """src/maxpool_layer.c: windows begin at i * stride - padding / 2, and what lies outside counts for
+    nothing.
+    """
     x = -torch.rand(1, 2, *shape, generator=torch.Generator().manual_seed(0)) - 1
     rows, columns = ((side + padding - size) // stride + 1 for side in shape)
     expected = torch.empty(1, 2, rows, columns)

@@ -1,4 +1,6 @@
-"""loss=region_keras against what the Keras course computed, number by number; and loss=region against Darknet on the same cases."""
+"""loss=region_keras against what the Keras course computed, number by number; and loss=region against Darknet
+on the same cases.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,10 @@ SIGMOID = (0, 1, 4)  # x, y and objectness, which the network gives before the s
 
 
 def course_loss(case: dict, **changes) -> RegionLoss:
-    """The preset with a recording's settings, in float64. The course counts batches: the notebook's last one of the warm-up is W - 1, that
-    of frontend.py is W."""
+    """The preset with a recording's settings, in float64.
+
+    The course counts batches: the notebook's last one of the warm-up is W - 1, that of frontend.py is W.
+    """
     scales = dict(
         zip(
             ("object_scale", "noobject_scale", "class_scale", "coord_scale"),
@@ -98,7 +102,10 @@ def test_matching_equals_the_course(name):
 
 @pytest.mark.parametrize("name", COURSE)
 def test_region_keras_equals_the_course(name):
-    """Loss, its four parts, gradient and normalisers, step by step through the warm-up. There, frontend.py adds 10 to the number."""
+    """Loss, its four parts, gradient and normalisers, step by step through the warm-up.
+
+    There, frontend.py adds 10 to the number.
+    """
     case = COURSE[name]
     raw, outputs, encoded, grid = course_setup(case)
     loss, plain = course_loss(case), course_loss(case, normalizer="batch")
@@ -150,7 +157,9 @@ def test_iou_gradient_is_an_option_of_its_own(name):
 
 @pytest.mark.parametrize("name", COURSE)
 def test_ignored_predictions_equal_the_courses(name):
-    """The gradient of the objectness terms alone, which are those that ignoring and the buffer of truths decide."""
+    """The gradient of the objectness terms alone, which are those that ignoring and the buffer of truths
+    decide.
+    """
     case = COURSE[name]
     raw, outputs, encoded, grid = course_setup(case)
     terms = course_loss(case)(outputs, encoded, grid)
@@ -180,7 +189,9 @@ def test_region_equals_darknet_on_the_courses_cases(name, seen):
 
 
 def test_the_recall_that_the_course_prints():
-    """Of the positive anchors, those with IoU > .5 and objectness > .3; a truth that lost its anchor does not count."""
+    """Of the positive anchors, those with IoU > .5 and objectness > .3; a truth that lost its anchor does not
+    count.
+    """
     grid = YoloAnchors([(1.0, 1.0)], 32)((64, 64))
     targets = oracles.pad_targets([[[0.0, 0, 32, 32], [0, 0, 30, 30], [32, 0, 64, 32]], [[32.0, 32, 64, 64]]])
     encoded = TargetEncoder(ResponsibleCellMatcher(), YoloBoxCoder())(targets, grid)

@@ -1,4 +1,6 @@
-"""The options of MultiBoxLoss and of its matcher, against torchvision's and ssd.pytorch's numbers; Caffe's are in test_losses.py."""
+"""The options of MultiBoxLoss and of its matcher, against torchvision's and ssd.pytorch's numbers; Caffe's
+are in test_losses.py.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +25,17 @@ SSD_CASES = sorted(path.stem for path in (FIXTURES / "ssd").glob("loss_*.npz"))
 
 
 def port_loss(prefix: str) -> MultiBoxLoss:
-    """torchvision's preset, or Caffe's, which ssd.pytorch shares except where its numbers overflow. Matching is "last" for both."""
+    """torchvision's preset, or Caffe's, which ssd.pytorch shares except where its numbers overflow.
+
+    Matching is "last" for both.
+    """
     return preset_loss("multibox_torchvision" if prefix == "tv" else "multibox")
 
 
 def same_but_for_ties(case, prefix: str, matched: torch.Tensor) -> bool:
-    """Positives equal the recording's; where a truth has several best anchors (tie_sets), any of them will do: then False."""
+    """Positives equal the recording's; where a truth has several best anchors (tie_sets), any of them will
+    do: then False.
+    """
     theirs = {(int(b), int(p)) for b, p in case[f"{prefix}_pos"].reshape(-1, 2)}
     ours = {(b, p) for b, p in (matched >= 0).nonzero().tolist()}
     ties = {(int(image), int(prior)) for image, _, prior in case["tie_sets"].reshape(-1, 3)}
@@ -47,7 +54,9 @@ UNFIT = {  # what cannot be compared, and why
 @pytest.mark.parametrize("name", SSD_CASES)
 @pytest.mark.parametrize("prefix", ["tv", "ssdpt"])
 def test_multibox_of_ports(prefix, name):
-    """Positives, targets, negatives, loss and gradients, from the port's own numbers where they differ from Caffe's."""
+    """Positives, targets, negatives, loss and gradients, from the port's own numbers where they differ from
+    Caffe's.
+    """
     if (prefix, name) in UNFIT:
         return
     case = np.load(FIXTURES / f"ssd/{name}.npz")
@@ -97,7 +106,9 @@ def test_multibox_of_ports(prefix, name):
 
 
 def test_a_box_without_area_does_not_take_an_anchor_as_in_ports():
-    """torchvision's loss is infinite there (its detector refuses such boxes earlier); the other positives are the same."""
+    """torchvision's loss is infinite there (its detector refuses such boxes earlier); the other positives are
+    the same.
+    """
     case = np.load(FIXTURES / "ssd/loss_mini_degenerate.npz")
     encoded = TargetEncoder(MultiBoxMatcher(bipartite="last"), SSDBoxCoder())(
         ssd_recordings.recorded_targets(case), ssd_recordings.recorded_grid(case, FIXTURES / "ssd")
@@ -110,7 +121,10 @@ def test_a_box_without_area_does_not_take_an_anchor_as_in_ports():
 
 @pytest.mark.parametrize("normalizer", ["batch", "images", "floor"])
 def test_normalizers_of_ports(normalizer):
-    """From the sums of each image alone. The second image has no truth, the third more positives than the first."""
+    """From the sums of each image alone.
+
+    The second image has no truth, the third more positives than the first.
+    """
     grid = oracles.small_ssd_grid((96, 96))
     targets = oracles.pad_targets(
         [[[10.0, 10, 40, 50]], [], [[0.0, 0, 50, 50], [30, 30, 90, 90], [5, 60, 30, 90]]]

@@ -1,4 +1,6 @@
-"""Every preset: awkward batches stay finite, and a step neither waits for the device nor costs more for a larger batch."""
+"""Every preset: awkward batches stay finite, and a step neither waits for the device nor costs more for a
+larger batch.
+"""
 
 from __future__ import annotations
 

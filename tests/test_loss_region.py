@@ -37,7 +37,9 @@ def region_setup(name: str):
 
 @pytest.mark.parametrize("name", ["voc13_many", "batch4_mixed"])
 def test_region_2016_is_darknets_without_the_weight_of_small_boxes(name):
-    """Darknet's recorded gradient of a positive anchor's box, divided by its 2 - w h; all other gradients as recorded."""
+    """Darknet's recorded gradient of a positive anchor's box, divided by its 2 - w h; all other gradients as
+    recorded.
+    """
     raw, outputs, encoded, grid = region_setup(name)
     case = REGION[name]
     names = ("coord_scale", "object_scale", "noobject_scale", "class_scale")
@@ -97,7 +99,9 @@ def test_each_option_changes_its_own_terms():
 
 
 def ignoring(**settings) -> list[bool]:
-    """Which of four predictions, one in each cell, are pushed down: truths cover one exactly, one by 30 / 34 and one by half."""
+    """Which of four predictions, one in each cell, are pushed down: truths cover one exactly, one by 30 / 34
+    and one by half.
+    """
     grid = YoloAnchors([(1.0, 1.0)], 32)((64, 64))
     targets = oracles.pad_targets([[[0.0, 0, 32, 32], [34, 0, 66, 32], [0, 32, 32, 48]]])
     encoded = TargetEncoder(ResponsibleCellMatcher(), YoloBoxCoder())(targets, grid)

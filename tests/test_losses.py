@@ -1,4 +1,6 @@
-"""RegionLoss against Darknet's region layer and MultiBoxLoss against Caffe's, number by number, from recordings."""
+"""RegionLoss against Darknet's region layer and MultiBoxLoss against Caffe's, number by number, from
+recordings.
+"""
 
 from __future__ import annotations
 
@@ -114,7 +116,9 @@ def test_images_seen_counts_training_images_and_ends_the_prior_term():
 
 
 def matches_allowed(case, matched: torch.Tensor) -> None:
-    """Positives equal Caffe's, except that a truth with several best anchors (tie_sets) may have taken any of them."""
+    """Positives equal Caffe's, except that a truth with several best anchors (tie_sets) may have taken any of
+    them.
+    """
     truth_of = {
         (int(b), int(p)): int(g) for (b, p), g in zip(case["caffe_pos"], case["caffe_pos_gt"], strict=True)
     }

@@ -1,4 +1,6 @@
-"""Detections against Caffe's DetectionOutput and Darknet's get_region_detections + do_nms_sort, recorded from the original programs."""
+"""Detections against Caffe's DetectionOutput and Darknet's get_region_detections + do_nms_sort, recorded from
+the original programs.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ def test_detections_equal_caffe(name):
 
 @pytest.mark.parametrize(("name", "k"), DECODE_CASES)
 def test_detections_equal_darknet(name, k):
-    """Boxes, letterbox correction, thresholds and per-class suppression; Darknet numbers its boxes (anchor, row, column)."""
+    """Boxes, letterbox correction, thresholds and per-class suppression; Darknet numbers its boxes (anchor,
+    row, column).
+    """
     case, det = DECODE[name], DECODE[name]["dets"][k]
     arrays = np.load(FIXTURES / "darknet/region_decode.npz")
     get = lambda key: torch.from_numpy(arrays[f"{name}/det{k}/{key}"])  # noqa: E731
@@ -159,7 +163,10 @@ def test_to_original_undoes_the_frame_and_clips():
 
 @pytest.mark.slow
 def test_an_untrained_network_is_quick():
-    """Thousands of boxes above the threshold: SSD300, 8 images, every class everywhere. Seconds would be a loop over images and classes."""
+    """Thousands of boxes above the threshold: SSD300, 8 images, every class everywhere.
+
+    Seconds would be a loop over images and classes.
+    """
     grid = DefaultBoxes(ssd300_levels(), (300, 300))((300, 300))
     generator = torch.Generator().manual_seed(0)
     outputs = HeadOutputs(
@@ -173,7 +180,9 @@ def test_an_untrained_network_is_quick():
 
 @pytest.mark.parametrize("swap", [False, True])
 def test_a_box_outside_of_the_image_suppresses_no_other_class(swap):
-    """Suppression is per class wherever boxes lie: torchvision shifts classes apart, which counts on coordinates from 0 on."""
+    """Suppression is per class wherever boxes lie: torchvision shifts classes apart, which counts on
+    coordinates from 0 on.
+    """
     grid = YoloAnchors([(1.0, 1.0)], 10)((300, 300))
     offsets = YoloBoxCoder().encode(
         torch.tensor([[290.0, 290, 300, 300], [-11, -11, -1, -1]]).repeat(450, 1), grid

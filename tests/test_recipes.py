@@ -1,4 +1,6 @@
-"""The originals' recipes, number by number: literals from the cfg files, solvers and notebooks themselves, not from our yaml."""
+"""The originals' recipes, number by number: literals from the cfg files, solvers and notebooks themselves,
+not from our yaml.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ ANCHORS = {
     "yolov2_coco": COCO_ANCHORS,
     "yolov2_keras_coco": COCO_ANCHORS,
 }
-# Caffe, branch ssd: examples/ssd/ssd_pascal.py and ssd_coco.py. recipe: side, stepvalue, max_iter, anchors, smallest box
+# Caffe, branch ssd: examples/ssd/ssd_pascal.py and ssd_coco.py. recipe: side, stepvalue, max_iter, anchors,
+# smallest box
 CAFFE = {
     "ssd300_voc0712": (300, [80000, 100000], 120000, 8732, 30),
     "ssd512_voc0712": (512, [80000, 100000], 120000, 24564, 35),

@@ -1,4 +1,6 @@
-"""The commands themselves, as a person types them: train, Ctrl-C, resume, evaluate, compare, predict, and what mistakes print."""
+"""The commands themselves, as a person types them: train, Ctrl-C, resume, evaluate, compare, predict, and
+what mistakes print.
+"""
 
 from __future__ import annotations
 

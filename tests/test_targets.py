@@ -1,4 +1,6 @@
-"""The shared target-encoding layer, and what target encoding and losses cost: operations counted, no host synchronisation."""
+"""The shared target-encoding layer, and what target encoding and losses cost: operations counted, no host
+synchronisation.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ FREE = {
 
 
 class Counting(TorchDispatchMode):
-    """Counts the operations that do work: views are free, and so is the host's own number in where(mask, x, 0)."""
+    """Counts the operations that do work: views are free, and so is the host's own number in where(mask, x,
+    0).
+    """
 
     def __init__(self):
         super().__init__()

@@ -81,7 +81,10 @@ def resumed_config(stored: ckpt.Checkpoint, overrides: list[str]) -> Config:
 
 
 def build_run(config: Config, folder: Path, stored: ckpt.Checkpoint | None) -> engine.Run:
-    """All parts of a training, in their state at step 0 or at the stored step. Prints what is about to happen."""
+    """All parts of a training, in their state at step 0 or at the stored step.
+
+    Prints what is about to happen.
+    """
     device = assemble.choose_device(config.trainer.device)
     origin = None
     if config.trainer.init_from and stored is None:
@@ -145,7 +148,9 @@ def read_data(config: Config, class_names: Sequence[str] | None = None) -> list[
 
 
 def commit() -> str:
-    """The git commit of this code, with "-dirty" if files differ from it; "unknown" outside of a git checkout."""
+    """The git commit of this code, with "-dirty" if files differ from it; "unknown" outside of a git
+    checkout.
+    """
     if INSTALLED:
         return "unknown"  # a repository around an installed package is not this code's
     command = ["git", "-C", str(PACKAGE), "describe", "--always", "--dirty", "--abbrev=12"]
@@ -167,12 +172,12 @@ def describe_run(run: engine.Run, annotations: Annotations) -> None:
     shared = len(set(annotations.paths) & set(val_paths))
     note = f" ({shared} of them are training images, too, on which AP says nothing)" if shared else ""
     print(
-        f"{config.name}: {detector.parameter_count:,} parameters, {gflops:.2f} GFLOPs at {config.input.size}, "
-        f"{grid.num_anchors} anchors ({levels})\n"
+        f"{config.name}: {detector.parameter_count:,} parameters, {gflops:.2f} GFLOPs at "
+        f"{config.input.size}, {grid.num_anchors} anchors ({levels})\n"
         f"{config.data.name}: {len(annotations)} training images with {len(annotations.labels)} boxes of "
         f"{len(annotations.class_names)} classes, {len(val_paths)} validation images{note}\n"
-        f"step {run.progress.step} to {trainer.steps}, {trainer.batch_size * trainer.accumulate} images a step, "
-        f"on {run.device}\n"
+        f"step {run.progress.step} to {trainer.steps}, "
+        f"{trainer.batch_size * trainer.accumulate} images a step, on {run.device}\n"
         f"curves: tensorboard --logdir {run.folder}",
         flush=True,  # in a pipe or a log it must appear before the training, not after it
     )

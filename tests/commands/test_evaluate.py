@@ -1,4 +1,6 @@
-"""Where evaluate.py writes, and what it refuses; that it evaluates is tested through the command in test_smoke.py."""
+"""Where evaluate.py writes, and what it refuses; that it evaluates is tested through the command in
+test_smoke.py.
+"""
 
 from __future__ import annotations
 

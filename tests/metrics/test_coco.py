@@ -112,9 +112,17 @@ class TestDifficult:
     def evaluate(self, *boxes, difficult=(False, True)):
         truths = np.array([self.PLAIN, self.DIFFICULT])
         annotations = Annotations(
-            class_names=("thing",), image_ids=("000001",), paths=("000001.jpg",), sizes=np.array([[400, 400]]), offsets=np.array([0, 2]),
-            boxes_original=truths, labels=np.zeros(2, np.int64), difficult=np.array(difficult), crowd=np.zeros(2, bool),
-            areas=np.full(2, 1e4), category_ids=(1,),
+            class_names=("thing",),
+            image_ids=("000001",),
+            paths=("000001.jpg",),
+            sizes=np.array([[400, 400]]),
+            offsets=np.array([0, 2]),
+            boxes_original=truths,
+            labels=np.zeros(2, np.int64),
+            difficult=np.array(difficult),
+            crowd=np.zeros(2, bool),
+            areas=np.full(2, 1e4),
+            category_ids=(1,),
         )  # fmt: skip
         count = len(boxes)
         scores = torch.linspace(0.9, 0.5, count)  # falling
