@@ -1,4 +1,7 @@
-"""A detector of any Darknet cfg of the YOLOv2 family, for networks that models/ has no builder of: checkpoints then hold the cfg."""
+"""A detector built from any Darknet cfg of the YOLOv2 family, for networks without a builder in models/.
+
+Its checkpoints contain the cfg.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from detectors.targets import TargetEncoder
 
 
 class RawNetwork(nn.Module):
-    """The layers of a cfg but the last, [region]."""
+    """All layers of a cfg except the last one, [region]."""
 
     def __init__(self, config: DarknetCfg):
         super().__init__()
@@ -30,14 +33,14 @@ class RawNetwork(nn.Module):
 
 
 class RegionView(nn.Module):
-    """Darknet's layout of a region layer's input as HeadOutputs; nothing is learned here."""
+    """Rearranges a region layer's input from Darknet's layout into HeadOutputs; has no parameters."""
 
     def __init__(self, region: Region):
         super().__init__()
         self.region = region
 
     def forward(self, raw: Tensor) -> HeadOutputs:
-        """(B, n * (5 + C), rows, columns) -> A = rows * columns * n, in that order"""
+        """(B, n * (5 + C), rows, columns) -> HeadOutputs, A = rows * columns * n, in this order"""
         return head_outputs(raw.float(), self.region)
 
 
@@ -49,10 +52,11 @@ def darknet_detector(
     score_threshold: float = 0.005,
     nms_iou: float = 0.45,
 ) -> Detector:
-    """cfg: the text of the file. num_classes: another number than the cfg's changes its last two sections, as one would by hand.
+    """cfg: the text of the file. num_classes: if it is not the cfg's, the last two sections are adapted.
 
-    loss: by default with the numbers of the [region] section, where matcher and anchors come from as well.
-    ValueError for a cfg that does not end in a linear convolution and a region layer, or whose grid does not divide its input.
+    loss: by default built from the [region] section, like matcher and anchors.
+    ValueError for a cfg that does not end in a convolution and a region layer, or whose cells are not squares
+    of whole pixels.
     """
     config = with_classes(read_cfg("cfg", cfg), num_classes)
     return Detector(
@@ -71,38 +75,43 @@ def darknet_detector(
 def with_classes(config: DarknetCfg, num_classes: int) -> DarknetCfg:
     """The same network for another number of classes.
 
-    ValueError if its last layers are not a convolution and a region layer, or its images are no RGB ones.
+    ValueError if it does not end in a convolution and a region layer, or does not take images of 3 channels.
+
+
     """
     region = config.region
     if config.net.channels != 3:
-        raise ValueError(f"{config.path}: channels={config.net.channels} in [net]; images have 3")
+        raise ValueError(f"{config.path}: channels={config.net.channels} in [net], but images have 3")
     if region is None or len(config.layers) < 2 or not isinstance(config.layers[-2].settings, Convolutional):
         kinds = ", ".join(f"[{layer.kind}]" for layer in config.layers[-2:])
         raise ValueError(
-            f"{config.path}: a detector's last layers are [convolutional] and [region]; this network ends in {kinds}"
+            f"{config.path}: a detector ends in [convolutional] and [region]; this network ends in {kinds}"
         )
     if num_classes == region.classes:
         return config
-    *layers, last, view = config.layers
-    before, (_, rows, columns) = last.settings.filters, last.output
-    shape = (len(region.anchors) * (5 + num_classes), rows, columns)
-    last = replace(
-        last,
-        settings=replace(last.settings, filters=shape[0]),
+    *layers, convolution, region_layer = config.layers
+    _, rows, columns = convolution.output
+    filters = len(region.anchors) * (5 + num_classes)
+    shape = (filters, rows, columns)
+    convolution = replace(
+        convolution,
+        settings=replace(convolution.settings, filters=filters),
         output=shape,
-        parameters=last.parameters // before * shape[0],
+        parameters=convolution.parameters // convolution.settings.filters * filters,
     )
-    view = replace(view, settings=replace(region, classes=num_classes), input=shape, output=shape)
-    return replace(config, layers=(*layers, last, view))
+    region_settings = replace(region, classes=num_classes)
+    region_layer = replace(region_layer, settings=region_settings, input=shape, output=shape)
+    return replace(config, layers=(*layers, convolution, region_layer))
 
 
 def stride_of(config: DarknetCfg) -> int:
-    """Pixels per cell. ValueError unless it is a whole number, the same in both directions."""
+    """Pixels per cell. ValueError unless it is a whole number and the same in both directions."""
     _, rows, columns = config.layers[-1].input
-    height, width = config.net.height, config.net.width
+    height = config.net.height
+    width = config.net.width
     if height % rows or width % columns or height // rows != width // columns:
         raise ValueError(
-            f"{config.path}: {height} x {width} pixels give {rows} x {columns} cells, which are no squares of whole pixels; "
-            "set height and width of [net] to multiples of 32"
+            f"{config.path}: with {height} x {width} pixels and {rows} x {columns} cells, a cell is not a "
+            "square of whole pixels; set height and width of [net] to multiples of 32"
         )
     return height // rows
