@@ -1,4 +1,7 @@
-"""The recordings in tests/fixtures, one dict per case. What their numbers mean is known to detectors/verification only."""
+"""The recordings in tests/fixtures, one dict per case.
+
+What their numbers mean is known to detectors/verification only.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,11 @@
-"""Holds this code against numbers that the original programs computed: detectors verify FOLDER [FOLDER ...] [--failed].
+"""Compares this code with numbers that the original programs computed: detectors verify FOLDER ... [--failed].
 
-A folder is laid out like the recordings of Darknet (region_train.json, net.json, ...), of SSD (priors.npz, loss_*.npz, ...) or of
-evaluation programs (voc/*.json, keras_yolo2_loss/*.npz, ...). Everything about a case is read from its files.
+A folder is laid out like the recordings of Darknet (region_train.json, net.json, ...), of SSD (priors.npz,
+loss_*.npz, ...) or of evaluation programs (voc/*.json, keras_yolo2_loss/*.npz, ...). Everything about a case
+is read from its files.
 
-Exit status 1 if a fixture fails or cannot be run, if a file is of no known kind, or if arrays are left that no fixture asked for.
+Exit status 1 if a fixture fails or cannot be run, if a file is of an unknown kind, or if no fixture reads an
+array.
 """
 
 from __future__ import annotations
@@ -103,15 +105,15 @@ def main(arguments: list[str] | None = None) -> None:
         help="recordings: the layouts are described in their README.md",
     )
     parser.add_argument("--failed", action="store_true", help="print only the lines that do not pass")
-    asked = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     bad = False
-    for root in asked.folders:
+    for root in args.folders:
         folder = Folder(root)
         print(f"{root}\n{VERDICT_HEAD}")
         rows = []
         for row in verify(folder):
             rows.append(row)
-            if not asked.failed or row.verdict != PASS:
+            if not args.failed or row.verdict != PASS:
                 print(line(row), flush=True)
         print("\n".join(verify_summary(folder, rows)))
         bad |= not rows or any(row.bad for row in rows)
@@ -120,7 +122,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def verify(folder: Folder) -> Iterator[Row]:
-    """Every fixture of a folder, row by row as they are computed; last what no fixture took up."""
+    """The rows of every fixture of a folder as they are computed, and last what no fixture has read."""
     broken: set[Path] = set()  # npz files of fixtures that could not be run to their end
     for name in folder.files:
         reader = next((reader for pattern, reader in RECORDING_READERS.items() if name.match(pattern)), None)
@@ -132,7 +134,8 @@ def verify(folder: Folder) -> Iterator[Row]:
                     broken |= {name, *(folder.arrays_of.keys() - before)}
     for name, arrays in folder.arrays_of.items():
         if name not in broken and (unread := arrays.unread):
-            note = f"{len(unread)} arrays that no fixture asks for: {', '.join(unread[:5])}{' ...' if len(unread) > 5 else ''}"
+            names = ", ".join(unread[:5]) + (" ..." if len(unread) > 5 else "")
+            note = f"{len(unread)} arrays that no fixture asks for: {names}"
             yield Row(str(name), "arrays", None, None, "-", NOT_RUN, note)
     for name in unknown_files(folder):
         yield Row(
@@ -147,7 +150,7 @@ def verify(folder: Folder) -> Iterator[Row]:
 
 
 def _read(reader: Reader, folder: Folder, name: Path) -> Iterator[Row]:
-    """All fixtures of one file. Whatever goes wrong in one is told, and the others are run all the same."""
+    """All fixtures of one file. An error in one is reported, and the others still run."""
     try:
         folder.path(name)
         fixtures = list(reader(folder, name))
@@ -164,22 +167,22 @@ def _read(reader: Reader, folder: Folder, name: Path) -> Iterator[Row]:
             yield _not_run(fixture.name, error)
 
 
-def _row(fixture: str, found: Comparison) -> Row:
-    verdict = FAIL if not found.passed else KNOWN if found.known else PASS
+def _row(fixture: str, comparison: Comparison) -> Row:
+    verdict = FAIL if not comparison.passed else KNOWN if comparison.known else PASS
     return Row(
         fixture,
-        found.what,
-        found.absolute,
-        found.relative,
-        found.tolerance,
+        comparison.what,
+        comparison.absolute,
+        comparison.relative,
+        comparison.tolerance,
         verdict,
-        found.note or found.known,
+        comparison.note or comparison.known,
     )
 
 
 def _not_run(fixture: str, error: Exception) -> Row:
-    told = f"{error}" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
-    return Row(fixture, "-", None, None, "-", NOT_RUN, " ".join(told.split()))
+    message = f"{error}" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
+    return Row(fixture, "-", None, None, "-", NOT_RUN, " ".join(message.split()))
 
 
 def unknown_files(folder: Folder) -> list[Path]:
@@ -193,10 +196,11 @@ def unknown_files(folder: Folder) -> list[Path]:
 
 
 def verify_summary(folder: Folder, rows: list[Row]) -> Iterator[str]:
-    """The counts, the lines that went wrong once more, and what deserves a word although it fails nothing."""
+    """The counts, the failed lines once more, and remarks."""
     counts = Counter(row.verdict for row in rows)
-    told = ", ".join(f"{counts[verdict]} {words}" for verdict, words in WORDS.items())
-    yield f"\n{folder.root}: {len({row.fixture for row in rows})} fixtures, {len(rows)} comparisons: {told}"
+    counted = ", ".join(f"{counts[verdict]} {words}" for verdict, words in WORDS.items())
+    fixtures = {row.fixture for row in rows}
+    yield f"\n{folder.root}: {len(fixtures)} fixtures, {len(rows)} comparisons: {counted}"
     if not rows:
         yield "nothing in this folder is a fixture that is known here"
     bad = [row for row in rows if row.bad]
@@ -229,7 +233,9 @@ VERDICT_HEAD = VERDICT_COLUMNS.format(
 
 
 def line(row: Row) -> str:
-    """`worst` is the largest absolute error, `relative` the same over the largest recorded number of its array."""
+    """`worst` is the largest absolute error, `relative` the same over the largest recorded number of its
+    array.
+    """
     numbers = ("-" if n is None else f"{n:.1e}" if n else "0" for n in (row.absolute, row.relative))
     verdict = f"{row.verdict}: {row.note}" if row.note else row.verdict
     return VERDICT_COLUMNS.format(row.fixture, row.what, *numbers, row.tolerance, verdict)

@@ -1,4 +1,4 @@
-"""What a recorded number is held against ours with: tolerances, comparisons, and the words in which a difference is told."""
+"""How recorded numbers are compared with ours: tolerances, comparisons, and the text that reports a difference."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import torch
 
 
 class Tolerance(NamedTuple):
-    """|ours - recorded| <= absolute + relative * |recorded|, number by number, or with of_largest * the largest |recorded|."""
+    """|ours - recorded| <= absolute + relative * |recorded|, number by number, or with of_largest * the
+    largest |recorded|.
+    """
 
     absolute: float = 0.0
     relative: float = 0.0
@@ -52,7 +54,10 @@ class Fixture(NamedTuple):
 
 
 def compare_numbers(what: str, ours: Any, recorded: Any, tolerance: Tolerance) -> Comparison:
-    """Numbers of any shape, as tensors, arrays, lists (None is NaN) or single ones. NaN equals NaN, infinity itself."""
+    """Numbers of any shape, as tensors, arrays, lists (None is NaN) or single ones.
+
+    NaN equals NaN, infinity itself.
+    """
     ours, recorded = _array(ours), _array(recorded)
     if ours.shape != recorded.shape:
         return _broken(what, tolerance, f"shape {ours.shape}, recorded {recorded.shape}")
@@ -69,12 +74,18 @@ def compare_numbers(what: str, ours: Any, recorded: Any, tolerance: Tolerance) -
     note = ""
     if wrong.any():
         place = _place(wrong & (error == error[wrong].max()))
-        note = f"{int(wrong.sum())} of {wrong.size} differ, most at {place}: {ours[place]:.9g}, recorded {recorded[place]:.9g}"
+        note = (
+            f"{int(wrong.sum())} of {wrong.size} differ, most at {place}: "
+            f"{ours[place]:.9g}, recorded {recorded[place]:.9g}"
+        )
     return Comparison(what, worst, relative, str(tolerance), not wrong.any(), note)
 
 
 def agree(what: str, ours: Any, recorded: Any) -> Comparison:
-    """Things that are equal or not: sets, lists and texts. The errors are the number and the share of members that differ."""
+    """Compares sets, lists and texts, which are equal or not.
+
+    The errors are the number and the share of members that differ.
+    """
     if isinstance(ours, str | bytes) or not isinstance(ours, Collection):
         count, size, examples = int(ours != recorded), 1, [f"{_short(ours)}, recorded {_short(recorded)}"]
     else:
@@ -109,12 +120,15 @@ def merge(what: str, comparisons: Sequence[Comparison]) -> Comparison:
 
 
 def known_difference(comparison: Comparison, reason: str) -> Comparison:
-    """A documented difference between the originals and here. `comparison` must say that it is the documented one, and fails if not."""
+    """A documented difference between the originals and here.
+
+    `comparison` must say that it is the documented one, and fails if not.
+    """
     return replace(comparison, known=reason)
 
 
 def absent(what: str, reason: str) -> Comparison:
-    """Numbers of the recording to which nothing here claims to be equal, with the reason."""
+    """Numbers of the recording that this code does not claim to equal, with the reason."""
     return Comparison(what, 0.0, 0.0, "-", True, known=reason)
 
 

@@ -1,6 +1,8 @@
-"""Darknet's augmentation of training images and labels, number by number (src/image.c, src/data.c of f6afaab).
+"""Darknet's augmentation of training images and labels, number by number (src/image.c, src/data.c of
+f6afaab).
 
-Images here are (C, H, W) float32 from 0 to 1. Our own training uses data/transforms.py; this page is what it is compared with.
+Images here are (C, H, W) float32 from 0 to 1. Our own training uses data/transforms.py; this page is what it
+is compared with.
 """
 
 from __future__ import annotations
@@ -15,10 +17,11 @@ CLASS_ONLY = 999999.0  # what a label at (0, 0) becomes: "the class is known, th
 def place(
     image: np.ndarray, canvas_size: tuple[int, int], size: tuple[float, float], corner: tuple[float, float]
 ) -> np.ndarray:
-    """place_image on a grey canvas: the image, enlarged or shrunk to `size`, with its top left pixel at `corner`.
+    """place_image on a grey canvas: the image, enlarged or shrunk to `size`, with its top left pixel at
+    `corner`.
 
-    All pairs are (vertical, horizontal) and cut to whole numbers, as C does. Bilinear; the source counts as 0 outside, so that the last
-    row and column of an enlarged image fade.
+    All pairs are (vertical, horizontal) and cut to whole numbers, as C does. Bilinear; the source counts as 0
+    outside, so that the last row and column of an enlarged image fade.
     """
     rows, columns = int(size[0]), int(size[1])
     canvas = np.full((len(image), *canvas_size), DARKNET_GREY)
@@ -53,7 +56,9 @@ def _bilinear(image: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def darknet_distort(image: np.ndarray, *, hue: float, saturation: float, exposure: float) -> np.ndarray:
-    """distort_image: (3, H, W) RGB; `hue` in turns is added, saturation and value are multiplied; the result is cut to 0..1."""
+    """distort_image: (3, H, W) RGB; `hue` in turns is added, saturation and value are multiplied; the result
+    is cut to 0..1.
+    """
     turn, chroma, value = _to_hsv(image)
     turn = turn + np.float32(hue)
     turn = np.where(turn > 1, turn - 1, turn)
@@ -91,7 +96,8 @@ def _to_rgb(turn: np.ndarray, chroma: np.ndarray, value: np.ndarray) -> np.ndarr
 def correct_boxes(
     labels: np.ndarray, *, shift: tuple[float, float], scale: tuple[float, float], flip: bool
 ) -> np.ndarray:
-    """(n, 4) x, y, w, h relative to the source -> the same relative to the augmented image, cut to it. shift, scale: (x, y).
+    """(n, 4) x, y, w, h relative to the source -> the same relative to the augmented image, cut to it. shift,
+    scale: (x, y).
 
     edge -> edge * scale - shift, mirrored if asked. A label at (0, 0) becomes 999999 in all four.
     """
@@ -101,6 +107,6 @@ def correct_boxes(
     if flip:
         low[:, 0], high[:, 0] = 1 - high[:, 0], 1 - low[:, 0]
     low, high = low.clip(0, 1), high.clip(0, 1)
-    found = np.concatenate([(low + high) / 2, (high - low).clip(0, 1)], 1)
-    found[(centre == 0).all(1)] = CLASS_ONLY
-    return found
+    corrected = np.concatenate([(low + high) / 2, (high - low).clip(0, 1)], 1)
+    corrected[(centre == 0).all(1)] = CLASS_ONLY
+    return corrected

@@ -1,7 +1,9 @@
-"""Darknet's networks, layer by layer: net (small cfgs), full (the original cfgs at their size), weights (files with both headers).
+"""Darknet's networks, layer by layer: net (small cfgs), full (the original cfgs at their size), weights
+(files with both headers).
 
-Parameters and inputs are stored as seeds (streams.py). Keys: gpu/... and cpu/... are Darknet's two builds, which differ in batch norm;
-layer_mean_std_min_max has a row for each layer, over the whole batch and with the population's standard deviation.
+Parameters and inputs are stored as seeds (streams.py). Keys: gpu/... and cpu/... are Darknet's two builds,
+which differ in batch norm; layer_mean_std_min_max has a row for each layer, over the whole batch and with the
+population's standard deviation.
 """
 
 from __future__ import annotations
@@ -35,8 +37,8 @@ from detectors.darknet.sections import DarknetCfg
 from detectors.darknet.weights import Header, convolutions, load_weights, read_header, save_weights
 
 BUILDS = ("gpu", "cpu")
-# 1e-5 is the recordings' own tolerance. Darknet's float32 alone brings the few largest values of a deep net up to 2.5e-6 of their size away
-# from a computation in float64, hence the second part.
+# 1e-5 is the recordings' own tolerance. Darknet's float32 alone brings the few largest values of a deep net
+# up to 2.5e-6 of their size away from a computation in float64, hence the second part.
 LAYERS = Tolerance(absolute=1e-5, relative=3e-6)
 
 
@@ -66,7 +68,9 @@ def config_of(folder: Folder, name: Path, case: Settings) -> DarknetCfg:
 
 
 def parameters_of(case: Settings, config: DarknetCfg) -> Iterator[Comparison | np.ndarray]:
-    """First the comparisons of the stream with what the case and the cfg say of it, last the stream itself: a .weights file's body."""
+    """First the comparisons of the stream with what the case and the cfg say of it, last the stream itself: a
+    .weights file's body.
+    """
     with torch.device("meta"):
         layers = convolutions(DarknetNetwork(config))
     shapes = [
@@ -84,14 +88,14 @@ def loaded_network(
     config: DarknetCfg, stream: np.ndarray, build: str = "gpu", seen: int = 0
 ) -> DarknetNetwork:
     """The cfg's network, filled through a .weights file."""
-    found = DarknetNetwork(config, batch_norm=build)
+    network = DarknetNetwork(config, batch_norm=build)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "stream.weights"
         with path.open("wb") as file:
             file.write(Header(seen=seen).to_bytes())
             stream.tofile(file)
-        load_weights(found, path)
-    return found.eval()
+        load_weights(network, path)
+    return network.eval()
 
 
 def _small(folder: Folder, name: Path, case: Settings, file: Path) -> Iterator[Comparison]:
@@ -134,7 +138,7 @@ def _layers(build: str, outputs: list[Tensor], recorded: Arrays) -> Iterator[Com
         recorded["layer_mean_std_min_max"],
         LAYERS,
     )
-    stored = {key: int(found[1]) for key in recorded if (found := re.fullmatch(r"layer(\d+)", key))}
+    stored = {key: int(match[1]) for key in recorded if (match := re.fullmatch(r"layer(\d+)", key))}
     compared = [
         compare_numbers(key, _like(outputs[n], recorded[key]), recorded[key], LAYERS)
         for key, n in stored.items()

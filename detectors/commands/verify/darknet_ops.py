@@ -1,4 +1,7 @@
-"""Darknet's single operations (ops.json): reorg, max pool, resizing, augmentation, labels. Images are (C, H, W) in 0..1."""
+"""Darknet's single operations (ops.json): reorg, max pool, resizing, augmentation, labels.
+
+Images are (C, H, W) in 0..1.
+"""
 
 from __future__ import annotations
 
@@ -79,10 +82,10 @@ def _place(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
 
 
 def _distort(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
-    found = darknet_augment.darknet_distort(
+    computed = darknet_augment.darknet_distort(
         arrays["input"], hue=case["hue"], saturation=case["sat"], exposure=case["exp"]
     )
-    yield compare_numbers("output", found, arrays["output"], IMAGE)
+    yield compare_numbers("output", computed, arrays["output"], IMAGE)
 
 
 def _boxes(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
@@ -92,9 +95,9 @@ def _boxes(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
         (-case["dx"] / case["w"], -case["dy"] / case["h"]),
         (case["nw"] / case["w"], case["nh"] / case["h"]),
     )
-    found = darknet_augment.correct_boxes(labels[:, 1:], shift=shift, scale=scale, flip=bool(case["flip"]))
+    computed = darknet_augment.correct_boxes(labels[:, 1:], shift=shift, scale=scale, flip=bool(case["flip"]))
     yield compare_numbers("classes", labels[:, 0], recorded[:, 0], EXACT)
-    yield compare_numbers("boxes", found, recorded[:, 1:], IMAGE)
+    yield compare_numbers("boxes", computed, recorded[:, 1:], IMAGE)
 
 
 OPERATIONS: dict[str, Callable[[Settings, Arrays], Iterator[Comparison]]] = {

@@ -1,8 +1,9 @@
-"""Darknet's training (train.json, train_*.npz): some optimiser steps of a small network; and its learning rates (lr.json).
+"""Darknet's training (train.json, train_*.npz): some optimiser steps of a small network; and its learning
+rates (lr.json).
 
-`step0_layerNN_*_updates` are the negative gradients of the first forward pass, summed over its images and before any decay;
-`final_layerNN_*` are the parameters and running statistics after the last update. An update follows `subdivisions` forward passes of
-`batch_per_forward` images each.
+`step0_layerNN_*_updates` are the negative gradients of the first forward pass, summed over its images and
+before any decay; `final_layerNN_*` are the parameters and running statistics after the last update. An update
+follows `subdivisions` forward passes of `batch_per_forward` images each.
 """
 
 from __future__ import annotations
@@ -47,7 +48,10 @@ STEP_PARTS = {
     "rolling_mean": "running_mean",
     "rolling_variance": "running_var",
 }  # of the batch norm
-UNSIGNED = "Darknet compares steps=-1 as an unsigned number and so never comes past it; here it is a step that has passed"
+UNSIGNED = (
+    "Darknet compares steps=-1 as an unsigned number and so never comes past it; "
+    "here it is a step that has passed"
+)
 
 
 def steps(folder: Folder, name: Path) -> Iterator[Fixture]:
@@ -103,21 +107,21 @@ def _rates(folder: Folder, name: Path, case: str, settings: Settings) -> Iterato
         for batch in recorded
         if not np.isclose(ours[batch], recorded[batch], rtol=1e-6)
     )
-    found = compare_numbers(
+    comparison = compare_numbers(
         f"rates at {len(recorded)} batch numbers, with the slip",
         list(theirs.values()),
         list(recorded.values()),
         RATES,
     )
-    yield known_difference(found, f"{UNSIGNED} ({meant})")
+    yield known_difference(comparison, f"{UNSIGNED} ({meant})")
 
 
 def _cfg(folder: Folder, name: Path, case: str, settings: Settings) -> Path:
     places = (
         [settings["cfg"]] if "cfg" in settings else [f"{place}/{case}.cfg" for place in ("cfg-full", "cfg")]
     )
-    found = next((place for place in places if (folder.root / name.parent / place).is_file()), places[0])
-    return folder.path(name.parent / found)
+    place = next((place for place in places if (folder.root / name.parent / place).is_file()), places[0])
+    return folder.path(name.parent / place)
 
 
 def _rate_tolerance(net: Net, batch: int) -> Tolerance:
@@ -131,7 +135,7 @@ def _steps(folder: Folder, name: Path, case: Settings, file: Path) -> Iterator[C
     arrays, config = folder.arrays(file), darknet_nets.config_of(folder, name, case)
     if case["bn"] != "gpu":
         raise ValueError(
-            f"bn={case['bn']!r}: Darknet's CPU build cannot train, and its batch norm is not trained with here"
+            f"bn={case['bn']!r}: Darknet's CPU build cannot train; its batch norm is not trained with here"
         )
     *checks, stream = darknet_nets.parameters_of(case, config)
     yield from checks
@@ -165,7 +169,7 @@ class _Run:
         self.rates: list[float] = []
 
     def forward(self, step: int, images: Tensor) -> Iterator[Comparison]:
-        """One forward and backward pass, and an update after the last one of a batch. images: (B, C, H, W)."""
+        """One forward and backward pass; an update after the last of a batch. images: (B, C, H, W)."""
         batch, subdivisions, net = len(images), self.case["subdivisions"], self.config.net
         self.seen += batch
         truth = self.arrays["truth"][step]
@@ -198,9 +202,9 @@ class _Run:
         loss = region_layer.seen_loss(settings, seen=self.seen, batch=batch)
         total = batch * sum(loss(outputs, encoded, grid).values())
         delta = region_layer.region_delta(raw.detach(), settings, truth, seen=self.seen)
-        found = []
+        comparisons = []
         if step == 0:
-            found.append(
+            comparisons.append(
                 compare_numbers(
                     "forward 0: region output",
                     activate(raw, settings),
@@ -208,7 +212,7 @@ class _Run:
                     darknet_nets.LAYERS,
                 )
             )
-            found.append(
+            comparisons.append(
                 compare_numbers(
                     "forward 0: region delta", delta, self.arrays["step0_region_delta"], region_layer.DELTAS
                 )
@@ -216,21 +220,24 @@ class _Run:
         statistics = loss.statistics(outputs, encoded, grid)
         printed = [float(number) for number in re.findall(r": +(-?nan|[\d.]+)", self.case["printed"][step])]
         ours = [float(statistics[key]) for key in region_layer.PRINTED]
-        found.append(
+        comparisons.append(
             compare_numbers(
                 f"forward {step}: printed statistics", ours, printed, region_layer.REGION_STATISTICS
             )
         )
-        return total, region_layer.darknet_cost(delta), found
+        return total, region_layer.darknet_cost(delta), comparisons
 
     def _classifier(
         self, step: int, images: Tensor, truth: np.ndarray
     ) -> tuple[Tensor, float, list[Comparison]]:
-        """[softmax] holds the cross-entropy; a [cost] behind it adds its squared error, whose delta is the same, truth - p."""
+        """[softmax] holds the cross-entropy; a [cost] behind it adds its squared error, whose delta is the
+        same, truth - p.
+        """
         kinds = [type(layer.settings) for layer in self.config.layers]
         if Softmax not in kinds or kinds[kinds.index(Softmax) :] not in ([Softmax], [Softmax, Cost]):
             raise ValueError(
-                f"{self.config.path}: a network is trained here that ends in [region], or in [softmax] or [softmax], [cost]"
+                f"{self.config.path}: a network is trained here that ends in [region], or in [softmax] "
+                "or [softmax], [cost]"
             )
         logits = self.net.outputs(images)[kinds.index(Softmax) - 1].flatten(1)
         wanted = torch.from_numpy(truth)
@@ -245,12 +252,12 @@ def _updates(net: DarknetNetwork, arrays: Arrays, *, scale: int) -> Iterator[Com
     """The first gradients, layer by layer. scale: what turns ours, a mean, into Darknet's negative sum."""
     compared = []
     for key in arrays:
-        if found := re.fullmatch(r"step0_layer(\d+)_(bias|scale|weight)_updates", key):
-            layer = net.layers[int(found[1])]
-            inner = layer.conv if layer.norm is None or found[2] == "weight" else layer.norm
-            gradient = inner.bias.grad if found[2] == "bias" else inner.weight.grad
+        if match := re.fullmatch(r"step0_layer(\d+)_(bias|scale|weight)_updates", key):
+            layer = net.layers[int(match[1])]
+            inner = layer.conv if layer.norm is None or match[2] == "weight" else layer.norm
+            gradient = inner.bias.grad if match[2] == "bias" else inner.weight.grad
             compared.append(
-                compare_numbers(f"layer {found[1]} {found[2]}", scale * gradient, arrays[key], UPDATES)
+                compare_numbers(f"layer {match[1]} {match[2]}", scale * gradient, arrays[key], UPDATES)
             )
     yield merge(f"forward 0: updates of {len(compared)} tensors", compared)
 
@@ -259,12 +266,12 @@ def _final(net: DarknetNetwork, arrays: Arrays) -> Iterator[Comparison]:
     """Parameters and running statistics after the last update."""
     compared: dict[str, list[Comparison]] = {"parameters": [], "running statistics": []}
     for key in arrays:
-        if found := re.fullmatch(r"final_layer(\d+)_(\w+)", key):
-            layer, part = net.layers[int(found[1])], found[2]
+        if match := re.fullmatch(r"final_layer(\d+)_(\w+)", key):
+            layer, part = net.layers[int(match[1])], match[2]
             inner = layer.conv if part == "weights" or layer.norm is None else layer.norm
             ours = getattr(inner, {"weights": "weight"}.get(part) or STEP_PARTS[part])
             kind = "running statistics" if part.startswith("rolling") else "parameters"
-            compared[kind].append(compare_numbers(f"layer {found[1]} {part}", ours, arrays[key], FINAL))
+            compared[kind].append(compare_numbers(f"layer {match[1]} {part}", ours, arrays[key], FINAL))
     for kind, several in compared.items():
         if several:
             yield merge(f"final {kind} of {len(several)} tensors", several)

@@ -1,6 +1,8 @@
-"""Average precision: voc/*.json (VOC's two kinds), coco/*.json (pycocotools' tables), known/*.json and published/ (published pairs).
+"""Average precision: voc/*.json (VOC's two kinds), coco/*.json (pycocotools' tables), known/*.json and
+published/ (published pairs).
 
-Facts about the recordings' layout: VOC boxes are 1-based pixel corners with both ends included; COCO's are xywh; null is undefined in VOC,
+Facts about the recordings' layout: VOC boxes are 1-based pixel corners with both ends included; COCO's are
+xywh; null is undefined in VOC,
 -1 in COCO; `codes` has one letter per detection in the order given.
 """
 
@@ -175,7 +177,7 @@ def coco_records(case: Settings) -> tuple[Annotations, Detections]:
     categories = sorted(case["gt"]["categories"], key=lambda category: category["id"])
     row = {image["id"]: n for n, image in enumerate(images)}
     label = {category["id"]: k for k, category in enumerate(categories)}
-    truths = sorted(case["gt"]["annotations"], key=lambda truth: row[truth["image_id"]])
+    boxes = sorted(case["gt"]["annotations"], key=lambda truth: row[truth["image_id"]])
     annotations = Annotations(
         class_names=tuple(category["name"] for category in categories),
         image_ids=tuple(row),
@@ -184,19 +186,19 @@ def coco_records(case: Settings) -> tuple[Annotations, Detections]:
         offsets=np.r_[
             0,
             np.cumsum(
-                np.bincount([row[t["image_id"]] for t in truths], minlength=len(images)).astype(np.int64)
+                np.bincount([row[t["image_id"]] for t in boxes], minlength=len(images)).astype(np.int64)
             ),
         ],
-        boxes_original=_corners(truths),
-        labels=np.array([label[t["category_id"]] for t in truths], dtype=np.int64),
-        difficult=np.zeros(len(truths), dtype=bool),
-        crowd=np.array([t["iscrowd"] for t in truths], dtype=bool),
-        areas=np.array([t["area"] for t in truths], dtype=np.float64),
+        boxes_original=_corners(boxes),
+        labels=np.array([label[t["category_id"]] for t in boxes], dtype=np.int64),
+        difficult=np.zeros(len(boxes), dtype=bool),
+        crowd=np.array([t["iscrowd"] for t in boxes], dtype=bool),
+        areas=np.array([t["area"] for t in boxes], dtype=np.float64),
         category_ids=tuple(label),
     )
-    found = case["dt"]
-    image, labels = [row[d["image_id"]] for d in found], [label[d["category_id"]] for d in found]
-    return annotations, _detections(image, _corners(found), [d["score"] for d in found], labels)
+    results = case["dt"]
+    image, labels = [row[d["image_id"]] for d in results], [label[d["category_id"]] for d in results]
+    return annotations, _detections(image, _corners(results), [d["score"] for d in results], labels)
 
 
 def _corners(rows: list) -> np.ndarray:
@@ -224,7 +226,10 @@ def _known_coco(case: Settings) -> Iterator[Comparison]:
 
 
 def _known_voc(case: Settings) -> Iterator[Comparison]:
-    """The means over classes at each IoU. `convention` says whether an IoU of exactly the threshold matches."""
+    """The means over classes at each IoU.
+
+    `convention` says whether an IoU of exactly the threshold matches.
+    """
     annotations, detections = voc_records(case)
     for threshold, expected in case["expected"].items():
         result = evaluate_voc(
@@ -240,9 +245,12 @@ def _known_voc(case: Settings) -> Iterator[Comparison]:
 
 
 def _known_curve(case: Settings) -> Iterator[Comparison]:
-    """True and false positives of falling scores -> AP; `first7` expects that of the first seven. Caffe's MaxIntegral is VOC's area.
+    """True and false positives of falling scores -> AP; `first7` expects that of the first seven.
 
-    Its 11 points are i / 10.f, so a recall of 3/5 reaches .6, which VOC's own code misses by one ulp: hence the nudge.
+    Caffe's MaxIntegral is VOC's area.
+
+    Its 11 points are i / 10.f, so a recall of 3/5 reaches .6, which VOC's own code misses by one ulp: hence
+    the nudge.
     """
     order = np.argsort(-np.array(case["score"]), kind="stable")
     for key, expected in case.items():
@@ -261,7 +269,7 @@ def _known_curve(case: Settings) -> Iterator[Comparison]:
 
 def _known_corners(case: Settings) -> Iterator[Comparison]:
     """One image in torchmetrics' form: corners, labels, and the names of its numbers."""
-    truths, found = case["target"], case["pred"]
+    boxes, predictions = case["target"], case["pred"]
     xywh = lambda box: [box[0], box[1], box[2] - box[0], box[3] - box[1]]  # noqa: E731
     annotations = [
         {
@@ -272,14 +280,14 @@ def _known_corners(case: Settings) -> Iterator[Comparison]:
             "area": xywh(box)[2] * xywh(box)[3],
             "iscrowd": 0,
         }
-        for n, (box, label) in enumerate(zip(truths["boxes"], truths["labels"], strict=True), 1)
+        for n, (box, label) in enumerate(zip(boxes["boxes"], boxes["labels"], strict=True), 1)
     ]
-    rows = zip(found["boxes"], found["labels"], found["scores"], strict=True)
+    rows = zip(predictions["boxes"], predictions["labels"], predictions["scores"], strict=True)
     results = [
         {"image_id": 1, "category_id": label, "bbox": xywh(box), "score": score} for box, label, score in rows
     ]
     categories = [
-        {"id": label, "name": str(label)} for label in sorted({*truths["labels"], *found["labels"]})
+        {"id": label, "name": str(label)} for label in sorted({*boxes["labels"], *predictions["labels"]})
     ]
     stats = evaluate_json(
         {"images": [{"id": 1}], "annotations": annotations, "categories": categories}, results
@@ -307,15 +315,18 @@ def _published(folder: Folder, name: Path) -> Iterator[Comparison]:
 
 def _text_folders(folder: Folder, name: Path, images: list[str]) -> list[Path]:
     """Folders of published/ beside known/ whose gts/ holds just these images."""
-    found: dict[Path, set[str]] = {}
+    places: dict[Path, set[str]] = {}
     for file in folder.files:
         if file.match("published/*/gts/*.txt") and file.parts[:-4] == name.parts[:-2]:
-            found.setdefault(file.parent.parent, set()).add(file.name)
-    return [place for place, names in found.items() if names == set(images)]
+            places.setdefault(file.parent.parent, set()).add(file.name)
+    return [place for place, names in places.items() if names == set(images)]
 
 
 def _texts(folder: Folder, place: Path, pair: Settings) -> Iterator[Comparison]:
-    """Lines `class [score] x y w h`, one file per image; a box is (x, y, x + w, y + h). The same inputs as the pair's, and its numbers."""
+    """Lines `class [score] x y w h`, one file per image; a box is (x, y, x + w, y + h).
+
+    The same inputs as the pair's, and its numbers.
+    """
     images = pair["image_names"]
     sides = {
         side: _read_texts(folder, [place / side / image for image in images]) for side in ("gts", "dets")
@@ -331,16 +342,16 @@ def _texts(folder: Folder, place: Path, pair: Settings) -> Iterator[Comparison]:
             "difficult": [0] * len(lines),
             "score": [row[0] for row in numbers],
         }
-    truths, found = Settings(read["gts"]), Settings(read["dets"])
+    gt, detections = Settings(read["gts"]), Settings(read["dets"])
     for key in ("image", "box"):
         yield compare_numbers(
             f"{key} as in the pair",
-            [*truths[key], *found[key]],
+            [*gt[key], *detections[key]],
             [*pair["gt"][key], *pair["det"][key]],
             Tolerance(absolute=1e-9),
         )
-    yield compare_numbers("score as in the pair", found["score"], pair["det"]["score"], SAME)
-    yield from _known_voc(Settings({**pair, "n_classes": len(names), "gt": truths, "det": found}))
+    yield compare_numbers("score as in the pair", detections["score"], pair["det"]["score"], SAME)
+    yield from _known_voc(Settings({**pair, "n_classes": len(names), "gt": gt, "det": detections}))
 
 
 def _read_texts(folder: Folder, files: list[Path]) -> list[tuple[int, list[str]]]:

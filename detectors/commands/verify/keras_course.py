@@ -1,8 +1,10 @@
-"""The loss of the Keras course (keras_yolo2_loss/*.npz), by `loss=region_keras`, and Darknet's on the same cases, by `loss=region`.
+"""The loss of the Keras course (keras_yolo2_loss/*.npz), by `loss=region_keras`, and Darknet's on the same
+cases, by `loss=region`.
 
-Facts about the recordings' layout: predictions are raw, (B, rows, columns, K, 5 + C), which is our order of anchors; truths are corners in
-pixels; `true_boxes` (B, buffer, 4) and `y_true` are centre and size in cells. Files with "frontend" in the name ran frontend.py's variant:
-its warm-up lasts one batch longer, and adds 10 to the loss.
+Facts about the recordings' layout: predictions are raw, (B, rows, columns, K, 5 + C), which is our order of
+anchors; truths are corners in pixels; `true_boxes` (B, buffer, 4) and `y_true` are centre and size in cells.
+Files with "frontend" in the name ran frontend.py's variant: its warm-up lasts one batch longer, and adds 10
+to the loss.
 """
 
 from __future__ import annotations
@@ -78,7 +80,10 @@ def targets_of(case: Arrays) -> Targets:
 
 
 def course_loss(case: Arrays, frontend: bool, **changes: Any) -> nn.Module:
-    """The preset with the recording's settings. The last batch of the notebook's warm-up is W - 1, that of frontend.py is W."""
+    """The preset with the recording's settings.
+
+    The last batch of the notebook's warm-up is W - 1, that of frontend.py is W.
+    """
     settings = {
         **dict(zip(SCALES, case["scales"].tolist(), strict=True)),
         "class_weights": case["class_weights"].tolist(),
@@ -114,7 +119,7 @@ def _setup(case: Arrays) -> Setup:
 def _case(case: Arrays, frontend: bool) -> Iterator[Comparison]:
     setup = _setup(case)
     yield from _targets(case, setup)
-    steps = sorted(int(found[1]) for key in case if (found := re.fullmatch(r"step(\d+)_loss", key)))
+    steps = sorted(int(match[1]) for key in case if (match := re.fullmatch(r"step(\d+)_loss", key)))
     loss, plain, detached = (
         course_loss(case, frontend, **change)
         for change in ({}, {"normalizer": "batch"}, {"iou_gradient": False})
@@ -123,8 +128,8 @@ def _case(case: Arrays, frontend: bool) -> Iterator[Comparison]:
         yield from _step(case, setup, step, (loss, plain, detached), frontend)
     yield from _ignored(case, setup, frontend)
     for key in case:
-        if found := re.fullmatch(r"darknet_delta_seen(\d+)", key):
-            yield from _darknet(case, setup, int(found[1]))
+        if match := re.fullmatch(r"darknet_delta_seen(\d+)", key):
+            yield from _darknet(case, setup, int(match[1]))
 
 
 def _targets(case: Arrays, setup: Setup) -> Iterator[Comparison]:
@@ -155,7 +160,9 @@ def _sorted(rows: np.ndarray) -> np.ndarray:
 def _step(
     case: Arrays, setup: Setup, step: int, losses: tuple[nn.Module, ...], frontend: bool
 ) -> Iterator[Comparison]:
-    """Loss, its parts, what they are divided by, and gradients of one batch; the three losses count batches together."""
+    """Loss, its parts, what they are divided by, and gradients of one batch; the three losses count batches
+    together.
+    """
     loss, plain, detached = losses
     given = setup.outputs, setup.encoded, setup.grid
     terms, sums = loss(*given), plain(*given)
@@ -237,15 +244,15 @@ def _ignored(case: Arrays, setup: Setup, frontend: bool) -> Iterator[Comparison]
     gradient = _gradient(terms["object"] + terms["noobject"], setup)
     yield compare_numbers("gradient of objectness", gradient, case["grad_conf_only"], COURSE)
     pushed = gradient[..., 4].flatten(1) != 0
-    found = pushed | setup.encoded.positive
+    counted = pushed | setup.encoded.positive
     yield compare_numbers(
-        "which objectness counts", found, (case["conf_mask"] != 0).reshape(found.shape), Tolerance()
+        "which objectness counts", counted, (case["conf_mask"] != 0).reshape(counted.shape), Tolerance()
     )
     predicted = YoloBoxCoder().decode(setup.outputs.offsets.detach(), setup.grid)
     buffer = torch.from_numpy(case["true_boxes"]) * setup.grid.levels[0].stride
     boxes = torch.cat([buffer[..., :2] - buffer[..., 2:] / 2, buffer[..., :2] + buffer[..., 2:] / 2], -1)
     yield compare_numbers(
-        "best IoU", pairwise_iou(boxes, predicted).amax(1), case["best_iou"].reshape(found.shape), SINGLE
+        "best IoU", pairwise_iou(boxes, predicted).amax(1), case["best_iou"].reshape(counted.shape), SINGLE
     )
 
 

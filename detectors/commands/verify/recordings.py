@@ -1,4 +1,4 @@
-"""Reading recordings: JSON and npz files, with errors that name what is missing, and a memory of what was read."""
+"""Reading recordings, JSON and npz files: errors name what is missing, and what was read is remembered."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ import numpy as np
 
 
 class Settings(dict):
-    """An object of a JSON file. An absent key is an error that a person can mend."""
+    """An object of a JSON file. An absent key is an error that names it."""
 
     def __missing__(self, key: str) -> Any:
         raise ValueError(f"no key {key!r} in the JSON; there are {', '.join(map(repr, self)) or 'none'}")
 
 
 def read_json(path: Path) -> Any:
-    """Objects become Settings; `.gz` is unpacked. FileNotFoundError without the file; ValueError for what is no JSON."""
+    """Objects become Settings; `.gz` is unpacked.
+
+    FileNotFoundError without the file; ValueError for what is no JSON.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path.name}: no such file")
     data = path.read_bytes()
@@ -32,7 +35,10 @@ def read_json(path: Path) -> Any:
 
 
 class Arrays:
-    """The arrays of an npz file below a prefix, read one by one. `unread` names those that nobody asked for."""
+    """The arrays of an npz file below a prefix, read one by one.
+
+    `unread` names those that nothing has read.
+    """
 
     def __init__(self, path: Path, prefix: str = "", *, parent: Arrays | None = None):
         """FileNotFoundError without the file; ValueError for what is no npz."""
@@ -74,7 +80,7 @@ class Arrays:
             ) from error
 
     def skip(self, *names: str) -> None:
-        """Arrays that need no comparison: remarks, or what another array says as well."""
+        """Marks arrays that need no comparison: remarks, and what another array says, too."""
         self._asked.update(self.prefix + name for name in names)
 
     @property
@@ -87,7 +93,7 @@ class Folder:
     """A folder of recordings, and which of its files were opened."""
 
     def __init__(self, root: Path):
-        """FileNotFoundError if it is none."""
+        """FileNotFoundError if it is no folder."""
         if not root.is_dir():
             raise FileNotFoundError(
                 f"{root}: no such folder; give one that holds recordings, such as oracles/darknet"
@@ -106,7 +112,7 @@ class Folder:
         return read_json(self.path(name))
 
     def arrays(self, name: Path) -> Arrays:
-        """One and the same object for one file, so that it knows all that was read."""
+        """The same object each time, so that it knows everything that was read."""
         if name not in self.arrays_of:
             self.arrays_of[name] = Arrays(self.path(name))
         return self.arrays_of[name]

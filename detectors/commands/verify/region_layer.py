@@ -1,7 +1,9 @@
-"""Darknet's region layer: region_train (its gradient, cost and statistics) and region_decode (boxes, scores, suppression).
+"""Darknet's region layer: region_train (its gradient, cost and statistics) and region_decode (boxes, scores,
+suppression).
 
-Facts about the recordings' layout: input and output are (B, n * (5 + C), H, W) with channel = anchor * (5 + C) + entry; truths are
-(B, 30, 5) x, y, w, h, class relative to the input, an image's list ending at the first x of 0; boxes are numbered (anchor, row, column).
+Facts about the recordings' layout: input and output are (B, n * (5 + C), H, W) with channel = anchor * (5 +
+C) + entry; truths are (B, 30, 5) x, y, w, h, class relative to the input, an image's list ending at the first
+x of 0; boxes are numbered (anchor, row, column).
 """
 
 from __future__ import annotations
@@ -78,9 +80,11 @@ def region_outputs(raw: Tensor, case: Mapping) -> HeadOutputs:
 
 
 def region_targets(truth: np.ndarray, size: tuple[int, int]) -> Targets:
-    """(B, 30, 5) -> Targets in pixels of an input of `size` (height, width), or in cells where that is the grid's size.
+    """(B, 30, 5) -> Targets in pixels of an input of `size` (height, width), or in cells where that is the
+    grid's size.
 
-    float64 truths keep Darknet's float32 cell: a product that rounds up to a whole number there is put just above it here.
+    float64 truths keep Darknet's float32 cell: a product that rounds up to a whole number there is put just
+    above it here.
     """
     truth = torch.from_numpy(truth)
     valid = (truth[..., 0] != 0).cumprod(1).bool()
@@ -147,12 +151,12 @@ def seen_loss(settings: Region, *, seen: int, batch: int) -> nn.Module:
 def region_delta(raw: Tensor, settings: Region, truth: np.ndarray, *, seen: int) -> Tensor:
     """Darknet's `delta`, see delta_of, as (B, n * (5 + C), H, W) float64."""
     cells = tuple(raw.shape[-2:])
-    targets, found = (
+    targets, outputs = (
         region_targets(truth.astype(np.float64), cells),
         head_outputs(raw.detach().double(), settings),
     )
     delta = delta_of(
-        found,
+        outputs,
         targets,
         exact_grid(settings, cells),
         seen_loss(settings, seen=seen, batch=len(raw)),
@@ -162,15 +166,16 @@ def region_delta(raw: Tensor, settings: Region, truth: np.ndarray, *, seen: int)
 
 
 def delta_of(
-    found: HeadOutputs, targets: Targets, grid: AnchorGrid, loss: nn.Module, matcher: Matcher
+    outputs: HeadOutputs, targets: Targets, grid: AnchorGrid, loss: nn.Module, matcher: Matcher
 ) -> Tensor:
-    """(B, A, 5 + C): the negative gradient of the batch's sum by the activated x, y, objectness and by the raw w, h and classes.
+    """(B, A, 5 + C): the negative gradient of the batch's sum by the activated x, y, objectness and by the
+    raw w, h and classes.
 
-    By the activated objectness it is a straight line, weight * (target - o), because neither depends on o. Two points give the line:
-    dividing the sigmoid's derivative out at o itself would lose it near 0 and 1.
+    By the activated objectness it is a straight line, weight * (target - o), because neither depends on o.
+    Two points give the line: dividing the sigmoid's derivative out at o itself would lose it near 0 and 1.
     """
-    flat = found.objectness.detach()
-    at = [replace(found, objectness=torch.full_like(flat, logit)) for logit in (-1.0, 1.0)]
+    flat = outputs.objectness.detach()
+    at = [replace(outputs, objectness=torch.full_like(flat, logit)) for logit in (-1.0, 1.0)]
     low, high = (_gradient(outputs, targets, grid, loss, matcher) for outputs in at)
     ends = torch.tensor([-1.0, 1.0], dtype=torch.float64).sigmoid()
     first, last = (side.objectness / (o * (1 - o)) for side, o in zip((low, high), ends, strict=True))
@@ -179,13 +184,16 @@ def delta_of(
 
 
 def _gradient(
-    found: HeadOutputs, targets: Targets, grid: AnchorGrid, loss: nn.Module, matcher: Matcher
+    outputs: HeadOutputs, targets: Targets, grid: AnchorGrid, loss: nn.Module, matcher: Matcher
 ) -> HeadOutputs:
-    """The gradient of the batch's sum by each of the head's outputs. The loss's count of images stays as it was."""
+    """The gradient of the batch's sum by each of the head's outputs.
+
+    The loss's count of images stays as it was.
+    """
     outputs = HeadOutputs(
         *(
             tensor.detach().requires_grad_()
-            for tensor in (found.offsets, found.class_logits, found.objectness)
+            for tensor in (outputs.offsets, outputs.class_logits, outputs.objectness)
         )
     )
     encoded = TargetEncoder(matcher, YoloBoxCoder())(targets, grid, outputs)
@@ -194,7 +202,9 @@ def _gradient(
 
 
 def darknet_cost(delta: Tensor) -> float:
-    """The sum of squares in Darknet's memory order, one by one in float32 as it does: thousands of small terms round off 2e-5 of it."""
+    """The sum of squares in Darknet's memory order, one by one in float32 as it does: thousands of small
+    terms round off 2e-5 of it.
+    """
     return float(np.cumsum(delta.flatten().numpy().astype(np.float32) ** 2, dtype=np.float32)[-1])
 
 
@@ -210,7 +220,9 @@ def _decoding(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
 def detections(
     raw: Tensor, settings: Region, size: tuple[int, int], det: Settings, arrays: Arrays, label: str
 ) -> Iterator[Comparison]:
-    """raw: (1, n * (5 + C), H, W); size: (height, width) of the network; det: image size, thresholds, kind of suppression."""
+    """raw: (1, n * (5 + C), H, W); size: (height, width) of the network; det: image size, thresholds, kind of
+    suppression.
+    """
     boxes = framed_boxes(raw, settings, size, det)
     yield compare_numbers(f"{label} boxes", boxes, arrays["box"], box_tolerance(det))
     objectness = torch.zeros(len(boxes))
@@ -250,11 +262,11 @@ def framed_boxes(raw: Tensor, settings: Region, size: tuple[int, int], det: Sett
     original = to_original(
         Detections(zeros, boxes, zeros.float(), zeros), [frame(image_size, size, "letterbox")], clip=False
     )
-    found = xyxy_to_cxcywh(original.boxes)
+    boxes_cxcywh = xyxy_to_cxcywh(original.boxes)
     if det["relative"]:
-        found = found / torch.tensor([image_size[1], image_size[0]] * 2)
-    ordered = torch.empty_like(found)
-    ordered[_darknet_numbers(torch.arange(len(found)), raw, settings)] = found
+        boxes_cxcywh = boxes_cxcywh / torch.tensor([image_size[1], image_size[0]] * 2)
+    ordered = torch.empty_like(boxes_cxcywh)
+    ordered[_darknet_numbers(torch.arange(len(boxes_cxcywh)), raw, settings)] = boxes_cxcywh
     return ordered
 
 
@@ -262,18 +274,23 @@ def scores(
     raw: Tensor, settings: Region, size: tuple[int, int], threshold: float, *, nms_iou: float
 ) -> dict[tuple[int, int], float]:
     """(Darknet's box number, class) -> score of what our detect() finds. nms_iou=1 suppresses nothing."""
-    found = region_detections(raw, settings, size=size, score_threshold=threshold, nms_iou=nms_iou)
-    anchors = anchor_numbers(found, _boxes(raw, settings, size))
+    detections = region_detections(raw, settings, size=size, score_threshold=threshold, nms_iou=nms_iou)
+    anchors = anchor_numbers(detections, _boxes(raw, settings, size))
     numbers = _darknet_numbers(anchors, raw, settings).tolist()
-    return dict(zip(zip(numbers, found.labels.tolist(), strict=True), found.scores.tolist(), strict=True))
+    return dict(
+        zip(zip(numbers, detections.labels.tolist(), strict=True), detections.scores.tolist(), strict=True)
+    )
 
 
-def anchor_numbers(found: Detections, boxes: Tensor) -> Tensor:
-    """(T,) which of all decoded boxes (A, 4) each detection is: the one with the same numbers to the last bit."""
+def anchor_numbers(detections: Detections, boxes: Tensor) -> Tensor:
+    """(T,) which of all decoded boxes (A, 4) each detection is: the one with the same numbers to the last
+    bit.
+    """
     place = {
-        tuple(row): number for number, row in reversed(list(enumerate(boxes.to(found.boxes.dtype).tolist())))
+        tuple(row): number
+        for number, row in reversed(list(enumerate(boxes.to(detections.boxes.dtype).tolist())))
     }
-    return torch.tensor([place[tuple(row)] for row in found.boxes.tolist()], dtype=torch.int64)
+    return torch.tensor([place[tuple(row)] for row in detections.boxes.tolist()], dtype=torch.int64)
 
 
 def compare_scores(what: str, ours: dict, recorded: dict) -> Iterator[Comparison]:
@@ -315,7 +332,7 @@ def _objectness_kept(raw: Tensor, settings: Region, det: Settings) -> dict[tuple
     post = PostProcess(
         coder=YoloBoxCoder(), score_rule=rule, score_threshold=det["thresh"], nms_iou=det["nms"]
     )
-    found = post(outputs, grid)
-    anchors = anchor_numbers(found, YoloBoxCoder().decode(outputs.offsets, grid)[0])
+    detections = post(outputs, grid)
+    anchors = anchor_numbers(detections, YoloBoxCoder().decode(outputs.offsets, grid)[0])
     numbers = _darknet_numbers(anchors, raw, settings).tolist()
-    return {(number, 0): score for number, score in zip(numbers, found.scores.tolist(), strict=True)}
+    return {(number, 0): score for number, score in zip(numbers, detections.scores.tolist(), strict=True)}

@@ -60,16 +60,18 @@ def _detections(arrays: Arrays, folder: Path) -> Iterator[Comparison]:
         post = PostProcess(
             coder=SSDBoxCoder(), score_rule=ssd_scores, score_threshold=0.01, nms_iou=0.45, **limits
         )
-        found, recorded = post(outputs, grid), arrays[f"{prefix}_det"].astype(np.float64)
+        detections, recorded = post(outputs, grid), arrays[f"{prefix}_det"].astype(np.float64)
         if recorded.shape[1] == 7:
-            ours = set(zip(anchor_numbers(found, boxes).tolist(), (found.labels + 1).tolist(), strict=True))
+            ours = set(
+                zip(anchor_numbers(detections, boxes).tolist(), (detections.labels + 1).tolist(), strict=True)
+            )
             yield agree(
                 f"{prefix}: default boxes and labels",
                 ours,
                 {tuple(row) for row in recorded[:, :2].astype(int).tolist()},
             )
             recorded = recorded[:, 1:]
-        yield from _rows(prefix, found, recorded)
+        yield from _rows(prefix, detections, recorded)
     if "tv_det" in arrays:
         arrays.skip("tv_det")
         yield absent(
@@ -78,10 +80,15 @@ def _detections(arrays: Arrays, folder: Path) -> Iterator[Comparison]:
         )
 
 
-def _rows(prefix: str, found: Detections, recorded: np.ndarray) -> Iterator[Comparison]:
+def _rows(prefix: str, detections: Detections, recorded: np.ndarray) -> Iterator[Comparison]:
     """recorded: rows [label, score, x1, y1, x2, y2], in whatever order."""
     ours = torch.cat(
-        [found.labels[:, None] + 1, found.scores[:, None], found.boxes / ssd_recordings.INPUT_SIDE], 1
+        [
+            detections.labels[:, None] + 1,
+            detections.scores[:, None],
+            detections.boxes / ssd_recordings.INPUT_SIDE,
+        ],
+        1,
     ).numpy()
     ours, recorded = (rows[np.lexsort((-rows[:, 1], rows[:, 0]))] for rows in (ours, recorded))
     if np.array_equal(ours[:, 0], recorded[:, 0]):
@@ -99,7 +106,9 @@ def _blocks(labels: np.ndarray) -> list[np.ndarray]:
 
 
 def _paired(ours: np.ndarray, recorded: np.ndarray) -> np.ndarray:
-    """Our rows in the order of the recorded ones that they are nearest to: equal scores have no order of their own."""
+    """Our rows in the order of the recorded ones that they are nearest to: equal scores have no order of
+    their own.
+    """
     nearest = np.abs(recorded[:, None] - ours[None]).max(-1).argmin(1)
     return ours[nearest] if len(np.unique(nearest)) == len(ours) else ours
 
@@ -113,7 +122,8 @@ def _l2norm(arrays: Arrays) -> Iterator[Comparison]:
     y = layer(x)
     (y * torch.from_numpy(arrays["w"])).sum().backward()
     for name, ours in (("y", y), ("grad_x", x.grad), ("grad_scale", layer.scale.grad)):
-        # Numbers of a tiny pixel are a million times the others', which is why their size must not set the tolerance.
+        # Numbers of a tiny pixel are a million times the others', which is why their size must not set the
+        # tolerance.
         yield compare_numbers(
             name,
             ours,

@@ -1,7 +1,9 @@
-"""SSD's loss (loss_*.npz): matching, targets, hard negatives, loss and gradients of Caffe, ssd.pytorch (ssdpt) and torchvision (tv).
+"""SSD's loss (loss_*.npz): matching, targets, hard negatives, loss and gradients of Caffe, ssd.pytorch
+(ssdpt) and torchvision (tv).
 
-Positives are (image, default box) pairs. `tie_sets` lists (image, truth, default box) where rounding decides which box a truth is given:
-any of them is right. What follows from the positives is then compared with the recorded ones put in.
+Positives are (image, default box) pairs. `tie_sets` lists (image, truth, default box) where rounding decides
+which box a truth is given: any of them is right. What follows from the positives is then compared with the
+recorded ones put in.
 """
 
 from __future__ import annotations
@@ -33,13 +35,17 @@ from detectors.commands.verify.recordings import Arrays, Folder
 from detectors.structures import BACKGROUND, AnchorGrid, EncodedTargets, HeadOutputs, Matches, Targets
 from detectors.targets import TargetEncoder
 
-# The originals compute in float32: 6e-8 of an edge is 1e-4 of the target of a truth whose side is 0.003, after a division by 0.2.
+# The originals compute in float32: 6e-8 of an edge is 1e-4 of the target of a truth whose side is 0.003,
+# after a division by 0.2.
 TARGET_TOLERANCE = Tolerance(absolute=1e-4, relative=2e-5)
 LOSS = Tolerance(absolute=1e-6, relative=1e-5)
 GRADIENTS = Tolerance(absolute=1e-6, relative=1e-4)
 LOC_GRADIENTS = Tolerance(absolute=1e-5, relative=1e-4)
 POSITIVE_IOU, ROUNDING = 0.5, 1e-6  # an IoU this near the threshold falls to either side by rounding
-UNDERFLOW = "ssd.pytorch subtracts the largest logit of the batch before exp(), so that rows far below it are never mined"
+UNDERFLOW = (
+    "ssd.pytorch subtracts the largest logit of the batch before exp(), "
+    "so that rows far below it are never mined"
+)
 REMARKS = ("notes", "mining_margin", "ssdpt_raises", "ssdpt_equals_caffe", "tv_equals_caffe")
 
 
@@ -106,10 +112,10 @@ def loss_fixtures(folder: Folder, name: Path) -> Iterator[Fixture]:
 def _loss(arrays: Arrays, folder: Path, program: Program) -> Iterator[Comparison]:
     same = program.prefix != "caffe" and bool(arrays[f"{program.prefix}_equals_caffe"])
     recorded = Recorded(arrays, "caffe" if same else program.prefix)
-    found, grid = ssd_recordings.recorded_targets(arrays), ssd_recordings.recorded_grid(arrays, folder)
+    targets, grid = ssd_recordings.recorded_targets(arrays), ssd_recordings.recorded_grid(arrays, folder)
     loc, conf = ssd_recordings.predictions(arrays)
-    ours = TargetEncoder(preset_matcher(program.matching), SSDBoxCoder())(found, grid).matched
-    if (reason := _unfit(recorded, found)) is not None:
+    ours = TargetEncoder(preset_matcher(program.matching), SSDBoxCoder())(targets, grid).matched
+    if (reason := _unfit(recorded, targets)) is not None:
         arrays.skip(*(name for name in arrays if name.startswith(f"{recorded.prefix}_")))
         usable = recorded.pairs("pos")[np.isfinite(recorded["pos_target"].reshape(-1, 4)).all(1)]
         comparison = agree(
@@ -120,7 +126,7 @@ def _loss(arrays: Arrays, folder: Path, program: Program) -> Iterator[Comparison
         )
         return
     matched, comparison = _positives(
-        ours, recorded, arrays, pairwise_iou(found.boxes, grid.boxes), greedy=program.prefix == "caffe"
+        ours, recorded, arrays, pairwise_iou(targets.boxes, grid.boxes), greedy=program.prefix == "caffe"
     )
     yield comparison
     exact = (
@@ -141,11 +147,11 @@ def _places(where: Tensor) -> set[tuple[int, ...]]:
     return {tuple(place) for place in where.nonzero().tolist()}
 
 
-def _unfit(recorded: Recorded, found: Targets) -> str | None:
+def _unfit(recorded: Recorded, targets: Targets) -> str | None:
     """Why a program's numbers are none: the originals do not guard against every input."""
     loss = float(recorded["loss_loc"]) + float(recorded["loss_conf"])
-    sides = (found.boxes[..., 2:] - found.boxes[..., :2])[found.valid]
-    if np.isnan(loss) and not found.valid.any():
+    sides = (targets.boxes[..., 2:] - targets.boxes[..., :2])[targets.valid]
+    if np.isnan(loss) and not targets.valid.any():
         return "NaN without any truth"
     if np.isinf(loss) and (sides <= 0).any():
         return "infinite for a truth without area"
@@ -155,7 +161,8 @@ def _unfit(recorded: Recorded, found: Targets) -> str | None:
 def _positives(
     ours: Tensor, recorded: Recorded, arrays: Arrays, iou: Tensor, *, greedy: bool
 ) -> tuple[Tensor, Comparison]:
-    """(B, A) what is matched, with the recorded choice where rounding decides; and the comparison. iou: (B, M, A).
+    """(B, A) what is matched, with the recorded choice where rounding decides; and the comparison. iou: (B,
+    M, A).
 
     greedy: every truth has a box, so that a tie that is decided otherwise changes no number of positives.
     """
@@ -176,7 +183,10 @@ def _positives(
 
 
 def _matched(ours: Tensor, recorded: Recorded, ties: dict[tuple[int, int], int]) -> Tensor:
-    """(B, A) the recorded matching. Where the recording does not say which truth it was, it is ours, or the one that the tie names."""
+    """(B, A) the recorded matching.
+
+    Where the recording does not say which truth it was, it is ours, or the one that the tie names.
+    """
     theirs = torch.full_like(ours, BACKGROUND)
     places = [tuple(place) for place in recorded.pairs("pos").tolist()]
     truths = recorded["pos_gt"].astype(int).tolist() if "pos_gt" in recorded else [None] * len(places)
@@ -189,7 +199,10 @@ def _matched(ours: Tensor, recorded: Recorded, ties: dict[tuple[int, int], int])
 def _values(
     program: Program, recorded: Recorded, encoded: EncodedTargets, outputs: HeadOutputs
 ) -> Iterator[Comparison]:
-    """Loss, negatives and gradients. Negatives are the rows that get a gradient and are no positives; float64, where none underflows."""
+    """Loss, negatives and gradients.
+
+    Negatives are the rows that get a gradient and are no positives; float64, where none underflows.
+    """
     outputs.offsets.requires_grad_(), outputs.class_logits.requires_grad_()
     terms = preset_loss(program.preset)(outputs, encoded, None)
     sum(terms.values()).backward()
@@ -215,7 +228,9 @@ def _values(
 
 
 def _underflowing(logits: Tensor) -> set[tuple[int, ...]]:
-    """Rows whose log-sum-exp is lost in float32 once the largest logit of the whole batch is subtracted, as ssd.pytorch does."""
+    """Rows whose log-sum-exp is lost in float32 once the largest logit of the whole batch is subtracted, as
+    ssd.pytorch does.
+    """
     logits = logits.detach().float()
     return _places((logits - logits.max()).exp().sum(-1) == 0)
 

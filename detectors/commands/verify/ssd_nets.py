@@ -1,7 +1,9 @@
-"""SSD's networks with drawn parameters (net_ssd*.npz) and the names that other programs give to them (name_maps.json).
+"""SSD's networks with drawn parameters (net_ssd*.npz) and the names that other programs give to them
+(name_maps.json).
 
-Parameters come from one stream in the order of `caffe_keys`: kernels (2u - 1) sqrt(6 / fan_in), biases (2u - 1) / 20, L2Norm's scale
-15 + 10 u. The image is drawn from the next seed, RGB of 0..1; the network takes 255 (image - mean).
+Parameters come from one stream in the order of `caffe_keys`: kernels (2u - 1) sqrt(6 / fan_in), biases (2u -
+1) / 20, L2Norm's scale 15 + 10 u. The image is drawn from the next seed, RGB of 0..1; the network takes 255
+(image - mean).
 """
 
 from __future__ import annotations
@@ -46,17 +48,19 @@ def ssd_net_fixtures(folder: Folder, name: Path) -> Iterator[Fixture]:
 
 
 def name_maps(folder: Folder, name: Path) -> Iterator[Fixture]:
-    """name_maps.json: state dict key -> Caffe's name, for several programs; torchvision's rows of COCO's classes."""
+    """name_maps.json: state dict key -> Caffe's name, for several programs; torchvision's rows of COCO's
+    classes.
+    """
     for program, listed in folder.json(name).items():
         yield Fixture(f"{name.stem}/{program}", partial(_names, program, listed))
 
 
 def _net(arrays: Arrays, stem: str) -> Iterator[Comparison]:
     arrays.skip("transform_diff")
-    found = re.match(r"net_ssd(\d+)_", stem)
-    if found is None or int(found[1]) not in BUILDERS:
+    match = re.match(r"net_ssd(\d+)_", stem)
+    if match is None or int(match[1]) not in BUILDERS:
         raise ValueError(f"{stem}: the name must tell which network it is, net_ssd300_... or net_ssd512_...")
-    side = int(found[1])
+    side = int(match[1])
     detector = BUILDERS[side](num_classes=int(arrays["num_classes"]) - 1).eval()
     yield from _fill(detector, arrays)
     if "keys" in arrays:
@@ -136,18 +140,20 @@ def _outputs(
                     Tolerance(relative=RELATIVE),
                 )
             )
-    yield _told(merge(f"{len(counts)} levels: mean, std, min, max, L2", compared), "1e-04 x std of the level")
+    yield _with_tolerance(
+        merge(f"{len(counts)} levels: mean, std, min, max, L2", compared), "1e-04 x std of the level"
+    )
 
     chosen = torch.from_numpy(arrays["sample_priors"])
     for key, tensor, column in (("sample_loc", outputs.offsets, 1), ("sample_conf", outputs.class_logits, 6)):
         spread = np.repeat(recorded[:, column], counts)[chosen.numpy()][:, None]
-        found = compare_numbers(
+        comparison = compare_numbers(
             key,
             tensor[0, chosen].double().numpy() / spread,
             arrays[key] / spread,
             Tolerance(absolute=RELATIVE),
         )
-        yield _told(found, "1e-04 x std of the level")
+        yield _with_tolerance(comparison, "1e-04 x std of the level")
     expected = arrays["feat_stats"]  # (levels, 4): mean, the sample's std, largest |x|, share of zeros
     wide = [x.double() for x in maps]
     features = np.array(
@@ -158,7 +164,7 @@ def _outputs(
     )
     for n, name in enumerate(("mean", "std", "largest")):
         ours = features[:, n] / expected[:, 1]
-        yield _told(
+        yield _with_tolerance(
             compare_numbers(
                 f"maps: {name}", ours, expected[:, n] / expected[:, 1], Tolerance(absolute=RELATIVE)
             ),
@@ -173,7 +179,7 @@ def _statistics(level: Tensor) -> list[float]:
     return [x.mean().item(), x.std(correction=0).item(), x.min().item(), x.max().item(), x.norm().item()]
 
 
-def _told(comparison: Comparison, tolerance: str) -> Comparison:
+def _with_tolerance(comparison: Comparison, tolerance: str) -> Comparison:
     """The same with the tolerance in words."""
     return Comparison(**{**vars(comparison), "tolerance": tolerance})
 

@@ -1,7 +1,9 @@
-"""SSD's default boxes (priors) and losses (loss_*), of Caffe, ssd.pytorch (prefix ssdpt) and torchvision (tv).
+"""SSD's default boxes (priors) and losses (loss_*), of Caffe, ssd.pytorch (prefix ssdpt) and torchvision
+(tv).
 
-Facts about the recordings' layout: boxes are corners divided by the image's side; labels are 1..C-1 with 0 as background, and C counts it;
-`loc` (B, P, 4) and `conf` (B, P, C) are stored, or drawn again from a seed, or stored for `active` default boxes only.
+Facts about the recordings' layout: boxes are corners divided by the image's side; labels are 1..C-1 with 0 as
+background, and C counts it; `loc` (B, P, 4) and `conf` (B, P, C) are stored, or drawn again from a seed, or
+stored for `active` default boxes only.
 """
 
 from __future__ import annotations
@@ -44,25 +46,28 @@ def _priors(arrays: Arrays, key: str) -> Iterator[Comparison]:
             raise ValueError(f"{key}: no network here has {len(arrays[key])} default boxes")
         yield compare_numbers("order", _nvidia_order(levels), arrays[key], EXACT)
         return
-    found = re.fullmatch(r"ssd(\d+)_([a-z]+)(?:_clip_(centre|wh)_boxes)?", key)
-    if found is None or int(found[1]) not in BUILDERS:
+    match = re.fullmatch(r"ssd(\d+)_([a-z]+)(?:_clip_(centre|wh)_boxes)?", key)
+    if match is None or int(match[1]) not in BUILDERS:
         raise ValueError(
-            f"{key}: known are ssd<side>_<sizes> of {' and '.join(map(str, BUILDERS))} pixels and what ports clip of them"
+            f"{key}: known are ssd<side>_<sizes> of {' and '.join(map(str, BUILDERS))} pixels "
+            "and what ports clip of them"
         )
-    side, sizes = int(found[1]), found[2]
+    side, sizes = int(match[1]), match[2]
     whole = _relative(side, sizes)
-    if found[3] is None:
+    if match[3] is None:
         yield compare_numbers("default boxes", whole, arrays[key], PRIORS)
         return
     index = arrays[key.replace("_boxes", "_idx")].astype(np.int64)
-    clipped = _relative(side, sizes, clip_default_boxes={"centre": "cxcywh", "wh": "wh"}[found[3]])
+    clipped = _relative(side, sizes, clip_default_boxes={"centre": "cxcywh", "wh": "wh"}[match[3]])
     changed = ((clipped - whole).abs() > PRIORS.absolute).any(1).nonzero()[:, 0].tolist()
     yield agree("which are clipped", changed, index.tolist())
     yield compare_numbers("clipped boxes", clipped[index], arrays[key], PRIORS)
 
 
 def _relative(side: int, sizes: str, **clip: str) -> Tensor:
-    """(A, 4) corners / side, of the builder's own default boxes; the network around them is as narrow as can be."""
+    """(A, 4) corners / side, of the builder's own default boxes; the network around them is as narrow as can
+    be.
+    """
     return (
         BUILDERS[side](num_classes=1, width=0.01, sizes=sizes, **clip).grid((side, side)).boxes.double()
         / side
@@ -70,17 +75,22 @@ def _relative(side: int, sizes: str, **clip: str) -> Tensor:
 
 
 def _nvidia_order(levels: Sequence[Level]) -> np.ndarray:
-    """(A,) for each of our default boxes its place in NVIDIA's list, whose order is level, shape, row, column."""
-    found, start = [], 0
+    """(A,) for each of our default boxes its place in NVIDIA's list, whose order is level, shape, row,
+    column.
+    """
+    parts, start = [], 0
     for level in levels:
         place = np.arange(level.per_location * level.rows * level.columns).reshape(level.per_location, -1)
-        found.append(start + place.T.ravel())
+        parts.append(start + place.T.ravel())
         start += place.size
-    return np.concatenate(found)
+    return np.concatenate(parts)
 
 
 def predictions(case: Arrays, *, scale: tuple[float, float] = (0.6, 1.5)) -> tuple[Tensor, Tensor]:
-    """loc (B, P, 4) and conf (B, P, C), float32. ValueError if what is drawn again has another sha256 than the recording's."""
+    """loc (B, P, 4) and conf (B, P, C), float32.
+
+    ValueError if what is drawn again has another sha256 than the recording's.
+    """
     anchors, columns = int(case["P"]), int(case["C"])
     if "seed" in case:
         batch = int(case["B"]) if "B" in case else 1
@@ -142,16 +152,18 @@ def recorded_targets(case: Arrays, dtype: torch.dtype = torch.float32) -> Target
 def padded_targets(
     batch: int, image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, dtype: torch.dtype
 ) -> Targets:
-    """Truths of many images, one after another (T, ...) with the image of each (T,) -> one row per image, in their order."""
+    """Truths of many images, one after another (T, ...) with the image of each (T,) -> one row per image, in
+    their order.
+    """
     most = int(np.bincount(image, minlength=batch).max(initial=0))
-    found = Targets(
+    targets = Targets(
         torch.zeros(batch, most, 4, dtype=dtype),
         torch.zeros(batch, most, dtype=torch.int64),
         torch.zeros(batch, most, dtype=torch.bool),
     )
     for b in range(batch):
         rows = image == b
-        found.boxes[b, : rows.sum()] = torch.from_numpy(boxes[rows]).to(dtype)
-        found.labels[b, : rows.sum()] = torch.from_numpy(labels[rows])
-        found.valid[b, : rows.sum()] = True
-    return found
+        targets.boxes[b, : rows.sum()] = torch.from_numpy(boxes[rows]).to(dtype)
+        targets.labels[b, : rows.sum()] = torch.from_numpy(labels[rows])
+        targets.valid[b, : rows.sum()] = True
+    return targets

@@ -24,8 +24,12 @@ CFGS = {  # the part of the original cfgs that a rate depends on
     "yolov2-tiny-voc": (
         "batch=1\nsubdivisions=1\nlearning_rate=0.001\nmax_batches=40200\npolicy=steps\nsteps=-1,100,20000,30000\nscales=.1,10,.1,.1"
     ),
-    "darknet19": "batch=1\nsubdivisions=1\nlearning_rate=0.1\nburn_in=1000\nmax_batches=800000\npolicy=poly\npower=4",
-    "darknet19_448": "batch=128\nsubdivisions=4\nlearning_rate=0.001\nmax_batches=100000\npolicy=poly\npower=4",
+    "darknet19": (
+        "batch=1\nsubdivisions=1\nlearning_rate=0.1\nburn_in=1000\nmax_batches=800000\npolicy=poly\npower=4"
+    ),
+    "darknet19_448": (
+        "batch=128\nsubdivisions=4\nlearning_rate=0.001\nmax_batches=100000\npolicy=poly\npower=4"
+    ),
 }
 
 
@@ -164,7 +168,9 @@ def test_nothing_depends_on_the_names_of_cases(tmp_path):
 
 
 def test_two_folders_in_one_call(tmp_path, capsys):
-    """The second one's failure counts, too; folders may hold several families at once, each in a folder of its own."""
+    """The second one's failure counts, too; folders may hold several families at once, each in a folder of
+    its own.
+    """
     copy(tmp_path / "good/inner", "l2norm.npz", source="ssd")
     write_cases(tmp_path / "good/other", "region_train", {"one": "one"})
     command.main([str(tmp_path / "good"), str(tmp_path / "good/inner")])

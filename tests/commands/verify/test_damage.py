@@ -1,4 +1,4 @@
-"""The verify command on damaged and strange files: each is named, and the others are compared all the same."""
+"""The verify command on damaged and strange files: each is named, and the others are still compared."""
 
 from __future__ import annotations
 

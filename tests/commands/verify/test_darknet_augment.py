@@ -1,4 +1,6 @@
-"""Darknet's augmentation against loops over pixels and boxes; its recorded numbers are compared by tests/test_verify.py."""
+"""Darknet's augmentation against loops over pixels and boxes; its recorded numbers are compared by
+tests/test_verify.py.
+"""
 
 from __future__ import annotations
 

@@ -30,7 +30,9 @@ def truth_at(x: float) -> np.ndarray:
 
 @pytest.mark.parametrize("tenths", range(1, 10))
 def test_a_centre_on_an_edge_lies_in_the_cell_of_the_float32_product(tenths):
-    """.7 in float32 is a little less than 7/10, but times 10 it rounds to 7: (int)(t.x * W) in region_layer.c."""
+    """.7 in float32 is a little less than 7/10, but times 10 it rounds to 7: (int)(t.x * W) in
+    region_layer.c.
+    """
     truth = truth_at(tenths / 10)
     column = int(np.float32(truth[0, 0, 0]) * np.float32(10))
     targets = region_targets(truth.astype(np.float64), (10, 10))
