@@ -1,4 +1,4 @@
-"""Compares this code with numbers that the original programs computed: detectors verify FOLDER ... [--failed].
+"""Compares this code with numbers of the original programs: detectors verify FOLDER ... [--failed].
 
 A folder is laid out like the recordings of Darknet (region_train.json, net.json, ...), of SSD (priors.npz,
 loss_*.npz, ...) or of evaluation programs (voc/*.json, keras_yolo2_loss/*.npz, ...). Everything about a case

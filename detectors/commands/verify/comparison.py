@@ -1,4 +1,4 @@
-"""How recorded numbers are compared with ours: tolerances, comparisons, and the text that reports a difference."""
+"""How recorded numbers are compared with ours: tolerances, comparisons, and how differences are reported."""
 
 from __future__ import annotations
 
