@@ -1,1 +1,1 @@
-"""detectors cluster"""
+"""The `detectors cluster` command: finds anchors that fit a data set."""

@@ -1,11 +1,14 @@
-"""Which anchors fit a data set: k-means with the distance 1 - IoU, and a search for SSD's sizes.
+"""Anchors that fit a data set: k-means with the distance 1 - IoU, and a search for SSD's sizes.
 
-A shape is (width, height); its IoU with another is that of the two boxes laid on one centre. "Mean IoU" is YOLO9000's Avg IOU (section 2,
-table 1): the mean over boxes of the IoU with the best of the anchors. It is what both searches here raise, step by step.
+A shape is (width, height). The IoU of two shapes is that of two boxes with the same centre. "Mean IoU" is
+YOLO9000's Avg IOU (section 2, table 1): the mean, over all boxes, of the IoU with the best anchor. Both
+searches increase it step by step.
 
-Where the centre of a cluster should be: YOLO9000 does not say. The mean of the shapes, as k-means has it, maximises nothing here and can
-lower the mean IoU. The point where the mean IoU stops rising is a median of the widths and of the heights, in which each box counts by how
-fast its own IoU would change (_uphill). On VOC2007 trainval, k = 5, without difficult objects: mean .6258, plain median .6277, this .6283.
+YOLO9000 does not say how to compute the centre of a cluster. The mean of the shapes, as in plain k-means,
+does not maximise the mean IoU and can lower it. The mean IoU stops increasing at a weighted median of the
+widths and of the heights, where the weight of a box is how fast its IoU changes (_weighted_median_shape). On
+VOC2007 trainval, k = 5, without difficult objects, the mean gives .6258, the median .6277, the weighted
+median .6283.
 """
 
 from __future__ import annotations
@@ -15,177 +18,181 @@ from typing import NamedTuple
 
 import numpy as np
 
-CHUNK_PAIRS = 100_000  # boxes whose IoU with all anchors is held in memory at once
-SETTLED = 1e-6  # gain in mean IoU below which an iteration is the last
-ITERATIONS = 300
-GRID = 8  # sizes tried between a neighbour and the present size, in each round of size_search
+CHUNK_SHAPES = 100_000  # shapes whose IoU with all anchors is in memory at a time
+SETTLED = 1e-6  # gain in mean IoU; a search stops below it
+ITERATIONS = 300  # of k-means, at most
+GRID = 8  # candidates between a size and its neighbour, in each round of size_search
 
 
 class Shapes(NamedTuple):
-    """The different shapes of a set of boxes in rising order, so that the order of the boxes matters nowhere."""
+    """The distinct shapes of a set of boxes, sorted: the order of the boxes does not matter."""
 
     wh: np.ndarray  # (S, 2) float64
-    counts: np.ndarray  # (S,) float64: boxes of this shape
+    counts: np.ndarray  # (S,) float64, boxes of each shape
 
     def mean_iou(self, anchors: np.ndarray) -> float:
         return float(self.counts @ best_iou(self.wh, anchors) / self.counts.sum())
 
     def sample(self, boxes: int, seed: int) -> Shapes:
-        """At most so many boxes, drawn without replacement."""
+        """Shapes of `boxes` random boxes, drawn without replacement; all shapes if there are fewer boxes."""
         if self.counts.sum() <= boxes:
             return self
-        of_box = np.repeat(np.arange(len(self.wh)), self.counts.astype(np.int64))
-        drawn = np.random.default_rng([seed, boxes]).choice(of_box, boxes, replace=False)
-        counts = np.bincount(drawn, minlength=len(self.wh)).astype(np.float64)
+        shape_of_box = np.repeat(np.arange(len(self.wh)), self.counts.astype(np.int64))
+        sampled = np.random.default_rng([seed, boxes]).choice(shape_of_box, boxes, replace=False)
+        counts = np.bincount(sampled, minlength=len(self.wh)).astype(np.float64)
         return Shapes(self.wh[counts > 0], counts[counts > 0])
 
 
 def shapes_of(wh: np.ndarray) -> Shapes:
-    """wh: (T, 2) widths and heights of boxes, in any one unit. ValueError without boxes, or where a side is not a number above 0."""
+    """wh: (T, 2) widths and heights of boxes in any unit. ValueError: no boxes, or a side not above 0."""
     wh = np.asarray(wh, dtype=np.float64).reshape(-1, 2)
     if not len(wh):
         raise ValueError(
-            "no boxes to cluster: the training split has none that is trained on (data.train, data.train_difficult)"
+            "no boxes to cluster: training uses none of the training split (data.train, data.train_difficult)"
         )
-    if not (np.isfinite(wh) & (wh > 0)).all():
-        raise ValueError(
-            f"{(~(np.isfinite(wh) & (wh > 0)).all(1)).sum()} of {len(wh)} boxes have a side that is not above 0"
-        )
+    valid = (np.isfinite(wh) & (wh > 0)).all(1)
+    if not valid.all():
+        raise ValueError(f"{(~valid).sum()} of {len(wh)} boxes have a side that is not above 0")
     unique, counts = np.unique(wh, axis=0, return_counts=True)
     return Shapes(unique, counts.astype(np.float64))
 
 
 def shape_ious(wh: np.ndarray, anchors: np.ndarray) -> np.ndarray:
-    """(S, 2), (K, 2) -> (S, K)"""
+    """(S, 2), (K, 2) -> (S, K) IoU of each shape with each anchor."""
     inter = np.minimum(wh[:, None, 0], anchors[:, 0]) * np.minimum(wh[:, None, 1], anchors[:, 1])
     return inter / (wh.prod(1)[:, None] + anchors.prod(1) - inter)
 
 
 def best_iou(wh: np.ndarray, anchors: np.ndarray) -> np.ndarray:
-    """(S, 2), (K, 2) -> (S,) IoU with the best anchor"""
+    """(S, 2), (K, 2) -> (S,) IoU of each shape with its best anchor."""
     anchors = np.asarray(anchors, dtype=np.float64)
-    return np.concatenate(
-        [
-            shape_ious(wh[start : start + CHUNK_PAIRS], anchors).max(1)
-            for start in range(0, len(wh), CHUNK_PAIRS)
-        ]
-    )
+    chunks = [wh[start : start + CHUNK_SHAPES] for start in range(0, len(wh), CHUNK_SHAPES)]
+    return np.concatenate([shape_ious(chunk, anchors).max(1) for chunk in chunks])
 
 
 class Clustering(NamedTuple):
-    anchors: np.ndarray  # (K, 2) by rising area
+    anchors: np.ndarray  # (K, 2), sorted by area
     mean_iou: float
 
 
 def kmeans(shapes: Shapes, k: int, *, restarts: int = 5, seed: int = 0) -> Clustering:
-    """The best of several starts. Start r depends on (seed, k, r) alone, so that more restarts never give less.
+    """The best result of several starts. Start r depends on (seed, k, r) only: more restarts are never worse.
 
-    ValueError unless 1 <= k <= number of different shapes, and restarts >= 1.
+    ValueError unless 1 <= k <= number of distinct shapes and restarts >= 1.
     """
     if not 1 <= k <= len(shapes.wh):
         raise ValueError(
-            f"k={k}: must be 1 or more, and at most {len(shapes.wh)}, the number of different shapes here"
+            f"k={k}: must be 1 or more, and at most {len(shapes.wh)}, the number of distinct shapes"
         )
     if restarts < 1:
         raise ValueError(f"restarts={restarts}: must be 1 or more")
-    runs = [_climb(shapes, _start(shapes, k, np.random.default_rng([seed, k, r]))) for r in range(restarts)]
-    anchors = max(runs, key=shapes.mean_iou)
+    results = []
+    for r in range(restarts):
+        start = _start(shapes, k, np.random.default_rng([seed, k, r]))
+        results.append(_improve(shapes, start))
+    anchors = max(results, key=shapes.mean_iou)
     anchors = anchors[np.lexsort((anchors[:, 0], anchors.prod(1)))]
     return Clustering(anchors, shapes.mean_iou(anchors))
 
 
 def _start(shapes: Shapes, k: int, random: np.random.Generator) -> np.ndarray:
-    """(k, 2) different shapes, each drawn with a probability that grows with its distance from those before it (k-means++)."""
+    """(k, 2) distinct shapes; those far from earlier ones are drawn with higher probability (k-means++)."""
     chosen: list[int] = []
-    weight = shapes.counts
+    weights = shapes.counts
     for _ in range(k):
-        chosen.append(int(random.choice(len(weight), p=weight / weight.sum())))
-        weight = shapes.counts * np.maximum(
-            1 - best_iou(shapes.wh, shapes.wh[chosen]), 1e-12
-        )  # shapes may differ by rounding only
-        weight[chosen] = 0
+        chosen.append(int(random.choice(len(weights), p=weights / weights.sum())))
+        distance = 1 - best_iou(shapes.wh, shapes.wh[chosen])
+        weights = shapes.counts * np.maximum(distance, 1e-12)  # 0 for shapes that differ by rounding only
+        weights[chosen] = 0
     return shapes.wh[chosen]
 
 
-def _climb(shapes: Shapes, anchors: np.ndarray) -> np.ndarray:
-    """Gives each box to its best anchor and moves each anchor to a better place for its boxes, until the mean IoU no longer rises."""
-    before = 0.0
+def _improve(shapes: Shapes, anchors: np.ndarray) -> np.ndarray:
+    """Assigns boxes to their best anchor, then moves each anchor; repeats while the mean IoU increases."""
+    previous = 0.0
     for _ in range(ITERATIONS):
         iou = shape_ious(shapes.wh, anchors)  # (S, K)
-        nearest, best = iou.argmax(1), iou.max(1)
-        now = float(shapes.counts @ best / shapes.counts.sum())
-        if now - before < SETTLED:
+        assigned = iou.argmax(1)
+        best = iou.max(1)
+        mean_iou = float(shapes.counts @ best / shapes.counts.sum())
+        if mean_iou - previous < SETTLED:
             break
-        before, anchors = now, anchors.copy()
+        previous = mean_iou
+        anchors = anchors.copy()
         for n in range(len(anchors)):
-            mine = nearest == n
-            moved = _uphill(anchors[n], shapes.wh[mine], shapes.counts[mine])
-            if (
-                shapes.counts[mine] @ shape_ious(shapes.wh[mine], moved[None])[:, 0]
-                > shapes.counts[mine] @ best[mine]
-            ):
+            cluster = assigned == n
+            wh = shapes.wh[cluster]
+            counts = shapes.counts[cluster]
+            moved = _weighted_median_shape(anchors[n], wh, counts)
+            if counts @ shape_ious(wh, moved[None])[:, 0] > counts @ best[cluster]:
                 anchors[n] = moved
     return anchors
 
 
-def _uphill(anchor: np.ndarray, wh: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """(2,) where the sum of IoU with `anchor` (w, h) would be greatest, if its slopes stayed what they are here.
+def _weighted_median_shape(anchor: np.ndarray, wh: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(2,) The shape with the greatest sum of IoUs, if the slopes at `anchor` (w, h) were constant.
 
-    With the union U and m = min(h, h_i), dIoU_i / dw is m w_i h_i / U^2 for w < w_i and -m w_i h / U^2 beyond; where the two sides balance
-    is a median of the w_i with these weights. h likewise.
+    With the union U and m = min(h, h_i), dIoU_i / dw is m w_i h_i / U^2 for w < w_i and -m w_i h / U^2 for
+    w > w_i. The two sides balance at the median of the w_i with these weights. The same holds for h.
     """
     union = wh.prod(1) + anchor.prod() - np.minimum(wh, anchor).prod(1)
     moved = anchor.copy()
     for side, other in ((0, 1), (1, 0)):
-        shared = np.minimum(wh[:, other], anchor[other])
-        pull = np.where(wh[:, side] > anchor[side], wh[:, other], anchor[other])
-        moved[side] = _median(wh[:, side], counts * wh[:, side] * shared * pull / union**2, anchor[side])
+        overlap = np.minimum(wh[:, other], anchor[other])
+        factor = np.where(wh[:, side] > anchor[side], wh[:, other], anchor[other])
+        weights = counts * wh[:, side] * overlap * factor / union**2
+        moved[side] = _median(wh[:, side], weights, anchor[side])
     return moved
 
 
 def _median(values: np.ndarray, weights: np.ndarray, default: float) -> float:
-    """The value below which lies half of the weight; `default` without values."""
+    """The value at which half of the weight is reached; `default` without values."""
     if not len(values):
         return default
     order = np.argsort(values, kind="stable")
-    below = np.cumsum(weights[order])
-    return float(values[order[np.searchsorted(below, below[-1] / 2)]])
+    cumulative = np.cumsum(weights[order])
+    return float(values[order[np.searchsorted(cumulative, cumulative[-1] / 2)]])
 
 
 def size_search(
     shapes: Shapes, sizes: Sequence[int], boxes_of: Callable[[Sequence[int]], np.ndarray]
 ) -> tuple[list[int], float]:
-    """SSD's sizes: whole pixels, rising, whose default boxes have the greatest mean IoU, and that mean IoU.
+    """SSD's sizes, ascending whole pixels, whose default boxes have a high mean IoU; and that mean IoU.
 
-    sizes: where to start. boxes_of: sizes -> (K, 2) shapes of their default boxes. One size at a time is moved to the best place between
-    its neighbours, until none moves: never below the start, but not necessarily the best of all.
+    sizes: the start. boxes_of: sizes -> (K, 2) shapes of their default boxes. Moves one size at a time
+    between its neighbours until no move helps. The result is never worse than the start but may be a local
+    maximum.
     """
-    sizes, best, moving = list(sizes), shapes.mean_iou(boxes_of(sizes)), True
-    while moving:
-        moving = False
+    sizes = list(sizes)
+    best = shapes.mean_iou(boxes_of(sizes))
+    improved = True
+    while improved:
+        improved = False
         for n in range(len(sizes)):
-            for tried in _between(sizes, n):
-                candidate = [*sizes[:n], tried, *sizes[n + 1 :]]
-                if (value := shapes.mean_iou(boxes_of(candidate))) > best + SETTLED:
-                    sizes, best, moving = candidate, value, True
+            for size in _candidates(sizes, n):
+                candidate = [*sizes[:n], size, *sizes[n + 1 :]]
+                mean_iou = shapes.mean_iou(boxes_of(candidate))
+                if mean_iou > best + SETTLED:
+                    sizes = candidate
+                    best = mean_iou
+                    improved = True
     return sizes, best
 
 
-def _between(sizes: Sequence[int], n: int) -> list[int]:
-    """Sizes strictly between the neighbours of size n, dense around it: the last size may double, the first halve."""
+def _candidates(sizes: Sequence[int], n: int) -> list[int]:
+    """Sizes between the neighbours of size n, denser near it. The first may halve, the last may double."""
     low = sizes[n - 1] if n else sizes[n] // 2
     high = sizes[n + 1] if n + 1 < len(sizes) else 2 * sizes[n]
-    halves = [sizes[n] + (edge - sizes[n]) // 2**step for edge in (low, high) for step in range(GRID)]
-    return sorted({size for size in halves if low < size < high and size >= 1} - {sizes[n]})
+    halvings = [sizes[n] + (edge - sizes[n]) // 2**step for edge in (low, high) for step in range(GRID)]
+    return sorted({size for size in halvings if low < size < high and size >= 1} - {sizes[n]})
 
 
 def size_start(shapes: Shapes, count: int) -> list[int]:
-    """(count) rising whole sizes: quantiles of the square root of the area, the same share of boxes between any two."""
-    side = np.sqrt(shapes.wh.prod(1))
-    order = np.argsort(side)
+    """`count` ascending whole sizes: quantiles of sqrt(area) with equal shares of boxes between them."""
+    sides = np.sqrt(shapes.wh.prod(1))
+    order = np.argsort(sides)
     share = np.cumsum(shapes.counts[order]) / shapes.counts.sum()
-    found = np.interp((np.arange(count) + 0.5) / count, share, side[order]).round().astype(np.int64)
-    return [
-        int(size)
-        for size in np.maximum.accumulate(np.maximum(found - np.arange(count), 1)) + np.arange(count)
-    ]
+    ranks = np.arange(count)
+    quantiles = np.interp((ranks + 0.5) / count, share, sides[order]).round().astype(np.int64)
+    distinct = np.maximum.accumulate(np.maximum(quantiles - ranks, 1)) + ranks  # at least 1 px apart
+    return [int(size) for size in distinct]

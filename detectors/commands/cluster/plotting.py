@@ -1,4 +1,4 @@
-"""Plots, written as files. The only module that knows matplotlib; without a screen (Agg)."""
+"""The plot of anchors. The only module that imports matplotlib; it draws without a screen (Agg)."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
-INK, QUIET, ACCENT, PAPER = "#22303c", "#8795a1", "#d1495b", "#edae49"
-FEW = 9  # anchors that still have room for their sizes beside them
-BLUES = LinearSegmentedColormap.from_list(
-    "blues", ["#eaf1f7", "#a9c8e0", "#4f86b5"]
-)  # light enough for marks to stand out
+INK = "#22303c"
+QUIET = "#8795a1"
+ACCENT = "#d1495b"
+PAPER_COLOUR = "#edae49"  # of the numbers in the paper
+FEW = 9  # anchors; more are drawn without their sizes and with thin lines
+# light, so that marks stand out
+BLUES = LinearSegmentedColormap.from_list("blues", ["#eaf1f7", "#a9c8e0", "#4f86b5"])
 HALO = withStroke(linewidth=2.5, foreground="white")
 CHART_STYLE = {
     "font.size": 10,
@@ -36,8 +38,8 @@ CHART_STYLE = {
 }
 
 
-class Named(Protocol):
-    """What is drawn of a set of anchors."""
+class NamedAnchors(Protocol):
+    """A set of anchors to plot."""
 
     name: str
     wh: Sequence[Sequence[float]]  # (K, 2) pixels
@@ -47,16 +49,17 @@ class Named(Protocol):
 def plot_anchors(
     path: Path,
     wh: np.ndarray,
-    sets: Sequence[Named],
+    sets: Sequence[NamedAnchors],
     *,
     size: tuple[int, int],
     curve: Mapping[int, float],
     paper: Mapping[int, float],
     title: str,
 ) -> None:
-    """Density of box shapes (T, 2) with two sets of anchors on it; the anchors as rectangles; mean IoU against k.
+    """Density of box shapes with two sets of anchors, outlines of the anchors, and mean IoU against k.
 
-    sets: the proposed and the configured anchors. size: (height, width) of the model input. curve, paper: k -> mean IoU.
+    wh: (T, 2) box shapes in pixels of the model input. sets: the proposed and the configured anchors.
+    size: (height, width) of the model input. curve, paper: k -> mean IoU.
     """
     with plt.rc_context(CHART_STYLE):
         figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 5.2), layout="constrained")
@@ -68,9 +71,10 @@ def plot_anchors(
         plt.close(figure)
 
 
-def _density(axes: Axes, wh: np.ndarray, sets: Sequence[Named]) -> None:
-    proposed, configured = (np.array(x.wh) for x in sets)
-    low, high = max(1.0, float(np.quantile(wh, 0.001)) / 1.3), float(wh.max()) * 1.15
+def _density(axes: Axes, wh: np.ndarray, sets: Sequence[NamedAnchors]) -> None:
+    proposed, configured = (np.array(anchors.wh) for anchors in sets)
+    low = max(1.0, float(np.quantile(wh, 0.001)) / 1.3)
+    high = float(wh.max()) * 1.15
     cells = axes.hexbin(
         *wh.T, gridsize=45, xscale="log", yscale="log", bins="log", cmap=BLUES, mincnt=1, linewidths=0.1
     )
@@ -113,22 +117,21 @@ def _density(axes: Axes, wh: np.ndarray, sets: Sequence[Named]) -> None:
     axes.legend(loc="upper left", frameon=False)
 
 
-def _rectangles(axes: Axes, sets: Sequence[Named], size: tuple[int, int]) -> None:
-    """All on one centre, in the frame of the model input; its border is grey."""
+def _rectangles(axes: Axes, sets: Sequence[NamedAnchors], size: tuple[int, int]) -> None:
+    """All anchors with the same centre, and the border of the model input in grey."""
     height, width = size
     axes.add_patch(Rectangle((-width / 2, -height / 2), width, height, facecolor="#f4f6f8", edgecolor=QUIET))
-    thickness = 1.4 if all(len(x.wh) <= FEW for x in sets) else 0.8
-    for drawn, colour, line in ((sets[1], INK, ":"), (sets[0], ACCENT, "-")):
-        for w, h in drawn.wh:
-            axes.add_patch(
-                Rectangle(
-                    (-w / 2, -h / 2), w, h, fill=False, edgecolor=colour, linestyle=line, linewidth=thickness
-                )
-            )
-    reach = 1.03 * max(width / 2, height / 2, *(max(shape) / 2 for x in sets for shape in x.wh))
+    thickness = 1.4 if all(len(anchors.wh) <= FEW for anchors in sets) else 0.8
+    for anchors, colour, line in ((sets[1], INK, ":"), (sets[0], ACCENT, "-")):
+        for w, h in anchors.wh:
+            outline = Rectangle((-w / 2, -h / 2), w, h)
+            outline.set(fill=False, edgecolor=colour, linestyle=line, linewidth=thickness)
+            axes.add_patch(outline)
+    largest = max(width, height, *(max(shape) for anchors in sets for shape in anchors.wh))
+    limit = 1.03 * largest / 2
     axes.set(
-        xlim=(-reach, reach),
-        ylim=(-reach, reach),
+        xlim=(-limit, limit),
+        ylim=(-limit, limit),
         xticks=[],
         yticks=[],
         xlabel=f"input {width}x{height} px (grey)",
@@ -139,7 +142,7 @@ def _rectangles(axes: Axes, sets: Sequence[Named], size: tuple[int, int]) -> Non
 
 
 def _mean_iou(
-    axes: Axes, curve: Mapping[int, float], paper: Mapping[int, float], sets: Sequence[Named]
+    axes: Axes, curve: Mapping[int, float], paper: Mapping[int, float], sets: Sequence[NamedAnchors]
 ) -> None:
     axes.plot(list(curve), list(curve.values()), marker="o", color=ACCENT, label="k-means on these boxes")
     if paper:
@@ -149,14 +152,14 @@ def _mean_iou(
             marker="*",
             markersize=13,
             linestyle="none",
-            color=PAPER,
+            color=PAPER_COLOUR,
             label="YOLO9000, VOC 2007",
         )
-    for x, colour in zip(sets, (ACCENT, INK), strict=True):
-        axes.axhline(x.mean_iou, color=colour, linewidth=1, linestyle=":")
+    for anchors, colour in zip(sets, (ACCENT, INK), strict=True):
+        axes.axhline(anchors.mean_iou, color=colour, linewidth=1, linestyle=":")
         axes.annotate(
-            f"{x.name}: {x.mean_iou:.3f}",
-            (0.99, x.mean_iou),
+            f"{anchors.name}: {anchors.mean_iou:.3f}",
+            (0.99, anchors.mean_iou),
             xycoords=("axes fraction", "data"),
             ha="right",
             va="bottom",

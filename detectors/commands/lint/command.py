@@ -52,7 +52,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
         help="as for train.py: data=voc07, data.root=..., input.size=...",
     )
     parser.add_argument(
-        "--splits", nargs="+", choices=assemble.SPLITS, help="splits to check (all of the data set)"
+        "--splits", nargs="+", choices=assemble.SPLITS, help="splits to check (all that the data set has)"
     )
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="write all findings and statistics to a JSON file"

@@ -39,7 +39,7 @@ class ImageFacts(NamedTuple):
     notes: tuple[tuple[str, str], ...] = ()  # (kind, what) of everything unusual
     orientation: int = 1  # EXIF orientation, 1 to 8
     digest: bytes = b""  # hash of the decoded pixels
-    thumbnail: bytes = b""  # THUMBNAIL_SIDE x THUMBNAIL_SIDE gray values
+    thumbnail: bytes = b""  # THUMBNAIL_SIDE x THUMBNAIL_SIDE grey values
 
 
 def inspect(path: str) -> ImageFacts:

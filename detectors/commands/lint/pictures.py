@@ -79,7 +79,7 @@ def _other_boxes(finding: Finding, images: SplitImages) -> tuple[np.ndarray, lis
 
 
 def _with_margin(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The image with a gray margin where a box reaches out of it, and the shift (4,) to add to its boxes."""
+    """The image with a grey margin where a box reaches out of it, and the shift (4,) to add to its boxes."""
     height, width = image.shape[:2]
     if not len(boxes) or not np.isfinite(boxes).all():
         return image, np.zeros(4)

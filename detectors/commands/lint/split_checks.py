@@ -17,7 +17,7 @@ from detectors.commands.lint.image_checks import ImageFacts
 from detectors.data.problems import Problem
 
 RARE = 10  # boxes; a class with fewer in the training split can hardly be learned
-COPY_DIFFERENCE = 4.0  # gray levels; thumbnails with a smaller mean difference are of one picture, re-encoded
+COPY_DIFFERENCE = 4.0  # grey levels; thumbnails with a smaller mean difference are of one picture, re-encoded
 SIMILARITY = 0.85  # difflib ratio; more similar names may be a typo ...
 TYPO_SHARE = 0.1  # ... if one class has at most this share of the other's boxes
 

@@ -65,7 +65,7 @@ def test_an_alpha_channel_is_noted(picture, tmp_path, mode):
     assert "transparent" in dict(image_checks.inspect(str(tmp_path / "a.png")).notes)
 
 
-def test_16_bit_gray_has_both_notes(tmp_path):
+def test_16_bit_grey_has_both_notes(tmp_path):
     Image.fromarray(np.arange(4800, dtype=np.uint16).reshape(SIZE)).save(tmp_path / "a.png")
     notes = image_checks.inspect(str(tmp_path / "a.png")).notes
     assert [kind for kind, _ in notes] == ["grayscale", "16-bit"]

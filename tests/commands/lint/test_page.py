@@ -31,7 +31,7 @@ def test_many_findings():
 
 def test_errors_come_first():
     problems = [
-        Problem("grayscale", "a.jpg", "gray"),
+        Problem("grayscale", "a.jpg", "grey"),
         Problem("rare-class", "class x", ""),
         Problem("no-area", "a.xml", ""),
     ]

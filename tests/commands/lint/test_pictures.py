@@ -36,7 +36,7 @@ def test_position_of_the_box(draw):
     assert white[36:164, 36:124].sum() > 100  # the other box, dashed
 
 
-def test_a_gray_margin_shows_boxes_beyond_the_image(draw):
+def test_a_grey_margin_shows_boxes_beyond_the_image(draw):
     """The margin is as wide as the box needs, at most half of the image's side."""
     picture = draw((100, 20, 140, 50))
     assert picture.shape == (240, 480 + 80 + pictures.SEEN_PIXELS, 3)
