@@ -117,9 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--restarts", type=int, default=5, help="number of starts, of which the best is used (%(default)s)"
     )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="of the random starts and the sample (%(default)s)"
-    )
+    parser.add_argument("--seed", type=int, default=0, help="random seed of starts and sample (%(default)s)")
     parser.add_argument(
         "--sample",
         type=int,

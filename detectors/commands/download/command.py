@@ -161,7 +161,7 @@ def check_space(wanted: Sequence[tuple[Path, Archive]], keep_archives: bool) -> 
 
 
 def space_needed(wanted: Sequence[tuple[Path, Archive]], keep_archives: bool) -> int:
-    """Additional bytes on disk at the peak, if archives are removed once unpacked or, as asked, kept."""
+    """Bytes still needed on disk at the peak. Unless keep_archives, each archive is removed once unpacked."""
     used = 0
     peak = 0
     for root, archive in wanted:

@@ -11,15 +11,14 @@ from detectors.commands.lint.findings import Finding, Split
 from detectors.data.images import ImageError, read_image
 from detectors.drawing import draw_boxes
 
-SplitImages = dict[
-    tuple[str, str], tuple[Split, int]
-]  # (split name, image path) -> split, index of the image
+# (split name, image path) -> the split, and the index of the image in it
+SplitImages = dict[tuple[str, str], tuple[Split, int]]
 
 PICTURE_SIDE = 480  # pixels of a picture's longer side
 MARGIN = 0.5  # widest margin for boxes beyond the image, as a share of the image's side
 BEYOND = (96, 96, 96)  # RGB of the margin
 RED = (255, 40, 40)
-SEEN_PIXELS = 12  # pixels of a picture; smaller boxes are drawn this large
+SEEN_PIXELS = 12  # pixels of a picture; a shorter side of a box is drawn this long
 
 
 def split_images(splits: Sequence[Split]) -> SplitImages:
@@ -84,10 +83,10 @@ def _with_margin(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.n
     if not len(boxes) or not np.isfinite(boxes).all():
         return image, np.zeros(4)
     widest = MARGIN * np.array([width, height])
-    before = np.ceil(np.clip(-boxes[:, :2].min(0), 0, widest)).astype(int)  # (2,) left, top
-    after = np.ceil(np.clip(boxes[:, 2:].max(0) - [width, height], 0, widest)).astype(
-        int
-    )  # (2,) right, bottom
+    left_top = np.clip(-boxes[:, :2].min(0), 0, widest)  # (2,)
+    right_bottom = np.clip(boxes[:, 2:].max(0) - [width, height], 0, widest)  # (2,)
+    before = np.ceil(left_top).astype(int)
+    after = np.ceil(right_bottom).astype(int)
     before += SEEN_PIXELS * (before > 0)  # shows the edge of the box, too
     after += SEEN_PIXELS * (after > 0)
     canvas = cv2.copyMakeBorder(
