@@ -1,4 +1,4 @@
-"""A network built from a Darknet .cfg, layer by layer, in Darknet's own arithmetic and layout."""
+"""A network built from a Darknet .cfg, layer by layer, with Darknet's arithmetic and layout."""
 
 from __future__ import annotations
 
@@ -37,19 +37,21 @@ ACTIVATE: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class CpuBatchNorm(nn.BatchNorm2d):
-    """Batch norm of Darknet's CPU build, (x - m) / (sqrt(v) + 1e-6), for evaluation only: that build cannot train."""
+    """Batch norm of Darknet's CPU build, (x - m) / (sqrt(v) + 1e-6). Evaluation only: it cannot train."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape"""
         if self.training:
             raise ValueError(
-                "batch_norm='cpu' is for evaluation, since Darknet's CPU build cannot train; choose batch_norm='gpu'"
+                "batch_norm='cpu' is for evaluation only, since Darknet's CPU build cannot train; "
+                "choose batch_norm='gpu'"
             )
         scale = self.weight / (self.running_var.sqrt() + 1e-6)
         return (x - self.running_mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
 
 
-# Darknet's two builds differ in one place. GPU: (x - m) / sqrt(v + 1e-5), running statistics .99 old + .01 new, as layers.ConvBNLeaky.
+# The only difference between Darknet's two builds. GPU: (x - m) / sqrt(v + 1e-5), running statistics
+# .99 old + .01 new, as layers.ConvBNLeaky.
 BATCH_NORMS = {"gpu": lambda channels: nn.BatchNorm2d(channels, eps=1e-5, momentum=0.01), "cpu": CpuBatchNorm}
 
 
@@ -84,7 +86,7 @@ class AvgPoolLayer(nn.Module):
 
 
 class SoftmaxLayer(nn.Module):
-    """[softmax]: each of `groups` equal parts of an image's numbers sums to 1."""
+    """[softmax]: an image's numbers are split into `groups` equal parts, and each part sums to 1."""
 
     def __init__(self, settings: Softmax):
         super().__init__()
@@ -107,79 +109,85 @@ class RegionLayer(nn.Module):
 
 
 class DarknetNetwork(nn.Module):
-    """The layers of a cfg. Any input size that the layers can take will do, not only the cfg's."""
+    """The layers of a cfg. Takes any input size that fits the layers, not only the cfg's."""
 
     def __init__(self, config: DarknetCfg | Path | str, *, batch_norm: str = "gpu"):
-        """config: what read_cfg gave, or the path of a cfg file, which may raise its errors.
+        """config: a result of read_cfg, or the path of a cfg file, which raises read_cfg's errors.
 
-        batch_norm: the arithmetic of Darknet's "gpu" build, with which all weights are trained, or of its "cpu" build (evaluation only);
-        a trained network's raw outputs differ by about 1e-3.
+        batch_norm: the arithmetic of Darknet's "gpu" build, in which all weights are trained, or of its "cpu"
+        build (evaluation only). They change a trained network's raw outputs by about 1e-3.
         """
         super().__init__()
         if batch_norm not in BATCH_NORMS:
-            raise ValueError(f"batch_norm={batch_norm!r}: choose 'gpu' or 'cpu', one of Darknet's builds")
+            raise ValueError(f"batch_norm={batch_norm!r}: choose 'gpu' or 'cpu', Darknet's two builds")
         self.config = config if isinstance(config, DarknetCfg) else read_cfg(config)
         self.layers = nn.ModuleList(_module(layer, batch_norm) for layer in self.config.layers)
-        self.register_buffer(
-            "images_seen", torch.zeros((), dtype=torch.int64)
-        )  # the `seen` of a .weights file
-        self._needed = {
-            n
-            for layer in self.config.layers
-            if isinstance(layer.settings, Route)
-            for n in layer.settings.layers
-        }
+        # `seen` in the header of a .weights file.
+        self.register_buffer("images_seen", torch.zeros((), dtype=torch.int64))
+        routes = [layer.settings for layer in self.config.layers if isinstance(layer.settings, Route)]
+        self._route_sources = {n for route in routes for n in route.layers}
 
     def forward(self, images: Tensor) -> Tensor:
         """images: (B, channels, H, W) RGB in 0..1 -> the last layer's output."""
-        return self._run(images, self._needed)[-1]
+        return self._run(images, self._route_sources)[-1]
 
     def outputs(self, images: Tensor) -> list[Tensor]:
-        """As forward, but every layer's output, in the order of the cfg."""
+        """Like forward, but returns the output of every layer, in the order of the cfg."""
         return self._run(images, set(range(len(self.layers))))
 
     def raw(self, images: Tensor) -> Tensor:
-        """(B, n * (5 + C), rows, columns): what the region layer is given. ValueError if the network has none."""
+        """The region layer's input, (B, n * (5 + C), rows, columns). ValueError if there is no such layer."""
         _region(self.config)
-        return self._run(images, self._needed, stop=len(self.layers) - 1)[-1]
+        return self._run(images, self._route_sources, stop=len(self.layers) - 1)[-1]
 
     def head_outputs(self, images: Tensor) -> HeadOutputs:
-        """The same as our detectors give. ValueError if the network has no region layer."""
+        """The output format of our detectors. ValueError if the network has no region layer."""
         return head_outputs(self.raw(images), _region(self.config))
 
     @torch.no_grad()
     def detections(self, images: Tensor, *, score_threshold: float, nms_iou: float) -> Detections:
-        """Detections in pixels of `images`, not clipped; `image` is the position in the batch. ValueError without a region layer."""
-        settings, size = _region(self.config), tuple(images.shape[-2:])
+        """Detections in pixels of `images`, not clipped; their field `image` is the position in the batch.
+
+        ValueError if the network has no region layer.
+        """
         return region_detections(
-            self.raw(images), settings, size=size, score_threshold=score_threshold, nms_iou=nms_iou
+            self.raw(images),
+            _region(self.config),
+            size=tuple(images.shape[-2:]),
+            score_threshold=score_threshold,
+            nms_iou=nms_iou,
         )
 
     def _run(self, images: Tensor, keep: set[int], stop: int | None = None) -> list[Tensor]:
-        """Outputs of the first `stop` layers; those not in `keep` are dropped (None) once the next layer has read them."""
+        """Outputs of the first `stop` layers. One that is neither the last nor in `keep` is None."""
+
         channels = self.config.net.channels
         if images.ndim != 4 or images.shape[1] != channels:
             raise ValueError(
-                f"images of shape {tuple(images.shape)}: {self.config.path} takes (B, {channels}, H, W), RGB from 0 to 1"
+                f"images of shape {tuple(images.shape)}: {self.config.path} takes (B, {channels}, H, W), "
+                "RGB from 0 to 1"
             )
-        found: list[Tensor] = []
+        outputs: list[Tensor | None] = []
         x = images
         for n, (layer, module) in enumerate(zip(self.config.layers[:stop], self.layers, strict=False)):
             if isinstance(layer.settings, Route):
-                x = _join([found[i] for i in layer.settings.layers], layer)
+                x = _join([outputs[i] for i in layer.settings.layers], layer)
             else:
                 x = module(x)
             if n and n - 1 not in keep:
-                found[n - 1] = None
-            found.append(x)
-        return found
+                outputs[n - 1] = None  # frees the memory
+            outputs.append(x)
+        return outputs
 
 
 def read_network(
     cfg: Path | str, weights: Path | str, *, batch_norm: str = "gpu"
 ) -> tuple[DarknetNetwork, LoadReport]:
-    """A network with its weights, in evaluation mode, and what was loaded. The two files are held against each other before memory is
-    asked for. FileNotFoundError, ValueError: as read_cfg and load_weights."""
+    """A network with its weights, in evaluation mode, and a report of what was loaded.
+
+    The two files are checked against each other before the network is allocated.
+    FileNotFoundError, ValueError: as read_cfg and load_weights.
+    """
     config = read_cfg(cfg)
     with torch.device("meta"):
         check_weights(DarknetNetwork(config), weights)
@@ -190,7 +198,8 @@ def read_network(
 def _region(config: DarknetCfg) -> Region:
     if config.region is None:
         raise ValueError(
-            f"{config.path}: the last layer is [{config.layers[-1].kind}], not [region], so this network detects nothing"
+            f"{config.path}: the last layer is [{config.layers[-1].kind}], not [region], "
+            "so this network is not a detector"
         )
     return config.region
 
@@ -199,7 +208,8 @@ def _join(sources: list[Tensor], layer: Layer) -> Tensor:
     if len({source.shape[2:] for source in sources}) > 1:
         sizes = [tuple(source.shape[2:]) for source in sources]
         raise ValueError(
-            f"layer {layer.index} [route]: outputs of sizes {sizes} cannot be joined; give images of a multiple of 32"
+            f"layer {layer.index} [route]: outputs of sizes {sizes} cannot be joined; "
+            "use images whose sides are multiples of 32"
         )
     return torch.cat(sources, 1)
 

@@ -1,4 +1,4 @@
-"""Darknet cfg files of our builders at any width, written section by section."""
+"""Darknet cfg files for the networks of our builders, at any width."""
 
 from __future__ import annotations
 
@@ -57,43 +57,43 @@ def net(side: int = 64) -> str:
 
 
 def backbone(width: float) -> Iterable[str]:
-    for n, counts in enumerate(DARKNET19):
-        yield from [pool()] if n else []
-        yield from (conv(scale_channels(count, width), 1 if i % 2 else 3) for i, count in enumerate(counts))
+    for stage, filters in enumerate(DARKNET19):
+        if stage:
+            yield pool()
+        for n, count in enumerate(filters):
+            yield conv(scale_channels(count, width), 1 if n % 2 else 3)
 
 
 def yolov2(width: float, classes: int, anchors: str = "voc") -> str:
-    wide = scale_channels(1024, width)
-    parts = [
+    filters = scale_channels(1024, width)
+    sections = [
         net(),
         *backbone(width),
-        conv(wide, 3),
-        conv(wide, 3),
+        conv(filters, 3),
+        conv(filters, 3),
         section("route", layers="-9"),
         conv(scale_channels(64, width), 1),
-    ]
-    parts += [
         section("reorg", stride=2),
         section("route", layers="-1,-4"),
-        conv(wide, 3),
+        conv(filters, 3),
         linear(5 * (5 + classes)),
         region(anchors, classes),
     ]
-    return "\n".join(parts)
+    return "\n".join(sections)
 
 
 def tiny(width: float, classes: int, *, anchors: str = "tiny_voc", last: int = 1024) -> str:
-    parts = [net()]
+    sections = [net()]
     for n, count in enumerate((16, 32, 64, 128, 256, 512)):
-        parts += [conv(scale_channels(count, width), 3), pool(1 if n == 5 else 2)]
-    parts += [conv(scale_channels(count, width), 3) for count in (1024, last)]
-    return "\n".join([*parts, linear(5 * (5 + classes)), region(anchors, classes)])
+        sections += [conv(scale_channels(count, width), 3), pool(1 if n == 5 else 2)]
+    sections += [conv(scale_channels(count, width), 3) for count in (1024, last)]
+    sections += [linear(5 * (5 + classes)), region(anchors, classes)]
+    return "\n".join(sections)
 
 
 def darknet19(width: float, classes: int) -> str:
-    return "\n".join(
-        [net(), *backbone(width), linear(classes), section("avgpool"), section("softmax", groups=1)]
-    )
+    sections = [net(), *backbone(width), linear(classes), section("avgpool"), section("softmax", groups=1)]
+    return "\n".join(sections)
 
 
 def write(folder: Path, text: str, name: str = "net.cfg") -> Path:

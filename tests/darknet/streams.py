@@ -1,4 +1,4 @@
-"""Weights files of the recorded nets: Darknet was given these numbers when the fixtures were made."""
+"""Weights files of the recorded nets, with the numbers that Darknet was given for the recordings."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["header", "images", "parameters", "write"]
 
 def header(version: Sequence[int], seen: int) -> bytes:
     """16 bytes, or 20 from version 0.2 on."""
-    wide = version[0] * 10 + version[1] >= 2
-    return np.array(version, "<i4").tobytes() + np.array([seen], "<u8" if wide else "<i4").tobytes()
+    seen_dtype = "<u8" if version[0] * 10 + version[1] >= 2 else "<i4"
+    return np.array(version, "<i4").tobytes() + np.array([seen], seen_dtype).tobytes()
 
 
 def write(
@@ -27,6 +27,6 @@ def write(
     version: Sequence[int] = (0, 2, 0),
     seen: int = 0,
 ) -> Path:
-    """A .weights file of these parameters."""
+    """A .weights file with random parameters. convs: [filters, channels, kernel size, batch norm or not]."""
     path.write_bytes(header(version, seen) + parameters(convs, seed).tobytes())
     return path

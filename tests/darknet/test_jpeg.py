@@ -46,7 +46,9 @@ def test_a_photograph_is_decoded_as_darknet_does(shared):
 def test_close_to_libjpeg(subsampling, size, options):
     """Both round, so they may differ by three levels.
 
-    The last two columns of 4:2:2, where stb_image swaps two weights, are left out (test_enlarge_equals_the_loops).
+    The last two columns of 4:2:2, where stb_image swaps two weights, are left out; see
+    test_enlarge_equals_the_loops.
+
     """
 
     data = encode(picture(*size), subsampling=subsampling, **options)

@@ -1,4 +1,4 @@
-"""Darknet's .weights files: byte for byte back, into our builders, in part, and refused with the layer and the counts."""
+"""Darknet's .weights files: round trips, our builders, partial files, errors that name layer and counts."""
 
 from __future__ import annotations
 
@@ -34,25 +34,29 @@ BUILDERS = {
 
 
 def shapes(module: torch.nn.Module) -> list[list[int]]:
-    """Filters, channels, kernel, batch norm or not of each convolution: the recordings' `convs`."""
+    """Filters, channels, kernel size, batch norm or not of each convolution: the recordings' `convs`."""
     return [
-        [x.conv.out_channels, x.conv.in_channels, x.conv.kernel_size[0], int(x.norm is not None)]
-        for x in convolutions(module)
+        [
+            layer.conv.out_channels,
+            layer.conv.in_channels,
+            layer.conv.kernel_size[0],
+            int(layer.norm is not None),
+        ]
+        for layer in convolutions(module)
     ]
 
 
 @pytest.mark.parametrize("name", ["nano-train.hdr1.weights", "nano-train.hdr2.weights"])
-def test_recorded_files_come_back_byte_by_byte(name, fixtures, tmp_path):
+def test_recorded_files_are_written_back_byte_for_byte(name, fixtures, tmp_path):
     recorded = json.loads((fixtures / "darknet/weights.json").read_text())[name]
-    source, target = tmp_path / name, tmp_path / "again.weights"
+    source = tmp_path / name
+    target = tmp_path / "again.weights"
     streams.write(
         source, recorded["convs"], recorded["weight_seed"], version=recorded["header"], seen=recorded["seen"]
     )
     assert source.stat().st_size == recorded["bytes"]
-    assert (
-        hashlib.sha256(source.read_bytes()[recorded["header_bytes"] :]).hexdigest()
-        == recorded["stream_sha256"]
-    )
+    body = source.read_bytes()[recorded["header_bytes"] :]
+    assert hashlib.sha256(body).hexdigest() == recorded["stream_sha256"]
     if "sha256" in recorded:
         assert hashlib.sha256(source.read_bytes()).hexdigest() == recorded["sha256"]
     network = DarknetNetwork(fixtures / "darknet" / recorded["cfg"])
@@ -65,8 +69,9 @@ def test_recorded_files_come_back_byte_by_byte(name, fixtures, tmp_path):
 
 @pytest.mark.parametrize("version", [(0, 1, 0), (0, 2, 0), (0, 2, 7), (1, 0, 0), (0, 0, 3)])
 @pytest.mark.parametrize("builder", BUILDERS)
-def test_round_trips_over_all_builders(builder, version, tmp_path):
-    source, target = tmp_path / "a.weights", tmp_path / "b.weights"
+def test_round_trips_through_all_builders(builder, version, tmp_path):
+    source = tmp_path / "a.weights"
+    target = tmp_path / "b.weights"
     module = BUILDERS[builder][0]()
     streams.write(source, shapes(module), 7, version=version, seen=64000)
     report = load_weights(module, source)
@@ -78,26 +83,27 @@ def test_round_trips_over_all_builders(builder, version, tmp_path):
 @pytest.mark.parametrize("builder", BUILDERS)
 @torch.no_grad()
 def test_builders_compute_what_the_cfg_computes(builder, tmp_path):
-    """The same file in both: so the order of our modules is the cfg's, the passthrough's place included."""
-    make, text = BUILDERS[builder]
-    ours, network = make().eval(), DarknetNetwork(cfgs.write(tmp_path, text)).eval()
+    """Both load the same file: our modules are in the cfg's order, including the passthrough."""
+    build, text = BUILDERS[builder]
+    ours = build().eval()
+    network = DarknetNetwork(cfgs.write(tmp_path, text)).eval()
     assert shapes(ours) == shapes(network)
     path = streams.write(tmp_path / "a.weights", shapes(ours), 3, seen=12)
     load_weights(ours, path)
     load_weights(network, path)
-    pixels = torch.randint(
-        0, 256, (2, 3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8, generator=generator)
     if builder == "darknet19":
         assert_close(ours(pixels / 255).softmax(-1), network(pixels / 255))
         return
     assert ours.loss.images_seen == 12
-    found, expected = ours(pixels), network.head_outputs(pixels / 255)
+    outputs = ours(pixels)
+    expected = network.head_outputs(pixels / 255)
     for field in ("offsets", "class_logits", "objectness"):
-        assert_close(getattr(found, field), getattr(expected, field), atol=2e-5, rtol=1e-5)
+        assert_close(getattr(outputs, field), getattr(expected, field), atol=2e-5, rtol=1e-5)
 
 
-def test_without_a_header_the_newest_version_and_the_modules_count(tmp_path):
+def test_default_header_has_version_0_2_and_the_modules_count(tmp_path):
     module = yolov2_tiny(num_classes=2, width=NARROW)
     module.loss.images_seen.fill_(5_000_000_000)
     save_weights(module, tmp_path / "a.weights")
@@ -106,46 +112,43 @@ def test_without_a_header_the_newest_version_and_the_modules_count(tmp_path):
 
 
 def test_a_backbone_file_fills_the_first_layers(tmp_path):
-    """As darknet19_448.conv.23: the first 18 convolutions of darknet19 into YOLOv2."""
-    classifier, detector = darknet19(num_classes=10, width=NARROW), yolov2(num_classes=3, width=NARROW)
+    """Like darknet19_448.conv.23: the first 18 convolutions of darknet19 into YOLOv2."""
+    classifier = darknet19(num_classes=10, width=NARROW)
+    detector = yolov2(num_classes=3, width=NARROW)
     whole = streams.write(tmp_path / "whole.weights", shapes(classifier), 5, version=(0, 1, 0), seen=0)
     part = tmp_path / "darknet19.conv.23"
-    part.write_bytes(whole.read_bytes()[: 16 + 4 * sum(x.count for x in convolutions(Darknet19(NARROW)))])
+    count = sum(layer.count for layer in convolutions(Darknet19(NARROW)))
+    part.write_bytes(whole.read_bytes()[: 16 + 4 * count])
     before = {name: value.clone() for name, value in detector.state_dict().items()}
-    with pytest.raises(
-        ValueError,
-        match=r"convolution 19 of 23 \(neck.deep.0: .*the file has 0 left; it ends between two layers",
-    ):
+    message = r"convolution 19 of 23 \(neck.deep.0: .*the file has 0 left; it ends between two layers"
+    with pytest.raises(ValueError, match=message):
         load_weights(detector, part)
+
     report = load_weights(detector, part, partial=True)
-    assert [layer.name for layer in report.left] == [
-        "neck.deep.0",
-        "neck.deep.1",
-        "neck.passthrough",
-        "neck.fuse",
-        "head",
-    ]
     assert len(report.loaded) == 18
+    unchanged = [layer.name for layer in report.unchanged]
+    assert unchanged == ["neck.deep.0", "neck.deep.1", "neck.passthrough", "neck.fuse", "head"]
     load_weights(classifier, whole)
     for name, value in detector.state_dict().items():
-        expected = (
-            classifier.state_dict().get(name, before[name]) if name.startswith("backbone.") else before[name]
-        )
+        expected = before[name]
+        if name.startswith("backbone."):
+            expected = classifier.state_dict().get(name, expected)
         assert_close(value, expected, atol=0, rtol=0, msg=name)
+
     lines = list(report.lines())
+    first_layer = "  loaded: backbone.stages.0.0: 8 filters of 3 x 3 on 3 channels, batch norm: 248 numbers"
     assert "version 0.1.0, header of 16 bytes, 0 training images seen" in lines[0]
-    assert (
-        lines[1] == "  loaded: backbone.stages.0.0: 8 filters of 3 x 3 on 3 channels, batch norm: 248 numbers"
-    )
-    assert lines[-1].startswith("  left as it was: head: 40 filters of 1 x 1 on 64 channels, bias: ")
+    assert lines[1] == first_layer
+    assert lines[-1].startswith("  unchanged: head: 40 filters of 1 x 1 on 64 channels, bias: ")
+
     part.write_bytes(part.read_bytes()[:-4])
     with pytest.raises(ValueError, match=r"convolution 18 of 23 \(backbone.stages.5.4: .* has 18687 left"):
         load_weights(detector, part, partial=True)
 
 
 @pytest.fixture
-def file(tmp_path):
-    """A detector and a file that fits it."""
+def detector_and_file(tmp_path):
+    """A detector and a weights file that fits it."""
     module = yolov2_tiny(num_classes=3, width=NARROW)
     return module, streams.write(tmp_path / "x.weights", shapes(module), 1)
 
@@ -157,21 +160,24 @@ def file(tmp_path):
         (lambda data: data[:15], "15 bytes are too few"),
         (lambda data: data[:19], "19 bytes are too few"),
         (lambda data: data[:20], "nothing follows the header"),
-        (lambda data: data[:-3], "no multiple of 4"),
+        (lambda data: data[:-3], "not a multiple of 4"),
         (
             lambda data: data[:-4],
-            "1 too few; convolution 9 of 9 (head: 40 filters of 1 x 1 on 64 channels, bias) needs 2600 numbers",
+            "1 too few; convolution 9 of 9 (head: 40 filters of 1 x 1 on 64 channels, bias) "
+            "needs 2600 numbers",
         ),
         (
             lambda data: data[:24],
-            "convolution 1 of 9 (backbone.convs.0: 8 filters of 3 x 3 on 3 channels, batch norm) needs 248 numbers",
+            "convolution 1 of 9 (backbone.convs.0: 8 filters of 3 x 3 on 3 channels, batch norm) "
+            "needs 248 numbers",
         ),
         (
             lambda data: data + bytes(8),
-            "2 too many; after the last convolution (head: 40 filters of 1 x 1 on 64 channels, bias) 2 numbers",
+            "2 too many; 2 numbers are left after the last convolution "
+            "(head: 40 filters of 1 x 1 on 64 channels, bias)",
         ),
-        (lambda data: b"\xff" * 12 + data[12:], "version -1.-1 is none of Darknet's"),
-        (lambda data: np.int32([0, 1001, 0]).tobytes() + data[12:], "version 0.1001 is none of Darknet's"),
+        (lambda data: b"\xff" * 12 + data[12:], "Darknet has no version -1.-1"),
+        (lambda data: np.int32([0, 1001, 0]).tobytes() + data[12:], "Darknet has no version 0.1001"),
         (lambda data: data[:12] + b"\xff" * 8 + data[20:], "the header counts -1 training images"),
         (lambda data: data[:20] + data[20:][::-1], "its variances would be negative"),
         (
@@ -180,8 +186,8 @@ def file(tmp_path):
         ),
     ],
 )
-def test_damaged_files_are_refused_and_change_nothing(change, message, file):
-    module, path = file
+def test_damaged_files_are_refused_and_change_nothing(change, message, detector_and_file):
+    module, path = detector_and_file
     before = {name: value.clone() for name, value in module.state_dict().items()}
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(ValueError) as caught:
@@ -193,34 +199,32 @@ def test_damaged_files_are_refused_and_change_nothing(change, message, file):
 
 
 def test_the_weights_of_another_network(tmp_path):
-    """VOC's file for a network of COCO's classes: all but the last layer fit. Tiny's for YOLOv2: layer 2.1 is narrower, 2.2 shows it."""
+    """First VOC's file in a network for COCO: only the last layer does not fit. Then a tiny YOLOv2's file in
+    YOLOv2: layer 2.1 has another width, and the values of 2.2 show it."""
     path = tmp_path / "x.weights"
     streams.write(path, shapes(yolov2_tiny(num_classes=20, width=NARROW)), 1)
     with pytest.raises(ValueError, match=r"19500 too few; convolution 9 of 9 \(head: 425 filters"):
         load_weights(yolov2_tiny(num_classes=80, width=NARROW), path)
-    with pytest.raises(
-        ValueError,
-        match=r"too few; convolution \d+ of 23 .*The first layer that cannot fit is backbone.stages.2.2",
-    ):
+    message = r"too few; convolution \d+ of 23 .*The first layer that cannot fit is backbone.stages.2.2"
+    with pytest.raises(ValueError, match=message):
         load_weights(yolov2(num_classes=20, width=NARROW), path)
 
 
-def test_files_and_modules_that_are_none(tmp_path):
+def test_missing_files_and_unsuitable_modules(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such weights file"):
         read_header(tmp_path / "absent.weights")
-    with pytest.raises(ValueError, match="1: this batch norm follows no convolution of its own"):
+    with pytest.raises(ValueError, match="1: this batch norm does not follow a convolution of its own"):
         convolutions(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(8)))
-    with pytest.raises(ValueError, match="0: 4 filters.*a bias for a convolution, or a batch norm"):
+    with pytest.raises(ValueError, match="0: 4 filters.*either a bias or a batch norm"):
         convolutions(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4)))
-    with pytest.raises(
-        ValueError, match=r"seen=3000000000: a header of version 0.1 holds numbers from 0 to 2147483647"
-    ):
+    message = r"seen=3000000000: a header of version 0.1 holds numbers from 0 to 2147483647"
+    with pytest.raises(ValueError, match=message):
         save_weights(darknet19(width=NARROW), tmp_path / "x.weights", header=Header(0, 1, 0, 3_000_000_000))
 
 
 @pytest.mark.data
 def test_a_file_written_without_batch_norm(shared):
-    """trial8: 1,872 numbers short, three for each of the 624 filters that the cfg normalises."""
+    """trial8 lacks 1,872 numbers, three for each of the 624 filters with batch norm in the cfg."""
     folder = shared / "bad-input/darknet"
     network = DarknetNetwork(folder / "tiny-yolov2-trial8.cfg")
     with pytest.raises(ValueError) as caught:

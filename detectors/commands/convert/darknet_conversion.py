@@ -60,9 +60,9 @@ def from_darknet(wish: Wish) -> Converted:
     report = load_weights(
         detector, wish.source, partial=wish.partial or PARTIAL_FILE.search(wish.source.name) is not None
     )
-    if region and wish.model and not report.left:
+    if region and wish.model and not report.unchanged:
         _check_same(detector, wish, classes)
-    left = tuple(f"{layer.name}." for layer in report.left)
+    left = tuple(f"{layer.name}." for layer in report.unchanged)
     origins = {f"{layer.name}.": f"convolution {n}" for n, layer in enumerate(report.loaded, 1)}
     tensors = {
         name: tensor for name, tensor in detector.state_dict().items() if not (left and name.startswith(left))
@@ -77,7 +77,7 @@ def from_darknet(wish: Wish) -> Converted:
     version = dict(zip(WEIGHTS_HEADER, report.header, strict=False))
     notes = [
         *list(report.lines())[:1],
-        f"{len(report.loaded)} convolutions loaded, {len(report.left)} left as they were -> {config.name}",
+        f"{len(report.loaded)} convolutions loaded, {len(report.unchanged)} left as they were -> {config.name}",
     ]
     progress = {**version, "images_seen": report.header.seen}
     return Converted(weights_only(wish, config, names, transfer, **progress), transfer, notes)
