@@ -1,4 +1,6 @@
-"""From a checked configuration to the parts of a run: ground truth, batches, detector; and back from a checkpoint."""
+"""From a checked configuration to the parts of a run: ground truth, batches, detector; and back from a
+checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -33,16 +35,21 @@ logger = logging.getLogger(__name__)
 
 
 def read_annotations(data: DataConfig, split: str, class_names: Sequence[str] | None = None) -> Annotations:
-    """Ground truth as scan_annotations gives it. A faulty file raises, or is logged and skipped: data.on_error decides."""
+    """Ground truth as scan_annotations gives it.
+
+    A faulty file raises, or is logged and skipped: data.on_error decides.
+    """
     return settled(scan_annotations(data, split, class_names), data.on_error)
 
 
 def scan_annotations(data: DataConfig, split: str, class_names: Sequence[str] | None = None) -> Scanned:
-    """A split's ground truth, and the findings about everything that was left out of it. Uses the cache in data.cache.
+    """A split's ground truth, and the findings about everything that was left out of it.
 
-    split: train, val or test. class_names: those of a trained detector, in place of data.class_names. Without either,
-    the classes are all those that the annotations of any split name.
-    FileNotFoundError or ValueError if a folder, a split list or a whole file is wrong.
+    Uses the cache in data.cache.
+
+    split: train, val or test. class_names: those of a trained detector, in place of data.class_names. Without
+    either, the classes are all those that the annotations of any split name. FileNotFoundError or ValueError
+    if a folder, a split list or a whole file is wrong.
     """
     names = data.class_names if class_names is None else list(class_names)
     if data.class_names is not None:
@@ -53,7 +60,10 @@ def scan_annotations(data: DataConfig, split: str, class_names: Sequence[str] | 
 
 
 def infer_class_names(data: DataConfig) -> list[str]:
-    """The classes of all splits together: VOC's sorted by name, COCO's by category id. Some may occur in one split only."""
+    """The classes of all splits together: VOC's sorted by name, COCO's by category id.
+
+    Some may occur in one split only.
+    """
     ids: dict[str, int] = {}  # COCO's; a name keeps the first
     learned: set[str] = set()
     for split in filter(lambda split: getattr(data, split), SPLITS):
@@ -99,7 +109,8 @@ def _scan_coco(data: DataConfig, split: str, class_names: list[str] | None) -> S
         raise ValueError(f"data.{split}={files}: COCO's format takes one annotation file for each split")
     if folder is None:
         raise ValueError(
-            f"data.image_folders.{split} is missing: name the folder of the images of {files[0]}, relative to {root}"
+            f"data.image_folders.{split} is missing: "
+            f"name the folder of the images of {files[0]}, relative to {root}"
         )
     return cached(
         scan_coco,
@@ -168,7 +179,7 @@ def multi_scale(config: Config) -> MultiScale | None:
 def eval_loader(
     config: Config, annotations: Annotations, *, batch_size: int, repeated: bool = False
 ) -> BatchLoader:
-    """Every image once, in order. repeated: it is used more than once, so that keeping images in memory pays."""
+    """Every image once, in order. repeated: used more than once, so that caching images in memory pays."""
     transform = build_transform(
         augment=no_augmentation(),
         size=tuple(config.input.size),
@@ -201,7 +212,10 @@ def build_detector(config: Config, num_classes: int) -> Detector:
 
 
 def load_detector(checkpoint: Checkpoint, device: torch.device) -> tuple[Detector, Config]:
-    """A checkpoint's detector in evaluation mode, and its configuration. ValueError if the weights do not fit it."""
+    """A checkpoint's detector in evaluation mode, and its configuration.
+
+    ValueError if the weights do not fit it.
+    """
     config = check(checkpoint.config)
     detector = build_detector(config, len(checkpoint.class_names))
     load_state(detector, checkpoint)

@@ -1,4 +1,7 @@
-"""Checkpoints: one file with all that a resume or an evaluation needs. Written atomically, read without running code."""
+"""Checkpoints: one file with all that a resume or an evaluation needs.
+
+Written atomically, read without running code.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,8 @@ def save_checkpoint(checkpoint: Checkpoint) -> None:
 def load_checkpoint(path: Path | str) -> Checkpoint:
     """Reads a checkpoint of ours; tensors come to the CPU.
 
-    FileNotFoundError without the file; ValueError for one that is truncated, needs more than tensors, or is no checkpoint of ours.
+    FileNotFoundError without the file; ValueError for one that is truncated, needs more than tensors, or is
+    no checkpoint of ours.
     """
     path = Path(path)
     if not path.is_file():
@@ -52,7 +56,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
 
 
 def from_content(path: Path, content: Any) -> Checkpoint:
-    """What read_tensors found -> Checkpoint. ValueError if something else lies in the file."""
+    """A Checkpoint from what read_tensors returned. ValueError if it is none."""
     if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
         raise ValueError(
             f"{path}: a file of tensors, but no checkpoint that train.py wrote (format {CHECKPOINT_FORMAT})"
@@ -77,9 +81,12 @@ def _with_images_seen(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_tensors(path: Path) -> Any:
-    """Any file of torch.save with weights_only=True: tensors, numbers, texts, lists and dicts come back, and the file cannot run code.
+    """Reads a file of torch.save with weights_only=True: tensors, numbers, texts, lists and dicts.
 
-    FileNotFoundError without the file; ValueError for one that is truncated or holds anything else, with what that is.
+    It cannot run code.
+
+    FileNotFoundError without the file; ValueError for one that is truncated or holds something else, which it
+    names.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
@@ -89,9 +96,8 @@ def read_tensors(path: Path) -> Any:
         raise ValueError(
             f"{path}: refused, because it is no plain file of tensors ({_asked_for(error)})"
         ) from error
-    except (
-        Exception
-    ) as error:  # on garbage PyTorch's reader raises nearly anything, struct.error and IndexError among them
+    # on garbage PyTorch raises nearly anything, struct.error and IndexError included
+    except Exception as error:
         raise ValueError(
             f"{path}: cannot be read as a checkpoint, it may be truncated ({_first_line(error)})"
         ) from error
@@ -99,10 +105,13 @@ def read_tensors(path: Path) -> Any:
 
 def _asked_for(error: Exception) -> str:
     """What a pickle wants beyond tensors: PyTorch names it in the middle of its advice."""
-    if found := re.search(r"GLOBAL (\w+(?:\.\w+)+)", str(error)):
-        return f"it asks for {found[1]}, which could run any code; save only the state dict where the file was made"
-    found = re.search(r"WeightsUnpickler error: (.+)", str(error))
-    return found[1] if found else "torch.save writes other files"
+    if match := re.search(r"GLOBAL (\w+(?:\.\w+)+)", str(error)):
+        return (
+            f"it asks for {match[1]}, which could run any code; "
+            "save only the state dict where the file was made"
+        )
+    match = re.search(r"WeightsUnpickler error: (.+)", str(error))
+    return match[1] if match else "torch.save writes other files"
 
 
 def _first_line(error: Exception) -> str:
@@ -110,9 +119,9 @@ def _first_line(error: Exception) -> str:
 
 
 def find_checkpoint(place: Path | str, which: str = BEST) -> Path:
-    """A run folder or a checkpoint file -> the checkpoint file. In a folder without `which`, last.pt stands in for best.pt.
+    """The checkpoint file in a run folder, or `place` itself if it is a file.
 
-    FileNotFoundError that says what is there instead.
+    In a folder without `which`, last.pt takes its place. FileNotFoundError if there is neither.
     """
     place = Path(place)
     if place.is_file():
@@ -128,7 +137,10 @@ def find_checkpoint(place: Path | str, which: str = BEST) -> Path:
 
 
 def random_state() -> dict[str, torch.Tensor]:
-    """The generators of PyTorch on the CPU and on the current GPU. Data need none: sample k of epoch e depends on (seed, e, k) only."""
+    """The state of PyTorch's generators on the CPU and on the current GPU.
+
+    Data need no state: sample k of epoch e depends on (seed, e, k) only.
+    """
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()

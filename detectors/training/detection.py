@@ -1,4 +1,6 @@
-"""The task of finding objects: one step from images to loss terms, evaluation, pictures and the facts about a detector."""
+"""The task of finding objects: one step from images to loss terms, evaluation, pictures and the facts about a
+detector.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,10 @@ class DetectionTask:
         self._last_report: Report | None = None
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        """Loss terms of a batch. Offsets, targets and losses are float32 whatever the precision of the network."""
+        """Loss terms of a batch.
+
+        Offsets, targets and losses are float32 whatever the precision of the network.
+        """
         detector = self.module
         low = self.config.trainer.precision == "bfloat16"
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=low):

@@ -1,6 +1,7 @@
 """The training loop that every task shares. Flat: one training step, then what happens once in a while.
 
-The loop knows losses, checkpoints and curves, but neither boxes nor classes: those belong to its task (detection.py).
+The loop knows losses, checkpoints and curves, but neither boxes nor classes: those belong to its task
+(detection.py).
 """
 
 from __future__ import annotations
@@ -156,7 +157,9 @@ def log(run: Run, recent: Recent, clock: Clock, bar: tqdm, numbers: dict[str, fl
 
 
 def evaluate_and_save(run: Run) -> Evaluation:
-    """Evaluates, logs numbers and pictures, and writes last.pt and, after the best evaluation so far, best.pt."""
+    """Evaluates, logs numbers and pictures, and writes last.pt and, after the best evaluation so far,
+    best.pt.
+    """
     started = perf_counter()
     evaluation = run.task.evaluate()
     seconds = perf_counter() - started
@@ -198,14 +201,15 @@ def save_run(run: Run, name: str) -> None:
 
 
 def restore(run: Run, checkpoint: ckpt.Checkpoint) -> None:
-    """Puts a checkpoint's optimiser, progress and random state into a run whose module already has its weights.
+    """Puts a checkpoint's optimiser, progress and random state into a run whose module already has its
+    weights.
 
     ValueError for a checkpoint of weights alone.
     """
     if not checkpoint.optimizer:
         raise ValueError(
-            f"{checkpoint.path}: it holds weights alone, as convert writes them, so a run cannot go on from it; "
-            "start a new run with trainer.init_from instead of trainer.resume"
+            f"{checkpoint.path}: it holds weights alone, as convert writes them, so a run cannot go on from "
+            "it; start a new run with trainer.init_from instead of trainer.resume"
         )
     run.optimizer.load_state_dict(checkpoint.optimizer)
     run.progress = Progress(**checkpoint.progress)
@@ -214,7 +218,7 @@ def restore(run: Run, checkpoint: ckpt.Checkpoint) -> None:
 
 
 def write_summary(run: Run, evaluation: Evaluation) -> None:
-    """summary.json: what a comparison needs to know about the training. config.yaml: the settings of the run."""
+    """summary.json: facts about the training for comparisons. config.yaml: the settings of the run."""
     config = run.config
     progress = run.progress
     summary = {

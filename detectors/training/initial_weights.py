@@ -17,7 +17,10 @@ PIXEL_SETTINGS = ("pixel_mean", "pixel_std", "channel_order")  # what the first 
 
 
 def initial_weights(place: str) -> Checkpoint:
-    """The checkpoint that trainer.init_from names. FileNotFoundError or ValueError that says how to get one."""
+    """The checkpoint that trainer.init_from names.
+
+    FileNotFoundError or ValueError that says how to get one.
+    """
     try:
         return load_checkpoint(find_checkpoint(place))
     except (FileNotFoundError, ValueError) as error:
@@ -32,7 +35,8 @@ def start_from(
 ) -> list[str]:
     """Copies a checkpoint's weights into a new detector where names and shapes agree.
 
-    Returns lines that say what was loaded and what was not. The loss starts anew, as with Darknet's `partial` and
+    Returns lines that say what was loaded and what was not. The loss starts anew, as with Darknet's `partial`
+    and
     -clear. ValueError if nothing fits.
     """
     targets = _without_loss(detector.state_dict())
@@ -67,7 +71,8 @@ def _changed_meaning(
     for name in PIXEL_SETTINGS:
         if name in before and name in config.model and list(before[name]) != list(config.model[name]):
             yield (
-                f"trained with {name}={before[name]}, but model.{name}={config.model[name]} here; make them equal"
+                f"trained with {name}={before[name]}, but model.{name}={config.model[name]} here; "
+                "make them equal"
             )
     has_head = any(name.startswith("head.") for name in transfer.loaded)
     same_size = len(class_names) == len(checkpoint.class_names)

@@ -21,10 +21,12 @@ def sgd(
     decay_scales: bool = False,
     rate_in_momentum: bool = False,
 ) -> torch.optim.SGD:
-    """Darknet's update: weight decay on convolution weights only (update_convolutional_layer), no dampening, no Nesterov.
+    """Darknet's update (update_convolutional_layer): weight decay on convolution weights only, plain
+    momentum.
 
-    Caffe's SSD: bias_rate_factor=2 (biases learn twice as fast, without decay), decay_scales=True (L2Norm's scale decays),
-    rate_in_momentum=True (v = momentum * v + rate * gradient; w -= v: after a drop of the rate, the steps of before go on at their own).
+    Caffe's SSD has bias_rate_factor=2: biases learn twice as fast, without decay; decay_scales=True: L2Norm's
+    scale decays; rate_in_momentum=True: v = momentum * v + rate * gradient, w -= v, so that earlier gradients
+    keep the rate of their own step after the rate drops.
     """
     groups = parameter_groups(
         module, weight_decay=weight_decay, bias_rate_factor=bias_rate_factor, decay_scales=decay_scales
@@ -37,9 +39,9 @@ def sgd(
 def adamw(
     module: nn.Module, *, rate: float, weight_decay: float = 0.02, betas: Sequence[float] = (0.9, 0.999)
 ) -> torch.optim.AdamW:
-    """AdamW with decay on convolution weights only. In neither paper; it trains small networks from scratch in fewer steps.
+    """AdamW with decay on convolution weights only. It trains small networks from scratch in fewer steps.
 
-    weight_decay=0 is Adam, as the Keras course uses it.
+    It is in neither paper. weight_decay=0 is Adam, which the Keras course uses.
     """
     return torch.optim.AdamW(parameter_groups(module, weight_decay=weight_decay), lr=rate, betas=tuple(betas))
 
@@ -47,9 +49,11 @@ def adamw(
 def parameter_groups(
     module: nn.Module, *, weight_decay: float, bias_rate_factor: float = 1.0, decay_scales: bool = False
 ) -> list[dict]:
-    """Three groups: weights of convolutions (decay), biases (none), scales of BatchNorm and L2Norm (decay only if asked).
+    """Three groups: convolution weights (decay), biases (no decay), scales of BatchNorm and L2Norm
+    (decay_scales).
 
-    Each carries `rate_factor`, by which the loop multiplies the schedule's rate. Empty groups are left out. Frozen parameters, too.
+    Each has a `rate_factor`, by which the loop multiplies the schedule's rate. Frozen parameters and empty
+    groups are left out.
     """
     kinds: dict[str, list[nn.Parameter]] = {"weights": [], "biases": [], "scales": []}
     for name, parameter in module.named_parameters():
@@ -69,10 +73,11 @@ def parameter_groups(
 
 
 def rate_factor(schedule: ScheduleConfig, update: int, updates: int) -> float:
-    """What the full rate is multiplied by at `update` (the first is 1, as in Darknet) of `updates`.
+    """The fraction of the full rate at step `update` of `updates`; the first step is 1, as in Darknet.
 
-    Warm-up is Darknet's burn_in: (update / warmup_steps) ** warmup_power while update < warmup_steps; nothing else acts during it.
-    Equal to get_current_rate of Darknet's network.c (tests/test_optim.py), but for its steps=-1: see docs/yolov2.md.
+    Warm-up is Darknet's burn_in, (update / warmup_steps) ** warmup_power while update < warmup_steps; nothing
+    else acts during it. Equals get_current_rate of Darknet's network.c (tests/training/test_optim.py) but for
+    steps=-1, see docs/yolov2.md.
     """
     if update < schedule.warmup_steps:
         return (update / schedule.warmup_steps) ** schedule.warmup_power
@@ -91,12 +96,15 @@ def rate_factor(schedule: ScheduleConfig, update: int, updates: int) -> float:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Gives every group rate * its rate_factor, and keeps what is in its momentum at the old rate where the group says rate_in_momentum.
+    """Gives every group the rate times its rate_factor; with rate_in_momentum, its momentum keeps the old
+    rate.
 
-    PyTorch multiplies the whole momentum by the rate of the day; divided by the change of the rate, it is Caffe's v.
+    PyTorch multiplies the whole momentum by the current rate. Divided by the change of the rate, it is
+    Caffe's v.
     """
     for group in optimizer.param_groups:
-        before, group["lr"] = group["lr"], rate * group["rate_factor"]
+        before = group["lr"]
+        group["lr"] = rate * group["rate_factor"]
         if group.get("rate_in_momentum") and group["lr"] not in (0, before):
             for parameter in group["params"]:
                 if (momentum := optimizer.state.get(parameter, {}).get("momentum_buffer")) is not None:

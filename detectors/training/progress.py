@@ -1,4 +1,4 @@
-"""What a training loop keeps an eye on: how far it is, its recent losses, where the time goes, and whether somebody wants it to stop."""
+"""What a training loop watches: its progress, recent losses, where time goes, and requests to stop."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from detectors.structures import Batch
 
 @dataclass
 class Progress:
-    """What a run has done: with the checkpoint's weights and optimiser, all that a resume needs."""
+    """What a run has done. With weights, optimiser and random state, it is all that a resume needs."""
 
     step: int = 0  # optimiser steps
     images_seen: int = 0
     train_seconds: float = 0.0  # in training steps and waiting for data, without evaluation
-    best: float = -1.0  # METRIC of the best evaluation
+    best: float = -1.0  # the task's metric in the best evaluation
 
 
 class Recent:
-    """Loss terms of the steps since the last log line, kept on the device; reading them is the loop's only synchronisation."""
+    """Loss terms since the last log line, on the device. Reading them is the loop's only synchronisation."""
 
     def __init__(self):
         self.clear()
@@ -41,8 +41,12 @@ class Recent:
         self.origin.append((step, [info.path for info in batch.infos]))
 
     def means(self) -> dict[str, float]:
-        """Mean of each term and of their total since the last call. FloatingPointError if one is not finite."""
-        values, names = self.check(), self.names
+        """Mean of each term and of their total since the last call.
+
+        FloatingPointError if one is not finite.
+        """
+        values = self.check()
+        names = self.names
         self.clear()
         return {
             "total": values.sum(1).mean().item(),
@@ -50,7 +54,10 @@ class Recent:
         }
 
     def check(self) -> Tensor:
-        """(batches, terms) on the host. FloatingPointError names the first step that went wrong, its terms and its images."""
+        """(batches, terms) on the host.
+
+        FloatingPointError names the first step with a non-finite term, its terms and its images.
+        """
         values = torch.stack(self.terms).cpu() if self.terms else torch.zeros(0, len(self.names))
         bad = (~values.isfinite()).any(1)
         if bad.any():
@@ -60,23 +67,21 @@ class Recent:
                 f"{name}={value:g}" for name, value in zip(self.names, values[first].tolist(), strict=True)
             )
             raise FloatingPointError(
-                f"step {step}: the loss is not finite ({terms}). Try a lower optimizer.rate, more schedule.warmup_steps or "
-                f"trainer.clip_grad_norm; the last checkpoint is from before. Images of the batch:\n  "
-                + "\n  ".join(paths)
+                f"step {step}: the loss is not finite ({terms}). Try a lower optimizer.rate, more "
+                "schedule.warmup_steps or trainer.clip_grad_norm; the last checkpoint is from before. "
+                "Images of the batch:\n  " + "\n  ".join(paths)
             )
         return values
 
 
 class Clock:
-    """Seconds of training, without the pauses for evaluation; and how much of them went into waiting for data."""
+    """Seconds of training without evaluation, and how many of them the loop waited for data."""
 
     def __init__(self, progress: Progress):
-        self.progress, self.waited, self.images, self.seconds = (
-            progress,
-            0.0,
-            progress.images_seen,
-            progress.train_seconds,
-        )
+        self.progress = progress
+        self.waited = 0.0
+        self.images = progress.images_seen
+        self.seconds = progress.train_seconds
         self.started = perf_counter()
 
     def wait_for(self, batches: Iterator[Batch]) -> Batch:
@@ -97,27 +102,32 @@ class Clock:
         self.resume()
         seconds = max(self.progress.train_seconds - self.seconds, 1e-9)
         images = self.progress.images_seen - self.images
-        waited, self.waited = self.waited / seconds, 0.0
-        self.images, self.seconds = self.progress.images_seen, self.progress.train_seconds
-        return {"images_per_second": images / seconds, "data_wait": waited}
+        waited = self.waited
+        self.waited = 0.0
+        self.images = self.progress.images_seen
+        self.seconds = self.progress.train_seconds
+        return {"images_per_second": images / seconds, "data_wait": waited / seconds}
 
 
 @contextmanager
 def stop_requests() -> Iterator[list]:
-    """A list that is empty until Ctrl-C or SIGTERM comes; a second one ends the program at once. Not in the main thread: never filled."""
-    asked: list[int] = []
+    """A list that is empty until Ctrl-C or SIGTERM arrives. A second signal ends the program at once.
 
-    def ask(number: int, frame: object) -> None:
-        if asked:
+    Outside of the main thread it stays empty.
+    """
+    requests: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        if requests:
             raise KeyboardInterrupt
-        asked.append(number)
+        requests.append(number)
 
     try:
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # signals belong to the main thread; a training started in another cannot be asked
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # only the main thread may handle signals
         before = {}
     try:
-        yield asked
+        yield requests
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

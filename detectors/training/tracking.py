@@ -1,6 +1,7 @@
-"""What a run writes for TensorBoard: the one table of tags that all detectors share, so that their curves overlay, and the writer.
+"""What a run writes for TensorBoard: the table of tags, shared by all detectors so that curves overlay, and
+the writer.
 
-x is the optimiser step everywhere; train/images_seen tells how many images that was. docs/curves.md explains every tag.
+The x axis is the optimiser step; train/images_seen counts images. docs/curves.md explains every tag.
 """
 
 from __future__ import annotations
@@ -16,55 +17,64 @@ from torch.utils.tensorboard.summary import hparams
 
 from detectors.data.suggestions import did_you_mean
 
-# <...> stands for any text. A tag that is not here is refused: add it here and to docs/curves.md (tests/test_tracking.py compares the two).
+# <...> stands for any text. A tag that is not here is refused: add it here and to docs/curves.md
+# (tests/training/test_tracking.py compares the two).
 TAGS = {
     "train/loss/total": "sum of the loss terms, each already weighted",
     "train/loss/box": "box offsets of positive anchors",
     "train/loss/class": "class of positive anchors; SSD: and of the mined negatives",
     "train/loss/object": "YOLOv2: objectness of positive anchors against their IoU",
     "train/loss/noobject": "YOLOv2: objectness of the background against 0",
-    "train/loss/prior": "YOLOv2: pull of unassigned predictions towards their anchors, first 12,800 images only",
+    "train/loss/prior": "YOLOv2: pull of unassigned predictions to their anchors, first 12,800 images only",
     "train/rate": "learning rate",
     "train/grad_norm": "2-norm of the whole gradient before clipping",
     "train/images_seen": "training images since the start of the run, repetitions counted",
     "train/images_per_second": "training images per second since the last point",
     "train/data_wait": "share of the time since the last point that was spent waiting for the next batch",
-    "train/broken_images": "training images so far that could not be used and were replaced; no point for none",
-    "train/positives_per_image": "anchors that have to find a truth, per image",
-    "train/mean_matched_iou": "mean IoU of the positive anchors' predicted boxes with their truths",
+    "train/broken_images": "training images that could not be used and were replaced; no point for none",
+    "train/positives_per_image": "anchors that have to find a box, per image",
+    "train/mean_matched_iou": "mean IoU of the positive anchors' predictions with their boxes",
     "train/negatives_per_positive": "SSD: mined negatives per positive anchor",
-    "train/truth_iou": "YOLOv2: mean over truths of the IoU with the prediction responsible (Darknet's Avg IOU)",
-    "train/recall": "YOLOv2: share of truths whose responsible prediction has IoU > .5 (Darknet's Avg Recall)",
-    "train/confident_recall": "YOLOv2: share of positive anchors with IoU > .5 and objectness > .3 (the Keras course's recall)",
+    "train/truth_iou": "YOLOv2: mean IoU of boxes with the responsible predictions (Darknet's Avg IOU)",
+    "train/recall": "YOLOv2: share of boxes whose responsible prediction has IoU > .5 (Darknet's Avg Recall)",
+    "train/confident_recall": (
+        "YOLOv2: share of positive anchors with IoU > .5 and objectness > .3 (the course's recall)"
+    ),
     "train/class_probability": "YOLOv2: mean probability given to the right class (Darknet's Class)",
     "train/objectness": "YOLOv2: mean objectness of the responsible predictions (Darknet's Obj)",
     "train/no_objectness": "YOLOv2: mean objectness of all predictions (Darknet's No Obj)",
-    "train/truths": "YOLOv2: truths in the batch (Darknet's count)",
+    "train/truths": "YOLOv2: boxes in the batch (Darknet's count)",
     "val/AP": "COCO: mean AP over IoU .50:.05:.95 and classes",
     "val/AP50": "COCO: AP at IoU .50",
     "val/AP75": "COCO: AP at IoU .75",
     "val/AP50_voc07": "VOC2007: mean 11-point AP at IoU > .5",
     "val/AP50_voc10": "VOC2010: mean area under the curve at IoU > .5",
-    "val/AP_small": "COCO: AP of truths under 32^2 pixels",
-    "val/AP_medium": "COCO: AP of truths from 32^2 to 96^2 pixels",
-    "val/AP_large": "COCO: AP of truths over 96^2 pixels",
-    "val/broken_images": "validation images that could not be used, so that all their truths count as missed; no point for none",
+    "val/AP_small": "COCO: AP of boxes under 32^2 pixels",
+    "val/AP_medium": "COCO: AP of boxes from 32^2 to 96^2 pixels",
+    "val/AP_large": "COCO: AP of boxes over 96^2 pixels",
+    "val/broken_images": (
+        "validation images that could not be used; their boxes count as missed; no point for none"
+    ),
     "val_class/<name>/AP50": "COCO: AP at IoU .50 of one class",
     "time/<part>": "seconds spent in one part of the run, such as `evaluation`",
-    "probe/detections/<image>": "a fixed validation image: truths dashed and white, detections coloured by class",
-    "browse/<picture>/<page>": "browse: samples of training with their boxes; originals and epochs side by side; matched anchors",
-    "browse/about": "browse: what is shown, and matched anchors per truth, by size of truth",
+    "probe/detections/<image>": (
+        "a fixed validation image: ground truth dashed and white, detections coloured by class"
+    ),
+    "browse/<picture>/<page>": (
+        "browse: training samples with their boxes; originals and epochs; matched anchors"
+    ),
+    "browse/about": "browse: what is shown, and matched anchors per box, by size of box",
     "run/config": "the resolved configuration",
-    "run/commit": "the git commit that the run was started from, and whether files had been changed since",
+    "run/commit": "the git commit of the code, and whether files differ from it",
 }
 
 
 class Tracker:
     """Writes one run's curves, images and texts into `folder`.
 
-    purge_step: for a resume in the same folder, the first step that will be written again (the checkpoint's step + 1 if the checkpoint was
-    saved after that step's numbers were logged). TensorBoard then hides what the earlier process wrote from that step on, so no curve runs
-    back over itself. Read the checkpoint first, then build the Tracker.
+    purge_step: for a resume in the same folder, the first step that will be written again: the checkpoint's
+    step + 1. TensorBoard then hides what the earlier process wrote from that step on, so that no curve runs
+    back over itself.
     """
 
     def __init__(self, folder: Path | str, *, purge_step: int | None = None):
@@ -79,50 +89,48 @@ class Tracker:
             self._writer.add_scalar(tag, float(value), step)
 
     def images(self, tag: str, images: Sequence[np.ndarray], step: int) -> None:
-        """(H, W, 3) uint8 images of any sizes, as tag/0, tag/1, ...: an image in the same place each time gets a slider."""
+        """(H, W, 3) uint8 images of any sizes, as tag/0, tag/1, ...; each gets a slider over the steps."""
         for n, image in enumerate(images):
             self._writer.add_image(check_tag(f"{tag}/{n}"), image, step, dataformats="HWC")
 
     def text(self, tag: str, text: str, step: int = 0) -> None:
-        """Shown as it is, in a fixed-width block."""
+        """Shown in a fixed-width block."""
         self._writer.add_text(check_tag(tag), "\n".join(f"    {line}" for line in text.splitlines()), step)
 
     def hparams(self, settings: Mapping[str, Any], metrics: Iterable[str]) -> None:
-        """One row of TensorBoard's HPARAMS table, to be written once, at the end.
+        """One row of TensorBoard's HPARAMS table; call it once, at the end.
 
-        settings: the configuration; nested mappings become dotted names. metrics: tags whose last logged values stand in the row (a dict of
-        them will do). add_hparams of PyTorch would open a second run folder for it and log the values once more.
+        settings: the configuration; nested mappings become dotted names. metrics: tags whose last logged
+        values the row shows. PyTorch's add_hparams would open a second run folder and log the values again.
         """
         for summary in hparams(dict(_flat(settings)), {check_tag(tag): 0.0 for tag in metrics}):
             self._writer.file_writer.add_summary(summary)
 
     def close(self) -> None:
-        """Writes what is buffered. Nothing can be logged afterwards."""
+        """Writes what is buffered and closes the file."""
         self._writer.close()
 
 
 def check_tag(tag: str) -> str:
-    """The tag itself if TAGS has it, else a ValueError that names the nearest one."""
+    """The tag itself. ValueError, with the nearest name, if TAGS does not have it."""
     if not any(_PATTERNS[known].fullmatch(tag) for known in TAGS):
+        hint = did_you_mean(tag, TAGS, quoted=True)
         raise ValueError(
-            f"{tag!r} is no tag of the table in detectors/training/tracking.py{did_you_mean(tag, TAGS, quoted=True)}; "
+            f"{tag!r} is no tag of the table in detectors/training/tracking.py{hint}; "
             "a new one goes there and in docs/curves.md"
         )
     return tag
 
 
-_PATTERNS = {
-    tag: re.compile(re.sub("<[^>]+>", ".+", tag)) for tag in TAGS
-}  # no tag has characters that a pattern would take as special
+# No tag holds a character that is special in a pattern.
+_PATTERNS = {tag: re.compile(re.sub("<[^>]+>", ".+", tag)) for tag in TAGS}
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, int | float | str]]:
-    """Dotted names, and values as numbers or else as text (PyTorch would write True as 1)."""
+    """Dotted names, and values as numbers or text. True becomes text, because PyTorch would write 1."""
     for name, value in settings.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
         else:
-            yield (
-                f"{prefix}{name}",
-                value if isinstance(value, int | float) and not isinstance(value, bool) else str(value),
-            )
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            yield f"{prefix}{name}", value if number else str(value)

@@ -1,4 +1,6 @@
-"""Parts from a configuration: sizes of a step in multi-scale training, and weights that a new run starts from."""
+"""Parts from a configuration: sizes of a step in multi-scale training, and weights that a new run starts
+from.
+"""
 
 from __future__ import annotations
 
@@ -83,8 +85,8 @@ def test_another_number_of_classes_starts_the_head_anew(model, anew, tmp_path):
             assert tensor.equal(before[name] if name in anew else checkpoint.model[name]), name
     count = sum(not name.startswith("loss.") for name in after)
     assert (
-        f"{count - len(anew)} of {count} tensors loaded\ninitialised anew: {sorted(anew, key=list(after).index)[0]}"
-        in text
+        f"{count - len(anew)} of {count} tensors loaded\n"
+        f"initialised anew: {sorted(anew, key=list(after).index)[0]}" in text
     )
     assert "(its size depends on the number of classes)" in text
 
@@ -112,7 +114,7 @@ def test_parts_can_be_held_back(tmp_path):
     assert "initialised anew: neck.conv4_3_norm.scale" in text and "(trainer.init_without)" in text
     with pytest.raises(
         ValueError,
-        match=r"a\.pt: none of its \d+ tensors fits ssd160; set trainer\.init_from to weights of this network",
+        match=r"a\.pt: none of its \d+ tensors fits ssd160; set trainer\.init_from to weights of this",
     ):
         started(configured("trainer.init_without=[backbone,neck,head]"), checkpoint)
     with pytest.raises(ValueError, match=r"none of its \d+ tensors fits yolov2_160"):

@@ -77,7 +77,9 @@ def test_broken_files_are_named(tmp_path):
 
 
 def test_garbage_never_gives_anything_but_one_message(tmp_path):
-    """Random bytes behind the beginnings by which PyTorch tells its formats apart, and a checkpoint with bytes changed at random places."""
+    """Random bytes behind the beginnings by which PyTorch tells its formats apart, and a checkpoint with
+    bytes changed at random places.
+    """
     path, random = tmp_path / "x.pt", np.random.default_rng(0)
     ckpt.save_checkpoint(some_checkpoint(path))
     whole = np.frombuffer(path.read_bytes(), np.uint8)

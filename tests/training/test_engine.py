@@ -1,4 +1,6 @@
-"""The trainer: it learns, resumes bit for bit, stops cleanly, never waits for the device in a step, and says what went wrong."""
+"""The trainer: it learns, resumes bit for bit, stops cleanly, never waits for the device in a step, and says
+what went wrong.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +79,9 @@ MULTI_SCALE = (
     ("model", "overrides"), [("yolov2_160", ()), ("ssd160", ()), ("yolov2_160", MULTI_SCALE)]
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(model, overrides, cache, tmp_path):
-    """Bit for bit: weights, BatchNorm's statistics, images_seen, optimiser state; stopped within an epoch (3 x 4 of 10 images)."""
+    """Bit for bit: weights, BatchNorm's statistics, images_seen, optimiser state; stopped within an epoch (3
+    x 4 of 10 images).
+    """
     whole = make_run(tmp_path / "whole", cache, *overrides, model=model)
     engine.train(whole)
 
@@ -114,7 +118,9 @@ def interrupt_after(run: engine.Run, batch: int) -> None:
 
 
 def test_all_batches_of_a_step_have_its_size(cache, tmp_path, monkeypatch):
-    """Multi-scale training counts optimiser steps, not batches; the network sees every size, and evaluation its own."""
+    """Multi-scale training counts optimiser steps, not batches; the network sees every size, and evaluation
+    its own.
+    """
     sizes = []
     original = DetectionTask.step
 
@@ -132,7 +138,9 @@ def test_all_batches_of_a_step_have_its_size(cache, tmp_path, monkeypatch):
 
 
 def test_a_new_run_starts_from_other_weights(cache, tmp_path, capsys):
-    """Its own step, optimiser and images_seen begin at nothing; a resume of it goes on with its own checkpoint."""
+    """Its own step, optimiser and images_seen begin at nothing; a resume of it goes on with its own
+    checkpoint.
+    """
     engine.train(make_run(tmp_path / "before", cache))
     run = make_run(
         tmp_path / "after", cache, f"trainer.init_from={tmp_path / 'before'}", "seed=1", "trainer.steps=2"
@@ -174,7 +182,9 @@ def test_what_a_run_leaves_behind(cache, tmp_path):
 
 
 def test_broken_images_do_not_end_a_run_that_skips_them(tmp_path, caplog):
-    """Ten training images and four to validate on, of each one cut short: named, counted, replaced; all others are still there."""
+    """Ten training images and four to validate on, of each one cut short: named, counted, replaced; all
+    others are still there.
+    """
     run = make_run(tmp_path / "run", tmp_path / "cache", "data.on_error=skip", "trainer.probe_images=4")
     broken = {
         split: loader.dataset.annotations.paths[1]
@@ -230,7 +240,9 @@ class HostReads(TorchDispatchMode):
 
 @pytest.mark.parametrize("model", ["yolov2_160", "ssd160"])
 def test_no_host_synchronisation_in_a_step(model, cache, tmp_path, monkeypatch):
-    """Six steps without a log line read nothing from the device; SGD, because AdamW counts its steps on the host by itself."""
+    """Six steps without a log line read nothing from the device; SGD, because AdamW counts its steps on the
+    host by itself.
+    """
     overrides = (
         "trainer.log_every=100",
         "trainer.eval_every=0",
@@ -249,7 +261,10 @@ def test_no_host_synchronisation_in_a_step(model, cache, tmp_path, monkeypatch):
 
 
 def test_accumulation_equals_one_large_batch(cache, tmp_path, monkeypatch):
-    """Two batches of 4 in a step give the gradient of their 8 images. BatchNorm sees 4 at a time, as in Darknet, so it is frozen here."""
+    """Two batches of 4 in a step give the gradient of their 8 images.
+
+    BatchNorm sees 4 at a time, as in Darknet, so it is frozen here.
+    """
     monkeypatch.setattr(
         torch.nn.BatchNorm2d, "train", lambda self, mode=True: torch.nn.Module.train(self, False)
     )

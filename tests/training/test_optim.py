@@ -42,7 +42,10 @@ def test_caffes_rule():
 
 
 def test_sgd_equals_darknets_update():
-    """update_convolutional_layer: u -= decay w (weights only); w += rate u; u *= momentum. Three steps by hand."""
+    """update_convolutional_layer: u -= decay w (weights only); w += rate u; u *= momentum.
+
+    Three steps by hand.
+    """
     module = nn.Conv2d(1, 1, 1)
     weight, bias = module.weight.item(), module.bias.item()
     optimizer = sgd(module, rate=0.1, momentum=0.9, weight_decay=0.01)
@@ -104,7 +107,10 @@ DARKNET = {
 
 
 def test_rates_equal_those_that_darknet_recorded(fixtures):
-    """get_current_rate of the C program for batch numbers around every corner. Its float32 shows in the last rates of poly: 1 - .999999."""
+    """get_current_rate of the C program for batch numbers around every corner.
+
+    Its float32 shows in the last rates of poly: 1 - .999999.
+    """
     recorded = {
         name: case["lr"]
         for name, case in json.loads((fixtures / "darknet/lr.json").read_text()).items()
@@ -137,7 +143,9 @@ def test_the_rates_that_yolov2_tiny_voc_cfg_means():
 
 
 def caffes_update(weight: float, gradients: list[float], rates: list[float]) -> float:
-    """SGDSolver::ComputeUpdateValue: history = momentum * history + rate * (gradient + decay * weight); weight -= history."""
+    """SGDSolver::ComputeUpdateValue: history = momentum * history + rate * (gradient + decay * weight);
+    weight -= history.
+    """
     history = 0.0
     for gradient, rate in zip(gradients, rates, strict=True):
         history = 0.9 * history + rate * (gradient + 0.01 * weight)
@@ -147,7 +155,7 @@ def caffes_update(weight: float, gradients: list[float], rates: list[float]) -> 
 
 @pytest.mark.parametrize("rate_in_momentum", [True, False])
 def test_caffes_momentum_keeps_the_rate_of_its_day(rate_in_momentum):
-    """With one rate Caffe's update and PyTorch's are the same; after a drop only rate_in_momentum is Caffe's."""
+    """With one rate, Caffe's update and PyTorch's are equal; after a drop only rate_in_momentum is Caffe's."""
     gradients, rates = [0.5, -0.2, 0.3, 0.1, 0.4], [0.1, 0.1, 0.01, 0.01, 0.02]
     module = nn.Conv2d(1, 1, 1)
     weight = module.weight.item()

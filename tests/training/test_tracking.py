@@ -1,4 +1,6 @@
-"""The writer, read back with TensorBoard's own reader, and the table of tags against docs/curves.md and against what the detectors log."""
+"""The writer, read back with TensorBoard's own reader, and the table of tags against docs/curves.md and
+against what the detectors log.
+"""
 
 import re
 import time
