@@ -1,4 +1,4 @@
-"""From `_target_` and keywords to an object, and from a builder's signature to what may stand in a yaml."""
+"""From `_target_` and keywords to an object, and from a builder's signature to the settings of a yaml."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ BUILDERS_BELOW = (
 
 
 def build(node: Mapping[str, Any], *positional: Any, **given: Any) -> Any:
-    """Calls node["_target_"] with the rest of the node as keywords, after what the code gives. ValueError if the target does not exist."""
+    """Calls node["_target_"] with the rest of the node as keywords, after what the code gives.
+
+    ValueError if the target does not exist.
+    """
     keywords = {name: value for name, value in node.items() if name != "_target_"}
     return find_target(node["_target_"])(*positional, **keywords, **given)
 
@@ -38,7 +41,8 @@ def find_target(target: str) -> Callable[..., Any]:
     """'detectors.models.ssd.ssd300' -> the function. ValueError, with the closest name, if there is none."""
     if not isinstance(target, str) or not target.startswith(BUILDERS_BELOW):
         raise ValueError(
-            f"_target_={target!r}: only functions and classes of this package can be built, such as 'detectors.models.ssd.ssd300'"
+            f"_target_={target!r}: only functions and classes of this package can be built, "
+            "such as 'detectors.models.ssd.ssd300'"
         )
     module_name, _, name = target.rpartition(".")
     try:
@@ -53,12 +57,17 @@ def find_target(target: str) -> Callable[..., Any]:
             for n, value in vars(module).items()
             if callable(value) and getattr(value, "__module__", "") == module_name
         ]
-        raise ValueError(f"_target_={target!r}: {module_name} has no {name}{did_you_mean(name, offered, listed=True)}")
+        raise ValueError(
+            f"_target_={target!r}: {module_name} has no {name}{did_you_mean(name, offered, listed=True)}"
+        )
     return found
 
 
 def signature_problems(node: Mapping[str, Any], place: str, given: Sequence[str]) -> Iterator[str]:
-    """What does not fit the builder: an unknown, missing or ill-typed keyword. `given`: keywords that the code supplies."""
+    """Problems of a node with its builder: an unknown, missing or ill-typed keyword.
+
+    `given`: keywords that the code supplies.
+    """
     if "_target_" not in node:
         yield f"{place}._target_ is missing: choose a yaml of conf/{place}/"
         return
@@ -87,12 +96,19 @@ def _unknown(
     given: Sequence[str],
 ) -> str:
     if name in given:
-        return f"{place}.{name}={node[name]!r}: {name} cannot be set here, the program gives it to {target.__name__}; remove it"
-    return f"{place}.{name}={node[name]!r}: {target.__name__} has no such keyword{did_you_mean(name, parameters, listed=True, place=place)}"
+        return (
+            f"{place}.{name}={node[name]!r}: {name} cannot be set here, "
+            f"the program gives it to {target.__name__}; remove it"
+        )
+    hint = did_you_mean(name, parameters, listed=True, place=place)
+    return f"{place}.{name}={node[name]!r}: {target.__name__} has no such keyword{hint}"
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value from yaml can be what the annotation says. Annotations beyond yaml's types accept everything."""
+    """Whether a value from yaml fits a type annotation.
+
+    Annotations beyond yaml's types accept everything.
+    """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return any(fits(value, argument) for argument in arguments)

@@ -1,7 +1,7 @@
-"""check(): from what Hydra composed to a Config, or to one error that lists all problems with their value, place and fix.
+"""check(): from what Hydra composed to a Config, or to one error that lists all problems, values and fixes.
 
-Hydra lets some mistakes through: keys added with + or ++, anything under augment, model, loss and optimizer, and values that do not go
-together.
+Hydra lets some mistakes through: keys added with + or ++, anything under augment, model, loss and optimizer,
+and values that do not go together.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ class ConfigError(ValueError):
 
 
 def check(cfg: DictConfig | Mapping[str, Any], schema: type = Config) -> Any:
-    """A composed or stored configuration -> an instance of the schema. `cfg` is not changed. ConfigError names all problems at once."""
+    """A composed or stored configuration -> an instance of the schema.
+
+    `cfg` is not changed. ConfigError names all problems at once.
+    """
     problems: list[SettingProblem] = []
     config = _read(schema, _resolved(cfg), "", problems)
     for group, given in GIVEN.items() if isinstance(config, Config) else ():
@@ -51,7 +54,7 @@ def check(cfg: DictConfig | Mapping[str, Any], schema: type = Config) -> Any:
 
 
 def _resolved(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
-    """Plain dicts and lists without interpolations; what was not given stands as '???'."""
+    """Plain dicts and lists without interpolations; '???' stands for a missing value."""
     try:
         settings = OmegaConf.to_container(OmegaConf.create(cfg), resolve=True, throw_on_missing=False)
     except OmegaConfBaseException as error:
@@ -68,22 +71,25 @@ def _give_class_activation(settings: dict[str, Any]) -> None:
     """YOLOv2 models stored before `model.class_activation` existed took it from their loss."""
     model = settings.get("model")
     loss = settings.get("loss")
-    if isinstance(model, dict) and isinstance(loss, dict) and "class_activation" in loss:
-        if str(model.get("_target_", "")).startswith("detectors.models.yolov2."):
-            model.setdefault("class_activation", loss["class_activation"])
+    if not isinstance(model, dict) or not isinstance(loss, dict) or "class_activation" not in loss:
+        return
+    if str(model.get("_target_", "")).startswith("detectors.models.yolov2."):
+        model.setdefault("class_activation", loss["class_activation"])
 
 
 def _read(schema: type, given: Any, place: str, problems: list[SettingProblem]) -> Any:
-    """A dataclass from plain values. Where a value is wrong, a problem is noted and the default stands in for it."""
+    """A dataclass from plain values.
+
+    Where a value is wrong, a problem is noted and the default stands in for it.
+    """
     if not isinstance(given, Mapping):
         problems.append((place, f"{place}={given!r}: must be a group of settings"))
         given = {}
     hints, known = typing.get_type_hints(schema), {f.name: f for f in fields(schema)}
     for name in given.keys() - known.keys():
         where = _join(place, name)
-        problems.append(
-            (where, f"{where}={given[name]!r}: there is no such setting{did_you_mean(name, known, listed=True, place=place)}")
-        )
+        hint = did_you_mean(name, known, listed=True, place=place)
+        problems.append((where, f"{where}={given[name]!r}: there is no such setting{hint}"))
     values = {name: given[name] if name in given else _default(f) for name, f in known.items()}
     for name, value in values.items():
         where = _join(place, name)
@@ -102,7 +108,7 @@ def _read(schema: type, given: Any, place: str, problems: list[SettingProblem]) 
 
 
 def _group(hint: Any, value: Any) -> type | None:
-    """The dataclass that a setting must be read as; None for a single value, and for an optional group that is left out."""
+    """The dataclass of a setting; None for a single value, or for an optional group that is left out."""
     kinds = (hint,) if value is None else (hint, *typing.get_args(hint))
     return next((kind for kind in kinds if is_dataclass(kind)), None)
 
@@ -112,13 +118,14 @@ def _default(field) -> Any:
 
 
 def _wrong(value: Any, hint: Any, rules: Mapping[str, Any]) -> str | None:
-    """What is wrong with a single value, and what would be right; None if nothing is."""
+    """What is wrong with a single value, and what would be right; None for a right one."""
     if value == "???":
         return "missing"
     if not fits(value, hint):
         return f"must be {describe_type(hint)}"
     if "choices" in rules and value not in rules["choices"]:
-        return f"must be one of {', '.join(rules['choices'])}{did_you_mean(value, rules['choices']) if isinstance(value, str) else ''}"
+        hint = did_you_mean(value, rules["choices"]) if isinstance(value, str) else ""
+        return f"must be one of {', '.join(rules['choices'])}{hint}"
     if "low" in rules and value is not None and value < rules["low"]:
         return f"must be {rules['low']} or more"
     if "high" in rules and value is not None and value > rules["high"]:
@@ -153,7 +160,8 @@ def _milestones_fit(config: Config) -> Iterator[SettingProblem]:
     if schedule.name == "step" and not schedule.milestones:
         yield (
             "schedule",
-            "schedule.milestones=[]: the step schedule needs some; set schedule.milestones=[80000,100000], or schedule=constant",
+            "schedule.milestones=[]: the step schedule needs some; "
+            "set schedule.milestones=[80000,100000], or schedule=constant",
         )
 
 
@@ -167,7 +175,8 @@ def _data_complete(config: Config) -> Iterator[SettingProblem]:
     ):
         yield (
             "data",
-            f"data.class_names={data.class_names}: must name each class once; null takes all that the annotations name",
+            f"data.class_names={data.class_names}: must name each class once; "
+            "null takes all that the annotations name",
         )
     for split in ("train", "val", "test") if data.format == "coco" else ():
         yield from _coco_split(config, split)
@@ -175,7 +184,8 @@ def _data_complete(config: Config) -> Iterator[SettingProblem]:
 
 def _one_way_to_decode(config: Config) -> Iterator[SettingProblem]:
     if config.data.reduced_decode and config.data.image_cache != "none":
-        what = f"data.reduced_decode=true and data.image_cache={config.data.image_cache}: the cache holds whole images"
+        cache = config.data.image_cache
+        what = f"data.reduced_decode=true and data.image_cache={cache}: the cache holds whole images"
         yield "data", f"{what}; set data.reduced_decode=false, or data.image_cache=none"
 
 
@@ -189,7 +199,8 @@ def _coco_split(config: Config, split: str) -> Iterator[SettingProblem]:
     if files and folder is None:
         yield (
             "data",
-            f"data.image_folders.{split} is missing: set data.image_folders.{split}=... to the folder of the images of {files[0]}",
+            f"data.image_folders.{split} is missing: "
+            f"set data.image_folders.{split}=... to the folder of the images of {files[0]}",
         )
 
 
@@ -201,24 +212,31 @@ def _scales_form_a_row(config: Config) -> Iterator[SettingProblem]:
     if not 0 < scales.min <= scales.max:
         yield (
             place,
-            f"{place}: min={scales.min}, max={scales.max}: set both, such as min=320 and max=608, or both to 0 to train on one size",
+            f"{place}: min={scales.min}, max={scales.max}: set both, such as min=320 and max=608, "
+            "or both to 0 to train on one size",
         )
     elif (scales.max - scales.min) % scales.step:
-        what = f"{place}: from min={scales.min} no whole number of steps of {scales.step} leads to max={scales.max}"
+        what = (
+            f"{place}: from min={scales.min} no whole number of steps of {scales.step} "
+            f"leads to max={scales.max}"
+        )
         yield place, f"{what}; set {place}.max={scales.sides()[-1]}, or another step"
 
 
 def _augmentation_agrees_with_evaluation(config: Config) -> Iterator[SettingProblem]:
-    """One that lays images into the input itself does it in one way; evaluation must see objects of the same shape."""
+    """An augmentation that fits images into the input itself must do so as the evaluation does."""
     augmentation = yield from _try("augment", config.augment)
     if augmentation is not None and augmentation.resize not in (None, config.input.resize):
         name = config.augment["_target_"].rpartition(".")[2].removesuffix("_augmentation")
-        what = f"input.resize={config.input.resize!r}: augment={name} trains as input.resize={augmentation.resize} would evaluate"
+        what = (
+            f"input.resize={config.input.resize!r}: augment={name} trains as "
+            f"input.resize={augmentation.resize} would evaluate"
+        )
         yield "input.resize", f"{what}; set input.resize={augmentation.resize}, or another augment"
 
 
 def _parts_can_be_built(config: Config) -> Iterator[SettingProblem]:
-    """Asks the parts themselves, on the meta device where weights take no memory: sizes, names and ranges are known only to them."""
+    """Builds the parts on the meta device, without memory: only they know their sizes, names and ranges."""
     names = config.data.class_names or ["any"]
     with torch.device("meta"):
         model = yield from _try("model", config.model, num_classes=len(names))
@@ -241,7 +259,8 @@ def _parts_can_be_built(config: Config) -> Iterator[SettingProblem]:
         )
         yield (
             "loss",
-            f"{what}; set loss={type(model.loss).__name__.removesuffix('Loss').lower()}, or choose another model",
+            f"{what}; set loss={type(model.loss).__name__.removesuffix('Loss').lower()}, "
+            "or choose another model",
         )
 
 
@@ -255,7 +274,7 @@ def _activations_agree(config: Config) -> Iterator[SettingProblem]:
 
 
 def _scales_can_be_taken(config: Config, model: nn.Module, builder: str) -> Iterator[SettingProblem]:
-    """The first side that the anchors refuse: none of SSD's but its own, and for YOLOv2 multiples of the stride."""
+    """The first side that the anchors refuse: SSD takes one size only, YOLOv2 multiples of its stride."""
     scales = config.input.multi_scale
     for side in scales.sides() if scales else ():
         try:
@@ -277,7 +296,8 @@ def _try(group: str, node: Mapping[str, Any], **given: Any) -> Any:
         yield group, f"{group}: {error}"
 
 
-# Rule -> the sections it reads: it is left out where one of them is already known to be wrong, so that one mistake gives one message.
+# Rule -> the sections it reads: it is left out where one of them is already known to be wrong, so that one
+# mistake gives one message.
 CONFIG_RULES: dict[types.FunctionType, tuple[str, ...]] = {
     _input_size: ("input",),
     _scales_form_a_row: ("input",),

@@ -1,4 +1,4 @@
-"""The entry point of train.py and evaluate.py: @hydra.main, with every error that a person can mend as one message without a traceback."""
+"""The entry points of all commands: every error that the user can fix is one message without a traceback."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from detectors.config.build import describe_type, find_target
 from detectors.config.schema import CONF
 from detectors.data.suggestions import did_you_mean
 
-# What a person can mend. Anything else is our mistake and keeps its traceback.
-MENDABLE = (
+# Errors the user can fix. Any other is a fault of this code and keeps its traceback.
+USER_ERRORS = (
     HydraException,
     OmegaConfBaseException,
     YAMLError,
@@ -39,10 +39,10 @@ FULL_ERROR = "HYDRA_FULL_ERROR"
 def entry_point(
     config_name: str, *, config_path: str = str(CONF)
 ) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
-    """Decorates `task(cfg)`; config_path: the folder of the yaml files.
+    """Decorates `task(cfg)` as a Hydra application. config_path: the folder of the yaml files.
 
-    A mistake in the configuration, a missing file or a faulty one ends the process with status 2 and one message on stderr.
-    HYDRA_FULL_ERROR=1 shows the traceback instead.
+    A mistake in the configuration and a missing or faulty file end the process with status 2 and one message
+    on stderr. HYDRA_FULL_ERROR=1 shows the traceback instead.
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
@@ -56,53 +56,59 @@ def entry_point(
 
 
 def _inside(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
-    """Ends a single run before Hydra adds its own lines. In a multirun the error goes on: Hydra first finishes the other jobs."""
+    """Reports an error of a single run before Hydra adds lines of its own.
+
+    In a multirun the error passes, so that Hydra finishes the other jobs first.
+    """
 
     @functools.wraps(task)  # Hydra finds config_path through __wrapped__
-    def told(cfg: DictConfig) -> Any:
+    def guarded(cfg: DictConfig) -> Any:
         try:
             return task(cfg)
-        except MENDABLE as error:
+        except USER_ERRORS as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise
-            _tell(error)
+            _report(error)
 
-    return told
+    return guarded
 
 
 def _outside(main: Callable[[], None]) -> Callable[[], None]:
-    """Composition happens before the task. Hydra prints such errors itself and exits, unless HYDRA_FULL_ERROR=1: then it raises them."""
+    """Reports errors of composition, which happens before the task.
+
+    Hydra would print them itself and exit; with HYDRA_FULL_ERROR=1 it raises them.
+    """
 
     @functools.wraps(main)
-    def told() -> None:
+    def guarded() -> None:
         before = os.environ.get(FULL_ERROR, "0")
         os.environ[FULL_ERROR] = "1"
         try:
             main()
-        except MENDABLE as error:
-            _tell(error)
+        except USER_ERRORS as error:
+            _report(error)
         finally:
             os.environ[FULL_ERROR] = before
 
-    return told
+    return guarded
 
 
 def verb(main: Callable[..., None]) -> Callable[..., None]:
-    """Decorates main() of a `python -m detectors.<verb>` command: a mistake that a person can mend gives one message and status 2."""
+    """Decorates main() of a verb: an error that the user can fix gives one message and status 2."""
 
     @functools.wraps(main)
-    def told(arguments: list[str] | None = None) -> None:
+    def guarded(arguments: list[str] | None = None) -> None:
         try:
             main(arguments)
-        except MENDABLE as error:
+        except USER_ERRORS as error:
             if os.environ.get(FULL_ERROR) == "1":
                 raise
-            _tell(error)
+            _report(error)
 
-    return told
+    return guarded
 
 
-def _tell(error: Exception) -> None:
+def _report(error: Exception) -> None:
     sys.stderr.write(f"error: {message(error)}\n({FULL_ERROR}=1 shows where in the code this came up)\n")
     raise SystemExit(2)
 
@@ -113,7 +119,10 @@ def message(error: Exception) -> str:
         return _missing_config(error)
     if isinstance(error, OverrideParseException):
         what = [line for line in error.message.splitlines() if line and not line.startswith("See ")][-1]
-        return f"{error.override}: not of the form group.key=value ({what}); quote special characters: 'key=\"a b\"'"
+        return (
+            f"{error.override}: not of the form group.key=value ({what}); "
+            "quote special characters: 'key=\"a b\"'"
+        )
     cause = error
     while cause is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__ or cause.__context__
@@ -134,9 +143,13 @@ def _missing_config(error: MissingConfigException) -> str:
     """model=ssd30 -> the closest file of conf/model/."""
     group, _, name = error.missing_cfg_file.rpartition("/")
     if not error.options:
-        return f"{error.missing_cfg_file}: there is no such file or group in the configuration; `--help` lists them"
+        return (
+            f"{error.missing_cfg_file}: there is no such file or group in the configuration; "
+            "`--help` lists them"
+        )
     listed = ", ".join(error.options)
-    return f"{group}={name}: there is no such choice{did_you_mean(name, error.options)}\n  choices of {group}: {listed}"
+    hint = did_you_mean(name, error.options)
+    return f"{group}={name}: there is no such choice{hint}\n  choices of {group}: {listed}"
 
 
 def _unknown_key(error: Exception, cause: OmegaConfBaseException) -> str:
@@ -165,13 +178,13 @@ def _wrong_type(error: Exception, cause: ValidationError) -> str:
 
 def _value(error: Exception) -> str:
     """'=3' where Hydra quotes the override that failed, as it does for those of the command line."""
-    found = re.search(
+    match = re.search(
         r"override '?\+*([\w./@]+)(=.*)|To append to your config use \+\+?[\w./@]+(=.*)", str(error)
     )
-    return next(filter(None, found.groups()[1:]), "") if found else ""
+    return next(filter(None, match.groups()[1:]), "") if match else ""
 
 
 def _source(error: Exception) -> str:
     """Hydra names the yaml in its own message ("In 'experiment/x': ..."), if it was one."""
-    found = re.match(r"In '([^']+)':", str(error))
-    return f"{found[1]}.yaml: " if found else ""
+    match = re.match(r"In '([^']+)':", str(error))
+    return f"{match[1]}.yaml: " if match else ""

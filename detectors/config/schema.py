@@ -1,6 +1,8 @@
-"""What can be configured: names, types, units and defaults. conf/*.yaml says what is chosen; detectors/config/check.py says what is wrong.
+"""What can be configured: names, types, units and defaults. conf/*.yaml says what is chosen;
+detectors/config/check.py says what is wrong.
 
-`augment`, `model`, `loss`, `optimizer` have no dataclass: each names a builder in `_target_`, whose keyword-only signature is its schema.
+`augment`, `model`, `loss`, `optimizer` have no dataclass: each names a builder in `_target_`, whose
+keyword-only signature is its schema.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from detectors.data.class_names import CLASS_LISTS
 PACKAGE = Path(__file__).resolve().parents[1]
 INSTALLED = (
     PACKAGE / "conf"
-).is_dir()  # a wheel carries conf/ inside the package; in a checkout it lies beside it
+).is_dir()  # a wheel has conf/ inside the package; in a checkout it lies beside it
 CONF = PACKAGE / "conf" if INSTALLED else PACKAGE.parent / "conf"
 HOME = Path.cwd() if INSTALLED else PACKAGE.parent  # where data, caches and runs lie by default
 
@@ -42,13 +44,16 @@ def _empty(kind: type = list) -> Any:
 
 @dataclass
 class MultiScaleConfig:
-    """Training on squares of changing size, as Darknet's random=1 does with sides of 320 to 608. Evaluation keeps input.size."""
+    """Training on squares of changing size, as Darknet's random=1 does with sides of 320 to 608.
 
-    min: int = _at_least(0, 0)  # smallest and ...
-    max: int = _at_least(0, 0)  # ... largest side, pixels; 0 and 0 train on input.size alone
+    Evaluation keeps input.size.
+    """
+
+    min: int = _at_least(0, 0)  # smallest side, pixels; min and max 0: always input.size
+    max: int = _at_least(0, 0)  # largest side, pixels
     step: int = _at_least(1, 32)  # pixels between neighbouring sides
-    every: int = _at_least(1, 10)  # optimiser steps after which a side is drawn anew
-    final_steps: int = _at_least(0, 200)  # so many optimiser steps at the end have the largest side
+    every: int = _at_least(1, 10)  # optimiser steps between draws of a new side
+    final_steps: int = _at_least(0, 200)  # the last N optimiser steps have the largest side
 
     def sides(self) -> range:
         """Pixels, rising; empty if switched off."""
@@ -85,27 +90,22 @@ class ImageFolders:
 class DataConfig:
     name: str = MISSING
     format: str = _choice("voc", "coco", "shapes")
-    root: str = MISSING  # VOC: the folder of Annotations/ or of VOC2007/; COCO: the folder that relative paths start from; shapes: the cache
+    # VOC: the folder of Annotations/ or of VOC2007/; COCO: where relative paths start; shapes: the cache
+    root: str = MISSING
     train: list[str] = _empty()  # VOC: image sets; COCO: one annotation file
     val: list[str] = _empty()
     test: list[str] = _empty()  # may stay empty
     image_folders: ImageFolders = _empty(ImageFolders)
     class_names: list[str] | None = None  # null: all classes that the annotations of train, val and test name
-    on_error: str = _choice(
-        "stop", "skip"
-    )  # faulty files: stop and name them, or leave them out, name and count them
-    cache: str | None = None  # folder in which parsed annotations are kept; null parses them anew each time
-    train_difficult: bool = (
-        True  # VOC's `difficult` objects: trained on (Caffe) or not (Darknet); evaluation never counts them
-    )
+    on_error: str = _choice("stop", "skip")  # a faulty file raises, or is logged, counted and skipped
+    cache: str | None = None  # folder for parsed annotations; null parses them each time
+    train_difficult: bool = True  # VOC's `difficult` objects: train on them (Caffe) or not (Darknet)
     workers: int = _at_least(0, 0)  # loading processes; 0 loads in the training process
-    prefetch: int = _at_least(1, 2)  # batches that each of them has ready
-    image_cache: str = _choice(
-        "none", "ram", "disk"
-    )  # where decoded images are kept: height * width * 3 bytes each; disk: in paths.cache
-    reduced_decode: bool = (
-        False  # decode large JPEGs at 1/2, 1/4 or 1/8 where that leaves all the pixels that the input needs
-    )
+    prefetch: int = _at_least(1, 2)  # batches that each process keeps ready
+    # Where decoded images are kept, height * width * 3 bytes each; disk: in paths.cache.
+    image_cache: str = _choice("none", "ram", "disk")
+    # Decode large JPEGs at 1/2, 1/4 or 1/8 if that leaves all the pixels that the input needs.
+    reduced_decode: bool = False
     shapes: ShapesConfig = _empty(ShapesConfig)
 
 
@@ -122,8 +122,8 @@ class ScheduleConfig:
     name: str = _choice("constant", "step", "cosine", "poly")
     warmup_steps: int = _at_least(0, 0)  # rate warm-up: rate * (step / warmup_steps) ** warmup_power
     warmup_power: float = _at_least(0, 1.0)  # 1 linear; 4 is Darknet's burn_in
-    milestones: list[int] = _empty()  # step: at these steps the rate is multiplied ...
-    factors: list[float] = _empty()  # ... by these numbers
+    milestones: list[int] = _empty()  # step: the steps at which the rate is multiplied by a factor
+    factors: list[float] = _empty()  # step: one for each milestone
     final_fraction: float = _at_least(0, 0.0)  # cosine: the last step's rate as a fraction of the full one
     power: float = _at_least(0, 4.0)  # poly: rate * (1 - step / steps) ** power
 
@@ -139,30 +139,26 @@ class TrainerConfig:
     device: str = _choice("auto", "cpu", "cuda")
     precision: str = _choice("float32", "bfloat16")  # bfloat16: autocast; offsets and losses stay in float32
     clip_grad_norm: float | None = _at_least(0, None)  # null does not clip
-    threads: int = _at_least(0, 0)  # of PyTorch on the CPU; 0 leaves its choice
+    threads: int = _at_least(0, 0)  # of PyTorch on the CPU; 0: PyTorch's choice
     probe_images: int = _at_least(0, 4)  # fixed images drawn with their detections at every evaluation
-    progress: bool = True  # the bar
-    init_from: str | None = (
-        None  # a run folder or a checkpoint whose weights a new run starts from, as far as they fit
-    )
-    init_without: list[str] = (
-        _empty()
-    )  # what does not come from there: names or their beginnings, such as head
-    resume: str | None = None  # a run folder or a checkpoint to go on from
+    progress: bool = True  # show a progress bar
+    init_from: str | None = None  # a run folder or checkpoint: a new run starts from its weights if they fit
+    init_without: list[str] = _empty()  # beginnings of parameter names that it does not load, such as head
+    resume: str | None = None  # a run folder or checkpoint to go on from
 
 
 @dataclass
 class PathsConfig:
     root: str = str(HOME)
-    shared: str | None = None  # folder of data/bccd where others look after it; null: it is in `data`, too
-    data: str = MISSING  # what detectors/commands/download/command.py writes
+    shared: str | None = None  # a folder with data/bccd; null: it is in `data`
+    data: str = MISSING  # what `detectors download` writes
     cache: str = MISSING
     output: str = MISSING
 
 
 @dataclass
 class Config:
-    """What train.py is told."""
+    """The settings of train.py."""
 
     name: str = MISSING  # of the run; each model yaml gives one
     seed: int = _at_least(0, 0)
@@ -180,7 +176,7 @@ class Config:
 
 @dataclass
 class EvaluateConfig:
-    """What evaluate.py is told."""
+    """The settings of evaluate.py."""
 
     run: str = MISSING  # a run folder or a checkpoint
     checkpoint: str = _choice("best", "last")  # which one of a run folder
@@ -194,8 +190,10 @@ class EvaluateConfig:
 
 
 def run_folder(resume: str | None, fresh: str) -> str:
-    """Where a run writes: a resumed one into the folder of its checkpoint, so that its curves go on; any other into a fresh one."""
-    if not resume or not Path(resume).exists():  # what is not there must not be made: train.py names it
+    """Where a run writes: a resumed one into the folder of its checkpoint, so that its curves go on; any
+    other into a fresh one.
+    """
+    if not resume or not Path(resume).exists():  # a missing folder is not created: train.py names it
         return fresh
     return str(Path(resume).parent if Path(resume).is_file() else Path(resume))
 
@@ -213,7 +211,7 @@ ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
 
 
 def composed(overrides: Sequence[str]) -> dict[str, Any]:
-    """What train.py is given with these overrides, for commands that are not Hydra's own; not yet checked."""
+    """train.py's configuration with these overrides, unchecked, for commands that Hydra does not run."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return OmegaConf.to_container(compose("train", list(overrides)), resolve=True)
 
@@ -224,7 +222,7 @@ def merged(stored: Mapping[str, Any], changes: Sequence[str]) -> DictConfig:
 
 
 def to_plain(config: Config | EvaluateConfig) -> dict[str, Any]:
-    """Dicts, lists, strings and numbers: what a checkpoint holds. Law: check(to_plain(config)) == config."""
+    """A configuration as dicts, lists, texts and numbers. Law: check(to_plain(config)) == config."""
     return asdict(config)
 
 

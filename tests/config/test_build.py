@@ -1,4 +1,6 @@
-"""From `_target_` and keywords to an object; tests/test_checking.py holds the mistakes that a whole configuration can have."""
+"""From `_target_` and keywords to an object; tests/test_checking.py holds the mistakes that a whole
+configuration can have.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,6 @@ def test_build_calls_the_target_with_the_rest():
 def test_only_callables_of_this_package_are_built(target):
     with pytest.raises(ValueError, match="_target_"):
         find_target(target)
-
-
 
 
 def test_what_yaml_can_hold_for_an_annotation():

@@ -73,7 +73,8 @@ def test_a_checkpoints_configuration_is_read_back(plain):
         (
             "model.num_classes",
             3,
-            "model.num_classes=3: num_classes cannot be set here, the program gives it to yolov2_tiny; remove it",
+            "model.num_classes=3: num_classes cannot be set here, "
+            "the program gives it to yolov2_tiny; remove it",
         ),
         ("model.width", "wide", "model.width='wide': must be a number"),
         ("model.anchors", "vok", "model: anchors='vok': choose one of voc, coco, tiny_voc"),
@@ -104,7 +105,8 @@ def test_a_checkpoints_configuration_is_read_back(plain):
         (
             "augment",
             {"_target_": "detectors.data.augment.transforms.ssd_augmentation"},
-            "input.resize='letterbox': augment=ssd trains as input.resize=stretch would evaluate; set input.resize=stretch",
+            "input.resize='letterbox': augment=ssd trains as input.resize=stretch would evaluate; "
+            "set input.resize=stretch",
         ),
         ("loss.objectness_target", "two", "loss: objectness_target='two': choose 'iou'"),
         ("optimizer.rate", "???", "optimizer.rate is missing: adamw needs it; set optimizer.rate=..."),
@@ -143,7 +145,8 @@ def test_missing_keyword(plain):
         ),
         (
             ["trainer.steps=50"],
-            "schedule.warmup_steps=100: longer than the whole run, trainer.steps=50; set schedule.warmup_steps=5",
+            "schedule.warmup_steps=100: longer than the whole run, trainer.steps=50; "
+            "set schedule.warmup_steps=5",
         ),
         (["schedule=step", "schedule.factors=[.1]"], "each milestone needs one factor"),
         (["schedule=step", "schedule.milestones=[5,3]"], "schedule.milestones=[5, 3]: must grow"),

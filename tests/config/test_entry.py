@@ -1,4 +1,6 @@
-"""A mistake on the command line gives one readable message and status 2; HYDRA_FULL_ERROR=1 gives the traceback."""
+"""A mistake on the command line gives one readable message and status 2; HYDRA_FULL_ERROR=1 gives the
+traceback.
+"""
 
 import contextlib
 import os
@@ -46,12 +48,14 @@ def run(capfd, monkeypatch, task, *arguments: str, full_error: str = "0") -> tup
         ("traner=demo", "traner=demo: there is no such setting; did you mean trainer?"),
         (
             "model=ssd30",
-            "model=ssd30: there is no such choice; did you mean ssd300?\n  choices of model: ssd160, ssd300, ",
+            "model=ssd30: there is no such choice; did you mean ssd300?\n"
+            "  choices of model: ssd160, ssd300, ",
         ),
         ("model.widht=2", "model.widht=2: there is no such setting; did you mean model.width?"),
         (
             "model.loss=2",
-            "model.loss=2: there is no such setting; detectors.models.yolov2.yolov2_tiny knows it, so add it with +model.loss=...",
+            "model.loss=2: there is no such setting; detectors.models.yolov2.yolov2_tiny knows it, "
+            "so add it with +model.loss=...",
         ),
         ("trainer.steps", "trainer.steps: not of the form group.key=value (missing EQUAL"),
         ("loss=multibox", "yolov2_tiny is trained with RegionLoss; set loss=region"),

@@ -155,7 +155,7 @@ def caffes_update(weight: float, gradients: list[float], rates: list[float]) -> 
 
 @pytest.mark.parametrize("rate_in_momentum", [True, False])
 def test_caffes_momentum_keeps_the_rate_of_its_day(rate_in_momentum):
-    """With one rate, Caffe's update and PyTorch's are equal; after a drop only rate_in_momentum is Caffe's."""
+    """With one rate, both updates are equal; after a drop only rate_in_momentum is Caffe's."""
     gradients, rates = [0.5, -0.2, 0.3, 0.1, 0.4], [0.1, 0.1, 0.01, 0.01, 0.02]
     module = nn.Conv2d(1, 1, 1)
     weight = module.weight.item()
