@@ -1,4 +1,7 @@
-"""COCO's instances JSON -> Annotations. The one place that knows its coordinates: [x, y, width, height], 0-based, continuous."""
+"""COCO's instances JSON -> Annotations.
+
+Only this module knows COCO's coordinates: [x, y, width, height], 0-based, continuous.
+"""
 
 from __future__ import annotations
 
@@ -20,53 +23,56 @@ from detectors.data.checks import (
     as_size,
     box_faults,
     check_class_names,
-    did_you_mean,
     header_size,
     settled,
     shortened,
     to_offsets,
 )
 from detectors.data.problems import Problem
+from detectors.data.suggestions import did_you_mean
 
 COCO_PARTS = ("categories", "images", "annotations")
-NUMBERS = {int, float}  # what JSON's numbers are read as; bool is neither of them
+NUMBERS = {int, float}  # the types of JSON's numbers; bool is neither of them
 
 
 @dataclass
 class _Instances:
-    """A file's content, and what of it can be used."""
+    """A file's content, and the part of it that can be used."""
 
     file: Path
     content: dict[str, list]
     problems: list[Problem] = field(default_factory=list)
-    categories: dict[int, str] = field(default_factory=dict)  # id -> name, by rising id
-    place: dict[str | int, int | None] = field(
-        default_factory=dict
-    )  # image id -> row; None: left out, and told
+    categories: dict[int, str] = field(default_factory=dict)  # id -> name, sorted by id
+    # Image id -> row; None: the image was left out and reported.
+    row_of: dict[str | int, int | None] = field(default_factory=dict)
     image_ids: list[str | int] = field(default_factory=list)  # (N)
     paths: list[str] = field(default_factory=list)  # (N)
     sizes: list[tuple[int, int]] = field(default_factory=list)  # (N) (height, width)
-    entry: list[int] = field(default_factory=list)  # (T) place in the file's annotations
+    entry: list[int] = field(default_factory=list)  # (T) index into the file's annotations
     row: list[int] = field(default_factory=list)  # (T) the image
     label: list[int] = field(default_factory=list)  # (T)
     xywh: list[tuple[float, ...]] = field(default_factory=list)  # (T)
 
-    def note(self, kind: str, what: str, image: str = "", box: tuple[float, ...] | None = None) -> None:
+    def report(self, kind: str, what: str, image: str = "", box: tuple[float, ...] | None = None) -> None:
         self.problems.append(Problem(kind, str(self.file), what, image, box))
 
     def entries(self, part: str, keys: tuple[str, ...], kind: str) -> Iterator[tuple[int, dict]]:
-        """The numbered entries of a list that have all the keys; the others are noted."""
+        """The entries of a list that have all `keys`, with their indices. The others are reported."""
         for number, entry in enumerate(self.content[part]):
-            absent = [key for key in keys if key not in entry] if isinstance(entry, dict) else None
-            if absent == []:
-                yield number, entry
+            if not isinstance(entry, dict):
+                what = f"is {reprlib.repr(entry)}, not an object with {keys[0]!r}"
+                self.report(kind, f"{part}[{number}] {what}")
+                continue
+            absent = [key for key in keys if key not in entry]
+            if absent:
+                self.report(kind, f"{part}[{number}] lacks {', '.join(map(repr, absent))}")
             else:
-                what = (
-                    f"lacks {', '.join(map(repr, absent))}"
-                    if absent
-                    else f"is {reprlib.repr(entry)}, not an object with {keys[0]!r}"
-                )
-                self.note(kind, f"{part}[{number}] {what}")
+                yield number, entry
+
+    def image_of(self, entry: dict) -> str:
+        """The path of the image that an annotation belongs to; "" if the image was left out."""
+        row = self.row_of[entry["image_id"]]
+        return "" if row is None else self.paths[row]
 
 
 def read_coco(
@@ -76,11 +82,9 @@ def read_coco(
     class_names: list[str] | None = None,
     on_error: str = "stop",
 ) -> Annotations:
-    """scan_coco, and then what `on_error` says: "stop" raises one ValueError that lists all findings, "skip" logs them."""
-    return settled(
-        scan_coco(annotation_file=annotation_file, image_folder=image_folder, class_names=class_names),
-        on_error,
-    )
+    """scan_coco; then on_error="stop" raises one ValueError that lists all problems, and "skip" logs them."""
+    scanned = scan_coco(annotation_file=annotation_file, image_folder=image_folder, class_names=class_names)
+    return settled(scanned, on_error)
 
 
 def scan_coco(
@@ -89,67 +93,79 @@ def scan_coco(
     image_folder: str | os.PathLike,
     class_names: list[str] | None = None,
 ) -> tuple[Annotations, list[Problem]]:
-    """Read an instances file; and everything in it that had to be left out.
+    """Read an instances file. Also returns what was left out.
 
-    Labels are 0..C-1 in the order of the category ids, which have gaps in COCO; `category_ids` keeps them. class_names selects and orders
-    the classes instead: boxes of the others are left out, and a class that the file does not have (another split may) gets an id of its
-    own. Images stay in the file's order, those without boxes too. Crowd boxes are kept and flagged. `areas` is the file's (of the
-    segmentation), width * height where it has none.
-    Raises FileNotFoundError and ValueError where the file as a whole, the folder or class_names is wrong.
+    Labels are 0..C-1 in the order of the category ids, which have gaps in COCO and are kept in
+    `category_ids`.
+    class_names: selects and orders the classes instead. Boxes of other classes are left out, unreported. A
+    class that the file does not have (another split may) gets an unused category id.
+
+    Images stay in the file's order, also those without boxes. Crowd boxes are kept and flagged. `areas` are
+    the file's (of the segmentation), or width * height where it has none.
+    Raises FileNotFoundError or ValueError if the whole file, the folder or class_names is wrong.
     """
-    with _without_collector():
-        found = _Instances(Path(annotation_file), _load(Path(annotation_file)))
-        _read_categories(found)
-        category_ids, names = _classes(found, class_names)
-        _read_images(found, Path(image_folder))
-        _read_boxes(found, names)
-        return _to_annotations(found, category_ids, names), found.problems
+    with _garbage_collection_paused():
+        instances = _Instances(Path(annotation_file), _load(Path(annotation_file)))
+        _read_categories(instances)
+        category_ids, names = _classes(instances, class_names)
+        _read_images(instances, Path(image_folder))
+        _read_boxes(instances, names)
+        return _to_annotations(instances, category_ids, names), instances.problems
 
 
 def coco_sources(*, annotation_file: str | os.PathLike, image_folder: str | os.PathLike) -> Iterator[Path]:
-    """The file that scan_coco reads, and the folder whose contents it lists."""
-    yield from (Path(annotation_file), Path(image_folder))
+    """The file that scan_coco reads, and the folder that it lists."""
+    yield Path(annotation_file)
+    yield Path(image_folder)
 
 
-def _to_annotations(found: _Instances, category_ids: tuple[int, ...], names: tuple[str, ...]) -> Annotations:
-    """The only place where COCO's boxes become xyxy. Boxes are put in the order of the images, and in the file's within an image."""
-    xywh = np.array(found.xywh, dtype=np.float64).reshape(-1, 4)
+def _to_annotations(
+    instances: _Instances, category_ids: tuple[int, ...], names: tuple[str, ...]
+) -> Annotations:
+    """The only place where COCO's boxes become xyxy.
+
+    Boxes are sorted by image; within an image they stay in the file's order.
+    """
+    xywh = np.array(instances.xywh, dtype=np.float64).reshape(-1, 4)
     boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
-    labels, row = np.array(found.label, dtype=np.int64), np.array(found.row, dtype=np.int64)
+    labels = np.array(instances.label, dtype=np.int64)
+    row = np.array(instances.row, dtype=np.int64)
     kinds = box_faults(boxes)
     for bad in np.flatnonzero(kinds != ""):
-        entry, image = found.entry[bad], found.paths[row[bad]]
-        truth = found.content["annotations"][entry]
-        what = f"{_where(entry, truth)} of {Path(image).name}: {names[labels[bad]]} {reprlib.repr(truth['bbox'])}"
-        found.note(str(kinds[bad]), what, image, as_box(boxes[bad]))
+        image = instances.paths[row[bad]]
+        number = instances.entry[bad]
+        entry = instances.content["annotations"][number]
+        label = f"{_entry_name(number, entry)} of {Path(image).name}"
+        what = f"{label}: {names[labels[bad]]} {reprlib.repr(entry['bbox'])}"
+        instances.report(str(kinds[bad]), what, image, as_box(boxes[bad]))
     keep = np.flatnonzero(kinds == "")
     keep = keep[np.argsort(row[keep], kind="stable")]
-    truths = [found.content["annotations"][found.entry[place]] for place in keep.tolist()]
+    entries = [instances.content["annotations"][instances.entry[index]] for index in keep.tolist()]
     return Annotations(
         class_names=names,
-        image_ids=found.image_ids,
-        paths=found.paths,
-        sizes=np.array(found.sizes, dtype=np.int64).reshape(-1, 2),
-        offsets=to_offsets(np.bincount(row[keep], minlength=len(found.paths))),
+        image_ids=instances.image_ids,
+        paths=instances.paths,
+        sizes=np.array(instances.sizes, dtype=np.int64).reshape(-1, 2),
+        offsets=to_offsets(np.bincount(row[keep], minlength=len(instances.paths))),
         boxes_original=boxes[keep],
         labels=labels[keep],
         difficult=np.zeros(len(keep), dtype=bool),
-        crowd=np.array([truth.get("iscrowd") in (1, "1") for truth in truths], dtype=bool),
-        areas=_areas(truths, xywh[keep]),
+        crowd=np.array([entry.get("iscrowd") in (1, "1") for entry in entries], dtype=bool),
+        areas=_areas(entries, xywh[keep]),
         category_ids=category_ids,
     )
 
 
-def _areas(truths: list[dict], xywh: np.ndarray) -> np.ndarray:
-    """(T,) the file's, where it is a number that an area can be."""
-    given = [truth.get("area") for truth in truths]
-    given = [area if type(area) in NUMBERS and 0 <= area < 1e18 else -1.0 for area in given]
-    areas = np.array(given, dtype=np.float64)
-    return np.where(areas >= 0, areas, xywh[:, 2] * xywh[:, 3])
+def _areas(entries: list[dict], xywh: np.ndarray) -> np.ndarray:
+    """(T,) the file's areas; width * height where an area is missing or invalid."""
+    values = [entry.get("area") for entry in entries]
+    valid = [type(area) in NUMBERS and 0 <= area < 1e18 for area in values]
+    areas = np.array([area if ok else 0.0 for area, ok in zip(values, valid, strict=True)], dtype=np.float64)
+    return np.where(valid, areas, xywh[:, 2] * xywh[:, 3])
 
 
 def _load(file: Path) -> dict[str, list]:
-    """The file's content, with the three lists that are needed."""
+    """The file's content, which has the three lists."""
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such annotation file (data.annotation_file)")
     try:
@@ -159,141 +175,138 @@ def _load(file: Path) -> dict[str, list]:
     for part in COCO_PARTS:
         if not isinstance(content, dict) or not isinstance(content.get(part), list):
             raise ValueError(
-                f"{file}: no list of {part!r}; an instances file holds images, annotations and categories"
+                f"{file}: no list of {part!r}; an instances file contains images, annotations and categories"
             )
     if not content["images"]:
         raise ValueError(f"{file}: lists no image")
     return content
 
 
-def _read_categories(found: _Instances) -> None:
-    """Ids are whole numbers in COCO's evaluation too."""
-    for number, category in found.entries("categories", ("id", "name"), "broken-entry"):
-        identity, name = category["id"], category["name"]
+def _read_categories(instances: _Instances) -> None:
+    """Category ids must be integers, as in COCO's evaluation."""
+    for number, category in instances.entries("categories", ("id", "name"), "broken-entry"):
+        identity = category["id"]
+        name = category["name"]
         if type(identity) is not int or abs(identity) >= 2**63 or not isinstance(name, str) or not name:
-            what = (
-                f"categories[{number}] has the id {reprlib.repr(identity)} and the name {reprlib.repr(name)}"
-            )
-            found.note("broken-entry", f"{what}, not a whole number and a text")
-        elif identity in found.categories or name in found.categories.values():
-            found.note(
-                "broken-entry",
-                f"categories[{number}] repeats the id or the name of another: {identity}, {name}",
-            )
+            what = f"has the id {reprlib.repr(identity)} and the name {reprlib.repr(name)}"
+            what += ", not an integer and a string"
+            instances.report("broken-entry", f"categories[{number}] {what}")
+        elif identity in instances.categories or name in instances.categories.values():
+            what = f"repeats the id or the name of another: {identity}, {name}"
+            instances.report("broken-entry", f"categories[{number}] {what}")
         else:
-            found.categories[identity] = name
-    found.categories = dict(sorted(found.categories.items()))
+            instances.categories[identity] = name
+    instances.categories = dict(sorted(instances.categories.items()))
 
 
-def _classes(found: _Instances, class_names: list[str] | None) -> tuple[tuple[int, ...], tuple[str, ...]]:
+def _classes(instances: _Instances, class_names: list[str] | None) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """(C) category ids and (C) names, in the order of the labels.
 
-    ValueError for a name that the file does not have but nearly so, and if it has none of them: those are slips.
+    ValueError for a name that the file has under a similar spelling, or if the file has none of the names:
+    both are most likely mistakes. Any other absent name gets a category id that the file does not use.
     """
     if class_names is None:
-        return tuple(found.categories), tuple(found.categories.values())
+        return tuple(instances.categories), tuple(instances.categories.values())
     names = check_class_names(class_names)
-    named = {name: identity for identity, name in found.categories.items()}
-    absent, others = (
-        [name for name in names if name not in named],
-        [name for name in named if name not in names],
-    )
-    hints = {name: did_you_mean(name, others) for name in absent}
+    id_of = {name: identity for identity, name in instances.categories.items()}
+    absent = [name for name in names if name not in id_of]
+    others = [name for name in id_of if name not in names]
+    hints = {name: did_you_mean(name, others, quoted=True) for name in absent}
     wrong = absent if len(absent) == len(names) else [name for name in absent if hints[name]]
     if wrong:
-        lines = shortened([f"{found.file}: no category {name!r}{hints[name]}" for name in wrong])
-        raise ValueError(
-            "\n".join([*lines, f"its categories: {', '.join(named)}", "correct data.class_names"])
-        )
-    free = max([0, *named.values()])
-    own = {name: free + number for number, name in enumerate(absent, start=1)}
-    return tuple((named | own)[name] for name in names), names
+        lines = shortened([f"{instances.file}: no category {name!r}{hints[name]}" for name in wrong])
+        lines += [f"its categories: {', '.join(id_of)}", "correct data.class_names"]
+        raise ValueError("\n".join(lines))
+    largest = max([0, *id_of.values()])
+    id_of |= {name: largest + number for number, name in enumerate(absent, start=1)}
+    return tuple(id_of[name] for name in names), names
 
 
-def _read_images(found: _Instances, folder: Path) -> None:
+def _read_images(instances: _Instances, folder: Path) -> None:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder (data.image_folder)")
     with os.scandir(folder) as entries:
-        there = {entry.name for entry in entries}  # one listing instead of a look-up per image
-    for number, image in found.entries("images", ("id", "file_name"), "broken-entry"):
-        identity, name = image["id"], image["file_name"]
+        file_names = {entry.name for entry in entries}  # one listing instead of a lookup per image
+    for number, image in instances.entries("images", ("id", "file_name"), "broken-entry"):
+        identity = image["id"]
+        name = image["file_name"]
         if type(identity) not in (int, str) or not isinstance(name, str) or not name:
-            what = (
-                f"images[{number}] has the id {reprlib.repr(identity)} and the file_name {reprlib.repr(name)}"
-            )
-            found.note("broken-entry", f"{what}, not a number or text and a text")
+            what = f"has the id {reprlib.repr(identity)} and the file_name {reprlib.repr(name)}"
+            what += ", not an integer or string and a string"
+            instances.report("broken-entry", f"images[{number}] {what}")
             if type(identity) in (int, str):
-                found.place.setdefault(identity, None)  # its boxes go with it
-        elif identity in found.place:
-            found.note(
-                "broken-entry",
-                f"images[{number}] {name} repeats the id of another: {identity}",
-                os.path.join(folder, name),
-            )
+                instances.row_of.setdefault(identity, None)  # leaves out its boxes, too
+            continue
+        path = os.path.join(folder, name)
+        if identity in instances.row_of:
+            what = f"images[{number}] {name} repeats the id of another: {identity}"
+            instances.report("broken-entry", what, path)
         else:
-            found.place[identity] = _add_image(found, image, os.path.join(folder, name), known=name in there)
+            known = name in file_names
+            instances.row_of[identity] = _add_image(instances, image, path, known=known)
 
 
-def _add_image(found: _Instances, image: dict, path: str, *, known: bool) -> int | None:
-    """Its row; None for an image that is left out."""
-    if not (known or os.path.isfile(path)):  # one in a folder below is not among the known ones
-        found.problems.append(Problem("missing-image", path, f"listed in {found.file}", path))
+def _add_image(instances: _Instances, image: dict, path: str, *, known: bool) -> int | None:
+    """The row of the new image; None if it is left out. known: the file is directly in the image folder."""
+    if not (known or os.path.isfile(path)):  # file_name may lead to a subfolder
+        instances.problems.append(Problem("missing-image", path, f"listed in {instances.file}", path))
         return None
     try:
         size = as_size(image.get("height"), image.get("width")) or header_size(path)
     except ValueError as error:
-        found.problems.append(Problem("broken-image", path, str(error), path))
+        instances.problems.append(Problem("broken-image", path, str(error), path))
         return None
-    found.image_ids.append(image["id"])
-    found.paths.append(path)
-    found.sizes.append(size)
-    return len(found.paths) - 1
+    instances.image_ids.append(image["id"])
+    instances.paths.append(path)
+    instances.sizes.append(size)
+    return len(instances.paths) - 1
 
 
-def _read_boxes(found: _Instances, names: tuple[str, ...]) -> None:
-    """Annotations of images and classes that are there, with four numbers."""
-    label = {
-        identity: names.index(name) if name in names else None for identity, name in found.categories.items()
+def _read_boxes(instances: _Instances, names: tuple[str, ...]) -> None:
+    """Collect the boxes of four numbers whose image and class are used."""
+    labels = {
+        identity: names.index(name) if name in names else None
+        for identity, name in instances.categories.items()
     }
-    for number, truth in found.entries("annotations", ("image_id", "category_id", "bbox"), "broken-object"):
-        image, category, box = truth["image_id"], truth["category_id"], truth["bbox"]
+    keys = ("image_id", "category_id", "bbox")
+    for number, entry in instances.entries("annotations", keys, "broken-object"):
+        box = entry["bbox"]
         try:
-            row, mine = found.place[image], label[category]
+            row = instances.row_of[entry["image_id"]]
+            label = labels[entry["category_id"]]
         except (KeyError, TypeError):  # TypeError: a list or an object instead of an id
-            _note_stranger(found, number, truth)
+            _report_unknown_id(instances, number, entry)
             continue
         if not isinstance(box, list) or len(box) != 4 or not NUMBERS.issuperset(map(type, box)):
             what = f"bbox is {reprlib.repr(box)}, not four numbers [x, y, width, height]"
-            found.note(
-                "broken-object", f"{_where(number, truth)}: {what}", "" if row is None else found.paths[row]
-            )
-        elif row is not None and mine is not None:
-            found.entry.append(number)
-            found.row.append(row)
-            found.label.append(mine)
-            found.xywh.append(
-                tuple(value if abs(value) < 1e300 else math.inf for value in box)
-            )  # whole numbers have no bounds in JSON
+            what = f"{_entry_name(number, entry)}: {what}"
+            instances.report("broken-object", what, instances.image_of(entry))
+        elif row is not None and label is not None:
+            instances.entry.append(number)
+            instances.row.append(row)
+            instances.label.append(label)
+            # JSON's integers are unbounded; float64 is not.
+            instances.xywh.append(tuple(value if abs(value) < 1e300 else math.inf for value in box))
 
 
-def _note_stranger(found: _Instances, number: int, truth: dict) -> None:
-    image = truth["image_id"]
-    if not isinstance(image, int | float | str) or image not in found.place:
-        what = f"{_where(number, truth)}: image_id {reprlib.repr(image)} is listed nowhere in the file"
-        found.note("broken-object", what)
+def _report_unknown_id(instances: _Instances, number: int, entry: dict) -> None:
+    name = _entry_name(number, entry)
+    image = entry["image_id"]
+    if not isinstance(image, int | float | str) or image not in instances.row_of:
+        what = f"{name}: image_id {reprlib.repr(image)} is not in the file's images"
+        instances.report("broken-object", what)
     else:
-        what = f"{_where(number, truth)}: category_id {reprlib.repr(truth['category_id'])} is listed nowhere in the file"
-        row = found.place[image]
-        found.note("unknown-class", what, "" if row is None else found.paths[row])
+        what = f"{name}: category_id {reprlib.repr(entry['category_id'])} is not in the file's categories"
+        instances.report("unknown-class", what, instances.image_of(entry))
 
 
-def _where(number: int, truth: dict) -> str:
-    return f"annotation {truth['id']}" if type(truth.get("id")) is int else f"annotations[{number}]"
+def _entry_name(number: int, entry: dict) -> str:
+    return f"annotation {entry['id']}" if type(entry.get("id")) is int else f"annotations[{number}]"
 
 
 @contextmanager
-def _without_collector() -> Iterator[None]:
-    """Millions of new objects would make the collector of cycles walk through all of them again and again; there are no cycles."""
+def _garbage_collection_paused() -> Iterator[None]:
+    """Parsing creates millions of objects without cycles, and the collector would scan them over and over."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -12,8 +12,10 @@ from typing import Any, BinaryIO
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A binary file to write. It is made under another name beside `path` and renamed at the end, so that a kill
-    or a full disk leaves the previous file whole. Makes the folder."""
+    """Open a binary file for writing under a temporary name, and rename it to `path` at the end.
+
+    After a kill or on a full disk, the previous file is still complete. Creates the folder.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -27,11 +29,11 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes UTF-8 text atomically."""
+    """Write UTF-8 text atomically."""
     with atomic_file(path) as file:
         file.write(text.encode("utf-8"))
 
 
 def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:
-    """Writes JSON atomically, with a newline at the end."""
+    """Write JSON atomically, with a newline at the end."""
     write_text(path, json.dumps(content, indent=indent) + "\n")

@@ -1,4 +1,4 @@
-"""Which samples make which batch: an endless, resumable order, dealt out to processes, and the sizes of multi-scale training."""
+"""Which samples form a batch: an endless, resumable order, shared by several processes; multi-scale sizes."""
 
 from __future__ import annotations
 
@@ -13,51 +13,51 @@ SizeOf = Callable[[int], tuple[int, int]]
 
 
 class Key(NamedTuple):
-    """What names a sample."""
+    """Identifies a sample."""
 
     epoch: int
     index: int  # row of the Annotations
-    size: tuple[int, int] | None = (
-        None  # (height, width) of the model input in multi-scale training; None is the transform's own
-    )
+    # (height, width) of the model input in multi-scale training; None: the transform's own.
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
 class MultiScale:
-    """Darknet's random=1 (train_detector in examples/detector.c): every 10 iterations a square of one of the sides 320, 352 ... 608, at the
-    end of the training the largest.
+    """Darknet's random=1 (train_detector in examples/detector.c): a new square input every 10 iterations.
 
-    The side is a pure function of (seed, step // every), so that a resume and any number of workers give the same. Darknet takes C's
-    rand(), seeded by the clock: only its distribution can be had. And it looks at the end only when it draws: there the first block of
-    the last 200 iterations is still a random one, here none is.
+    The side is one of 320, 352 ... 608, and the largest at the end of the training. It is a pure function of
+    (seed, step // every), so a resumed run and any number of workers give the same sizes. Darknet uses C's
+    rand(), seeded by the clock, so only the distribution is the same. Darknet checks for the end only
+    when it draws: the first block of its last 200 iterations still has a random size, here it has the
+    largest.
     """
 
-    sides: Sequence[int]  # pixels, rising
+    sides: Sequence[int]  # pixels, ascending
     every: int  # optimiser steps
-    final_steps: int  # optimiser steps at the end that have the largest side
+    final_steps: int  # optimiser steps at the end that use the largest side
     steps: int  # optimiser steps of the whole run
     seed: int
 
     def __call__(self, step: int) -> tuple[int, int]:
-        """(height, width) of optimiser step `step`; the first is 0."""
-        if step >= self.steps - self.final_steps:
-            side = self.sides[-1]
-        else:
-            entropy = np.random.SeedSequence(
-                self.seed, spawn_key=(step // self.every,)
-            )  # a stream apart from permutations and samples
-            side = self.sides[np.random.default_rng(entropy).integers(len(self.sides))]
+        """(height, width) for optimiser step `step`, counted from 0."""
+        side = self.sides[-1] if step >= self.steps - self.final_steps else self._random_side(step)
         return side, side
+
+    def _random_side(self, step: int) -> int:
+        # The spawn key gives a stream that is independent of the permutations and samples.
+        entropy = np.random.SeedSequence(self.seed, spawn_key=(step // self.every,))
+        return self.sides[np.random.default_rng(entropy).integers(len(self.sides))]
 
 
 class ResumableSampler(Sampler):
-    """Batches of Key: each epoch a permutation of its own, one after the other without a gap, so that all batches are full.
+    """Batches of Key: one permutation per epoch, without a gap between epochs, so that all batches are full.
 
-    A batch may reach into the next epoch; with fewer images than batch_size it holds several. `start_step` is the number of batches that an
-    interrupted run has used; it ends before `steps`, or never (None). `size_of` gives the size of the images of batch number `step`.
+    A batch may reach into the next epoch, and spans several if there are fewer images than batch_size.
+    start_step: the number of batches that an interrupted run has used. steps: the number of the batch before
+    which the run ends; None: never. size_of: number of a batch -> (height, width) of its images.
 
-    Of several processes, number `rank` of `world_size` takes its share of every step: batch_size places, after those of the ranks before
-    it. Together, two processes with batches of 4 see what one with batches of 8 sees, in the same order.
+    Process `rank` of `world_size` takes batch_size samples of every step, after those of the lower ranks. So
+    two processes with batches of 4 see together what one process with batches of 8 sees, in the same order.
     """
 
     def __init__(
@@ -73,19 +73,17 @@ class ResumableSampler(Sampler):
         world_size: int = 1,
     ):
         if min(images, batch_size) < 1:
-            raise ValueError(
-                f"{images} images in batches of {batch_size}: there must be at least one of each"
-            )
+            raise ValueError(f"{images} images in batches of {batch_size}: both numbers must be at least 1")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank={rank}: processes are numbered 0 to world_size - 1 = {world_size - 1}")
-        self.images, self.batch_size, self.seed, self.start_step, self.steps = (
-            images,
-            batch_size,
-            seed,
-            start_step,
-            steps,
-        )
-        self.size_of, self.rank, self.world_size = size_of, rank, world_size
+        self.images = images
+        self.batch_size = batch_size
+        self.seed = seed
+        self.start_step = start_step
+        self.steps = steps
+        self.size_of = size_of
+        self.rank = rank
+        self.world_size = world_size
 
     def __len__(self) -> int:
         if self.steps is None:
@@ -93,22 +91,20 @@ class ResumableSampler(Sampler):
         return max(0, self.steps - self.start_step)
 
     def __iter__(self) -> Iterator[list[Key]]:
-        step, permutations = self.start_step, {}
+        step = self.start_step
+        permutations = {}  # epoch -> its order, for the epochs of the current batch
         while self.steps is None or step < self.steps:
             first = (step * self.world_size + self.rank) * self.batch_size
-            places = range(first, first + self.batch_size)
-            epochs = {place // self.images for place in places}
+            places = [divmod(place, self.images) for place in range(first, first + self.batch_size)]
+            known = permutations
             permutations = {
-                epoch: permutations[epoch] if epoch in permutations else self.permutation(epoch)
-                for epoch in epochs
+                epoch: known[epoch] if epoch in known else self.permutation(epoch)
+                for epoch in {epoch for epoch, _ in places}
             }
             size = self.size_of(step) if self.size_of else None
-            yield [
-                Key(place // self.images, int(permutations[place // self.images][place % self.images]), size)
-                for place in places
-            ]
+            yield [Key(epoch, int(permutations[epoch][place]), size) for epoch, place in places]
             step += 1
 
     def permutation(self, epoch: int) -> np.ndarray:
-        """(N,) the order of an epoch."""
+        """(N,) the order of the images in an epoch."""
         return np.random.default_rng((self.seed, epoch)).permutation(self.images)

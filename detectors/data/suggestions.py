@@ -1,4 +1,4 @@
-"""The one hint for a misspelt name, as every message gives it."""
+"""The hint for a misspelt name, the same in every message."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ from difflib import get_close_matches
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
-    """The choice most like `name`, whatever the case of its letters; None if none is near."""
+    """The choice most similar to `name`, ignoring case; None if none is similar."""
     by_lower = {str(choice).lower(): str(choice) for choice in choices}
-    near = get_close_matches(str(name).lower(), list(by_lower), n=1, cutoff=0.6)
-    return by_lower[near[0]] if near else None
+    matches = get_close_matches(str(name).lower(), list(by_lower), n=1, cutoff=0.6)
+    return by_lower[matches[0]] if matches else None
 
 
 def did_you_mean(
     name: str, choices: Iterable[str], *, quoted: bool = False, listed: bool = False, place: str = ""
 ) -> str:
-    """'; did you mean place.X?', or an empty text if no choice is near.
+    """'; did you mean place.X?', or an empty string if no choice is similar.
 
-    quoted: puts quotes around the choice, for names that may hold spaces. listed: names all choices if none is near.
+    quoted: put quotes around the choice, for names that may contain spaces. listed: if no choice is similar,
+    list all of them.
     """
     choices = list(choices)
     near = nearest(name, choices)
     if near is not None:
-        return f"; did you mean {place}{'.' if place else ''}{repr(near) if quoted else near}?"
+        prefix = f"{place}." if place else ""
+        return f"; did you mean {prefix}{repr(near) if quoted else near}?"
     return f"; there are: {', '.join(choices) or 'none'}" if listed else ""

@@ -145,25 +145,25 @@ FAULTS = {
     "unknown image": (
         lambda content: truth(content).update(image_id=99),
         "broken-object",
-        "annotation 1: image_id 99 is listed nowhere",
+        "annotation 1: image_id 99 is not in the file's images",
         2,
     ),
     "odd image id": (
         lambda content: truth(content).update(image_id=[5]),
         "broken-object",
-        "image_id [5] is listed nowhere",
+        "image_id [5] is not in the file's images",
         2,
     ),
     "unknown category": (
         lambda content: truth(content).update(category_id=1),
         "unknown-class",
-        "annotation 1: category_id 1 is listed",
+        "annotation 1: category_id 1 is not in the file's categories",
         2,
     ),
     "odd category id": (
         lambda content: truth(content).update(category_id={}),
         "unknown-class",
-        "category_id {} is listed nowhere",
+        "category_id {} is not in the file's categories",
         2,
     ),
     "same image twice": (

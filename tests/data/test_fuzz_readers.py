@@ -136,7 +136,7 @@ def check_split(voc: Path, content: bytes) -> None:
     except ValueError as error:
         if not any(
             text in str(error)
-            for text in ("the split list is empty", "the split list is no text", "listed more than once")
+            for text in ("the split list is empty", "the split list is not UTF-8 text", "listed more than once")
         ):
             raise
 

@@ -106,7 +106,7 @@ FAULTS = {  # what breaks the folder, the error, what its message holds
     "no Annotations": (
         lambda root: shutil.rmtree(root / "Annotations"),
         FileNotFoundError,
-        ["voc: not a VOC folder", "lacks Annotations", "a VOC folder holds JPEGImages/NAME.jpg"],
+        ["voc: not a VOC folder", "lacks Annotations", "a VOC folder contains JPEGImages/NAME.jpg"],
     ),
     "no split": (
         lambda root: (root / "ImageSets/Main/train.txt").rename(root / "ImageSets/Main/trian.txt"),
@@ -121,7 +121,7 @@ FAULTS = {  # what breaks the folder, the error, what its message holds
     "no text": (
         lambda root: (root / "ImageSets/Main/train.txt").write_bytes(b"a\xff"),
         ValueError,
-        ["train.txt: the split list is no text"],
+        ["train.txt: the split list is not UTF-8 text"],
     ),
 }
 
@@ -144,7 +144,8 @@ def test_a_folder_with_everything_in_one_place_says_what_to_move(tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
         scan_voc(root=tmp_path, image_sets=["train"])
     assert "lacks JPEGImages, Annotations, ImageSets/Main" in str(caught.value)
-    assert "move the 2 XML files in" in str(caught.value) and "move the 1 images in" in str(caught.value)
+    assert f"move the 2 XML files directly in {tmp_path} into Annotations/" in str(caught.value)
+    assert f"move the 1 images directly in {tmp_path} into JPEGImages/" in str(caught.value)
 
 
 def faulty(name: object, *corners: object) -> str:
@@ -170,7 +171,7 @@ XML_FAULTS = {  # the XML, the kind of its finding, what it says
     "another page": (
         "<html><body/></html>",
         "broken-annotation",
-        "its root is <html>, not <annotation>, and it holds no <object>",
+        "its root is <html>, not <annotation>, and it has no <object>",
     ),
     "NaN": (faulty("cat", 1, "NaN", 5, 5), "broken-object", "object 1 cat [1, nan, 5, 5]"),
     "infinite": (faulty("cat", 1, 1, "inf", 5), "broken-object", "object 1 cat [1, 1, inf, 5]"),
