@@ -12,27 +12,37 @@ def cell(value: object, form: str = "") -> str:
     return MISSING if value is None else format(value, form)
 
 
-def text_table(
-    head: Sequence[str], rows: Iterable[Sequence[object]], *, widths: Sequence[int] = (), gap: int = 2
-) -> Iterator[str]:
-    """Lines of a table whose first column is left-aligned and whose others are right-aligned.
+def text_row(cells: Sequence[str], widths: Sequence[int], *, left: Sequence[int] = (0,), gap: int = 2) -> str:
+    """One line of a table: padded cells, `gap` spaces apart; the columns in `left` are left-aligned."""
+    padded = [
+        text.ljust(width) if column in left else text.rjust(width)
+        for column, (text, width) in enumerate(zip(cells, widths, strict=True))
+    ]
+    return (" " * gap).join(padded).rstrip()
 
-    Cells are texts, or values that `cell` writes. widths: lower limits of the columns' widths.
+
+def text_table(
+    head: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    widths: Sequence[int] = (),
+    left: Sequence[int] = (0,),
+    gap: int = 2,
+) -> Iterator[str]:
+    """The lines of a table. Cells are texts, or values that `cell` writes.
+
+    widths: lower limits of the columns' widths. left: the columns that are left-aligned. gap: spaces between
+    columns.
     """
     table = [list(head), *([_text(value) for value in row] for row in rows)]
     for row in table:
         if len(row) != len(head):
             raise ValueError(f"a row of {len(row)} cells in a table of {len(head)} columns: {row}")
     limits = [*widths, *[0] * (len(head) - len(widths))]
-    wide = [
-        max(limit, *map(len, column)) for limit, column in zip(limits, zip(*table, strict=True), strict=True)
-    ]
-    for first, *others in table:
-        cells = [
-            first.ljust(wide[0]),
-            *[text.rjust(width) for text, width in zip(others, wide[1:], strict=True)],
-        ]
-        yield (" " * gap).join(cells).rstrip()
+    columns = zip(*table, strict=True)
+    wide = [max(limit, *map(len, column)) for limit, column in zip(limits, columns, strict=True)]
+    for row in table:
+        yield text_row(row, wide, left=left, gap=gap)
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -29,6 +29,7 @@ from detectors.config.schema import composed
 from detectors.data.augment.transforms import build_transform
 from detectors.data.images import read_image
 from detectors.data.loading import DetectionDataset, Key
+from detectors.tables import text_table
 from detectors.training import assemble
 
 OURS = "ours"
@@ -150,17 +151,17 @@ def rate_lines(rates: dict[str, dict[str, list[float]]]) -> list[str]:
     The ratio is ours over the faster one of torchvision's two in the same round: median, lowest, highest.
     """
     backends = [f"v2 {backend}" for backend in IMAGE_READERS]
-    columns = "".join(f"{backend:>12}" for backend in backends)
-    lines = [f"{'images/s on one core':<22}{OURS:>8}{columns}{'ratio':>8}{'from':>7}{'to':>6}"]
+    rows = []
     for name, group in rates.items():
-        line = f"{name:<22}{statistics.median(group[OURS]):8.0f}"
+        row = [name, f"{statistics.median(group[OURS]):.0f}"]
         if backends[0] in group:
             fastest = [max(each) for each in zip(*(group[backend] for backend in backends), strict=True)]
             ratios = [ours / other for ours, other in zip(group[OURS], fastest, strict=True)]
-            line += "".join(f"{statistics.median(group[backend]):12.0f}" for backend in backends)
-            line += f"{statistics.median(ratios):8.1f}{min(ratios):7.1f}{max(ratios):6.1f}"
-        lines.append(line)
-    return lines
+            row += [f"{statistics.median(group[backend]):.0f}" for backend in backends]
+            row += [f"{ratio:.1f}" for ratio in (statistics.median(ratios), min(ratios), max(ratios))]
+        rows.append(row + [""] * (5 + len(backends) - len(row)))
+    head = ("images/s on one core", OURS, *backends, "ratio", "from", "to")
+    return list(text_table(head, rows, widths=(22, 8, *[12] * len(backends), 8, 7, 6), gap=0))
 
 
 if __name__ == "__main__":

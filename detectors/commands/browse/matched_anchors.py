@@ -11,10 +11,11 @@ import torch
 from detectors.boxes import paired_iou
 from detectors.data.loading import Sample, collate
 from detectors.models.detector import Detector
+from detectors.tables import text_table
 
 # the table's rows: square root of a box's area, in pixels of the model input
 SIDE_BINS = (0, 8, 16, 32, 64, 128, 256, float("inf"))
-MATCHES_HEAD = f"{'boxes, sqrt(area)':<20}{'boxes':>8}{'anchors each':>14}{'best IoU':>10}{'without any':>13}"
+MATCHES_HEAD = ("boxes, sqrt(area)", "boxes", "anchors each", "best IoU", "without any")
 
 
 class MatchedAnchors(NamedTuple):
@@ -57,18 +58,19 @@ def matches_table(matches: list[MatchedAnchors]) -> list[str]:
     counts = np.concatenate([match.counts for match in matches])
     best_iou = np.concatenate([match.best_iou for match in matches])
     sides = np.concatenate([match.sides for match in matches])
-    lines = [MATCHES_HEAD]
+    rows = []
     for low, high in pairwise(SIDE_BINS):
         inside = (sides >= low) & (sides < high)
         if inside.any():
             name = f"{low} px and more" if high == SIDE_BINS[-1] else f"{low} to {high} px"
-            lines.append(_table_row(name, counts[inside], best_iou[inside]))
+            rows.append(_table_row(name, counts[inside], best_iou[inside]))
     if len(sides):
-        lines.append(_table_row("all", counts, best_iou))
+        rows.append(_table_row("all", counts, best_iou))
     legend = "pixels of the model input; best IoU: of a box with its own anchors, 0 without any"
+    lines = text_table(MATCHES_HEAD, rows, widths=(20, 8, 14, 10, 13), gap=0)
     return [*lines, f"({len(matches)} samples; {legend})"]
 
 
-def _table_row(name: str, counts: np.ndarray, best_iou: np.ndarray) -> str:
+def _table_row(name: str, counts: np.ndarray, best_iou: np.ndarray) -> tuple:
     without = (counts == 0).sum()
-    return f"{name:<20}{len(counts):>8}{counts.mean():>14.2f}{best_iou.mean():>10.2f}{without:>13}"
+    return name, len(counts), f"{counts.mean():.2f}", f"{best_iou.mean():.2f}", int(without)

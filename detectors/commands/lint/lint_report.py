@@ -8,6 +8,7 @@ from typing import Any
 
 from detectors.commands.lint.findings import Finding
 from detectors.data.problems import KINDS, LISTED, Kind
+from detectors.tables import text_table
 
 BAR = 30  # characters of the longest bar
 
@@ -110,11 +111,13 @@ def table_lines(title: str, table: Mapping[str, Mapping[str, int]]) -> Iterator[
     """One line per bucket: a number for each split, and a bar for the sum over all splits."""
     buckets = list(dict.fromkeys(bucket for counts in table.values() for bucket in counts))
     totals = [sum(counts.get(bucket, 0) for counts in table.values()) for bucket in buckets]
-    width = max(map(len, buckets), default=0)
     largest = max([*totals, 1])
-    yield title
-    yield "  " + " " * width + "".join(f"{split:>10}" for split in table)
+    rows = []
     for bucket, total in zip(buckets, totals, strict=True):
-        numbers = "".join(f"{counts.get(bucket, 0):10,}" for counts in table.values())
+        numbers = [f"{counts.get(bucket, 0):,}" for counts in table.values()]
         bar = "#" * -(-BAR * total // largest)  # rounded up
-        yield f"  {bucket:{width}}{numbers}  {bar}".rstrip()
+        rows.append([bucket, *numbers, f"  {bar}"])
+    last = len(table) + 1
+    lines = text_table(("", *table, ""), rows, widths=(0, *[10] * len(table)), left=(0, last), gap=0)
+    yield title
+    yield from (f"  {line}".rstrip() for line in lines)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +32,7 @@ from detectors.commands.verify import (
 from detectors.commands.verify.comparison import Comparison, Fixture
 from detectors.commands.verify.recordings import Folder, read_json
 from detectors.config.entry import verb
+from detectors.tables import text_row
 
 Reader = Callable[[Folder, Path], Iterator[Fixture]]
 
@@ -109,7 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
     bad = False
     for root in args.folders:
         folder = Folder(root)
-        print(f"{root}\n{VERDICT_HEAD}")
+        print(f"{root}\n{table_line(VERDICT_HEAD)}")
         rows = []
         for row in verify(folder):
             rows.append(row)
@@ -226,10 +227,13 @@ def remarks(folder: Folder) -> Iterator[str]:
 
 
 WORDS = {PASS: "pass", KNOWN: "are known differences", FAIL: "FAIL", NOT_RUN: "could NOT be RUN"}
-VERDICT_COLUMNS = "{:<48} {:<46} {:>9} {:>9}  {:<28} {}"
-VERDICT_HEAD = VERDICT_COLUMNS.format(
-    "fixture", "what was compared", "worst", "relative", "tolerance", "verdict"
-)
+VERDICT_HEAD = ("fixture", "what was compared", "worst", "relative", "tolerance", "verdict")
+VERDICT_WIDTHS = (48, 46, 9, 9, 28, 0)  # fixed, because rows are printed as they are computed
+
+
+def table_line(cells: Sequence[str]) -> str:
+    """One line of the table."""
+    return text_row(cells, VERDICT_WIDTHS, left=(0, 1, 4, 5), gap=1)
 
 
 def line(row: Row) -> str:
@@ -238,7 +242,7 @@ def line(row: Row) -> str:
     """
     numbers = ("-" if n is None else f"{n:.1e}" if n else "0" for n in (row.absolute, row.relative))
     verdict = f"{row.verdict}: {row.note}" if row.note else row.verdict
-    return VERDICT_COLUMNS.format(row.fixture, row.what, *numbers, row.tolerance, verdict)
+    return table_line((row.fixture, row.what, *numbers, row.tolerance, verdict))
 
 
 if __name__ == "__main__":
