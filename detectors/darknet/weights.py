@@ -9,7 +9,6 @@ Source: load_weights_upto, load_convolutional_weights in src/parser.c of Darknet
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from detectors.data.files import atomic_file
 
 FLOAT = np.dtype("<f4")
 SEEN_BUFFER = "images_seen"  # the buffer for the header's `seen`, in any submodule
@@ -184,23 +185,16 @@ def check_weights(module: nn.Module, path: Path | str, *, partial: bool = False)
 def save_weights(module: nn.Module, path: Path | str, *, header: Header | None = None) -> None:
     """Writes a module's convolutions atomically. header: by default version 0.2.0, with `images_seen`.
 
-
     Law: load_weights, then save_weights with its header, give the same bytes (tests/darknet/test_weights.py).
     """
     path = Path(path)
     layers = convolutions(module)
     if header is None:
         header = Header(seen=max((int(buffer) for buffer in _seen_buffers(module)), default=0))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(header.to_bytes())
-            for tensor in (tensor for layer in layers for tensor in layer.tensors()):
-                file.write(tensor.detach().float().cpu().contiguous().numpy().astype(FLOAT).tobytes())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_file(path) as file:
+        file.write(header.to_bytes())
+        for tensor in (tensor for layer in layers for tensor in layer.tensors()):
+            file.write(tensor.detach().float().cpu().contiguous().numpy().astype(FLOAT).tobytes())
 
 
 def _seen_buffers(module: nn.Module) -> list[Tensor]:

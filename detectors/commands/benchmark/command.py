@@ -9,7 +9,6 @@ taken within a round.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from detectors.config.check import check
 from detectors.config.entry import verb
 from detectors.config.schema import composed
 from detectors.data.augment.transforms import build_transform
+from detectors.data.files import write_json
 from detectors.data.images import read_image
 from detectors.data.loading import DetectionDataset, Key
 from detectors.tables import text_table
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
         "ratio: ours over the faster one, within a round"
     )
     if args.json:
-        args.json.write_text(json.dumps({"size": args.size, "rates": rates}, indent=1) + "\n")
+        write_json(args.json, {"size": args.size, "rates": rates})
 
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:

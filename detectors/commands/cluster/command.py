@@ -13,7 +13,6 @@ before you trust them.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -40,6 +39,7 @@ from detectors.config.entry import verb
 from detectors.config.schema import Config, composed
 from detectors.data.augment.fitting import RESIZES
 from detectors.data.augment.transforms import MIN_SIDE
+from detectors.data.files import write_json
 from detectors.structures import AnchorMaker
 from detectors.training import assemble
 
@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
     for path in filter(None, (args.json, args.plot)):
         path.parent.mkdir(parents=True, exist_ok=True)
     if args.json:
-        args.json.write_text(json.dumps(asdict(result), indent=1) + "\n")
+        write_json(args.json, asdict(result))
         print(f"written: {args.json}")
     if args.plot:
         plot_anchors(

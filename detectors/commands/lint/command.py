@@ -20,6 +20,7 @@ from detectors.commands.lint.statistics import statistics
 from detectors.config.check import check
 from detectors.config.entry import verb
 from detectors.config.schema import Config, DataConfig, composed
+from detectors.data.files import write_text
 from detectors.training import assemble
 
 
@@ -118,8 +119,7 @@ def examine(
 
 def _write(path: Path, content: str) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content, encoding="utf-8")
+        write_text(path, content)
     except OSError as error:
         raise ValueError(f"{path}: cannot be written ({error.strerror})") from error
     sys.stderr.write(f"written: {path}\n")
