@@ -1,4 +1,4 @@
-"""Filling a network with tensors that were made for it, or nearly: what was loaded, what was left, and why, parameter by parameter."""
+"""Fills a network with tensors of the same or a similar one, and reports which were loaded."""
 
 from __future__ import annotations
 
@@ -12,66 +12,73 @@ ABSENT = "not in the file"
 
 @dataclass
 class Transfer:
-    """state: all parameters and buffers of ours, the loaded ones replaced. The rest says what became of each name."""
+    """state: all parameters and buffers of our network, with the loaded ones replaced."""
 
     state: dict[str, Tensor]
     loaded: dict[str, str] = field(default_factory=dict)  # our name -> where it came from
     left: dict[str, str] = field(default_factory=dict)  # our name -> why it keeps its initialisation
-    unused: dict[str, str] = field(default_factory=dict)  # name in the file -> why nothing takes it
+    unused: dict[str, str] = field(default_factory=dict)  # name in the file -> why it is not used
 
     def lines(self) -> Iterator[str]:
-        """The report: one line for each parameter of ours, then for each unused tensor of the file."""
-        wide = max(map(len, self.state), default=0)
+        """One line for each of our tensors, then one for each unused tensor of the file."""
+        width = max(map(len, self.state), default=0)
         for name, tensor in self.state.items():
-            what = f"from {self.loaded[name]}" if name in self.loaded else f"initialised: {self.left[name]}"
-            yield f"{name:{wide}}  {shape_of(tensor):>20}  {what}"
-        for name, why in self.unused.items():
-            yield f"{name:{wide}}  {'':>20}  not used: {why}"
+            origin = f"from {self.loaded[name]}" if name in self.loaded else f"initialised: {self.left[name]}"
+            yield f"{name:{width}}  {shape_of(tensor):>20}  {origin}"
+        for name, reason in self.unused.items():
+            yield f"{name:{width}}  {'':>20}  not used: {reason}"
 
     def summary(self) -> Iterator[str]:
-        """Counts, and the names of what was not simply loaded, the reasons joined."""
+        """Counts, then the names of all other tensors, grouped by reason."""
         yield f"{len(self.loaded)} of {len(self.state)} tensors loaded"
-        for verb, names in (("initialised anew", self.left), ("in the file, but not used", self.unused)):
-            for why in dict.fromkeys(names.values()):
-                same = [name for name, reason in names.items() if reason == why]
-                yield f"{verb}: {', '.join(same[:4])}{f' and {len(same) - 4} more' if len(same) > 4 else ''} ({why})"
+        yield from _by_reason("initialised anew", self.left)
+        yield from _by_reason("in the file, but not used", self.unused)
+
+
+def _by_reason(title: str, reasons: Mapping[str, str]) -> Iterator[str]:
+    for reason in dict.fromkeys(reasons.values()):
+        names = [name for name in reasons if reasons[name] == reason]
+        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+        yield f"{title}: {', '.join(names[:4])}{more} ({reason})"
 
 
 def fit_tensors(
     ours: Mapping[str, Tensor],
-    found: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
     *,
     where: str,
     twin: Mapping[str, Tensor],
     origins: Mapping[str, str] | None = None,
     partial: bool = False,
 ) -> Transfer:
-    """ours: a state dict to be filled; it is not changed. found: tensors of a file under our names; origins: the file's own names, for
-    the report. twin: the state dict of the same network with the file's number of classes; a tensor that fits only the twin is left.
+    """A copy of the state dict `ours`, with the tensors that fit. The others keep their initialisation.
 
-    ValueError names the first tensor that fits neither, with both shapes; with partial=True that one is left, too. Absent ones are left.
+    tensors: a file's, under our names. origins: our name -> the file's, for the report. where: for errors.
+    twin: the state dict of the same network with the file's number of classes.
+    ValueError names the first tensor of the file that fits neither `ours` nor `twin`, and both shapes,
+    unless partial=True.
     """
     transfer = Transfer(dict(ours))
     for name, tensor in ours.items():
-        given = found.get(name)
-        if given is None:
+        source = tensors.get(name)
+        if source is None:
             transfer.left[name] = ABSENT
-        elif given.shape == tensor.shape:
-            transfer.state[name] = given.detach().to(tensor.dtype).clone()
+        elif source.shape == tensor.shape:
+            transfer.state[name] = source.detach().to(tensor.dtype).clone()
             transfer.loaded[name] = (origins or {}).get(name, "the same name")
-        elif name in twin and given.shape == twin[name].shape:
+        elif name in twin and source.shape == twin[name].shape:
             transfer.left[name] = "its size depends on the number of classes"
         elif partial:
             transfer.left[name] = "the file's has another size"
         else:
-            fits = f"{len(transfer.loaded)} of {len(ours)} tensors before it fit"
             raise ValueError(
-                f"{where}: {name} is {shape_of(tensor)} here and {shape_of(given)} in the file ({fits}): another network, "
-                "or another width or input size of it; choose the model that the file was made for, or load what fits with --partial"
+                f"{where}: {name} is {shape_of(tensor)} here and {shape_of(source)} in the file "
+                f"({len(transfer.loaded)} of {len(ours)} tensors before it fit): this is another network, or "
+                "another width or input size; choose the model of the file, or load what fits with --partial"
             )
     return transfer
 
 
 def shape_of(tensor: Tensor) -> str:
-    """64x3x3x3; 'number' for a single one."""
+    """'64x3x3x3', or 'number' for a scalar."""
     return "x".join(map(str, tensor.shape)) or "number"

@@ -1,1 +1,1 @@
-"""Files of other programs into checkpoints of ours, which evaluate.py and predict take, and back."""
+"""Converts weights of other programs to checkpoints, which evaluate.py and predict take, and back."""

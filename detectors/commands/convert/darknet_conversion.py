@@ -1,4 +1,4 @@
-"""Darknet's weights <-> checkpoints."""
+"""Converts Darknet's weights to checkpoints and back."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 from detectors.anchors import YoloAnchors
 from detectors.commands.convert.conversion import (
     WEIGHTS_HEADER,
-    Converted,
+    Conversion,
+    Request,
     WeightSource,
-    Wish,
     choices,
     chosen_class_names,
     configuration,
@@ -27,7 +27,7 @@ from detectors.darknet.cfg import read_cfg
 from detectors.darknet.cfg_detector import darknet_detector
 from detectors.darknet.region import region_loss_settings
 from detectors.darknet.syntax import read_text
-from detectors.darknet.weights import Header, load_weights, save_weights
+from detectors.darknet.weights import Header, LoadReport, load_weights, save_weights
 from detectors.models.detector import Detector
 from detectors.structures import HeadOutputs
 from detectors.training import assemble
@@ -36,111 +36,120 @@ from detectors.training.checkpoint import Checkpoint
 PARTIAL_FILE = re.compile(r"\.conv\.\d+$")  # darknet19_448.conv.23: the first 23 layers
 
 
-def from_darknet(wish: Wish) -> Converted:
-    """A .weights file in the network of its cfg, or in one of ours with the same layers (wish.model). A file that ends early, such as
-    darknet19_448.conv.23, is a backbone: its name says so, or wish.partial.
+def from_darknet(request: Request) -> Conversion:
+    """A .weights file in the network of its cfg, or in our network with the same layers (request.model).
 
-    ValueError if it does not fit, or if our network does not compute what the cfg says.
+    A file that ends early, such as darknet19_448.conv.23, is a backbone; its name or request.partial says so.
+    ValueError if the weights do not fit, or if our network does not compute the same as the cfg's.
     """
-    network = None if wish.cfg is None else read_cfg(wish.cfg)
-    region = network and network.region
-    if wish.model is None and region is None:
-        what = (
-            "Darknet's weights do not say which network they are of"
-            if network is None
-            else f"{wish.cfg} has no [region]: no detector"
-        )
+    cfg = None if request.cfg is None else read_cfg(request.cfg)
+    region = cfg and cfg.region
+    if request.model is None and region is None:
+        problem = "Darknet's weights do not say which network they belong to"
+        if cfg is not None:
+            problem = f"{request.cfg} has no [region], so it is not a detector"
         raise ValueError(
-            f"{wish.source}: {what}; give the detector's --cfg FILE, or --model with a yaml of conf/model of the same layers"
+            f"{request.source}: {problem}; "
+            "give the detector's --cfg FILE, or --model with a yaml of conf/model that has the same layers"
         )
-    names = chosen_class_names(wish, region and region.classes)
-    config = darknet_configuration(wish, names, network)
+    names = chosen_class_names(request, region and region.classes)
+    config = darknet_configuration(request, names, cfg)
     classes = region.classes if region else len(names)
     detector = assemble.build_detector(config, classes)
-    report = load_weights(
-        detector, wish.source, partial=wish.partial or PARTIAL_FILE.search(wish.source.name) is not None
-    )
-    if region and wish.model and not report.unchanged:
-        _check_same(detector, wish, classes)
-    left = tuple(f"{layer.name}." for layer in report.unchanged)
-    origins = {f"{layer.name}.": f"convolution {n}" for n, layer in enumerate(report.loaded, 1)}
-    tensors = {
-        name: tensor for name, tensor in detector.state_dict().items() if not (left and name.startswith(left))
-    }
-    where = {
-        name: next((text for place, text in origins.items() if name.startswith(place)), "the header")
-        for name in tensors
-    }
-    transfer = fill(
-        config, names, WeightSource("the file", None if left else classes, tensors, where, key=str), wish
-    )
-    version = dict(zip(WEIGHTS_HEADER, report.header, strict=False))
+    partial = request.partial or PARTIAL_FILE.search(request.source.name) is not None
+    report = load_weights(detector, request.source, partial=partial)
+    if region and request.model and not report.unchanged:
+        _check_same_outputs(detector, request, classes)
+    transfer = fill(config, names, _weight_source(detector, report, classes), request)
     notes = [
-        *list(report.lines())[:1],
-        f"{len(report.loaded)} convolutions loaded, {len(report.unchanged)} left as they were -> {config.name}",
+        next(report.lines()),
+        f"{len(report.loaded)} convolutions loaded, {len(report.unchanged)} unchanged -> {config.name}",
     ]
-    progress = {**version, "images_seen": report.header.seen}
-    return Converted(weights_only(wish, config, names, transfer, **progress), transfer, notes)
+    progress = dict(zip(WEIGHTS_HEADER, report.header, strict=False))
+    progress["images_seen"] = report.header.seen
+    return Conversion(weights_only(request, config, names, transfer, **progress), transfer, notes)
 
 
-def darknet_configuration(wish: Wish, names: tuple[str, ...], network: sections.DarknetCfg | None) -> Config:
-    """That of the chosen model, or of a detector that holds the cfg; input size, anchors and loss are the cfg's, if there is one."""
-    size = [] if network is None else [f"input.size=[{network.net.height},{network.net.width}]"]
-    asked = replace(wish, overrides=[*size, *wish.overrides])
-    if wish.model is not None:
-        anchors = (
-            {}
-            if network is None or network.region is None
-            else {"anchors": [list(pair) for pair in network.region.anchors]}
-        )
-        return configuration(asked, wish.model, names, anchors)
-    late = [override for override in asked.overrides if override.lstrip("+").startswith(("model.", "loss."))]
-    early = [override for override in asked.overrides if override not in late]
+def _weight_source(detector: Detector, report: LoadReport, classes: int) -> WeightSource:
+    """The loaded part of a detector."""
+    unchanged = tuple(f"{layer.name}." for layer in report.unchanged)
+    tensors = {
+        name: tensor for name, tensor in detector.state_dict().items() if not name.startswith(unchanged)
+    }
+    origins = dict.fromkeys(tensors, "the header")
+    for n, layer in enumerate(report.loaded, 1):
+        for name in tensors:
+            if name.startswith(f"{layer.name}."):
+                origins[name] = f"convolution {n}"
+    return WeightSource("the file", None if unchanged else classes, tensors, origins, key=str)
+
+
+def darknet_configuration(
+    request: Request, names: tuple[str, ...], cfg: sections.DarknetCfg | None
+) -> Config:
+    """The configuration of the chosen model, or of a detector that contains the cfg.
+
+    Input size, anchors and loss are the cfg's, if there is one.
+    """
+    if cfg is not None:
+        size = f"input.size=[{cfg.net.height},{cfg.net.width}]"
+        request = replace(request, overrides=[size, *request.overrides])
+    if request.model is not None:
+        settings = {}
+        if cfg is not None and cfg.region is not None:
+            settings["anchors"] = [list(anchor) for anchor in cfg.region.anchors]
+        return configuration(request, request.model, names, settings)
+    # Overrides of model and loss come last, since the cfg replaces both.
+    late = [
+        override for override in request.overrides if override.lstrip("+").startswith(("model.", "loss."))
+    ]
+    early = [override for override in request.overrides if override not in late]
     model = {
         "_target_": "detectors.darknet.cfg_detector.darknet_detector",
-        "cfg": read_text(wish.cfg),
+        "cfg": read_text(request.cfg),
         "score_threshold": 0.005,
         "nms_iou": 0.45,
     }
-    plain = composed(choices(replace(asked, overrides=early), "yolov2", names))
-    loss = plain["loss"] | region_loss_settings(network.region)
-    return check(merged(plain | {"name": wish.cfg.stem, "model": model, "loss": loss}, late))
+    base = composed(choices(replace(request, overrides=early), "yolov2", names))
+    loss = base["loss"] | region_loss_settings(cfg.region)
+    return check(merged(base | {"name": request.cfg.stem, "model": model, "loss": loss}, late))
 
 
-def _check_same(detector: Detector, wish: Wish, classes: int) -> None:
-    """ValueError unless a detector of ours gives what the layers of the cfg give, with the same weights, on random pixels."""
-    other = darknet_detector(num_classes=classes, cfg=read_text(wish.cfg))
-    load_weights(other, wish.source)
-    size = [side * other.anchors.stride for side in (3, 4)]
+def _check_same_outputs(detector: Detector, request: Request, classes: int) -> None:
+    """ValueError unless our detector and the cfg's layers, with these weights, agree on random pixels."""
+    reference = darknet_detector(num_classes=classes, cfg=read_text(request.cfg))
+    load_weights(reference, request.source)
+    size = [cells * reference.anchors.stride for cells in (3, 4)]
     images = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)) * 255
     with torch.no_grad():
-        found, expected = (_flat(x.eval()(images)) for x in (detector, other))
-    worst = (found - expected).abs().max() if found.shape == expected.shape else torch.inf
-    if not worst <= 1e-3 * (1 + expected.abs().max()):
+        outputs = _concatenate(detector.eval()(images))
+        expected = _concatenate(reference.eval()(images))
+    difference = (outputs - expected).abs().max() if outputs.shape == expected.shape else torch.inf
+    if not difference <= 1e-3 * (1 + expected.abs().max()):
         raise ValueError(
-            f"{wish.model} is not the network of {wish.cfg} (outputs differ by {worst:.3g}); choose another --model, or none"
+            f"{request.model} is not the network of {request.cfg} (outputs differ by {difference:.3g}); "
+            "choose another --model, or none"
         )
 
 
-def _flat(outputs: HeadOutputs) -> Tensor:
+def _concatenate(outputs: HeadOutputs) -> Tensor:
     """(B, A, 5 + C)"""
     return torch.cat([outputs.offsets, outputs.objectness[..., None], outputs.class_logits], -1)
 
 
 def to_darknet(checkpoint: Checkpoint) -> list[str]:
-    """Writes checkpoint.path as a .weights file, with the version of the header that it came with (else 0.2, 20 bytes).
+    """Writes checkpoint.path as a .weights file. Header version: its source's, else 0.2 (20 bytes).
 
-    ValueError for a detector that is none of Darknet's.
+    ValueError for a detector that is not of the YOLOv2 family.
     """
     detector, config = assemble.load_detector(checkpoint, torch.device("cpu"))
     if not isinstance(detector.anchors, YoloAnchors):
         raise ValueError(
-            f"{config.name} is no network of Darknet's: only YOLOv2's family can be written as .weights"
+            f"{config.name} is not a Darknet network: only the YOLOv2 family can be written as .weights"
         )
     version = [int(checkpoint.progress[key]) for key in WEIGHTS_HEADER if key in checkpoint.progress]
     seen = int(checkpoint.progress.get("images_seen", 0))
     header = Header(*version, seen=seen) if version else Header(seen=seen)
     save_weights(detector, checkpoint.path, header=header)
-    return [
-        f"header of version {header.major}.{header.minor}, {header.size} bytes, {header.seen} training images seen"
-    ]
+    version_text = f"{header.major}.{header.minor}"
+    return [f"header version {version_text}, {header.size} bytes, {header.seen} training images seen"]

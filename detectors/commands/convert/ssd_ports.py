@@ -1,7 +1,8 @@
-"""State dicts of SSD and VGG-16 of other programs <-> ours: torchvision's ssd300_vgg16, ssd.pytorch (amdegroot), VGG-16 as a backbone.
+"""Other programs' state dicts of SSD and VGG-16 <-> ours: torchvision's ssd300_vgg16, ssd.pytorch, VGG-16.
 
-All of them run the heads anchor by anchor and hold the boxes of a cell in Caffe's order, as we do: parameters are renamed, never permuted.
-What differs: names (parameter_names.py), the pixels that the weights expect, clipped default boxes, and COCO's classes in torchvision.
+All of them order a head's outputs by anchor, and a cell's anchors as Caffe does, like us: parameters are
+renamed, but never permuted. What differs: names (parameter_names.py), the pixel values that the weights
+expect, clipping of default boxes, and torchvision's classes for COCO.
 """
 
 from __future__ import annotations
@@ -18,26 +19,27 @@ from detectors.training.transfer import shape_of
 
 
 class Port(NamedTuple):
-    """A program whose files we read. Pixels are RGB of 0..255 in all of them; keywords of our builders."""
+    """A program whose files we read. All take RGB images. pixel_mean, pixel_std: for pixels in 0..255."""
 
     title: str
-    names: Callable[[int], dict[str, str]]  # levels -> its name -> Caffe's
+    names: Callable[[int], dict[str, str]]  # levels -> {its name: Caffe's}
     pixel_mean: tuple[float, ...] = (123.0, 117.0, 104.0)
     pixel_std: tuple[float, ...] = (1.0, 1.0, 1.0)
     clip_default_boxes: str | None = None
-    whole: bool = True  # a detector; else a backbone only
+    is_detector: bool = True  # else a backbone only
 
     def settings(self) -> dict[str, Any]:
-        """Keywords for our builders."""
-        pixels = {
+        """Keyword arguments for our builders."""
+        return {
             "pixel_mean": list(self.pixel_mean),
             "pixel_std": list(self.pixel_std),
             "channel_order": "rgb",
+            "clip_default_boxes": self.clip_default_boxes,
         }
-        return {**pixels, "clip_default_boxes": self.clip_default_boxes}
 
 
-# torchvision subtracts means of images in 0..1 and divides by 1/255; its classifier divides by standard deviations as well.
+# torchvision's SSD subtracts a mean from images in 0..1 and divides by 1/255; its classifier divides by
+# standard deviations.
 PORTS = {
     "torchvision": Port(
         "torchvision's SSD",
@@ -51,177 +53,212 @@ PORTS = {
         lambda levels: parameter_names.vgg16(),
         pixel_mean=(123.675, 116.28, 103.53),
         pixel_std=(58.395, 57.12, 57.375),
-        whole=False,
+        is_detector=False,
     ),
     "vgg16_reduced": Port(
-        "VGG-16 with reduced fc6 and fc7", lambda levels: parameter_names.vgg16_reduced(), whole=False
+        "VGG-16 with reduced fc6 and fc7", lambda levels: parameter_names.vgg16_reduced(), is_detector=False
     ),
 }
-# In every such file, and together in no other: how a file is recognised.
+# A file is recognised by these names: all of them are in each such file, but not in any other.
 MARKS = {
     "torchvision": ("backbone.scale_weight", "head.regression_head.module_list.0.weight"),
     "ssd.pytorch": ("L2Norm.weight", "vgg.0.weight"),
     "vgg16": ("features.0.weight", "classifier.0.weight"),
     "vgg16_reduced": ("0.weight", "31.weight", "33.weight"),
 }
-COCO_OUTPUTS = 91  # torchvision's: background and COCO's ids 1 to 90, ...
-COCO_UNUSED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # ... ten of which no object has
+COCO_OUTPUTS = 91  # torchvision's: background and COCO's ids 1 to 90
+COCO_UNUSED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # the ten of these ids that COCO does not use
 
 
 @dataclass
 class PortWeights:
-    """What a file holds."""
+    """The content of a file."""
 
     kind: str  # key of PORTS
     tensors: dict[str, Tensor]  # Caffe's name -> parameter
     origins: dict[str, str]  # Caffe's name -> the file's
-    settings: dict[str, Any]  # keywords of our builders that the weights ask for
-    unused: dict[str, str] = field(default_factory=dict)  # the file's name -> why nothing takes it
+    settings: dict[str, Any]  # keyword arguments for our builders that go with the weights
+    unused: dict[str, str] = field(default_factory=dict)  # the file's name -> why it is not used
 
     @property
     def levels(self) -> int:
-        """Maps that a head looks at; 0 in a backbone."""
+        """Feature maps with a head; 0 in a backbone."""
         return sum(name.endswith("_mbox_loc.weight") for name in self.tensors)
 
     @property
     def outputs(self) -> int:
-        """Columns of the class logits, background included; 0 in a backbone."""
+        """Class logits per default box, including background; 0 in a backbone."""
         if not self.levels:
             return 0
-        logits, offsets = (self.channels(f"fc7_mbox_{kind}.weight") for kind in ("conf", "loc"))
+        logits = self.channels("fc7_mbox_conf.weight")
+        offsets = self.channels("fc7_mbox_loc.weight")
         return logits * 4 // max(offsets, 1)
 
     def channels(self, name: str) -> int:
-        """Outputs of a layer, given Caffe's name of its weight or bias."""
+        """Output channels of a layer. name: Caffe's, of its weight or bias."""
         return self.tensors[name].shape[:1].numel()
 
 
 def state_dict_of(content: Any, where: str) -> dict[str, Tensor]:
-    """The tensors of a file: the whole content, or its entry "model" or "state_dict"; a "module." of DataParallel in front is cut off.
+    """The tensors of a file: its content, or the entry "model" or "state_dict" of it.
 
-    ValueError if there are none.
+    Removes DataParallel's prefix "module.". ValueError if there are no tensors.
     """
     for key in ("model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
-    tensors = (
-        {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
-        if isinstance(content, Mapping)
-        else {}
-    )
+    tensors = {}
+    if isinstance(content, Mapping):
+        tensors = {str(name): tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
     if not tensors:
         raise ValueError(
-            f"{where}: no state dict, a dict of named tensors; it holds {type(content).__name__}"
+            f"{where}: no state dict, which is a dict of named tensors; it holds {type(content).__name__}"
         )
     return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
 
 
 def identify(tensors: Mapping[str, Tensor]) -> str | None:
-    """The key of PORTS whose marks a state dict has; None for another network's."""
-    return next((kind for kind, marks in MARKS.items() if all(mark in tensors for mark in marks)), None)
+    """The key of PORTS whose marks are in a state dict; None if it is of another network."""
+    for kind, marks in MARKS.items():
+        if all(mark in tensors for mark in marks):
+            return kind
+    return None
 
 
 def read_port(tensors: Mapping[str, Tensor], kind: str, where: str) -> PortWeights:
-    """A state dict of a program of PORTS -> Found. VGG-16's fc6 and fc7 are decimated. `tensors` is not changed.
+    """A state dict of a program of PORTS, with VGG-16's fc6 and fc7 decimated. `tensors` is not changed.
 
-    ValueError names the first parameter that is absent.
+    ValueError names the first parameter that is missing.
     """
     port = PORTS[kind]
-    rule = port.names(7) if tensors.keys() & (port.names(7).keys() - port.names(6).keys()) else port.names(6)
-    if absent := [name for name in rule if name not in tensors]:
+    only_in_ssd512 = port.names(7).keys() - port.names(6).keys()
+    names = port.names(7) if tensors.keys() & only_in_ssd512 else port.names(6)  # the file's -> Caffe's
+    missing = [name for name in names if name not in tensors]
+    if missing:
         raise ValueError(
-            f"{where}: {absent[0]} ({rule[absent[0]]}) is missing; {len(rule) - len(absent)} of the {len(rule)} parameters of {port.title} "
-            "are there: the file is of another network, or incomplete"
+            f"{where}: {missing[0]} ({names[missing[0]]}) is missing; "
+            f"{len(names) - len(missing)} of the {len(names)} parameters of {port.title} are there: "
+            "the file is of another network, or incomplete"
         )
-    found = PortWeights(
-        kind, {c: tensors[n] for n, c in rule.items()}, {c: n for n, c in rule.items()}, port.settings()
+    weights = PortWeights(
+        kind,
+        tensors={caffe: tensors[name] for name, caffe in names.items()},
+        origins={caffe: name for name, caffe in names.items()},
+        settings=port.settings(),
+        unused={name: f"{port.title} has no such parameter" for name in tensors if name not in names},
     )
-    found.unused = {name: f"{port.title} has no such parameter" for name in tensors if name not in rule}
     if kind == "vgg16":
-        _reduce_fc(found, where)
-    if port.whole:
-        _check_heads(found, where)
-    return found
+        _reduce_classifier(weights, where)
+    if port.is_detector:
+        _check_heads(weights, where)
+    return weights
 
 
-def _check_heads(found: PortWeights, where: str) -> None:
-    """ValueError unless each level's heads have the same number of outputs for each default box."""
-    for caffe in (name for name in found.tensors if "_mbox_loc." in name):
-        offsets, logits = found.channels(caffe), found.channels(caffe.replace("_loc.", "_conf."))
-        if not offsets or offsets % 4 or logits * 4 != offsets * found.outputs:
+def _check_heads(weights: PortWeights, where: str) -> None:
+    """ValueError unless all levels have the same number of class logits per default box."""
+    for name in weights.tensors:
+        if "_mbox_loc." not in name:
+            continue
+        offsets = weights.channels(name)
+        logits = weights.channels(name.replace("_loc.", "_conf."))
+        if not offsets or offsets % 4 or logits * 4 != offsets * weights.outputs:
             raise ValueError(
-                f"{where}: {found.origins[caffe]} has {offsets} channels, its class logits {logits}: no whole number of boxes"
+                f"{where}: {weights.origins[name]} has {offsets} channels, its class logits {logits}: "
+                "not a whole number of boxes"
             )
 
 
-def _reduce_fc(found: PortWeights, where: str) -> None:
-    """fc6 (4096, 25088) -> (1024, 512, 3, 3), fc7 (4096, 4096) -> (1024, 1024, 1, 1): every fourth channel, every third row and column of
-    fc6's 7x7 window (DeepLab's decimation, Caffe's VGG_ILSVRC_16_layers_fc_reduced). The ImageNet classes, fc8, are left.
+def _reduce_classifier(weights: PortWeights, where: str) -> None:
+    """Turns a classifier into SSD's backbone, in place: removes fc8 (ImageNet's classes), decimates fc6, fc7.
 
-    torchvision's "IMAGENET1K_FEATURES" have no values there (NaN), and Caffe's pixels: fc6 and fc7 are left out, too.
+    torchvision's "IMAGENET1K_FEATURES" are NaN in fc6 and fc7, which are then removed, and expect Caffe's
+    pixel values.
     """
     for part in ("weight", "bias"):
-        found.unused[found.origins.pop(f"fc8.{part}")] = "ImageNet's classes"
-        del found.tensors[f"fc8.{part}"]
+        _drop(weights, f"fc8.{part}", "ImageNet's classes")
     fc = [f"{layer}.{part}" for layer in ("fc6", "fc7") for part in ("weight", "bias")]
-    if not all(found.tensors[name].isfinite().all() for name in fc):
-        for name in fc:
-            found.unused[found.origins.pop(name)] = (
-                "no finite values: only the features of this file were trained"
-            )
-            del found.tensors[name]
-        found.settings |= PORTS["vgg16_reduced"].settings()
+    if all(weights.tensors[name].isfinite().all() for name in fc):
+        _decimate(weights, where)
         return
+    for name in fc:
+        _drop(weights, name, "no finite values: only the features of this file were trained")
+    weights.settings |= PORTS["vgg16_reduced"].settings()
+
+
+def _drop(weights: PortWeights, name: str, reason: str) -> None:
+    weights.unused[weights.origins.pop(name)] = reason
+    del weights.tensors[name]
+
+
+def _decimate(weights: PortWeights, where: str) -> None:
+    """fc6 (4096, 25088) -> (1024, 512, 3, 3), fc7 (4096, 4096) -> (1024, 1024, 1, 1), in place.
+
+    Keeps every fourth channel, and every third row and column of fc6's 7x7 window (DeepLab's decimation,
+    Caffe's VGG_ILSVRC_16_layers_fc_reduced).
+    """
     for name, shape in (("fc6.weight", (4096, 512 * 7 * 7)), ("fc7.weight", (4096, 4096))):
-        if found.tensors[name].shape != shape:
+        if weights.tensors[name].shape != shape:
             raise ValueError(
-                f"{where}: {found.origins[name]} is {shape_of(found.tensors[name])}, VGG-16's is {'x'.join(map(str, shape))}"
+                f"{where}: {weights.origins[name]} is {shape_of(weights.tensors[name])}, "
+                f"but VGG-16's is {'x'.join(map(str, shape))}"
             )
-    found.tensors["fc6.weight"] = found.tensors["fc6.weight"].reshape(4096, 512, 7, 7)[::4, :, ::3, ::3]
-    found.tensors["fc7.weight"] = found.tensors["fc7.weight"].reshape(4096, 4096, 1, 1)[::4, ::4]
-    for name in ("fc6.bias", "fc7.bias"):
-        found.tensors[name] = found.tensors[name][::4]
-    found.origins |= {name: f"{found.origins[name]}, decimated" for name in fc}
+    fc6 = weights.tensors["fc6.weight"].reshape(4096, 512, 7, 7)
+    fc7 = weights.tensors["fc7.weight"].reshape(4096, 4096, 1, 1)
+    reduced = {
+        "fc6.weight": fc6[::4, :, ::3, ::3],
+        "fc6.bias": weights.tensors["fc6.bias"][::4],
+        "fc7.weight": fc7[::4, ::4],
+        "fc7.bias": weights.tensors["fc7.bias"][::4],
+    }
+    for name, tensor in reduced.items():
+        weights.tensors[name] = tensor
+        weights.origins[name] += ", decimated"
 
 
 def used_coco_columns() -> list[int]:
-    """The 81 of torchvision's 91 outputs that stand for something: background and COCO's 80 classes in the order of their ids."""
+    """The used ones of torchvision's 91 outputs: background and COCO's 80 classes, in order of their ids."""
     return [column for column in range(COCO_OUTPUTS) if column not in COCO_UNUSED]
 
 
-def select_outputs(found: PortWeights, columns: Sequence[int]) -> PortWeights:
-    """The same weights with some of the class logits' columns only, in the order given. The softmax then runs over these alone."""
-    old, index = found.outputs, torch.tensor(list(columns))
-    tensors = {
-        name: tensor.unflatten(0, (-1, old))[:, index].flatten(0, 1) if "_mbox_conf." in name else tensor
-        for name, tensor in found.tensors.items()
-    }
-    return PortWeights(found.kind, tensors, found.origins, found.settings, found.unused)
+def select_outputs(weights: PortWeights, columns: Sequence[int]) -> PortWeights:
+    """The same weights with only these columns of the class logits, in this order.
+
+    The softmax is then over these columns only.
+    """
+    index = torch.tensor(list(columns))
+    tensors = dict(weights.tensors)
+    for name, tensor in tensors.items():
+        if "_mbox_conf." in name:
+            tensors[name] = tensor.unflatten(0, (-1, weights.outputs))[:, index].flatten(0, 1)
+    return PortWeights(weights.kind, tensors, weights.origins, weights.settings, weights.unused)
 
 
 def write_port(ours: Mapping[str, Tensor], kind: str, *, channel_order: str = "rgb") -> dict[str, Tensor]:
-    """Our state dict -> that of torchvision or ssd.pytorch, in its order. `ours` is not changed; a network that was trained on BGR has its
-    first convolution turned round, because theirs are given RGB.
+    """Our state dict -> that of torchvision or ssd.pytorch, in its order. `ours` is not changed.
 
-    ValueError, with the reason, if our network is not VGG-16's SSD in full width.
+    The other programs take RGB: for channel_order="bgr", the first convolution's inputs are reversed.
+    ValueError, with the reason, if our network is not SSD on VGG-16 with width 1.
     """
     port = PORTS[kind]
     caffe = {parameter_names.ours(name): tensor for name, tensor in ours.items()}
     if None in caffe:
-        other = next(name for name in ours if parameter_names.ours(name) is None)
+        unknown = next(name for name in ours if parameter_names.ours(name) is None)
         raise ValueError(
-            f"{port.title} has no {other}: only networks of the paper can be written, SSD300 and SSD512 without batch norm"
+            f"{port.title} has no {unknown}: only the paper's networks can be written, SSD300 and SSD512 "
+            "without batch norm"
         )
     levels = sum(name.endswith("_mbox_loc.weight") for name in caffe)
-    rule = port.names(levels)
-    if (differ := set(rule.values()) ^ caffe.keys()) or len(caffe["conv1_1.weight"]) != 64:
-        what = f"{min(differ)} is in one of them only" if differ else "its width is not 1"
+    names = port.names(levels)  # the program's -> Caffe's
+    unmatched = set(names.values()) ^ caffe.keys()
+    if unmatched or len(caffe["conv1_1.weight"]) != 64:
+        reason = f"only one of them has {min(unmatched)}" if unmatched else "its width is not 1"
         raise ValueError(
-            f"{port.title} does not fit this network ({what}): only SSD300 and SSD512 on VGG-16 in full width can be written"
+            f"{port.title} does not have this network ({reason}): "
+            "only SSD300 and SSD512 on VGG-16 with width 1 can be written"
         )
     if channel_order == "bgr":
         caffe["conv1_1.weight"] = caffe["conv1_1.weight"].flip(1)
     return {
         name: caffe[layer].detach().clone(memory_format=torch.contiguous_format)
-        for name, layer in rule.items()
+        for name, layer in names.items()
     }

@@ -1,4 +1,4 @@
-"""detectors convert in tests, and detectors with random numbers in all their parts."""
+"""Running detectors convert, and making detectors with random parameters."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def run(*arguments: str | Path) -> None:
 
 
 def refused(capsys, *arguments: str | Path) -> str:
-    """The one message of a conversion that must fail."""
-    with pytest.raises(SystemExit) as ended:
+    """The error message of a conversion that must fail."""
+    with pytest.raises(SystemExit) as exit_info:
         run(*arguments)
-    assert ended.value.code == 2
+    assert exit_info.value.code == 2
     return capsys.readouterr().err
 
 
-def shaken(detector: nn.Module, seed: int = 0) -> nn.Module:
-    """Every parameter and running statistic random."""
+def randomized(detector: nn.Module, seed: int = 0) -> nn.Module:
+    """Adds random numbers to all parameters and running statistics, in place."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for tensor in detector.state_dict().values():

@@ -1,8 +1,9 @@
-"""detectors convert: what it makes is used by predict and evaluate, the way back is exact, and every refusal says why."""
+"""detectors convert: predict and evaluate take its checkpoints, round trips are exact, errors say why."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,15 +23,15 @@ from detectors.training.detection import detect
 from tests.commands.convert.commands import NARROW, refused, run
 
 
-def renamed(detector: nn.Module, rule) -> dict[str, Tensor]:
-    """Our weights under another program's names, in any width."""
+def renamed(detector: nn.Module, names: Callable[[int], dict[str, str]]) -> dict[str, Tensor]:
+    """Our weights under another program's names, in any width. names: a function of parameter_names."""
     caffe = {parameter_names.ours(name): tensor for name, tensor in detector.state_dict().items()}
-    return {name: caffe[layer] for name, layer in rule(len(detector.head.offsets)).items()}
+    return {name: caffe[layer] for name, layer in names(len(detector.head.offsets)).items()}
 
 
 @pytest.fixture
 def narrow(tmp_path) -> Path:
-    """A file with torchvision's names and 91 outputs, an eighth of its width."""
+    """A file with torchvision's names and 91 outputs, at an eighth of its width."""
     path = tmp_path / "tv.pth"
     torch.save(renamed(ssd300(num_classes=90, width=NARROW), parameter_names.torchvision), path)
     return path
@@ -39,15 +40,14 @@ def narrow(tmp_path) -> Path:
 @pytest.fixture
 def image(tmp_path) -> Path:
     path = tmp_path / "image.png"
-    torchvision.io.write_png(
-        torch.randint(0, 256, (3, 90, 120), generator=torch.Generator().manual_seed(0), dtype=torch.uint8),
-        str(path),
-    )
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (3, 90, 120), generator=generator, dtype=torch.uint8)
+    torchvision.io.write_png(pixels, str(path))
     return path
 
 
-def test_torchvisions_file_becomes_a_checkpoint_and_comes_back(tmp_path, image, capsys):
-    """In full size, all 91 outputs: the same bits; and predict takes what lies between."""
+def test_round_trip_of_torchvisions_file(tmp_path, image, capsys):
+    """In full size, with all 91 outputs: the same bits. predict takes the checkpoint in between."""
     with torch.device("meta"):
         model = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=91)
     model = model.to_empty(device="cpu")
@@ -60,55 +60,39 @@ def test_torchvisions_file_becomes_a_checkpoint_and_comes_back(tmp_path, image, 
     run(tmp_path / "tv.pth", tmp_path / "ours.pt", "--keep-91")
     assert "71 of 71 tensors loaded" in capsys.readouterr().out
     run(tmp_path / "ours.pt", tmp_path / "back.pth")
-    assert (
-        "ssd300_vgg16(weights=None, weights_backbone=None, num_classes=91) takes it"
-        in capsys.readouterr().out
-    )
+    call = "ssd300_vgg16(weights=None, weights_backbone=None, num_classes=91)"
+    assert f"{call} takes it" in capsys.readouterr().out
     back = ckpt.read_tensors(tmp_path / "back.pth")
     assert list(back) == list(state)
     assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
-    command.main(
-        [
-            str(tmp_path / "ours.pt"),
-            str(image),
-            "--score",
-            "0.01",
-            "--output",
-            str(tmp_path / "drawn"),
-            "--device",
-            "cpu",
-        ]
-    )
+    options = ["--score", "0.01", "--output", str(tmp_path / "drawn"), "--device", "cpu"]
+    command.main([str(tmp_path / "ours.pt"), str(image), *options])
     assert (tmp_path / "drawn/image.png").is_file()
 
 
 def test_91_outputs_become_cocos_80_classes(tmp_path, narrow, capsys):
     run(narrow, tmp_path / "ours.pt", f"model.width={NARROW}")
-    told = capsys.readouterr().out
-    assert "of 91 outputs 81 are kept" in told
+    assert "81 of 91 outputs are kept" in capsys.readouterr().out
     stored = ckpt.load_checkpoint(tmp_path / "ours.pt")
     assert stored.class_names == COCO_CLASSES
     model = stored.config["model"]
-    assert (model["sizes"], model["clip_default_boxes"], model["pixel_mean"]) == (
-        "coco",
-        "wh",
-        [122.99925, 116.9991, 103.9992],
-    )
+    assert model["sizes"] == "coco"
+    assert model["clip_default_boxes"] == "wh"
+    assert model["pixel_mean"] == [122.99925, 116.9991, 103.9992]
     assert stored.config["data"]["name"] == "coco2017"
-    theirs = ckpt.read_tensors(narrow)["head.classification_head.module_list.1.bias"].view(-1, 91)
-    assert torch.equal(
-        stored.model["head.class_logits.1.bias"].view(-1, 81), theirs[:, ssd_ports.used_coco_columns()]
-    )
+    file_biases = ckpt.read_tensors(narrow)["head.classification_head.module_list.1.bias"].view(-1, 91)
+    biases = stored.model["head.class_logits.1.bias"].view(-1, 81)
+    assert torch.equal(biases, file_biases[:, ssd_ports.used_coco_columns()])
+
     run(narrow, tmp_path / "all.pt", f"model.width={NARROW}", "--keep-91")
     stored = ckpt.load_checkpoint(tmp_path / "all.pt")
+    unused = [n for n, name in enumerate(stored.class_names, 1) if name.startswith("unused")]
+    assert unused == list(ssd_ports.COCO_UNUSED)
     assert [name for name in stored.class_names if not name.startswith("unused")] == list(COCO_CLASSES)
-    assert [number for number, name in enumerate(stored.class_names, 1) if name.startswith("unused")] == list(
-        ssd_ports.COCO_UNUSED
-    )
 
 
-def test_a_converted_checkpoint_is_evaluated(tmp_path, narrow):
-    """The path of evaluate.py: its detector finds what torchvision's weights say, on data with classes of its own."""
+def test_a_converted_checkpoint_can_be_evaluated(tmp_path, narrow):
+    """As evaluate.py does, on data with other classes than the checkpoint."""
     run(
         narrow,
         tmp_path / "ours.pt",
@@ -124,7 +108,7 @@ def test_a_converted_checkpoint_is_evaluated(tmp_path, narrow):
     detections, _ = detect(
         detector, assemble.eval_loader(config, annotations, batch_size=2), torch.device("cpu"), progress=False
     )
-    assert len(detections.scores) == 2 * 200  # random weights: as many as are kept
+    assert len(detections.scores) == 2 * 200  # random weights: the maximum per image
     assert detections.labels.max() < 80
     detections = type(detections)(
         detections.image,
@@ -146,37 +130,31 @@ def test_ssd_pytorch_chooses_its_default_boxes_by_the_number_of_classes(
     torch.save(
         renamed(build(num_classes=outputs - 1, width=NARROW), parameter_names.ssd_pytorch), tmp_path / "x.pth"
     )
-    chosen = [] if outputs == 21 else ["--names", tmp_path / "abc.names"]
-    run(tmp_path / "x.pth", tmp_path / "ours.pt", *chosen, f"model.width={NARROW}")
+    names = [] if outputs == 21 else ["--names", tmp_path / "abc.names"]
+    run(tmp_path / "x.pth", tmp_path / "ours.pt", *names, f"model.width={NARROW}")
     stored = ckpt.load_checkpoint(tmp_path / "ours.pt")
-    assert (
-        stored.config["name"],
-        stored.config["model"]["sizes"],
-        stored.config["model"]["clip_default_boxes"],
-    ) == (
-        model,
-        sizes,
-        "cxcywh",
-    )
+    assert stored.config["name"] == model
+    assert stored.config["model"]["sizes"] == sizes
+    assert stored.config["model"]["clip_default_boxes"] == "cxcywh"
     assert stored.class_names == (VOC_CLASSES if outputs == 21 else ("a", "b", "c"))
     assert stored.config["input"]["size"] == ([512, 512] if build is ssd512 else [300, 300])
 
 
-def test_other_classes_start_new_heads_and_say_so(tmp_path, narrow, capsys):
+def test_other_classes_reinitialise_the_class_logits(tmp_path, narrow, capsys):
     run(narrow, tmp_path / "ours.pt", "--names", "voc", f"model.width={NARROW}", "--report")
-    told = capsys.readouterr().out.splitlines()
-    fresh = [
-        line.split()[0] for line in told if "initialised: its size depends on the number of classes" in line
-    ]
-    assert fresh == [f"head.class_logits.{level}.{part}" for level in range(6) for part in ("weight", "bias")]
-    assert sum(" from " in line for line in told) == 71 - 12
+    lines = capsys.readouterr().out.splitlines()
+    reason = "initialised: its size depends on the number of classes"
+    initialised = [line.split()[0] for line in lines if reason in line]
+    class_logits = [f"head.class_logits.{level}.{part}" for level in range(6) for part in ("weight", "bias")]
+    assert initialised == class_logits
+    assert sum(" from " in line for line in lines) == 71 - 12
     stored = ckpt.load_checkpoint(tmp_path / "ours.pt")
     assert stored.class_names == VOC_CLASSES
     assemble.load_detector(stored, torch.device("cpu"))
 
 
 def test_our_own_checkpoint_for_other_classes(tmp_path, narrow, capsys):
-    """What fits is kept; evaluate.py finds the new names in it."""
+    """What fits is kept, and the checkpoint contains the new class names."""
     run(narrow, tmp_path / "coco.pt", f"model.width={NARROW}")
     (tmp_path / "two.names").write_text("cat\ndog\n")
     capsys.readouterr()
@@ -191,31 +169,22 @@ def test_our_own_checkpoint_for_other_classes(tmp_path, narrow, capsys):
     assert after.model["head.class_logits.3.bias"].shape == (6 * 3,)
 
 
-def test_a_smaller_ssd_starts_a_larger_one(tmp_path, narrow, capsys):
+def test_ssd300_initialises_ssd512(tmp_path, narrow, capsys):
     run(narrow, tmp_path / "coco.pt", f"model.width={NARROW}")
     message = refused(
         capsys, tmp_path / "coco.pt", tmp_path / "x.pt", "--model", "ssd512_coco", f"model.width={NARROW}"
     )
     assert "is" in message and "--partial" in message
-    run(
-        tmp_path / "coco.pt",
-        tmp_path / "x.pt",
-        "--model",
-        "ssd512_coco",
-        "--partial",
-        f"model.width={NARROW}",
-    )
-    told = capsys.readouterr().out
-    assert "(not in the file)" in told and "(the file's has another size)" in told
-    assert ckpt.load_checkpoint(tmp_path / "x.pt").config["model"]["pixel_mean"] == [
-        122.99925,
-        116.9991,
-        103.9992,
-    ]
+    options = ["--model", "ssd512_coco", "--partial", f"model.width={NARROW}"]
+    run(tmp_path / "coco.pt", tmp_path / "x.pt", *options)
+    output = capsys.readouterr().out
+    assert "(not in the file)" in output and "(the file's has another size)" in output
+    model = ckpt.load_checkpoint(tmp_path / "x.pt").config["model"]
+    assert model["pixel_mean"] == [122.99925, 116.9991, 103.9992]
 
 
 def classifier(path: Path) -> None:
-    """VGG-16's state dict with little memory: fc6 and fc7 are views of one row."""
+    """Writes VGG-16's state dict in little memory: each tensor is a view of one number."""
     with torch.device("meta"):
         shapes = {
             name: tensor.shape for name, tensor in torchvision.models.vgg16(weights=None).state_dict().items()
@@ -225,13 +194,12 @@ def classifier(path: Path) -> None:
 
 def test_a_classifier_becomes_the_backbone(tmp_path, capsys):
     classifier(tmp_path / "vgg16.pth")
-    assert "a backbone knows no classes; name them with --names" in refused(
-        capsys, tmp_path / "vgg16.pth", tmp_path / "x.pt"
-    )
+    message = refused(capsys, tmp_path / "vgg16.pth", tmp_path / "x.pt")
+    assert "a backbone has no classes; name them with --names" in message
     run(tmp_path / "vgg16.pth", tmp_path / "x.pt", "--names", "voc")
-    told = capsys.readouterr().out
-    assert "30 of 71 tensors loaded" in told
-    assert "in the file, but not used: classifier.6.weight, classifier.6.bias (ImageNet's classes)" in told
+    output = capsys.readouterr().out
+    assert "30 of 71 tensors loaded" in output
+    assert "in the file, but not used: classifier.6.weight, classifier.6.bias (ImageNet's classes)" in output
     stored = ckpt.load_checkpoint(tmp_path / "x.pt")
     assert stored.config["name"] == "ssd300"
     assert stored.config["model"]["pixel_std"] == [58.395, 57.12, 57.375]
@@ -239,14 +207,9 @@ def test_a_classifier_becomes_the_backbone(tmp_path, capsys):
     assert not (stored.model["neck.levels.0.conv6_1.conv.weight"] == 0.25).any()
 
 
-def test_pixels_can_be_set_by_hand(tmp_path, narrow):
-    run(
-        narrow,
-        tmp_path / "x.pt",
-        f"model.width={NARROW}",
-        "model.channel_order=bgr",
-        "model.pixel_mean=[104,117,123]",
-    )
+def test_overrides_of_pixel_settings(tmp_path, narrow):
+    overrides = [f"model.width={NARROW}", "model.channel_order=bgr", "model.pixel_mean=[104,117,123]"]
+    run(narrow, tmp_path / "x.pt", *overrides)
     model = ckpt.load_checkpoint(tmp_path / "x.pt").config["model"]
     assert (model["channel_order"], model["pixel_mean"]) == ("bgr", [104, 117, 123])
 
@@ -256,41 +219,42 @@ class Harmful:
         return print, ("run",)
 
 
-def test_what_cannot_be_converted_is_refused(tmp_path, narrow, capsys):
+def test_unsafe_damaged_and_unknown_files_are_refused(tmp_path, narrow, capsys):
     target = tmp_path / "x.pt"
     torch.save({"model": {"a": torch.zeros(1)}, "args": argparse.Namespace(lr=1)}, tmp_path / "a.pth")
-    told = refused(capsys, tmp_path / "a.pth", target)
-    assert "a.pth: refused, because it is no plain file of tensors (it asks for argparse.Namespace" in told
+    message = refused(capsys, tmp_path / "a.pth", target)
+    assert "a.pth: refused" in message and "argparse.Namespace" in message
     torch.save({"a": Harmful()}, tmp_path / "b.pth")
     assert "b.pth: refused" in refused(capsys, tmp_path / "b.pth", target)
     (tmp_path / "c.pth").write_bytes(narrow.read_bytes()[:-1000])
-    assert "c.pth: cannot be read as a checkpoint, it may be truncated" in refused(
-        capsys, tmp_path / "c.pth", target
-    )
+    message = refused(capsys, tmp_path / "c.pth", target)
+    assert "c.pth: cannot be read as a checkpoint" in message
     torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "d.pth")
-    assert "d.pth: no network that is known here, its first parameter being conv.weight" in refused(
-        capsys, tmp_path / "d.pth", target
-    )
+    message = refused(capsys, tmp_path / "d.pth", target)
+    assert "d.pth: unknown network, with conv.weight as its first parameter" in message
     assert "nothing.pth" in refused(capsys, tmp_path / "nothing.pth", target)
-    assert "the same file" in refused(capsys, narrow, narrow)
-    assert "this suffix stands for no kind" in refused(capsys, narrow, tmp_path / "x.onnx")
-    assert "torchvision's SSD has no backbone.stages.0.0.conv.weight, which yolov2 needs" in refused(
-        capsys, narrow, target, "--model", "yolov2"
-    )
-    assert "64x3x3x3 here and 8x3x3x3 in the file" in refused(capsys, narrow, target)
-    assert "Darknet's weights do not say" in refused(capsys, narrow, target, "--from", "darknet")
-    assert "ssd30" in refused(capsys, narrow, target, "--model", "ssd30")
-    assert "there is no such setting; did you mean trainer.steps" in refused(
-        capsys, narrow, target, "trainer.stpes=3"
-    )
     assert not target.exists()
 
 
-def test_what_cannot_be_written_is_refused(tmp_path, narrow, capsys):
+def test_unsuitable_arguments_are_refused(tmp_path, narrow, capsys):
+    target = tmp_path / "x.pt"
+    assert "the same file" in refused(capsys, narrow, narrow)
+    assert "the suffix does not say what to write" in refused(capsys, narrow, tmp_path / "x.onnx")
+    message = refused(capsys, narrow, target, "--model", "yolov2")
+    assert "torchvision's SSD has no backbone.stages.0.0.conv.weight, which yolov2 needs" in message
+    assert "64x3x3x3 here and 8x3x3x3 in the file" in refused(capsys, narrow, target)
+    assert "Darknet's weights do not say" in refused(capsys, narrow, target, "--from", "darknet")
+    assert "ssd30" in refused(capsys, narrow, target, "--model", "ssd30")
+    message = refused(capsys, narrow, target, "trainer.stpes=3")
+    assert "there is no such setting; did you mean trainer.steps" in message
+    assert not target.exists()
+
+
+def test_networks_that_the_target_does_not_have_are_refused(tmp_path, narrow, capsys):
     run(narrow, tmp_path / "x.pt", f"model.width={NARROW}")
     capsys.readouterr()
     assert "its width is not 1" in refused(capsys, tmp_path / "x.pt", tmp_path / "x.pth")
-    assert "is no network of Darknet's" in refused(capsys, tmp_path / "x.pt", tmp_path / "x.weights")
+    assert "is not a Darknet network" in refused(capsys, tmp_path / "x.pt", tmp_path / "x.weights")
     assert not (tmp_path / "x.pth").exists() and not (tmp_path / "x.weights").exists()
 
 
@@ -312,4 +276,4 @@ def test_names_files(tmp_path):
 def test_a_truncated_file_from_the_wild(tmp_path, shared, capsys):
     path = shared / "bad-input/checkpoints/vgg16_reducedfc_truncated_196608.pth"
     message = refused(capsys, path, tmp_path / "x.pt", "--names", "voc")
-    assert f"{path.name}: cannot be read as a checkpoint, it may be truncated" in message
+    assert f"{path.name}: cannot be read as a checkpoint" in message
