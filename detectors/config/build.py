@@ -109,7 +109,8 @@ def fits(value: Any, hint: Any) -> bool:
 
     Annotations beyond yaml's types accept everything.
     """
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    origin = typing.get_origin(hint)
+    arguments = typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return any(fits(value, argument) for argument in arguments)
     if hint is float:
@@ -141,7 +142,8 @@ def describe_type(hint: Any) -> str:
         str: "text",
         types.NoneType: "null",
     }
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    origin = typing.get_origin(hint)
+    arguments = typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(describe_type(argument) for argument in arguments)
     if is_dataclass(hint):

@@ -85,7 +85,8 @@ def _read(schema: type, given: Any, place: str, problems: list[SettingProblem]) 
     if not isinstance(given, Mapping):
         problems.append((place, f"{place}={given!r}: must be a group of settings"))
         given = {}
-    hints, known = typing.get_type_hints(schema), {f.name: f for f in fields(schema)}
+    hints = typing.get_type_hints(schema)
+    known = {f.name: f for f in fields(schema)}
     for name in given.keys() - known.keys():
         where = _join(place, name)
         hint = did_you_mean(name, known, listed=True, place=place)
@@ -144,7 +145,8 @@ def _input_size(config: Config) -> Iterator[SettingProblem]:
 
 
 def _warmup_fits(config: Config) -> Iterator[SettingProblem]:
-    warmup, steps = config.schedule.warmup_steps, config.trainer.steps
+    warmup = config.schedule.warmup_steps
+    steps = config.trainer.steps
     if warmup > steps:
         what = f"schedule.warmup_steps={warmup}: longer than the whole run, trainer.steps={steps}"
         yield "schedule", f"{what}; set schedule.warmup_steps={steps // 10}, or more trainer.steps"
@@ -190,7 +192,8 @@ def _one_way_to_decode(config: Config) -> Iterator[SettingProblem]:
 
 
 def _coco_split(config: Config, split: str) -> Iterator[SettingProblem]:
-    files, folder = getattr(config.data, split), getattr(config.data.image_folders, split)
+    files = getattr(config.data, split)
+    folder = getattr(config.data.image_folders, split)
     if len(files) > 1:
         yield (
             "data",

@@ -30,7 +30,8 @@ class Darknet19(nn.Module):
     def __init__(self, width: float = 1.0):
         """width multiplies every channel count."""
         super().__init__()
-        stages, channels = [], 3
+        stages = []
+        channels = 3
         for counts in DARKNET19_STAGES:
             blocks = []
             for i, count in enumerate(counts):

@@ -121,7 +121,8 @@ class SSDExtras(nn.Module):
         self.levels = nn.ModuleList()
         widths = list(channels)
         for number, extra in enumerate(extras, 6):
-            squeeze, wide = scale_channels(extra.squeeze, width), scale_channels(extra.channels, width)
+            squeeze = scale_channels(extra.squeeze, width)
+            wide = scale_channels(extra.channels, width)
             level = nn.Sequential()
             level.add_module(f"conv{number}_1", ConvReLU(widths[-1], squeeze, 1, batch_norm=batch_norm))
             level.add_module(

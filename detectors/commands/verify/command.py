@@ -74,7 +74,10 @@ DOCUMENTS = (
 )  # nothing to compare
 FOLDER_PARTS = ("*.cfg",)  # what fixtures refer to; one that none refers to is only mentioned
 
-PASS, FAIL, KNOWN, NOT_RUN = "pass", "FAIL", "known", "NOT RUN"
+PASS = "pass"
+FAIL = "FAIL"
+KNOWN = "known"
+NOT_RUN = "NOT RUN"
 
 
 class Row(NamedTuple):

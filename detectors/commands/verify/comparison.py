@@ -58,7 +58,8 @@ def compare_numbers(what: str, ours: Any, recorded: Any, tolerance: Tolerance) -
 
     NaN equals NaN, infinity itself.
     """
-    ours, recorded = _array(ours), _array(recorded)
+    ours = _array(ours)
+    recorded = _array(recorded)
     if ours.shape != recorded.shape:
         return _broken(what, tolerance, f"shape {ours.shape}, recorded {recorded.shape}")
     same = (ours == recorded) | (np.isnan(ours) & np.isnan(recorded))
@@ -87,12 +88,17 @@ def agree(what: str, ours: Any, recorded: Any) -> Comparison:
     The errors are the number and the share of members that differ.
     """
     if isinstance(ours, str | bytes) or not isinstance(ours, Collection):
-        count, size, examples = int(ours != recorded), 1, [f"{_short(ours)}, recorded {_short(recorded)}"]
+        count = int(ours != recorded)
+        size = 1
+        examples = [f"{_short(ours)}, recorded {_short(recorded)}"]
     else:
-        only_ours, only_recorded = _members(ours) - _members(recorded), _members(recorded) - _members(ours)
-        count, size = len(only_ours) + len(only_recorded), max(len(recorded), 1)
+        only_ours = _members(ours) - _members(recorded)
+        only_recorded = _members(recorded) - _members(ours)
+        count = len(only_ours) + len(only_recorded)
+        size = max(len(recorded), 1)
         if not count and ours != recorded:  # the same members in another order or number
-            count, examples = 1, ["another order or number"]
+            count = 1
+            examples = ["another order or number"]
         else:
             sides = (("only ours", only_ours), ("only recorded", only_recorded))
             examples = [f"{side} {sorted(members, key=repr)[:3]}" for side, members in sides if members]
@@ -115,7 +121,8 @@ def merge(what: str, comparisons: Sequence[Comparison]) -> Comparison:
         if failed
         else ""
     )
-    worst, relative = max(c.absolute for c in comparisons), max(c.relative for c in comparisons)
+    worst = max(c.absolute for c in comparisons)
+    relative = max(c.relative for c in comparisons)
     return Comparison(what, worst, relative, " / ".join(tolerances), not failed, note)
 
 

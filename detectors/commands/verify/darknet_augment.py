@@ -23,11 +23,14 @@ def place(
     All pairs are (vertical, horizontal) and cut to whole numbers, as C does. Bilinear; the source counts as 0
     outside, so that the last row and column of an enlarged image fade.
     """
-    rows, columns = int(size[0]), int(size[1])
+    rows = int(size[0])
+    columns = int(size[1])
     canvas = np.full((len(image), *canvas_size), DARKNET_GREY)
-    y, x = _places(rows, image.shape[1]), _places(columns, image.shape[2])
+    y = _places(rows, image.shape[1])
+    x = _places(columns, image.shape[2])
     values = _bilinear(image, y, x)
-    top, left = int(corner[0]), int(corner[1])  # may be negative
+    top = int(corner[0])
+    left = int(corner[1])  # may be negative
     inside = tuple(
         slice(max(low, 0), max(0, min(low + n, m)))
         for low, n, m in zip((top, left), (rows, columns), canvas_size, strict=True)
@@ -48,8 +51,10 @@ def _places(target: int, source: int) -> np.ndarray:
 def _bilinear(image: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     """(C, H, W) read at every pair of y and x; 0 outside."""
     padded = np.pad(image, ((0, 0), (0, 1), (0, 1)))
-    top, left = np.floor(y).astype(np.int64), np.floor(x).astype(np.int64)
-    down, right = (y - top.astype(np.float32))[:, None], x - left.astype(np.float32)
+    top = np.floor(y).astype(np.int64)
+    left = np.floor(x).astype(np.int64)
+    down = (y - top.astype(np.float32))[:, None]
+    right = x - left.astype(np.float32)
     corner = lambda i, j: padded[:, (top + i)[:, None], left + j]  # noqa: E731
     upper = (1 - down) * (1 - right) * corner(0, 0) + down * (1 - right) * corner(1, 0)
     return upper + (1 - down) * right * corner(0, 1) + down * right * corner(1, 1)
@@ -69,7 +74,8 @@ def darknet_distort(image: np.ndarray, *, hue: float, saturation: float, exposur
 def _to_hsv(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Hue in turns, saturation, value; the hue of grey is 0 and does not matter."""
     red, green, blue = image
-    high, low = image.max(0), image.min(0)
+    high = image.max(0)
+    low = image.min(0)
     delta = high - low
     safe = np.where(delta > 0, delta, 1)
     sector = np.where(
@@ -85,7 +91,9 @@ def _to_rgb(turn: np.ndarray, chroma: np.ndarray, value: np.ndarray) -> np.ndarr
     sector = 6 * turn
     index = np.floor(sector).astype(np.int64)
     part = (sector - index).astype(np.float32)
-    low, fall, rise = value * (1 - chroma), value * (1 - chroma * part), value * (1 - chroma * (1 - part))
+    low = value * (1 - chroma)
+    fall = value * (1 - chroma * part)
+    rise = value * (1 - chroma * (1 - part))
     wheel = np.stack([
         np.stack([value, rise, low]), np.stack([fall, value, low]), np.stack([low, value, rise]),
         np.stack([low, fall, value]), np.stack([rise, low, value]), np.stack([value, low, fall]),
@@ -102,11 +110,14 @@ def correct_boxes(
     edge -> edge * scale - shift, mirrored if asked. A label at (0, 0) becomes 999999 in all four.
     """
     labels, shift, scale = (np.asarray(a, np.float32) for a in (labels, shift, scale))
-    centre, half = labels[:, :2], labels[:, 2:] / 2
-    low, high = (centre - half) * scale - shift, (centre + half) * scale - shift  # (n, 2)
+    centre = labels[:, :2]
+    half = labels[:, 2:] / 2
+    low = (centre - half) * scale - shift
+    high = (centre + half) * scale - shift  # (n, 2)
     if flip:
         low[:, 0], high[:, 0] = 1 - high[:, 0], 1 - low[:, 0]
-    low, high = low.clip(0, 1), high.clip(0, 1)
+    low = low.clip(0, 1)
+    high = high.clip(0, 1)
     corrected = np.concatenate([(low + high) / 2, (high - low).clip(0, 1)], 1)
     corrected[(centre == 0).all(1)] = CLASS_ONLY
     return corrected

@@ -51,7 +51,8 @@ def small(folder: Folder, name: Path) -> Iterator[Fixture]:
 
 def full(folder: Folder, name: Path) -> Iterator[Fixture]:
     """full.json"""
-    cases, arrays = folder.json(name), folder.arrays(name.with_suffix(".npz"))
+    cases = folder.json(name)
+    arrays = folder.arrays(name.with_suffix(".npz"))
     for case, settings in cases.items():
         yield Fixture(f"{name.stem}/{case}", partial(_full, folder, name, settings, arrays.under(case)))
 
@@ -224,7 +225,8 @@ def _weights(folder: Folder, name: Path, file: str, case: Settings) -> Iterator[
     *checks, stream = parameters_of(case, config)
     yield from checks
     path = folder.path(name.parent / "weights" / file)
-    data, header = path.read_bytes(), read_header(path)
+    data = path.read_bytes()
+    header = read_header(path)
     yield compare_numbers(
         "header", [*header, header.size], [*case["header"], case["seen"], case["header_bytes"]], EXACT
     )

@@ -27,7 +27,8 @@ SUMS = Tolerance(
 
 def ops_fixtures(folder: Folder, name: Path) -> Iterator[Fixture]:
     """ops.json"""
-    cases, arrays = folder.json(name), folder.arrays(name.with_suffix(".npz"))
+    cases = folder.json(name)
+    arrays = folder.arrays(name.with_suffix(".npz"))
     for case, settings in cases.items():
         yield Fixture(f"{name.stem}/{case}", partial(_run, settings, arrays.under(case)))
 
@@ -90,7 +91,8 @@ def _distort(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
 
 def _boxes(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
     """As load_data_detection calls it: shift -dx / w, scale nw / w. Columns class, x, y, w, h."""
-    labels, recorded = arrays["labels"], arrays["output"]
+    labels = arrays["labels"]
+    recorded = arrays["output"]
     shift, scale = (
         (-case["dx"] / case["w"], -case["dy"] / case["h"]),
         (case["nw"] / case["w"], case["nh"] / case["h"]),

@@ -132,14 +132,16 @@ def _rate_tolerance(net: Net, batch: int) -> Tolerance:
 
 
 def _steps(folder: Folder, name: Path, case: Settings, file: Path) -> Iterator[Comparison]:
-    arrays, config = folder.arrays(file), darknet_nets.config_of(folder, name, case)
+    arrays = folder.arrays(file)
+    config = darknet_nets.config_of(folder, name, case)
     if case["bn"] != "gpu":
         raise ValueError(
             f"bn={case['bn']!r}: Darknet's CPU build cannot train; its batch norm is not trained with here"
         )
     *checks, stream = darknet_nets.parameters_of(case, config)
     yield from checks
-    batch, subdivisions = case["batch_per_forward"], case["subdivisions"]
+    batch = case["batch_per_forward"]
+    subdivisions = case["subdivisions"]
     yield compare_numbers(
         "batch and subdivisions",
         [config.net.batch, config.net.subdivisions],
@@ -160,7 +162,10 @@ class _Run:
     """A training, one forward pass after another."""
 
     def __init__(self, net: DarknetNetwork, config: DarknetCfg, case: Settings, arrays: Arrays):
-        self.net, self.config, self.case, self.arrays = net, config, case, arrays
+        self.net = net
+        self.config = config
+        self.case = case
+        self.arrays = arrays
         self.optimizer = sgd(
             net, rate=config.net.learning_rate, momentum=config.net.momentum, weight_decay=config.net.decay
         )
@@ -170,7 +175,9 @@ class _Run:
 
     def forward(self, step: int, images: Tensor) -> Iterator[Comparison]:
         """One forward and backward pass; an update after the last of a batch. images: (B, C, H, W)."""
-        batch, subdivisions, net = len(images), self.case["subdivisions"], self.config.net
+        batch = len(images)
+        subdivisions = self.case["subdivisions"]
+        net = self.config.net
         self.seen += batch
         truth = self.arrays["truth"][step]
         look = self._region if self.config.region else self._classifier
@@ -195,9 +202,13 @@ class _Run:
 
     def _region(self, step: int, images: Tensor, truth: np.ndarray) -> tuple[Tensor, float, list[Comparison]]:
         """Sum of the loss over the images, Darknet's cost, and what the recording has besides."""
-        settings, raw = self.config.region, self.net.raw(images)
-        outputs, cells, batch = head_outputs(raw, settings), tuple(raw.shape[-2:]), len(images)
-        grid, targets = region_layer.cell_grid(settings, cells), region_layer.region_targets(truth, cells)
+        settings = self.config.region
+        raw = self.net.raw(images)
+        outputs = head_outputs(raw, settings)
+        cells = tuple(raw.shape[-2:])
+        batch = len(images)
+        grid = region_layer.cell_grid(settings, cells)
+        targets = region_layer.region_targets(truth, cells)
         encoded = TargetEncoder(region_matcher(settings), YoloBoxCoder())(targets, grid, outputs)
         loss = region_layer.seen_loss(settings, seen=self.seen, batch=batch)
         total = batch * sum(loss(outputs, encoded, grid).values())
@@ -267,7 +278,8 @@ def _final(net: DarknetNetwork, arrays: Arrays) -> Iterator[Comparison]:
     compared: dict[str, list[Comparison]] = {"parameters": [], "running statistics": []}
     for key in arrays:
         if match := re.fullmatch(r"final_layer(\d+)_(\w+)", key):
-            layer, part = net.layers[int(match[1])], match[2]
+            layer = net.layers[int(match[1])]
+            part = match[2]
             inner = layer.conv if part == "weights" or layer.norm is None else layer.norm
             ours = getattr(inner, {"weights": "weight"}.get(part) or STEP_PARTS[part])
             kind = "running statistics" if part.startswith("rolling") else "parameters"

@@ -108,7 +108,9 @@ def _voc(case: Settings) -> Iterator[Comparison]:
 
 def voc_records(case: Settings) -> tuple[Annotations, Detections]:
     """A VOC case in our terms: 1-based inclusive corners become continuous edges."""
-    gt, det, images = case["gt"], case["det"], case["n_images"]
+    gt = case["gt"]
+    det = case["det"]
+    images = case["n_images"]
     order = np.argsort(gt["image"], kind="stable").astype(np.int64)  # Annotations are packed by image
     boxes = _edges(gt["box"])[order]
     annotations = Annotations(
@@ -197,7 +199,8 @@ def coco_records(case: Settings) -> tuple[Annotations, Detections]:
         category_ids=tuple(label),
     )
     results = case["dt"]
-    image, labels = [row[d["image_id"]] for d in results], [label[d["category_id"]] for d in results]
+    image = [row[d["image_id"]] for d in results]
+    labels = [label[d["category_id"]] for d in results]
     return annotations, _detections(image, _corners(results), [d["score"] for d in results], labels)
 
 
@@ -258,7 +261,8 @@ def _known_curve(case: Settings) -> Iterator[Comparison]:
             continue
         rows = order if key == "expected" else order[: int(key.removeprefix("first"))]
         right = np.cumsum(np.array(case["tp"])[rows])
-        recall, precision = right / case["num_pos"], right / np.arange(1, len(rows) + 1)
+        recall = right / case["num_pos"]
+        precision = right / np.arange(1, len(rows) + 1)
         yield compare_numbers(
             f"{key}: AP (11-point)", ap_11_point(recall + 1e-7, precision), expected["11point"], CURVE
         )
@@ -269,7 +273,8 @@ def _known_curve(case: Settings) -> Iterator[Comparison]:
 
 def _known_corners(case: Settings) -> Iterator[Comparison]:
     """One image in torchmetrics' form: corners, labels, and the names of its numbers."""
-    boxes, predictions = case["target"], case["pred"]
+    boxes = case["target"]
+    predictions = case["pred"]
     xywh = lambda box: [box[0], box[1], box[2] - box[0], box[3] - box[1]]  # noqa: E731
     annotations = [
         {
@@ -342,7 +347,8 @@ def _texts(folder: Folder, place: Path, pair: Settings) -> Iterator[Comparison]:
             "difficult": [0] * len(lines),
             "score": [row[0] for row in numbers],
         }
-    gt, detections = Settings(read["gts"]), Settings(read["dets"])
+    gt = Settings(read["gts"])
+    detections = Settings(read["dets"])
     for key in ("image", "box"):
         yield compare_numbers(
             f"{key} as in the pair",

@@ -64,7 +64,8 @@ def course_outputs(y_pred: Tensor) -> HeadOutputs:
 def grid_of(case: Arrays) -> AnchorGrid:
     """In float64; YoloAnchors would round the anchors to float32."""
     (width, height), (rows, columns) = case["net_size"].tolist(), case["grid"].tolist()
-    shapes, stride = torch.from_numpy(case["anchors"]).reshape(-1, 2), width / columns
+    shapes = torch.from_numpy(case["anchors"]).reshape(-1, 2)
+    stride = width / columns
     row, column, anchor = torch.meshgrid(
         *(torch.arange(n) for n in (rows, columns, len(shapes))), indexing="ij"
     )
@@ -75,7 +76,8 @@ def grid_of(case: Arrays) -> AnchorGrid:
 
 
 def targets_of(case: Arrays) -> Targets:
-    boxes, labels = case["gt_box_px"].reshape(-1, 4).astype(np.float64), case["gt_class"].astype(np.int64)
+    boxes = case["gt_box_px"].reshape(-1, 4).astype(np.float64)
+    labels = case["gt_class"].astype(np.int64)
     return padded_targets(len(case["y_pred"]), case["gt_image"].astype(int), boxes, labels, torch.float64)
 
 
@@ -106,7 +108,8 @@ class Setup:
 
 def _setup(case: Arrays) -> Setup:
     raw = torch.from_numpy(case["y_pred"]).double().requires_grad_()
-    targets, grid = targets_of(case), grid_of(case)
+    targets = targets_of(case)
+    grid = grid_of(case)
     return Setup(
         raw,
         course_outputs(raw),
@@ -165,7 +168,8 @@ def _step(
     """
     loss, plain, detached = losses
     given = setup.outputs, setup.encoded, setup.grid
-    terms, sums = loss(*given), plain(*given)
+    terms = loss(*given)
+    sums = plain(*given)
     early = bool(loss.images_seen < loss.prior_images)
     total = sum(terms.values())
     yield compare_numbers(
@@ -184,7 +188,8 @@ def _step(
             f"step {step}: gradient, IoU constant", apart, case[f"step{step}_grad_stopgrad_iou"], COURSE
         )
 
-    parts, totals = _kinds(terms), _kinds(sums)
+    parts = _kinds(terms)
+    totals = _kinds(sums)
     centre = _kinds(_again(loss, replace(setup, outputs=_right_sizes(setup))))["class_box"]
     ours = {
         "xy": centre,

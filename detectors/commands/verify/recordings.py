@@ -42,9 +42,11 @@ class Arrays:
 
     def __init__(self, path: Path, prefix: str = "", *, parent: Arrays | None = None):
         """FileNotFoundError without the file; ValueError for what is no npz."""
-        self.path, self.prefix = path, prefix
+        self.path = path
+        self.prefix = prefix
         if parent is not None:
-            self._file, self._asked = parent._file, parent._asked
+            self._file = parent._file
+            self._asked = parent._asked
             return
         if not path.is_file():
             raise FileNotFoundError(f"{path.name}: no such file")

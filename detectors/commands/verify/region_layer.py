@@ -53,14 +53,16 @@ PRINTED = (
 
 def region_training(folder: Folder, name: Path) -> Iterator[Fixture]:
     """region_train.json"""
-    cases, arrays = folder.json(name), folder.arrays(name.with_suffix(".npz"))
+    cases = folder.json(name)
+    arrays = folder.arrays(name.with_suffix(".npz"))
     for case, settings in cases.items():
         yield Fixture(f"{name.stem}/{case}", partial(_training, settings, arrays.under(case)))
 
 
 def decoding(folder: Folder, name: Path) -> Iterator[Fixture]:
     """region_decode.json"""
-    cases, arrays = folder.json(name), folder.arrays(name.with_suffix(".npz"))
+    cases = folder.json(name)
+    arrays = folder.arrays(name.with_suffix(".npz"))
     for case, settings in cases.items():
         yield Fixture(f"{name.stem}/{case}", partial(_decoding, settings, arrays.under(case)))
 
@@ -89,7 +91,8 @@ def region_targets(truth: np.ndarray, size: tuple[int, int]) -> Targets:
     truth = torch.from_numpy(truth)
     valid = (truth[..., 0] != 0).cumprod(1).bool()
     scale = torch.tensor([size[1], size[0]])
-    centre, half = truth[..., :2] * scale, truth[..., 2:4] * scale / 2
+    centre = truth[..., :2] * scale
+    half = truth[..., 2:4] * scale / 2
     if truth.dtype == torch.float64:
         centre = torch.maximum(centre, (truth[..., :2].float() * scale).floor().double() + 1e-9)
     boxes = torch.where(valid[..., None], torch.cat([centre - half, centre + half], -1), 0)
@@ -116,7 +119,8 @@ def _training(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
     yield compare_numbers("cost", darknet_cost(delta), arrays["cost"].reshape(()), COST)
 
     raw = raw.double().requires_grad_()
-    outputs, grid = head_outputs(raw, settings), exact_grid(settings, cells)
+    outputs = head_outputs(raw, settings)
+    grid = exact_grid(settings, cells)
     targets = region_targets(arrays["truth"].astype(np.float64), cells)
     loss = seen_loss(settings, seen=case["seen"], batch=batch)
     encoded = TargetEncoder(region_matcher(settings), YoloBoxCoder())(targets, grid, outputs)
@@ -151,10 +155,8 @@ def seen_loss(settings: Region, *, seen: int, batch: int) -> nn.Module:
 def region_delta(raw: Tensor, settings: Region, truth: np.ndarray, *, seen: int) -> Tensor:
     """Darknet's `delta`, see delta_of, as (B, n * (5 + C), H, W) float64."""
     cells = tuple(raw.shape[-2:])
-    targets, outputs = (
-        region_targets(truth.astype(np.float64), cells),
-        head_outputs(raw.detach().double(), settings),
-    )
+    targets = region_targets(truth.astype(np.float64), cells)
+    outputs = head_outputs(raw.detach().double(), settings)
     delta = delta_of(
         outputs,
         targets,
@@ -209,7 +211,8 @@ def darknet_cost(delta: Tensor) -> float:
 
 
 def _decoding(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
-    settings, raw = region_settings(case, arrays["anchors"]), torch.from_numpy(arrays["input"])
+    settings = region_settings(case, arrays["anchors"])
+    raw = torch.from_numpy(arrays["input"])
     yield compare_numbers("output", activate(raw, settings), arrays["output"], VALUES)
     for k, det in enumerate(case["dets"]):
         yield from detections(
@@ -321,13 +324,15 @@ def _nonzero(values: Tensor) -> dict[tuple[int, int], float]:
 
 
 def _pairs(arrays: Arrays, name: str) -> dict[tuple[int, int], float]:
-    index, values = arrays[f"{name}_idx"].reshape(-1, 2).tolist(), arrays[f"{name}_val"].tolist()
+    index = arrays[f"{name}_idx"].reshape(-1, 2).tolist()
+    values = arrays[f"{name}_val"].tolist()
     return {(box, label): value for (box, label), value in zip(index, values, strict=True)}
 
 
 def _objectness_kept(raw: Tensor, settings: Region, det: Settings) -> dict[tuple[int, int], float]:
     """do_nms_obj: suppression by objectness, all classes together."""
-    outputs, grid = head_outputs(raw, settings), cell_grid(settings, tuple(raw.shape[-2:]))
+    outputs = head_outputs(raw, settings)
+    grid = cell_grid(settings, tuple(raw.shape[-2:]))
     rule = lambda given: given.objectness.sigmoid()[..., None]  # noqa: E731
     post = PostProcess(
         coder=YoloBoxCoder(), score_rule=rule, score_threshold=det["thresh"], nms_iou=det["nms"]

@@ -49,10 +49,8 @@ def l2norm(folder: Folder, name: Path) -> Iterator[Fixture]:
 def _detections(arrays: Arrays, folder: Path) -> Iterator[Comparison]:
     arrays.skip("notes", "margins")
     loc, conf = ssd_recordings.predictions(arrays)
-    outputs, grid = (
-        HeadOutputs(loc.double(), conf.double()),
-        ssd_recordings.recorded_grid(arrays, folder, torch.float64),
-    )
+    outputs = HeadOutputs(loc.double(), conf.double())
+    grid = ssd_recordings.recorded_grid(arrays, folder, torch.float64)
     boxes = SSDBoxCoder().decode(outputs.offsets, grid)[0]
     for prefix, limits in LIMITS.items():
         if f"{prefix}_det" not in arrays:
@@ -60,7 +58,8 @@ def _detections(arrays: Arrays, folder: Path) -> Iterator[Comparison]:
         post = PostProcess(
             coder=SSDBoxCoder(), score_rule=ssd_scores, score_threshold=0.01, nms_iou=0.45, **limits
         )
-        detections, recorded = post(outputs, grid), arrays[f"{prefix}_det"].astype(np.float64)
+        detections = post(outputs, grid)
+        recorded = arrays[f"{prefix}_det"].astype(np.float64)
         if recorded.shape[1] == 7:
             ours = set(
                 zip(anchor_numbers(detections, boxes).tolist(), (detections.labels + 1).tolist(), strict=True)

@@ -41,7 +41,8 @@ TARGET_TOLERANCE = Tolerance(absolute=1e-4, relative=2e-5)
 LOSS = Tolerance(absolute=1e-6, relative=1e-5)
 GRADIENTS = Tolerance(absolute=1e-6, relative=1e-4)
 LOC_GRADIENTS = Tolerance(absolute=1e-5, relative=1e-4)
-POSITIVE_IOU, ROUNDING = 0.5, 1e-6  # an IoU this near the threshold falls to either side by rounding
+POSITIVE_IOU = 0.5
+ROUNDING = 1e-6  # an IoU this near the threshold falls to either side by rounding
 UNDERFLOW = (
     "ssd.pytorch subtracts the largest logit of the batch before exp(), "
     "so that rows far below it are never mined"
@@ -112,7 +113,8 @@ def loss_fixtures(folder: Folder, name: Path) -> Iterator[Fixture]:
 def _loss(arrays: Arrays, folder: Path, program: Program) -> Iterator[Comparison]:
     same = program.prefix != "caffe" and bool(arrays[f"{program.prefix}_equals_caffe"])
     recorded = Recorded(arrays, "caffe" if same else program.prefix)
-    targets, grid = ssd_recordings.recorded_targets(arrays), ssd_recordings.recorded_grid(arrays, folder)
+    targets = ssd_recordings.recorded_targets(arrays)
+    grid = ssd_recordings.recorded_grid(arrays, folder)
     loc, conf = ssd_recordings.predictions(arrays)
     ours = TargetEncoder(preset_matcher(program.matching), SSDBoxCoder())(targets, grid).matched
     if (reason := _unfit(recorded, targets)) is not None:
@@ -206,7 +208,8 @@ def _values(
     outputs.offsets.requires_grad_(), outputs.class_logits.requires_grad_()
     terms = preset_loss(program.preset)(outputs, encoded, None)
     sum(terms.values()).backward()
-    loc_grad, conf_grad = outputs.offsets.grad, outputs.class_logits.grad
+    loc_grad = outputs.offsets.grad
+    conf_grad = outputs.class_logits.grad
     positives, negatives = (
         {tuple(pair) for pair in recorded.pairs(name).tolist()} for name in ("pos", "neg")
     )

@@ -84,10 +84,8 @@ def _net(arrays: Arrays, stem: str) -> Iterator[Comparison]:
 def _fill(detector: Detector, arrays: Arrays) -> Iterator[Comparison]:
     """Sets every parameter, and compares what was drawn with the recording's hashes and first numbers."""
     state = {parameter_names.ours(name): tensor for name, tensor in detector.state_dict().items()}
-    keys, shapes = (
-        arrays["caffe_keys"].tolist(),
-        [ast.literal_eval(shape) for shape in arrays["shapes"].tolist()],
-    )
+    keys = arrays["caffe_keys"].tolist()
+    shapes = [ast.literal_eval(shape) for shape in arrays["shapes"].tolist()]
     yield compare_numbers(
         "shapes of the parameters",
         [list(state[key].shape) for key in keys] == [list(s) for s in shapes],
@@ -95,7 +93,10 @@ def _fill(detector: Detector, arrays: Arrays) -> Iterator[Comparison]:
         EXACT,
     )
     yield agree("names of the parameters", set(state), set(keys))
-    stream, place, digests, heads = pcg(int(arrays["seed"]), sum(int(np.prod(s)) for s in shapes)), 0, [], []
+    stream = pcg(int(arrays["seed"]), sum(int(np.prod(s)) for s in shapes))
+    place = 0
+    digests = []
+    heads = []
     for key, shape in zip(keys, shapes, strict=True):
         values = _scaled(stream[place : place + int(np.prod(shape))], key, shape)
         place += len(values)

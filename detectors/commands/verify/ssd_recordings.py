@@ -52,7 +52,8 @@ def _priors(arrays: Arrays, key: str) -> Iterator[Comparison]:
             f"{key}: known are ssd<side>_<sizes> of {' and '.join(map(str, BUILDERS))} pixels "
             "and what ports clip of them"
         )
-    side, sizes = int(match[1]), match[2]
+    side = int(match[1])
+    sizes = match[2]
     whole = _relative(side, sizes)
     if match[3] is None:
         yield compare_numbers("default boxes", whole, arrays[key], PRIORS)
@@ -78,7 +79,8 @@ def _nvidia_order(levels: Sequence[Level]) -> np.ndarray:
     """(A,) for each of our default boxes its place in NVIDIA's list, whose order is level, shape, row,
     column.
     """
-    parts, start = [], 0
+    parts = []
+    start = 0
     for level in levels:
         place = np.arange(level.per_location * level.rows * level.columns).reshape(level.per_location, -1)
         parts.append(start + place.T.ravel())
@@ -91,7 +93,8 @@ def predictions(case: Arrays, *, scale: tuple[float, float] = (0.6, 1.5)) -> tup
 
     ValueError if what is drawn again has another sha256 than the recording's.
     """
-    anchors, columns = int(case["P"]), int(case["C"])
+    anchors = int(case["P"])
+    columns = int(case["C"])
     if "seed" in case:
         batch = int(case["B"]) if "B" in case else 1
         args = (
@@ -100,7 +103,8 @@ def predictions(case: Arrays, *, scale: tuple[float, float] = (0.6, 1.5)) -> tup
             else [batch, anchors, columns, *scale, float(case["bg_bias"])]
         )
         loc, conf = pcg_normal(int(case["seed"]), (batch, anchors, 4), (batch, anchors, columns))
-        loc, conf = (args[3] * loc).astype(np.float32), (args[4] * conf).astype(np.float32)
+        loc = (args[3] * loc).astype(np.float32)
+        conf = (args[4] * conf).astype(np.float32)
         conf[..., 0] += np.float32(args[5])
         for name, drawn in (("loc", loc), ("conf", conf)):
             if hashlib.sha256(drawn.tobytes()).hexdigest() != str(case[f"{name}_sha256"]):
@@ -112,9 +116,11 @@ def predictions(case: Arrays, *, scale: tuple[float, float] = (0.6, 1.5)) -> tup
                     f"{name} drawn from seed {int(case['seed'])} does not begin with the recorded numbers"
                 )
     elif "active" in case:
-        loc, conf = np.zeros((1, anchors, 4), np.float32), np.zeros((1, anchors, columns), np.float32)
+        loc = np.zeros((1, anchors, 4), np.float32)
+        conf = np.zeros((1, anchors, columns), np.float32)
         conf[..., 0] = case["inactive_conf0"]
-        loc[0, case["active"]], conf[0, case["active"]] = case["active_loc"], case["active_conf"]
+        loc[0, case["active"]] = case["active_loc"]
+        conf[0, case["active"]] = case["active_conf"]
     else:
         loc, conf = (
             np.atleast_3d(case[key]).reshape(-1, anchors, case[key].shape[-1]) for key in ("loc", "conf")

@@ -26,7 +26,8 @@ def splitmix(seed: int, start: int, count: int, low: float, high: float) -> np.n
 
 def darknet_parameters(convs: Iterable[Sequence[int]], seed: int) -> np.ndarray:
     """The body of a .weights file. convs: [filters, channels, kernel, batch norm] in the cfg's order."""
-    parts, place = [], 0
+    parts = []
+    place = 0
     for filters, channels, kernel, normed in convs:
         weights = channels * kernel * kernel
         edge = np.sqrt((4.2 if normed else 3.0) / weights)
