@@ -1,7 +1,8 @@
-"""What a scan of a data set found, kept in a file: parsing COCO's training set takes seconds, reading the arrays a fraction of one.
+"""A file cache for scanned annotations: parsing COCO's training set takes seconds, loading it far less.
 
-A file is valid as long as the names, sizes and times of everything that was read are the same. Known limit: a file that is rewritten with
-the same length within one tick of the file system's clock, and an image that is replaced in place, look the same.
+A cache file is valid as long as everything that was read has the same name, size and modification time.
+Known limit: a file rewritten with the same length within one tick of the file system's clock goes unnoticed,
+and so does an image replaced in place.
 """
 
 from __future__ import annotations
@@ -25,9 +26,8 @@ import numpy as np
 from detectors.annotations import Annotations, Texts
 from detectors.data.problems import Problem
 
-CACHE_FORMAT = (
-    2  # raise it with every change of what a scan returns for the same files, and of the layout of the file
-)
+# Increase it when a scan returns something else for the same files, or when the layout of the file changes.
+CACHE_FORMAT = 2
 MAGIC = b"detectors annotations %d\n" % CACHE_FORMAT
 DIGEST = 32  # bytes
 ARRAYS = ("sizes", "offsets", "boxes_original", "labels", "difficult", "crowd", "areas")
@@ -44,30 +44,34 @@ def cached(
     class_names: list[str] | None,
     **places: Any,
 ) -> Scanned:
-    """scan(class_names=class_names, **places), or what it gave the last time.
+    """The result of scan(class_names=class_names, **places), from the cache if possible.
 
-    sources: with the same `places`, all files that the scan reads and all folders that it lists, as paths or entries of os.scandir.
-    folder: where the files of this cache lie; None scans anew. What cannot be read or written there costs time, and nothing else.
+    sources: a function of `places` that yields all files that the scan reads and all folders that it lists,
+    as paths or entries of os.scandir.
+    folder: the folder of the cache files; None: always scan. A cache file that cannot be read or written only
+    costs time.
     """
     arguments = places | {"class_names": class_names}
     try:
         key = None if folder is None else files_fingerprint(sources(**places))
     except OSError:
-        key = None  # the scan knows better what to say about a missing file
+        key = None  # the scan has a better message for a missing file
     if key is None:
         return scan(**arguments)
     path = Path(folder) / f"{_name(scan.__name__, arguments)}.annotations"
-    if (found := read_cache(path, key)) is not None:
-        return found
+    scanned = read_cache(path, key)
+    if scanned is not None:
+        return scanned
     started = time.monotonic()
-    found = scan(**arguments)
-    if write_cache(path, key, found):
-        logger.info("read %d images (%.1f s); kept in %s", len(found[0]), time.monotonic() - started, path)
-    return found
+    scanned = scan(**arguments)
+    if write_cache(path, key, scanned):
+        seconds = time.monotonic() - started
+        logger.info("read %d images (%.1f s); cached in %s", len(scanned[0]), seconds, path)
+    return scanned
 
 
 def files_fingerprint(sources: Iterable[os.PathLike]) -> str:
-    """A hash of names, sizes and times. OSError for a file that is not there."""
+    """A hash of names, sizes and modification times. OSError for a missing file."""
     stamps = []
     for source in sources:
         status = source.stat()
@@ -76,31 +80,32 @@ def files_fingerprint(sources: Iterable[os.PathLike]) -> str:
 
 
 def _name(reader: str, arguments: dict[str, Any]) -> str:
-    """One file for each data set, split and choice of classes: a changed set overwrites its own.
+    """A file name for each data set, split and choice of classes; a changed set overwrites its own file.
 
-    A relative place counts both as it is given, since the paths of the images begin with it, and as the place that it means here.
+    A relative path counts as given, because the paths of the images start with it, and as the absolute path
+    that it stands for.
     """
-    plain = {
+    key = {
         name: [os.fspath(value), os.path.abspath(value)] if isinstance(value, os.PathLike) else value
         for name, value in arguments.items()
     }
-    return f"{reader}-{_hash(json.dumps(plain, sort_keys=True, default=list))[:DIGEST]}"
+    return f"{reader}-{_hash(json.dumps(key, sort_keys=True, default=list))[:DIGEST]}"
 
 
 def _hash(text: str) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=DIGEST).hexdigest()
 
 
-def write_cache(path: Path, key: str, found: Scanned) -> bool:
-    """Whether it was written: under a temporary name that is then changed, so that nobody ever reads half of it."""
-    content = pack(key, found)
+def write_cache(path: Path, key: str, scanned: Scanned) -> bool:
+    """Write the file atomically. False, with a warning, if the folder is not writable."""
+    content = pack(key, scanned)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, draft = tempfile.mkstemp(prefix=".annotations-", dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
-            os.chmod(draft, 0o644)  # mkstemp's files are the owner's alone
+            os.chmod(draft, 0o644)  # only the owner may read mkstemp's files
             os.replace(draft, path)
         except OSError:
             os.unlink(draft)
@@ -111,35 +116,38 @@ def write_cache(path: Path, key: str, found: Scanned) -> bool:
     return True
 
 
-@functools.cache  # once for each folder, not for each split
+@functools.cache  # once per folder, not per split
 def _warn_unwritable(folder: str, reason: str) -> None:
     logger.warning(
-        "%s: annotations cannot be kept there (%s), so they are read anew each time; set paths.cache to another folder",
+        "%s: annotations cannot be cached there (%s), so they are parsed every time; "
+        "set paths.cache to another folder",
         folder,
         reason,
     )
 
 
 def read_cache(path: Path, key: str) -> Scanned | None:
-    """What was saved under this key; None if there is none, or if the file is damaged, of another version or of other annotations."""
+    """What was saved with this key.
+
+    None if there is no file, or if it is damaged, from another version, or for other annotations.
+    """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
-        logger.info("%s cannot be read (%s); it is made anew", path, error.strerror)
+        logger.info("%s cannot be read (%s); it is rebuilt", path, error.strerror)
         return None
     try:
-        found = unpack_annotations(content, key)
+        return unpack_annotations(content, key)
     except ValueError as error:
-        logger.info("%s: %s; it is made anew", path, error)
+        logger.info("%s: %s; it is rebuilt", path, error)
         return None
-    return found
 
 
-def pack(key: str, found: Scanned) -> bytes:
-    """MAGIC, a hash of the rest, and the rest as numpy's npz."""
-    annotations, problems = found
+def pack(key: str, scanned: Scanned) -> bytes:
+    """MAGIC, a hash of the rest, and the rest in numpy's npz format."""
+    annotations, problems = scanned
     ids = annotations.image_ids
     words = {
         "key": key,
@@ -148,7 +156,8 @@ def pack(key: str, found: Scanned) -> bytes:
         "problems": problems,
     }
     arrays = {name: getattr(annotations, name) for name in ARRAYS}
-    arrays |= _pack_texts("words", Texts([json.dumps(words)])) | _pack_texts("paths", annotations.paths)
+    arrays |= _pack_texts("words", Texts([json.dumps(words)]))
+    arrays |= _pack_texts("paths", annotations.paths)
     arrays |= {"ids": np.array(ids, dtype=np.int64)} if isinstance(ids, array) else _pack_texts("ids", ids)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
@@ -157,9 +166,12 @@ def pack(key: str, found: Scanned) -> bytes:
 
 
 def unpack_annotations(content: bytes, key: str) -> Scanned:
-    """Law: unpack(pack(key, found), key) == found. ValueError for anything else, found by the hash before it is interpreted."""
+    """Law: unpack_annotations(pack(key, scanned), key) == scanned.
+
+    ValueError for any other content. The hash is checked before anything is interpreted.
+    """
     if not content.startswith(MAGIC):
-        raise ValueError("of another version, or not a file of this cache")
+        raise ValueError("from another version, or not a cache file")
     rest = memoryview(content)[len(MAGIC) + DIGEST :]
     if _digest(rest) != content[len(MAGIC) : len(MAGIC) + DIGEST]:
         raise ValueError("damaged")
@@ -171,9 +183,10 @@ def unpack_annotations(content: bytes, key: str) -> Scanned:
     words = json.loads(_unpack_texts("words", arrays)[0])
     if words["key"] != key:
         raise ValueError("the annotations have changed")
+    image_ids = array("q", arrays["ids"].tobytes()) if "ids" in arrays else _unpack_texts("ids", arrays)
     annotations = Annotations(
         class_names=tuple(words["class_names"]),
-        image_ids=array("q", arrays["ids"].tobytes()) if "ids" in arrays else _unpack_texts("ids", arrays),
+        image_ids=image_ids,
         paths=_unpack_texts("paths", arrays),
         category_ids=tuple(words["category_ids"]),
         **{name: arrays[name] for name in ARRAYS},

@@ -1,7 +1,8 @@
-"""Annotations and a transform -> batches: decoding, mixing, collating, broken files, and the processes that do it.
+"""Annotations and a transform -> batches: decoding, mixing, collating, broken files and worker processes.
 
-Sample k of epoch e is a pure function of (seed, e, k) and its size, and batch number s one of (seed, s, batch size, number of images): the
-number of workers does not change a byte, nor that of training processes, and a run that goes on from step s gets what it would have got.
+Sample k of epoch e is a pure function of (seed, e, k) and its size. The order of the samples in batch s is a
+pure function of (seed, s, batch size, number of images). So neither the number of workers nor the number of
+training processes changes a byte, and a run resumed at step s gets the batches that it would have got.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from detectors.annotations import Annotations
@@ -27,8 +29,9 @@ from detectors.data.problems import KINDS, Problem
 from detectors.data.sampling import Key, ResumableSampler, SizeOf
 from detectors.structures import Batch, ImageInfo, Targets
 
-DRAW, PART, MIX = range(3)  # streams of a sample, see DetectionDataset._entropy
-TRIES = 50  # images drawn in the place of one that cannot be used, before the data set is given up
+# Random streams of a sample, see DetectionDataset._entropy: the choice of images, augmentation, mixing.
+DRAW, PART, MIX = range(3)
+TRIES = 50  # images tried for one place in a batch before loading fails
 ON_ERROR = ("stop", "replace", "leave_out")
 
 TransformCall = Callable[[np.ndarray, np.ndarray, np.ndarray, int, tuple[int, int] | None], TransformedSample]
@@ -44,21 +47,22 @@ class Sample(NamedTuple):
 
 
 class Fetched(NamedTuple):
-    """What a worker hands over: samples, or after collating a batch, and what it found on the way."""
+    """What a worker returns: the samples, or after collating the batch; and the problems with its images."""
 
     samples: list[Sample] | Batch | None  # None: no image of the batch can be used
     problems: list[Problem]
-    error: ImageError | None = None  # an exception would reach the reader wrapped in two tracebacks
+    error: ImageError | None = None  # not raised in the worker, where it would be wrapped in two tracebacks
 
 
 class DetectionDataset(Dataset):
-    """Annotations seen through a transform. The key of a sample is (epoch, index) or a whole Key.
+    """Annotations seen through a transform. The key of a sample is (epoch, index) or a complete Key.
 
-    Crowd boxes are never among the truths; difficult ones are if `use_difficult` (Darknet leaves them out). Neither matters to evaluation,
-    which reads the Annotations themselves.
+    Samples never have crowd boxes; they have difficult boxes if use_difficult (Darknet leaves them out).
+    Neither matters in evaluation, which reads the Annotations directly.
 
-    on_error, for an image that cannot be used: "stop" raises its ImageError; "replace" puts others, drawn from (seed, epoch, index), in its
-    place until one can be; "leave_out" leaves it out of its batch, so that it has no detections and its truths count as missed.
+    on_error: what to do with an image that cannot be used. "stop" raises its ImageError. "replace" tries
+    other images, drawn from (seed, epoch, index), in its place. "leave_out" leaves it out of its batch; it
+    then has no detections, and its boxes count as missed.
     """
 
     def __init__(
@@ -74,17 +78,15 @@ class DetectionDataset(Dataset):
     ):
         if on_error not in ON_ERROR:
             raise ValueError(f"on_error={on_error!r}: choose one of {', '.join(ON_ERROR)}")
-        self.annotations, self.transform, self.seed, self.on_error, self.mixing = (
-            annotations,
-            transform,
-            seed,
-            on_error,
-            mixing,
-        )
+        self.annotations = annotations
+        self.transform = transform
+        self.seed = seed
+        self.on_error = on_error
+        self.mixing = mixing
         self.reader = reader or ImageReader(annotations)
-        self.trained_on = (
-            ~annotations.crowd if use_difficult else ~(annotations.crowd | annotations.difficult)
-        )  # (T,) bool
+        self.trained_on = ~annotations.crowd  # (T,) bool
+        if not use_difficult:
+            self.trained_on &= ~annotations.difficult
 
     def __len__(self) -> int:
         return len(self.annotations)
@@ -93,8 +95,9 @@ class DetectionDataset(Dataset):
         return self._sample(Key(*key), [])
 
     def __getitems__(self, keys: list[Key]) -> Fetched:
-        """One batch."""
-        samples, problems = [], []
+        """The samples of one batch."""
+        samples = []
+        problems = []
         for key in keys:
             try:
                 samples.append(self._sample(Key(*key), problems))
@@ -105,7 +108,7 @@ class DetectionDataset(Dataset):
         return Fetched(samples, problems)
 
     def _sample(self, key: Key, problems: list[Problem]) -> Sample:
-        """`problems` grows by what is found."""
+        """One sample. Problems with its images are added to `problems`."""
         result, info = self._part(key, 0, problems)
         if self.mixing is not None:
             random = np.random.default_rng(self._entropy(key, MIX))
@@ -118,8 +121,10 @@ class DetectionDataset(Dataset):
         )
 
     def _part(self, key: Key, part: int, problems: list[Problem]) -> tuple[TransformedSample, ImageInfo]:
-        """Image number `part` of a sample: 0 is the key's own, the others, which are mixed into it, are drawn."""
-        seed = int(self._entropy(key, *([PART, part] if part else [])).generate_state(1, np.uint64)[0])
+        """Image number `part` of a sample: 0 is the key's own; the others are drawn, and mixed into it."""
+        # The augmentation of part 0 uses the stream without a number.
+        entropy = self._entropy(key, PART, part) if part else self._entropy(key)
+        seed = int(entropy.generate_state(1, np.uint64)[0])
         for row in self._rows(key, part):
             try:
                 return self._transformed(row, seed, key.size)
@@ -129,55 +134,63 @@ class DetectionDataset(Dataset):
                 problems.append(error.problem)
                 last = error
         path, what, kind = last.args
-        raise ImageError(path, f"{what}. None of {TRIES} images tried can be used; this is the last", kind)
+        raise ImageError(
+            path, f"{what}. None of the {TRIES} images tried can be used; this is the last one", kind
+        )
 
     def _rows(self, key: Key, part: int) -> Iterator[int]:
-        """TRIES rows to try, one after the other."""
+        """TRIES rows to try in this order."""
+        tries = TRIES
         if part == 0:
             yield key.index
-        draws = np.random.default_rng(self._entropy(key, DRAW, part))
-        for _ in range(TRIES - (part == 0)):
-            yield int(draws.integers(len(self)))
+            tries -= 1
+        random = np.random.default_rng(self._entropy(key, DRAW, part))
+        for _ in range(tries):
+            yield int(random.integers(len(self)))
 
     def _entropy(self, key: Key, *stream: int) -> np.random.SeedSequence:
-        """Streams of one sample, each independent of the others; the first part's augmentation has the one without a number."""
+        """The seed of one of the sample's random streams, which are independent of each other."""
         return np.random.SeedSequence((self.seed, key.epoch, key.index), spawn_key=stream)
 
     def _transformed(
         self, row: int, seed: int, size: tuple[int, int] | None
     ) -> tuple[TransformedSample, ImageInfo]:
-        truths = self.annotations
+        annotations = self.annotations
         decoded = self.reader.read(row, self._wanted(size))
-        rows = np.arange(truths.offsets[row], truths.offsets[row + 1])
+        rows = np.arange(annotations.offsets[row], annotations.offsets[row + 1])
         rows = rows[self.trained_on[rows]]
-        boxes = truths.boxes_original[rows] / decoded.divisor
-        result = self.transform(decoded.image, boxes, truths.labels[rows], seed, size)
-        scale = tuple(value / decoded.divisor for value in result.scale_xy)
+        boxes = annotations.boxes_original[rows] / decoded.divisor
+        result = self.transform(decoded.image, boxes, annotations.labels[rows], seed, size)
         info = ImageInfo(
-            row, truths.image_ids[row], truths.paths[row], decoded.size_original, scale, result.shift_xy
+            row,
+            annotations.image_ids[row],
+            annotations.paths[row],
+            decoded.size_original,
+            tuple(value / decoded.divisor for value in result.scale_xy),
+            result.shift_xy,
         )
         return result, info
 
     def _wanted(self, size: tuple[int, int] | None) -> tuple[float, float] | None:
-        """(height, width), the pixels of which the transform could still make use; None if it does not say.
+        """(height, width) in pixels, the largest that the transform can use; None if it does not say.
 
-        The longer side of the input counts for both: Darknet's placement is a square of it.
+        Both are derived from the longer side of the input, because Darknet places images in a square of it.
         """
         zoom = getattr(self.transform, "max_zoom", math.inf)
-        return None if math.isinf(zoom) else (max(size or self.transform.size) * zoom,) * 2
+        if math.isinf(zoom):
+            return None
+        side = max(size or self.transform.size) * zoom
+        return side, side
 
 
 def collate(samples: list[Sample]) -> Batch:
-    """B samples -> Batch, truths padded to the largest number in the batch (0 if no image has any).
+    """B samples -> Batch. Boxes are padded to the largest number in the batch (0 if no image has boxes).
 
-    The images are (B, 3, H, W) in channels_last memory: stacked as they come, without a transposition.
+    The images are (B, 3, H, W) in channels_last memory: they are stacked as they are, without a
+    transposition.
     """
-    boxes = torch.nn.utils.rnn.pad_sequence(
-        [sample.boxes for sample in samples], batch_first=True
-    )  # (B, M, 4)
-    labels = torch.nn.utils.rnn.pad_sequence(
-        [sample.labels for sample in samples], batch_first=True
-    )  # (B, M)
+    boxes = pad_sequence([sample.boxes for sample in samples], batch_first=True)  # (B, M, 4)
+    labels = pad_sequence([sample.labels for sample in samples], batch_first=True)  # (B, M)
     counts = torch.tensor([len(sample.labels) for sample in samples])
     valid = torch.arange(boxes.shape[1]) < counts[:, None]  # (B, M)
     images = torch.stack([sample.image for sample in samples]).permute(0, 3, 1, 2)  # (B, 3, H, W)
@@ -185,48 +198,45 @@ def collate(samples: list[Sample]) -> Batch:
 
 
 class BatchLoader(DataLoader):
-    """A DataLoader that raises a worker's ImageError as if it had happened here, once the workers have ended, and tells what was left."""
+    """A DataLoader that logs the images that were replaced or left out.
 
-    def __init__(self, *arguments, **settings):
-        super().__init__(*arguments, **settings)
-        self.problems: dict[
-            str, Problem
-        ] = {}  # by path: images that were replaced or left out, in any iteration so far
+    It raises a worker's ImageError as if it had occurred in the main process, after the workers have ended.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        # By path: images that were replaced or left out, in all iterations so far.
+        self.problems: dict[str, Problem] = {}
 
     def __iter__(self) -> Iterator[Batch]:
         batches = super().__iter__()
         for fetched in batches:
-            self._tell(fetched.problems)
+            self._log(fetched.problems)
             if fetched.error is not None:
                 break
             if fetched.samples is not None:
                 yield fetched.samples
         else:
             return
-        del (
-            batches
-        )  # ends the workers; an error's traceback would keep them, and take ten seconds to let them go
+        # This ends the workers now; a traceback would keep them, and ending them would take ten seconds.
+        del batches
         path, what, kind = fetched.error.args
-        raise ImageError(
-            path,
-            f"{what}; data.on_error=skip goes on without it" if self.dataset.on_error == "stop" else what,
-            kind,
-        )
+        if self.dataset.on_error == "stop":
+            what += "; data.on_error=skip continues without it"
+        raise ImageError(path, what, kind)
 
-    def _tell(self, problems: list[Problem]) -> None:
-        """Each file once."""
-        fate = (
-            "other images take its place"
-            if self.dataset.on_error == "replace"
-            else "it is left out, and its truths count as missed"
-        )
+    def _log(self, problems: list[Problem]) -> None:
+        """One warning per file."""
+        consequence = "it is left out, and its boxes count as missed"
+        if self.dataset.on_error == "replace":
+            consequence = "other images take its place"
         for problem in problems:
             if problem.image not in self.problems:
-                logger.warning("%s; %s", problem, fate)
-            self.problems.setdefault(problem.image, problem)
+                logger.warning("%s; %s", problem, consequence)
+                self.problems[problem.image] = problem
 
     def summary(self) -> str:
-        """How many images could not be used so far; "" for none."""
+        """The number of images that could not be used so far, by kind of problem; "" for none."""
         kinds = Counter(problem.kind for problem in self.problems.values())
         return ", ".join(f"{count} {KINDS[kind].title}" for kind, count in kinds.items())
 
@@ -243,16 +253,22 @@ def build_train_loader(
     rank: int = 0,
     world_size: int = 1,
 ) -> BatchLoader:
-    """Batches number start_step to steps - 1 of the run (for ever if steps is None), in the order that the dataset's seed gives.
+    """Batches start_step to steps - 1 of the run, in the order given by the dataset's seed.
 
-    size_of: number of a batch -> its (height, width); None leaves it to the dataset's transform. prefetch: batches that each worker has
-    ready. rank, world_size: this process's share of each batch, see ResumableSampler; batch_size is that of one process.
+    batch_size: of one process. prefetch: the number of batches that each worker prepares in advance.
+    steps: None is endless. size_of: number of a batch -> its (height, width); None is the transform's own size.
+    rank, world_size: this process's share of each step, see ResumableSampler.
     """
-    span, share = (
-        {"start_step": start_step, "steps": steps, "size_of": size_of},
-        {"rank": rank, "world_size": world_size},
+    sampler = ResumableSampler(
+        images=len(dataset),
+        batch_size=batch_size,
+        seed=dataset.seed,
+        start_step=start_step,
+        steps=steps,
+        size_of=size_of,
+        rank=rank,
+        world_size=world_size,
     )
-    sampler = ResumableSampler(images=len(dataset), batch_size=batch_size, seed=dataset.seed, **span, **share)
     return _loader(dataset, sampler, workers, prefetch)
 
 
@@ -261,16 +277,12 @@ def build_eval_loader(
 ) -> BatchLoader:
     """Every image once, in the order of the Annotations; the last batch may be smaller."""
     keys = [Key(0, index) for index in range(len(dataset))]
-    return _loader(
-        dataset,
-        [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)],
-        workers,
-        prefetch,
-    )
+    batches = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
+    return _loader(dataset, batches, workers, prefetch)
 
 
 def _loader(dataset: DetectionDataset, batches: Sampler | list, workers: int, prefetch: int) -> BatchLoader:
-    cv2.setNumThreads(0)  # OpenCV's own threads would fight with the workers and with torch for the cores
+    cv2.setNumThreads(0)  # OpenCV's threads would compete with the workers and torch for the cores
     return BatchLoader(
         dataset,
         batch_sampler=batches,
@@ -279,7 +291,8 @@ def _loader(dataset: DetectionDataset, batches: Sampler | list, workers: int, pr
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_start_worker,
-        generator=torch.Generator(),  # of its own: without one, each loader would draw from the global stream, which a resume restores
+        # Without a generator, the loader would draw from the global random state, which a resume restores.
+        generator=torch.Generator(),
     )
 
 
@@ -289,6 +302,5 @@ def _collate(fetched: Fetched) -> Fetched:
 
 def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C is the main process's business: it saves, then ends the workers
+    # The main process handles Ctrl-C: it saves, then ends the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -27,9 +27,8 @@ class MultiScale:
 
     The side is one of 320, 352 ... 608, and the largest at the end of the training. It is a pure function of
     (seed, step // every), so a resumed run and any number of workers give the same sizes. Darknet uses C's
-    rand(), seeded by the clock, so only the distribution is the same. Darknet checks for the end only
-    when it draws: the first block of its last 200 iterations still has a random size, here it has the
-    largest.
+    rand(), seeded by the clock, so only the distribution is the same. Darknet checks for the end only when it
+    draws, so the first block of its last 200 iterations still has a random size; here it has the largest.
     """
 
     sides: Sequence[int]  # pixels, ascending

@@ -1,9 +1,11 @@
-"""A generated data set: six kinds of textured, rotated, partly hidden shapes on cluttered backgrounds, written in VOC's layout.
+"""A generated data set in VOC's layout: six classes of textured, rotated, partly hidden shapes on clutter.
 
-Small enough to learn in a minute without a GPU, and hard enough that a broken detector shows: many sizes, aspect ratios and angles, up to
-five shapes that hide one another, clutter that looks like their parts, images without any. Each class has hues of its own, since 600
-images are too few for a narrow network to learn six outlines at every angle from nothing (AP50 .47 after a minute, .92 with the hint): what
-is hard is to find, part and frame the shapes. Image k of a split is a pure function of (seed, split, k, size).
+It is small enough to learn in a minute without a GPU, and hard enough to expose a broken detector: many
+sizes, aspect ratios and angles, up to five shapes that hide each other, clutter that looks like parts of
+shapes, images without any shape. Each class has its own hues, because 600 images are too few for a narrow
+network to learn six outlines at every angle from scratch (AP50 .47 after a minute, .92 with the hues). What
+remains hard is to find, separate and frame the shapes. Image k of a split is a pure function of (seed, split,
+k, size).
 """
 
 from __future__ import annotations
@@ -19,21 +21,14 @@ import cv2
 import numpy as np
 
 CLASSES = ("cross", "disc", "ring", "square", "star", "triangle")
-SHAPES_VERSION = 3  # raise it with every change of what is drawn: it is part of the cache folder's name
-COUNTS = (
-    0.04,
-    0.14,
-    0.22,
-    0.26,
-    0.20,
-    0.14,
-)  # probability of 0, 1, 2, ... shapes in an image: 2.9 on average
-SIDE_RANGE = (0.2, 0.55)  # longer side of a shape's own frame over the image's side, drawn log-uniformly
-ASPECT_RANGE = 1.5  # a shape's own frame is at most so many times as long as wide, before it is turned
-VISIBLE = 0.65  # no shape is hidden more than this leaves
-HUES = (0.33, 0.83, 0.0, 0.5, 0.17, 0.67)  # of a class, 0..1 around the colour circle
-HUE_SPREAD = 0.07  # either side
-SUBPIXEL = 4  # bits after the point in OpenCV's vertex coordinates
+SHAPES_VERSION = 3  # increase it when the images change; it is part of the cache folder's name
+COUNTS = (0.04, 0.14, 0.22, 0.26, 0.20, 0.14)  # probability of 0, 1, ... 5 shapes per image; the mean is 2.9
+SIDE_RANGE = (0.2, 0.55)  # longer side of an unrotated shape / side of the image, log-uniform
+ASPECT_RANGE = 1.5  # largest ratio of the sides of an unrotated shape
+VISIBLE = 0.65  # smallest visible fraction of a shape
+HUES = (0.33, 0.83, 0.0, 0.5, 0.17, 0.67)  # of each class, 0..1 around the colour circle
+HUE_SPREAD = 0.07  # largest deviation to either side
+SUBPIXEL = 4  # fractional bits of OpenCV's vertex coordinates
 SHAPES_QUALITY = 92
 
 logger = logging.getLogger(__name__)
@@ -42,14 +37,17 @@ logger = logging.getLogger(__name__)
 def write_shapes(
     *, folder: str | os.PathLike, seed: int = 0, train: int = 600, val: int = 150, size: int = 160
 ) -> Path:
-    """The data set's root (for read_voc, image sets "train" and "val"); written if it is not there yet. size: side of the images, pixels.
+    """Write the data set, unless it exists. Returns its root, for read_voc with image sets "train" and "val".
 
-    It is made in a temporary folder that is then renamed, so that it is there as a whole or not at all; of two processes that start at
-    once, one throws its copy away. ValueError for a folder that cannot be written.
+    train, val: numbers of images. size: side of the images in pixels.
+
+    The data set is written atomically, as a temporary folder that is renamed. If two processes start at once,
+    one of them discards its copy. ValueError for a folder that cannot be written.
     """
     if min(train, val) < 1 or size < 32:
         raise ValueError(
-            f"shapes with train={train}, val={val}, size={size}: both splits need an image, and a side of 32 pixels or more"
+            f"shapes with train={train}, val={val}, size={size}: "
+            "train and val must be at least 1, and size at least 32 pixels"
         )
     root = Path(folder).absolute() / f"shapes-v{SHAPES_VERSION}-seed{seed}-train{train}-val{val}-size{size}"
     if root.is_dir():
@@ -58,18 +56,16 @@ def write_shapes(
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".shapes-", dir=root.parent) as draft:
-            made = (
-                Path(draft) / root.name
-            )  # a folder that the umask gives its rights; the temporary one is the owner's alone
-            _write_splits(made, seed, {"train": train, "val": val}, size)
-            os.replace(made, root)
+            # A subfolder, because only the owner may read the temporary folder itself.
+            folder_draft = Path(draft) / root.name
+            _write_splits(folder_draft, seed, {"train": train, "val": val}, size)
+            os.replace(folder_draft, root)
     except OSError as error:
         if not root.is_dir():  # otherwise another process was first, with the same files
+            what = f"the generated images cannot be written there ({error.strerror})"
             fix = "set data.root, or paths.cache, to a folder that can be written"
-            raise ValueError(
-                f"{root.parent}: the generated images cannot be written there ({error.strerror}); {fix}"
-            ) from error
-    logger.info("wrote %d generated images into %s (%.1f s)", train + val, root, time.monotonic() - started)
+            raise ValueError(f"{root.parent}: {what}; {fix}") from error
+    logger.info("wrote %d generated images to %s (%.1f s)", train + val, root, time.monotonic() - started)
     return root
 
 
@@ -89,63 +85,67 @@ def _write_splits(root: Path, seed: int, counts: dict[str, int], size: int) -> N
 def draw_shapes(
     rng: np.random.Generator, size: int
 ) -> tuple[np.ndarray, list[int], list[tuple[int, int, int, int]]]:
-    """One image: (size, size, 3) uint8 RGB, labels into CLASSES, boxes xyxy with continuous edges, tight around what is visible."""
+    """One image: (size, size, 3) uint8 RGB; labels, indices into CLASSES; boxes.
+
+    The boxes are xyxy with continuous edges, tight around the visible pixels of each shape.
+    """
     canvas = _background(rng, size)
     owner = np.full((size, size), -1, dtype=np.int16)  # the shape that each pixel belongs to
     labels: list[int] = []
-    full: list[int] = []  # pixels of each shape if nothing hid it, those outside the image included
+    full: list[int] = []  # pixels of each shape, hidden ones and those outside the image included
     for _ in range(rng.choice(len(COUNTS), p=COUNTS)):
         label = int(rng.integers(len(CLASSES)))
-        coverage, corner, pixels = _place(rng, label, owner, full)
+        coverage, (top, left), pixels = _place(rng, label, owner, full)
         if coverage is None:
             continue
-        rows, columns = (
-            slice(start, start + length) for start, length in zip(corner, coverage.shape, strict=True)
-        )
+        rows = slice(top, top + coverage.shape[0])
+        columns = slice(left, left + coverage.shape[1])
         patch = canvas[rows, columns]
         patch += coverage[..., None] * (_texture(rng, coverage.shape, label) - patch)
         owner[rows, columns][coverage >= 0.5] = len(labels)
         labels.append(label)
         full.append(pixels)
-    canvas = cv2.GaussianBlur(canvas, (3, 3), rng.uniform(0.3, 0.6)) + rng.normal(
-        0, rng.uniform(2, 7), canvas.shape
-    )
-    return (
-        np.clip(canvas, 0, 255).astype(np.uint8),
-        labels,
-        [_tight_box(owner == number) for number in range(len(labels))],
-    )
+    canvas = cv2.GaussianBlur(canvas, (3, 3), rng.uniform(0.3, 0.6))
+    canvas = canvas + rng.normal(0, rng.uniform(2, 7), canvas.shape)
+    boxes = [_tight_box(owner == number) for number in range(len(labels))]
+    return np.clip(canvas, 0, 255).astype(np.uint8), labels, boxes
 
 
 def _place(
     rng: np.random.Generator, label: int, owner: np.ndarray, full: list[int]
 ) -> tuple[np.ndarray | None, tuple[int, int], int]:
-    """(coverage 0..1 cut to the image, its corner (row, column), pixels before the cut); None after 20 tries that hide too much."""
+    """A new shape where it hides no other too much: coverage (h, w) 0..1, corner (row, column), pixels.
+
+    The coverage is clipped to the image; `pixels` is the size of the shape before clipping. The coverage is
+    None if 20 tries do not find a place.
+    """
     size = len(owner)
     for _ in range(20):
         coverage = _coverage(rng, label, size)
         pixels = int((coverage >= 0.5).sum())
-        reach = np.array(coverage.shape)
-        corner = np.floor(rng.uniform(-0.1 * reach, size - 0.9 * reach)).astype(
-            int
-        )  # at most a tenth of either side out of the image
-        low, high = np.maximum(corner, 0), np.minimum(corner + reach, size)
-        part = coverage[tuple(slice(*ends) for ends in zip(low - corner, high - corner, strict=True))]
-        after = owner.copy()
-        after[low[0] : high[0], low[1] : high[1]][part >= 0.5] = len(full)
-        visible = np.bincount(after[after >= 0], minlength=len(full) + 1)
+        extent = np.array(coverage.shape)
+        # At most a tenth of either side is outside the image.
+        corner = np.floor(rng.uniform(-0.1 * extent, size - 0.9 * extent)).astype(int)
+        low = np.maximum(corner, 0)
+        high = np.minimum(corner + extent, size)
+        start = low - corner
+        stop = high - corner
+        part = coverage[start[0] : stop[0], start[1] : stop[1]]
+        new_owner = owner.copy()
+        new_owner[low[0] : high[0], low[1] : high[1]][part >= 0.5] = len(full)
+        visible = np.bincount(new_owner[new_owner >= 0], minlength=len(full) + 1)
         if (visible >= VISIBLE * np.array([*full, pixels])).all():
             return part, (int(low[0]), int(low[1])), pixels
     return None, (0, 0), 0
 
 
 def _coverage(rng: np.random.Generator, label: int, size: int) -> np.ndarray:
-    """(h, w) float32 in 0..1: how much of each pixel a turned shape covers, in a frame that just holds it."""
+    """(h, w) float32 0..1: how much of each pixel a randomly rotated shape covers, in a tight frame."""
     long = size * np.exp(rng.uniform(*np.log(SIDE_RANGE)))
     half = rng.permutation([1, ASPECT_RANGE ** -rng.uniform()]) * long / 2
     angle = rng.uniform(0, 2 * np.pi)
-    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    outlines = [outline * half @ turn for outline in _outlines(rng, CLASSES[label])]
+    rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    outlines = [outline * half @ rotation for outline in _outlines(rng, CLASSES[label])]
     low = np.floor(np.min([outline.min(0) for outline in outlines], axis=0)) - 1
     width, height = (np.ceil(np.max([outline.max(0) for outline in outlines], axis=0)) + 2 - low).astype(int)
     mask = np.zeros((height, width), dtype=np.uint8)
@@ -155,7 +155,7 @@ def _coverage(rng: np.random.Generator, label: int, size: int) -> np.ndarray:
 
 
 def _outlines(rng: np.random.Generator, name: str) -> list[np.ndarray]:
-    """Outlines (n, 2) within -1..1; a second one is a hole."""
+    """Outlines (n, 2), coordinates -1..1; the second one is a hole."""
 
     def around(count: int, radius: float | np.ndarray = 1.0) -> np.ndarray:
         angles = np.arange(count) * 2 * np.pi / count
@@ -171,23 +171,26 @@ def _outlines(rng: np.random.Generator, name: str) -> list[np.ndarray]:
         return [np.array([(-1, -0.9), (1, -0.9), (0, 0.9)])]
     if name == "star":
         return [around(10, np.tile([1, 0.42], 5))]
-    arm = rng.uniform(0.28, 0.38)  # a cross: one corner's three points, turned four times
+    # A cross: three points at one corner, rotated by each quarter turn.
+    arm = rng.uniform(0.28, 0.38)
     corner = np.array([(arm, -1), (arm, -arm), (1, -arm)])
-    quarter = np.array([(0, 1), (-1, 0)])
-    return [np.concatenate([corner @ np.linalg.matrix_power(quarter, turns) for turns in range(4)])]
+    quarter_turn = np.array([(0, 1), (-1, 0)])
+    return [np.concatenate([corner @ np.linalg.matrix_power(quarter_turn, turns) for turns in range(4)])]
 
 
 def _texture(rng: np.random.Generator, shape: tuple[int, int], label: int) -> np.ndarray:
-    """(h, w, 3) float32: a strong colour of the class's range and a darker one, in a pattern, with light from one side."""
-    bright = _colour(
-        (HUES[label] + rng.uniform(-HUE_SPREAD, HUE_SPREAD)) % 1, rng.uniform(0.55, 1), rng.uniform(0.75, 1)
-    )
+    """(h, w, 3) float32: a pattern of a bright and a darker shade of the class's hue, lit from one side."""
+    hue = (HUES[label] + rng.uniform(-HUE_SPREAD, HUE_SPREAD)) % 1
+    bright = _colour(hue, rng.uniform(0.55, 1), rng.uniform(0.75, 1))
     dark = bright * rng.uniform(0.45, 0.8)
     rows, columns = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
-    angle, period = rng.uniform(0, np.pi), rng.uniform(5, 12)
+    angle = rng.uniform(0, np.pi)
+    period = rng.uniform(5, 12)  # pixels
     u = (columns * np.cos(angle) + rows * np.sin(angle)) * (2 * np.pi / period)
     v = (rows * np.cos(angle) - columns * np.sin(angle)) * (2 * np.pi / period)
-    stripes, waves, noise = np.sin(u), np.sin(u) * np.sin(v), rng.normal(0, 0.6, shape)
+    stripes = np.sin(u)
+    waves = np.sin(u) * np.sin(v)
+    noise = rng.normal(0, 0.6, shape)
     pattern = (np.zeros(shape), stripes, waves, np.sign(waves), noise)[rng.integers(5)]
     mix = (0.5 + 0.5 * np.clip(pattern, -1, 1))[..., None] * rng.uniform(0.4, 1)
     light = 1 + rng.uniform(0, 0.2) * np.cos(u * period / (2 * max(shape)))[..., None]
@@ -200,55 +203,56 @@ def _colour(hue: float, saturation: float, value: float) -> np.ndarray:
 
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
-    """(size, size, 3) float32: soft patches, nearly grey, and on them lines, arcs, dots and zigzags: nothing that could be
-    taken for a shape, which would be a truth without a label."""
+    """(size, size, 3) float32: soft, nearly grey patches with lines, arcs, dots and zigzags on them.
+
+    Nothing looks like a whole shape, which would be an object without a box.
+    """
     cells = int(rng.integers(2, 8))
-    tint, light = (
-        rng.uniform(50, 140) + rng.normal(0, 8, 3),
-        rng.normal(0, rng.uniform(5, 25), (cells, cells, 1)),
-    )
+    tint = rng.uniform(50, 140) + rng.normal(0, 8, 3)
+    light = rng.normal(0, rng.uniform(5, 25), (cells, cells, 1))
     soft = tint + light + rng.normal(0, 5, (cells, cells, 3))
     canvas = cv2.resize(soft.astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
-    scale = size / 160
     for _ in range(rng.integers(3, 13)):
-        colour = (canvas.mean((0, 1)) + rng.normal(0, 30) + rng.normal(0, 10, 3)).tolist()
-        x, y, other_x, other_y = (int(value) for value in rng.integers(-10, size + 10, 4))
-        thickness = max(1, round(scale * rng.integers(1, 4)))
-        kind = rng.integers(4)
-        if kind == 0:
-            cv2.line(canvas, (x, y), (other_x, other_y), colour, thickness, cv2.LINE_AA)
-        elif kind == 1:
-            axes = tuple(int(value) for value in rng.integers(4, 40, 2) * scale)
-            start = int(rng.integers(360))
-            cv2.ellipse(
-                canvas,
-                (x, y),
-                axes,
-                int(rng.integers(180)),
-                start,
-                start + int(rng.integers(30, 160)),
-                colour,
-                thickness,
-                cv2.LINE_AA,
-            )
-        elif kind == 2:
-            cv2.circle(canvas, (x, y), max(1, round(scale * rng.integers(1, 4))), colour, -1, cv2.LINE_AA)
-        else:
-            zigzag = np.array([x, y]) + rng.normal(0, 14 * scale, (int(rng.integers(3, 6)), 2))
-            cv2.polylines(canvas, [zigzag.astype(np.int32)], False, colour, thickness, cv2.LINE_AA)
+        _draw_clutter(rng, canvas)
     return canvas
 
 
+def _draw_clutter(rng: np.random.Generator, canvas: np.ndarray) -> None:
+    """Draw a line, an arc, a dot or a zigzag. canvas: (size, size, 3)."""
+    size = len(canvas)
+    scale = size / 160
+    colour = (canvas.mean((0, 1)) + rng.normal(0, 30) + rng.normal(0, 10, 3)).tolist()
+    x, y, other_x, other_y = (int(value) for value in rng.integers(-10, size + 10, 4))
+    thickness = max(1, round(scale * rng.integers(1, 4)))
+    kind = rng.integers(4)
+    if kind == 0:
+        cv2.line(canvas, (x, y), (other_x, other_y), colour, thickness, cv2.LINE_AA)
+    elif kind == 1:
+        axes = tuple(int(value) for value in rng.integers(4, 40, 2) * scale)
+        start = int(rng.integers(360))  # degrees
+        rotation = int(rng.integers(180))
+        end = start + int(rng.integers(30, 160))
+        cv2.ellipse(canvas, (x, y), axes, rotation, start, end, colour, thickness, cv2.LINE_AA)
+    elif kind == 2:
+        cv2.circle(canvas, (x, y), max(1, round(scale * rng.integers(1, 4))), colour, -1, cv2.LINE_AA)
+    else:
+        zigzag = np.array([x, y]) + rng.normal(0, 14 * scale, (int(rng.integers(3, 6)), 2))
+        cv2.polylines(canvas, [zigzag.astype(np.int32)], False, colour, thickness, cv2.LINE_AA)
+
+
 def _tight_box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    """(h, w) bool -> xyxy with continuous edges."""
+    rows = np.flatnonzero(mask.any(1))
+    columns = np.flatnonzero(mask.any(0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def _xml(stem: str, size: int, labels: list[int], boxes: list[tuple[int, int, int, int]]) -> str:
-    """In VOC's coordinates: 1-based, the last pixel included."""
+    """VOC's annotation file. Its coordinates are 1-based, and the last pixel is included."""
     objects = "".join(
         f"  <object>\n    <name>{CLASSES[label]}</name>\n    <difficult>0</difficult>\n    <bndbox>"
-        f"<xmin>{xmin + 1}</xmin><ymin>{ymin + 1}</ymin><xmax>{xmax}</xmax><ymax>{ymax}</ymax></bndbox>\n  </object>\n"
+        f"<xmin>{xmin + 1}</xmin><ymin>{ymin + 1}</ymin><xmax>{xmax}</xmax><ymax>{ymax}</ymax>"
+        "</bndbox>\n  </object>\n"
         for label, (xmin, ymin, xmax, ymax) in zip(labels, boxes, strict=True)
     )
     sides = f"<width>{size}</width><height>{size}</height><depth>3</depth>"

@@ -273,7 +273,7 @@ def test_evaluation_leaves_broken_images_out_of_the_batch(voc, caplog, workers):
     assert len(messages) == 2
     assert all(
         "cannot be decoded" in message
-        and message.endswith("; it is left out, and its truths count as missed")
+        and message.endswith("; it is left out, and its boxes count as missed")
         for message in messages
     )
 
@@ -283,7 +283,7 @@ def test_when_nothing_can_be_read_training_ends_with_one_message(voc, workers):
     cut_short(voc, *"abcde")
     with pytest.raises(
         ImageError,
-        match=r"\.jpg: the image cannot be decoded .*None of 50 images tried can be used; this is the last",
+        match=r"\.jpg: the image cannot be decoded .*None of the 50 images tried can be used; this is the last one",
     ):
         list(build_train_loader(dataset(voc, on_error="replace"), batch_size=2, workers=workers, steps=2))
     assert list(build_eval_loader(dataset(voc, on_error="leave_out"), batch_size=2, workers=workers)) == []
