@@ -305,7 +305,6 @@ def _check_region(
         raise section.error(
             f"num={num_anchors} needs {2 * num_anchors} numbers above 0, width and height of each anchor; "
             f"{len(anchors)} are given",
-
             "anchors",
         )
     needed = num_anchors * (5 + classes)

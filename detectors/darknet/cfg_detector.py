@@ -16,7 +16,7 @@ from detectors.darknet.network import DarknetNetwork
 from detectors.darknet.region import head_outputs, region_loss, region_matcher, region_postprocess
 from detectors.darknet.sections import Convolutional, DarknetCfg, Region
 from detectors.models.detector import Detector
-from detectors.structures import HeadOutputs, Loss
+from detectors.structures import HeadOutputs, Loss, builder
 from detectors.targets import TargetEncoder
 
 
@@ -44,6 +44,7 @@ class RegionView(nn.Module):
         return head_outputs(raw.float(), self.region)
 
 
+@builder("model")
 def darknet_detector(
     *,
     num_classes: int,

@@ -115,7 +115,8 @@ class DarknetNetwork(nn.Module):
         """config: a result of read_cfg, or the path of a cfg file, which raises read_cfg's errors.
 
         batch_norm: the arithmetic of Darknet's "gpu" build, in which all weights are trained, or of its "cpu"
-        build (evaluation only). They change a trained network's raw outputs by about 1e-3.
+        build (evaluation only). A trained network's raw outputs differ by about 1e-3 between the two.
+
         """
         super().__init__()
         if batch_norm not in BATCH_NORMS:

@@ -93,7 +93,6 @@ class Layer:
 class Net:
     """The [net] section. An optimiser step takes `batch` images, `batch // subdivisions` at a time."""
 
-
     batch: int
     subdivisions: int
     width: int

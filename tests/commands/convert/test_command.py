@@ -162,7 +162,8 @@ def test_our_own_checkpoint_for_other_classes(tmp_path, narrow, capsys):
     assert "59 of 71 tensors loaded" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"two.pt: it holds weights alone.*trainer.init_from"):
         engine.restore(None, ckpt.load_checkpoint(tmp_path / "two.pt"))
-    before, after = ckpt.load_checkpoint(tmp_path / "coco.pt"), ckpt.load_checkpoint(tmp_path / "two.pt")
+    before = ckpt.load_checkpoint(tmp_path / "coco.pt")
+    after = ckpt.load_checkpoint(tmp_path / "two.pt")
     assert after.class_names == ("cat", "dog")
     assert after.config["data"]["class_names"] == ["cat", "dog"]
     assert torch.equal(after.model["head.offsets.3.weight"], before.model["head.offsets.3.weight"])
