@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from detectors.boxes import area, paired_iou, pairwise_iou
 from detectors.coders import YoloBoxCoder
 from detectors.matching import lowest_labels, meets, owns
-from detectors.structures import BACKGROUND, IGNORED, AnchorGrid, EncodedTargets, HeadOutputs
+from detectors.structures import BACKGROUND, IGNORED, AnchorGrid, EncodedTargets, HeadOutputs, builder
 
 CONFIDENT = 0.3  # least objectness in confident_recall; from the Keras course
 NONZERO = 1e-6  # what the course adds to a count before dividing by it
 
 
+@builder("loss")
 class RegionLoss(nn.Module):
     """YOLOv2's loss. By default its gradient is the one written by hand in Darknet's region layer
     (src/region_layer.c, commit f6afaab).
@@ -261,6 +262,7 @@ class RegionLoss(nn.Module):
         }
 
 
+@builder("loss")
 class MultiBoxLoss(nn.Module):
     """SSD's loss, equations 1 to 3. By default as in Caffe (multibox_loss_layer.cpp, branch ssd, 4817bf8).
 

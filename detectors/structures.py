@@ -15,14 +15,17 @@ the frame of the model's input. Another format or frame carries a suffix: `_cxcy
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from detectors.boxes import cxcywh_to_xyxy
+
+T = TypeVar("T", bound=Callable)
 
 BACKGROUND = -1  # EncodedTargets.matched: no box for this anchor
 IGNORED = -2  # EncodedTargets.matched: this anchor does not enter the loss
@@ -173,6 +176,19 @@ class Detections(_Movable):
             none = torch.zeros(0, dtype=torch.int64)
             return Detections(none, torch.zeros(0, 4), torch.zeros(0), none.clone())
         return Detections(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Detections)))
+
+
+def builder(group: str) -> Callable[[T], T]:
+    """Decorates a function or class that yaml may name as the `_target_` of a group, such as model or loss.
+
+    Nothing else can be a `_target_`, so that a configuration from somebody else cannot call other code.
+    """
+
+    def mark(target: T) -> T:
+        target.builder_of = group
+        return target
+
+    return mark
 
 
 class AnchorMaker(Protocol):

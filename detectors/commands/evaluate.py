@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from detectors.config.build import trust
 from detectors.config.check import check
 from detectors.config.entry import entry_point
 from detectors.config.schema import Config, DataConfig, EvaluateConfig
@@ -31,6 +32,7 @@ from detectors.training.engine import device_name
 @entry_point("evaluate")
 def main(cfg: DictConfig) -> float | None:
     """Returns COCO's AP."""
+    trust(cfg.builders)
     settings = check(cfg, EvaluateConfig)
     if settings.threads:
         torch.set_num_threads(settings.threads)

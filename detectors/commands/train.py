@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from detectors.annotations import Annotations
-from detectors.config.build import build
+from detectors.config.build import build, trust
 from detectors.config.check import check
 from detectors.config.entry import entry_point
 from detectors.config.schema import INSTALLED, PACKAGE, Config, to_plain, to_yaml
@@ -39,6 +39,7 @@ HARMLESS = (
 @entry_point("train")
 def main(cfg: DictConfig) -> float | None:
     """Returns the task's metric (COCO's AP) of the last evaluation, so that a sweep can optimise it."""
+    trust(cfg.builders)
     stored = stored_run(cfg.trainer.resume)
     config = check(cfg) if stored is None else resumed_config(stored, list(HydraConfig.get().overrides.task))
     if config.trainer.threads:
@@ -72,7 +73,9 @@ def resumed_config(stored: ckpt.Checkpoint, overrides: list[str]) -> Config:
                 f"{change}: a resumed run goes on with the weights of {stored.path}; "
                 "trainer.init_from is for a new run"
             )
-        if not change.startswith(("trainer.", "paths.", *(f"data.{name}=" for name in HARMLESS))):
+        if not change.startswith(
+            ("trainer.", "paths.", "builders=", *(f"data.{name}=" for name in HARMLESS))
+        ):
             raise ValueError(
                 f"{change}: a resumed run keeps the configuration of {stored.path}; "
                 f"only trainer.* and data.{{{','.join(HARMLESS)}}} may change"

@@ -23,26 +23,37 @@ MOVED = {  # `_target_`s of checkpoints and configurations that were stored befo
     "detectors.data.transforms.darknet_2016": "detectors.data.augment.transforms.darknet_2016_augmentation",
     "detectors.data.transforms.course": "detectors.data.augment.transforms.course_augmentation",
 }
-BUILDERS_BELOW = (
-    "detectors."  # a config file may name nothing else: it must not be able to run arbitrary code
-)
+PACKAGE_PREFIX = "detectors."
+TRUSTED: set[str] = set()  # further `_target_`s, which the user named on this command line
+
+
+def trust(targets: Sequence[str]) -> None:
+    """Accepts the user's own builders by their dotted names.
+
+    They may come from a command line, not from a checkpoint.
+    """
+    TRUSTED.update(targets)
 
 
 def build(node: Mapping[str, Any], *positional: Any, **given: Any) -> Any:
     """Calls node["_target_"] with the rest of the node as keywords, after what the code gives.
 
-    ValueError if the target does not exist.
+    ValueError if the target is no builder.
     """
     keywords = {name: value for name, value in node.items() if name != "_target_"}
     return find_target(node["_target_"])(*positional, **keywords, **given)
 
 
-def find_target(target: str) -> Callable[..., Any]:
-    """'detectors.models.ssd.ssd300' -> the function. ValueError, with the closest name, if there is none."""
-    if not isinstance(target, str) or not target.startswith(BUILDERS_BELOW):
+def find_target(target: str, group: str | None = None) -> Callable[..., Any]:
+    """'detectors.models.ssd.ssd300' -> the function. Calls nothing.
+
+    ValueError unless the target is trusted, or marked as a builder where it is defined (structures.builder),
+    and of `group` if one is given.
+    """
+    if not isinstance(target, str) or not (target.startswith(PACKAGE_PREFIX) or target in TRUSTED):
         raise ValueError(
-            f"_target_={target!r}: only functions and classes of this package can be built, "
-            "such as 'detectors.models.ssd.ssd300'"
+            f"_target_={target!r}: only builders of this package can be built, such as "
+            "'detectors.models.ssd.ssd300'; builders=[...] on the command line adds your own"
         )
     module_name, _, name = target.rpartition(".")
     try:
@@ -51,16 +62,20 @@ def find_target(target: str) -> Callable[..., Any]:
         if not module_name.startswith(str(error.name)):
             raise  # the module is there, but something that it imports is not installed
         raise ValueError(f"_target_={target!r}: there is no module {error.name}") from error
-    if not callable(found := getattr(module, name, None)):
-        offered = [
-            n
-            for n, value in vars(module).items()
-            if callable(value) and getattr(value, "__module__", "") == module_name
-        ]
-        raise ValueError(
-            f"_target_={target!r}: {module_name} has no {name}{did_you_mean(name, offered, listed=True)}"
-        )
-    return found
+    made = getattr(module, name, None)
+    if callable(made) and (target in TRUSTED or _is_builder(made, module_name, group)):
+        return made
+    offered = [n for n, value in vars(module).items() if _is_builder(value, module_name, group)]
+    hint = did_you_mean(name, offered, listed=True)
+    raise ValueError(
+        f"_target_={target!r}: {module_name} has no builder {name} of {group or 'any group'}{hint}"
+    )
+
+
+def _is_builder(value: Any, module_name: str, group: str | None) -> bool:
+    """Whether a module's value is marked as a builder and defined in that module."""
+    marked = vars(value).get("builder_of") if hasattr(value, "__dict__") else None
+    return marked is not None and group in (None, marked) and value.__module__ == module_name
 
 
 def signature_problems(node: Mapping[str, Any], place: str, given: Sequence[str]) -> Iterator[str]:
@@ -72,7 +87,7 @@ def signature_problems(node: Mapping[str, Any], place: str, given: Sequence[str]
         yield f"{place}._target_ is missing: choose a yaml of conf/{place}/"
         return
     try:
-        target = find_target(node["_target_"])
+        target = find_target(node["_target_"], place)
     except ValueError as error:
         yield f"{place}.{error}"
         return

@@ -16,6 +16,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from detectors.config.build import trust
 from detectors.data.class_names import CLASS_LISTS
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -172,6 +173,7 @@ class Config:
     schedule: ScheduleConfig = _empty(ScheduleConfig)
     trainer: TrainerConfig = _empty(TrainerConfig)
     paths: PathsConfig = _empty(PathsConfig)
+    builders: list[str] = _empty()  # your own `_target_`s, as module.name; a checkpoint's list is not used
 
 
 @dataclass
@@ -187,6 +189,7 @@ class EvaluateConfig:
     threads: int = _at_least(0, 0)
     progress: bool = True
     paths: PathsConfig = _empty(PathsConfig)
+    builders: list[str] = _empty()  # as in Config
 
 
 def run_folder(resume: str | None, fresh: str) -> str:
@@ -213,7 +216,9 @@ ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
 def composed(overrides: Sequence[str]) -> dict[str, Any]:
     """train.py's configuration with these overrides, unchecked, for commands that Hydra does not run."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return OmegaConf.to_container(compose("train", list(overrides)), resolve=True)
+        config = OmegaConf.to_container(compose("train", list(overrides)), resolve=True)
+    trust(config["builders"])
+    return config
 
 
 def merged(stored: Mapping[str, Any], changes: Sequence[str]) -> DictConfig:

@@ -28,7 +28,7 @@ from detectors.matching import MultiBoxMatcher
 from detectors.models.detector import Detector
 from detectors.models.vgg import ReducedVGG
 from detectors.postprocess import PostProcess, ssd_scores
-from detectors.structures import HeadOutputs, Loss
+from detectors.structures import HeadOutputs, Loss, builder
 from detectors.targets import TargetEncoder
 
 PIXEL_MEAN = (123.0, 117.0, 104.0)  # RGB; Caffe's VGG-16 was trained on pixels minus this, undivided
@@ -241,7 +241,7 @@ def ssd(
     )
 
 
-def _builder(variant: str, doc: str) -> Callable[..., Detector]:
+def _variant_builder(variant: str, doc: str) -> Callable[..., Detector]:
     """A builder of one variant with the keywords of `ssd`, which are also its settings in yaml."""
 
     @wraps(ssd)
@@ -253,10 +253,10 @@ def _builder(variant: str, doc: str) -> Callable[..., Detector]:
     build.__signature__ = signature.replace(parameters=keywords)
     build.__name__ = build.__qualname__ = variant
     build.__doc__ = doc
-    return build
+    return builder("model")(build)
 
 
-ssd300 = _builder(
+ssd300 = _variant_builder(
     "ssd300",
     """SSD300: 300 px, 8,732 default boxes. The keywords are those of `ssd`.
 
@@ -268,7 +268,7 @@ ssd300 = _builder(
     ((1, 8732, 4), (1, 8732, 21))
     """,
 )
-ssd512 = _builder(
+ssd512 = _variant_builder(
     "ssd512",
     """SSD512: 512 px, 24,564 default boxes, one level more than SSD300. The keywords are those of `ssd`.
 
@@ -277,7 +277,7 @@ ssd512 = _builder(
     24564
     """,
 )
-ssd160 = _builder(
+ssd160 = _variant_builder(
     "ssd160",
     """SSD's design for 160 px, in no paper: one convolution a stage, two extra levels, 2,386 default boxes.
 

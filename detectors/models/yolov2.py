@@ -19,7 +19,7 @@ from detectors.matching import ResponsibleCellMatcher
 from detectors.models.darknet19 import Darknet19, TinyDarknet
 from detectors.models.detector import Detector
 from detectors.postprocess import PostProcess, yolo_logistic_scores, yolo_scores
-from detectors.structures import HeadOutputs, Loss, ScoreRule
+from detectors.structures import HeadOutputs, Loss, ScoreRule, builder
 from detectors.targets import TargetEncoder
 
 # Darknet's softmax=1 and softmax=0
@@ -91,6 +91,7 @@ class RegionHead(nn.Module):
         return HeadOutputs(offsets, class_logits=raw[..., 5:], objectness=raw[..., 4])
 
 
+@builder("model")
 def yolov2(
     *,
     num_classes: int,
@@ -133,6 +134,7 @@ def yolov2(
     )
 
 
+@builder("model")
 def yolov2_tiny(
     *,
     num_classes: int,

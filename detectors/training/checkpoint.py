@@ -66,8 +66,23 @@ def from_content(path: Path, content: Any) -> Checkpoint:
         raise ValueError(
             f"{path}: a checkpoint without {', '.join(absent)}; it was damaged, or another version wrote it"
         )
+    if (text := _interpolation(content["config"])) is not None:
+        raise ValueError(
+            f"{path}: refused, because its configuration holds {text!r}; train.py stores resolved values, "
+            "and an interpolation could read this machine's environment"
+        )
     fields = {name: content[name] for name in names} | {"class_names": tuple(content["class_names"])}
     return Checkpoint(path, **_with_images_seen(fields))
+
+
+def _interpolation(config: Any) -> str | None:
+    """The first text in nested dicts and lists that OmegaConf would interpolate."""
+    if isinstance(config, str):
+        return config if "${" in config else None
+    values = (
+        config.values() if isinstance(config, dict) else config if isinstance(config, list | tuple) else ()
+    )
+    return next((text for value in values if (text := _interpolation(value)) is not None), None)
 
 
 def _with_images_seen(fields: dict[str, Any]) -> dict[str, Any]:

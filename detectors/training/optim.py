@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from detectors.config.schema import ScheduleConfig
+from detectors.structures import builder
 
 
+@builder("optimizer")
 def sgd(
     module: nn.Module,
     *,
@@ -36,6 +38,7 @@ def sgd(
     return torch.optim.SGD(groups, lr=rate, momentum=momentum)
 
 
+@builder("optimizer")
 def adamw(
     module: nn.Module, *, rate: float, weight_decay: float = 0.02, betas: Sequence[float] = (0.9, 0.999)
 ) -> torch.optim.AdamW:

@@ -83,7 +83,7 @@ def test_a_checkpoints_configuration_is_read_back(plain):
         (
             "model._target_",
             "os.system",
-            "model._target_='os.system': only functions and classes of this package can be built",
+            "model._target_='os.system': only builders of this package can be built",
         ),
         (
             "model._target_",
@@ -93,7 +93,7 @@ def test_a_checkpoints_configuration_is_read_back(plain):
         (
             "model._target_",
             "detectors.models.yolov2.yolov3",
-            "detectors.models.yolov2 has no yolov3; did you mean yolov2?",
+            "detectors.models.yolov2 has no builder yolov3 of model; did you mean yolov2?",
         ),
         ("augment.jiter", 0.2, "augment.jiter=0.2: light_augmentation has no such keyword"),
         ("augment", {"name": "light"}, "augment._target_ is missing: choose a yaml of conf/augment/"),
@@ -241,9 +241,9 @@ def test_build():
     loss = build({"_target_": "detectors.losses.MultiBoxLoss", "box_scale": 2.0}, negatives_per_positive=1.0)
     assert isinstance(loss, MultiBoxLoss)
     assert (loss.box_scale, loss.negatives_per_positive) == (2.0, 1.0)
-    with pytest.raises(ValueError, match="only functions and classes of this package"):
+    with pytest.raises(ValueError, match="only builders of this package"):
         build({"_target_": "subprocess.run"})
-    with pytest.raises(ValueError, match="has no multibox"):
+    with pytest.raises(ValueError, match="has no builder multibox"):
         find_target("detectors.losses.multibox")
 
 

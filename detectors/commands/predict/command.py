@@ -20,6 +20,7 @@ import torch
 from detectors.commands.predict.darknet_files import DarknetFiles
 from detectors.commands.predict.inputs import find_images
 from detectors.commands.predict.predictor import Prediction, Predictor, load
+from detectors.config.build import trust
 from detectors.config.entry import verb
 from detectors.data.images import ImageError
 from detectors.drawing import draw_detections
@@ -32,6 +33,7 @@ DARKNET_OPTIONS = ("weights", "names", "nms", "resize", "batch_norm", "report") 
 @verb
 def main(arguments: list[str] | None = None) -> None:
     args = _arguments(arguments)
+    trust(args.builder)
     if args.cfg:
         predictor = Predictor(_darknet_files(args))
         places = args.places
@@ -79,6 +81,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--score", "--thresh", type=float, help="lowest score shown (0.3; with --cfg 0.5, as in Darknet)")
     add("--output", type=Path, default=Path("outputs/predict"), help="for pictures (outputs/predict)")
     add("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    add("--builder", action="append", default=[], help="module.name of a builder of yours that the run needs")
     add = parser.add_argument_group("Darknet's files, instead of a run").add_argument
     add("--cfg", type=Path, help="the network")
     add("--weights", type=Path)

@@ -20,6 +20,7 @@ from detectors.data.augment.darknet_layout import DarknetCrop, DarknetPlacement
 from detectors.data.augment.fitting import GREY, RESIZES, resize
 from detectors.data.augment.ssd_layout import SSDLayout
 from detectors.data.augment.ssd_sampling import MAX_ZOOM
+from detectors.structures import builder
 
 MIN_SIDE = 1.0  # pixels of the model input; thinner boxes are dropped in training
 CENTRE_SIDE = 0.02  # pixels; see _augment_boxes
@@ -49,11 +50,13 @@ class Augmentation:
     max_zoom: float = math.inf
 
 
+@builder("augment")
 def no_augmentation() -> Augmentation:
     """Resizing only."""
     return Augmentation(max_zoom=1.0)
 
 
+@builder("augment")
 def light_augmentation() -> Augmentation:
     """Mirror, mild zoom and shift with a slight change of the aspect ratio, mild colour changes."""
     affine = albumentations.Affine(
@@ -69,6 +72,7 @@ def light_augmentation() -> Augmentation:
     return Augmentation([albumentations.HorizontalFlip(p=0.5), affine], [jitter], max_zoom=1.2)
 
 
+@builder("augment")
 def ssd_augmentation(
     *,
     brightness: float = 32.0,
@@ -94,6 +98,7 @@ def ssd_augmentation(
     return Augmentation(layout=layout, resize="stretch", max_zoom=MAX_ZOOM)
 
 
+@builder("augment")
 def darknet_augmentation(
     *,
     jitter: float = 0.3,
@@ -111,6 +116,7 @@ def darknet_augmentation(
     return Augmentation(layout=layout, resize="letterbox", max_zoom=1.0)
 
 
+@builder("augment")
 def darknet_2016_augmentation(
     *,
     jitter: float = 0.2,
@@ -125,6 +131,7 @@ def darknet_2016_augmentation(
     return Augmentation(layout=layout, resize="stretch", max_zoom=1 / (1 - 2 * jitter))
 
 
+@builder("augment")
 def course_augmentation() -> Augmentation:
     """The Keras course's (preprocessing.py of experiencor/keras-yolo2), made of albumentations' own steps.
 
