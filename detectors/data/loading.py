@@ -256,7 +256,7 @@ def build_train_loader(
     """Batches start_step to steps - 1 of the run, in the order given by the dataset's seed.
 
     batch_size: of one process. prefetch: the number of batches that each worker prepares in advance.
-    steps: None is endless. size_of: number of a batch -> its (height, width); None is the transform's own size.
+    steps: None is endless. size_of: number of a batch -> its (height, width); None is the transform's size.
     rank, world_size: this process's share of each step, see ResumableSampler.
     """
     sampler = ResumableSampler(

@@ -1,4 +1,4 @@
-"""Small VOC and COCO folders for the tests of the data family."""
+"""Small VOC and COCO folders for the tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def box_xml(name: str, xmin: object, ymin: object, xmax: object, ymax: object, e
 
 
 def write_image(path: Path, size: tuple[int, int], seed: int = 0) -> None:
-    """An image of smooth noise, RGB, so that JPEG keeps it about as it is."""
+    """An RGB image of smooth noise, which JPEG hardly changes. size: (height, width)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     small = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
     cv2.imwrite(str(path), cv2.resize(small, size[::-1]))
@@ -29,25 +29,22 @@ def write_voc(
     size: tuple[int, int] = (60, 80),
     size_xml: str | None = None,
 ) -> Path:
-    """`objects`: stem -> the <object> elements of its XML. Every image has `size` (height, width)."""
+    """objects: stem -> the <object> elements of its XML. size: (height, width) of every image."""
     for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    tag = (
-        f"<size><width>{size[1]}</width><height>{size[0]}</height><depth>3</depth></size>"
-        if size_xml is None
-        else size_xml
-    )
+    if size_xml is None:
+        size_xml = f"<size><width>{size[1]}</width><height>{size[0]}</height><depth>3</depth></size>"
     for number, (stem, elements) in enumerate(objects.items()):
         write_image(root / "JPEGImages" / f"{stem}.jpg", size, seed=number)
         (root / "Annotations" / f"{stem}.xml").write_text(
-            f"<annotation><filename>lie.png</filename>{tag}{elements}</annotation>"
+            f"<annotation><filename>wrong.png</filename>{size_xml}{elements}</annotation>"
         )
     (root / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{stem}\n" for stem in objects))
     return root
 
 
 def write_coco(folder: Path, content: dict, size: tuple[int, int] = (60, 80)) -> dict[str, Path]:
-    """Writes the JSON and an image for each entry of `images`; returns read_coco's two paths."""
+    """Write the JSON, and an image for each entry of `images`. Returns read_coco's two paths."""
     for image in content.get("images", []):
         write_image(folder / "images" / image["file_name"], size)
     file = folder / "instances.json"

@@ -1,4 +1,4 @@
-"""The cache of parsed annotations: it gives what the scan gave, notices every change, and never stands in the way."""
+"""The cache of annotations: it returns what the scan returned, notices every change, and is never fatal."""
 
 from __future__ import annotations
 
@@ -28,17 +28,20 @@ OBJECTS = {
 
 
 class Reader:
-    """scan_voc or scan_coco through the cache, with a count of the scans."""
+    """scan_voc or scan_coco through the cache; counts the scans."""
 
     def __init__(self, scan, sources, folder: Path | None, **places):
-        self.scan, self.sources, self.folder, self.places, self.scans = scan, sources, folder, places, 0
+        self.scan = scan
+        self.sources = sources
+        self.folder = folder
+        self.places = places
+        self.scans = 0
 
     def __call__(self, class_names: list[str] | None = None) -> Scanned:
-        return cached(
-            self.counted(), self.sources, folder=self.folder, class_names=class_names, **self.places
-        )
+        scan = self.counting_scan()
+        return cached(scan, self.sources, folder=self.folder, class_names=class_names, **self.places)
 
-    def counted(self):
+    def counting_scan(self):
         def scan(**arguments):
             self.scans += 1
             return self.scan(**arguments)
@@ -68,24 +71,24 @@ def coco(tmp_path) -> Reader:
             {"image_id": 3, "category_id": 90, "bbox": [1, 2, 3, float("nan")]},
         ],
     }
-    return Reader(
-        scan_coco, coco_sources, tmp_path / "cache/annotations", **write_coco(tmp_path / "coco", content)
-    )
+    files = write_coco(tmp_path / "coco", content)
+    return Reader(scan_coco, coco_sources, tmp_path / "cache/annotations", **files)
 
 
-def assert_same(found: Scanned, expected: Scanned) -> None:
-    for one, other in zip(found, expected, strict=True):
-        if isinstance(one, list):
-            assert one == other and all(type(a.box) is type(b.box) for a, b in zip(one, other, strict=True))
-            continue
-        for field in dataclasses.fields(Annotations):
-            mine, theirs = getattr(one, field.name), getattr(other, field.name)
-            assert type(mine) is type(theirs), field.name
-            if isinstance(mine, np.ndarray):
-                assert mine.dtype == theirs.dtype and mine.flags.writeable
-                assert_array_equal(mine, theirs)
-            else:
-                assert mine == theirs, field.name
+def assert_same(actual: Scanned, expected: Scanned) -> None:
+    annotations, problems = actual
+    expected_annotations, expected_problems = expected
+    for field in dataclasses.fields(Annotations):
+        value = getattr(annotations, field.name)
+        expected_value = getattr(expected_annotations, field.name)
+        assert type(value) is type(expected_value), field.name
+        if isinstance(value, np.ndarray):
+            assert value.dtype == expected_value.dtype and value.flags.writeable
+            assert_array_equal(value, expected_value)
+        else:
+            assert value == expected_value, field.name
+    assert problems == expected_problems
+    assert [type(problem.box) for problem in problems] == [type(problem.box) for problem in expected_problems]
 
 
 @pytest.mark.parametrize("kind", ["voc", "coco"])
@@ -100,11 +103,12 @@ def test_the_second_reading_equals_the_first_without_a_scan(kind, request):
 
 
 def test_each_choice_of_classes_has_its_own_file(voc):
-    every, cats = voc(), voc(["cat"])
-    assert every[0].class_names == ("cat", "dog") and cats[0].class_names == ("cat",)
-    assert {problem.kind for problem in cats[1]} > {problem.kind for problem in every[1]}
+    all_classes = voc()
+    cats = voc(["cat"])
+    assert all_classes[0].class_names == ("cat", "dog") and cats[0].class_names == ("cat",)
+    assert {problem.kind for problem in cats[1]} > {problem.kind for problem in all_classes[1]}
     assert_same(voc(["cat"]), cats)
-    assert_same(voc(), every)
+    assert_same(voc(), all_classes)
     assert voc.scans == 2 and len(list(voc.folder.iterdir())) == 2
 
 
@@ -113,9 +117,9 @@ CHANGES = {
     "one number of an XML": lambda root: (root / "Annotations/a.xml").write_bytes(
         (root / "Annotations/a.xml").read_bytes().replace(b">5<", b">6<")
     ),
-    "an XML gone": lambda root: (root / "Annotations/a.xml").unlink(),
-    "the list": lambda root: (root / "ImageSets/Main/train.txt").write_text("a\n"),
-    "an image gone": lambda root: (root / "JPEGImages/a.jpg").unlink(),
+    "a missing XML": lambda root: (root / "Annotations/a.xml").unlink(),
+    "the split list": lambda root: (root / "ImageSets/Main/train.txt").write_text("a\n"),
+    "a missing image": lambda root: (root / "JPEGImages/a.jpg").unlink(),
 }
 
 
@@ -124,19 +128,17 @@ def test_every_change_of_a_voc_set_is_noticed(voc, change):
     first = voc()
     time.sleep(0.02)  # a tick of the file system's clock
     CHANGES[change](voc.places["root"])
-    found = voc()
+    second = voc()
     assert voc.scans == 2
-    assert_same(found, voc.scan(**voc.places))
-    assert (
-        any(len(a) != len(b) for a, b in zip(found, first, strict=True))
-        or (found[0].boxes_original != first[0].boxes_original).any()
-    )
-    assert_same(voc(), found)
-    assert voc.scans == 2 and voc.file.exists()  # one file: the old one is overwritten
+    assert_same(second, voc.scan(**voc.places))
+    other_length = any(len(a) != len(b) for a, b in zip(second, first, strict=True))
+    assert other_length or (second[0].boxes_original != first[0].boxes_original).any()
+    assert_same(voc(), second)
+    assert voc.scans == 2 and voc.file.exists()  # only one file: the old one was overwritten
 
 
 def test_another_length_at_the_same_time_is_noticed(voc):
-    """As copies that keep their times can be."""
+    """This happens with copies that keep their modification times."""
     voc()
     path = voc.places["root"] / "Annotations/a.xml"
     times = path.stat()
@@ -157,24 +159,25 @@ def test_every_change_of_a_coco_set_is_noticed(coco):
     assert coco.scans == 3
 
 
-def test_a_set_that_was_moved_in_time_is_another_set(voc, tmp_path):
-    """The paths are part of what is kept."""
+def test_a_moved_data_set_is_scanned_again(voc, tmp_path):
+    """The paths are part of the cached content."""
     voc()
     voc.places["root"] = voc.places["root"].rename(tmp_path / "elsewhere")
     assert "elsewhere" in voc()[0].paths[0] and voc.scans == 2
 
 
-def test_the_same_set_named_from_another_folder_has_paths_that_lead_there(voc, tmp_path, monkeypatch):
-    """A relative root, then the same one from its own folder, then in full."""
+def test_relative_roots_lead_to_existing_paths(voc, tmp_path, monkeypatch):
+    """The root relative to its parent, then relative to itself, then absolute."""
     root = voc.places["root"]
-    for folder, named in ((tmp_path, root.relative_to(tmp_path)), (root, Path(".")), (root, root)):
+    for folder, given_root in ((tmp_path, root.relative_to(tmp_path)), (root, Path(".")), (root, root)):
         monkeypatch.chdir(folder)
-        voc.places["root"] = named
-        assert all(map(os.path.exists, voc()[0].paths)), named
+        voc.places["root"] = given_root
+        assert all(map(os.path.exists, voc()[0].paths)), given_root
     assert voc.scans == 3
 
 
 def flipped(content: bytes, place: int) -> bytes:
+    """The content with one bit of byte `place` flipped."""
     return content[:place] + bytes([content[place] ^ 0x10]) + content[place + 1 :]
 
 
@@ -188,7 +191,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_file_is_rebuilt_with_one_line(voc, damage, caplog):
+def test_a_damaged_file_is_rebuilt_and_reported_once(voc, damage, caplog):
     first = voc()
     voc.file.write_bytes(DAMAGE[damage](voc.file.read_bytes()))
     caplog.set_level(logging.INFO)
@@ -199,7 +202,7 @@ def test_a_damaged_file_is_rebuilt_with_one_line(voc, damage, caplog):
     assert voc.scans == 2
 
 
-def test_no_flipped_bit_and_no_cut_goes_through(voc):
+def test_every_flipped_bit_and_every_truncation_is_noticed(voc):
     voc()
     content = voc.file.read_bytes()
     for place in range(0, len(content), 37):
@@ -235,7 +238,7 @@ def test_a_failed_write_leaves_nothing_behind(voc, monkeypatch):
     assert not list(voc.folder.iterdir())
 
 
-def test_what_the_scan_refuses_is_refused_with_its_own_words(voc):
+def test_errors_of_the_scan_are_raised_unchanged(voc):
     voc()
     voc.places["image_sets"] = ["trian"]
     with pytest.raises(FileNotFoundError, match="no such split list; did you mean 'train'"):
@@ -245,68 +248,69 @@ def test_what_the_scan_refuses_is_refused_with_its_own_words(voc):
         voc()
 
 
-def _read_often(read: Reader, start, results, spoil: bool) -> None:
+def _read_often(read: Reader, start, results, damage: bool) -> None:
     start.wait()
     for _ in range(20):
-        found = read()
-        results.put((len(found[0]), len(found[1])))
-        if spoil:
-            read.file.write_bytes(b"spoilt")
+        annotations, problems = read()
+        results.put((len(annotations), len(problems)))
+        if damage:
+            read.file.write_bytes(b"damaged")
 
 
-def test_processes_that_write_at_once_all_read_the_truth(voc):
+def test_concurrent_processes_read_correct_annotations(voc):
     context = multiprocessing.get_context("fork")
-    start, results = context.Event(), context.Queue()
+    start = context.Event()
+    results = context.Queue()
     workers = [
         context.Process(target=_read_often, args=(voc, start, results, number == 0)) for number in range(3)
     ]
     for worker in workers:
         worker.start()
     start.set()
-    found = [results.get(timeout=30) for _ in range(60)]
+    counts = [results.get(timeout=30) for _ in range(60)]
     for worker in workers:
         worker.join(30)
-    assert set(found) == {(2, 2)} and [worker.exitcode for worker in workers] == [0, 0, 0]
+    assert set(counts) == {(2, 2)} and [worker.exitcode for worker in workers] == [0, 0, 0]
 
 
-def test_texts_of_any_kind_are_kept(tmp_path):
-    """A file name that is not UTF-8, and half a surrogate out of JSON."""
+def test_unusual_texts_are_kept(tmp_path):
+    """A file name that is not UTF-8, and a lone surrogate from JSON."""
     names = ["a", "", "ü", "\udcff.jpg", "\ud800"]
     texts = Texts(names)
-    whole = np.zeros(0)
-    empty = Annotations(
-        (),
-        texts,
-        texts,
-        np.zeros((5, 2), np.int64),
-        np.zeros(6, np.int64),
-        whole,
-        whole,
-        whole,
-        whole,
-        whole,
-        (),
+    annotations = Annotations(
+        class_names=(),
+        image_ids=texts,
+        paths=texts,
+        sizes=np.zeros((5, 2), np.int64),
+        offsets=np.zeros(6, np.int64),
+        boxes_original=np.zeros(0),
+        labels=np.zeros(0),
+        difficult=np.zeros(0),
+        crowd=np.zeros(0),
+        areas=np.zeros(0),
+        category_ids=(),
     )
-    found = unpack_annotations(annotation_cache.pack("key", (empty, [])), "key")
-    assert found[0].paths == names and json.dumps(list(found[0].image_ids))
+    content = annotation_cache.pack("key", (annotations, []))
+    unpacked, _ = unpack_annotations(content, "key")
+    assert unpacked.paths == names and json.dumps(list(unpacked.image_ids))
     with pytest.raises(ValueError, match="have changed"):
-        unpack_annotations(annotation_cache.pack("key", (empty, [])), "other")
+        unpack_annotations(content, "other")
 
 
 @pytest.mark.slow
-def test_a_set_of_the_size_of_cocos_training_set(tmp_path):
-    """118,287 images with 860,001 boxes: less than 15 s from JSON, and 1 s from the cache, on a machine that does nothing else."""
+def test_time_for_a_data_set_of_cocos_size(tmp_path):
+    """118,287 images, 860,001 boxes: less than 15 s from JSON and 1 s from the cache, on an idle machine."""
     rng = np.random.default_rng(0)
-    count, total = 118287, 860001
+    count = 118287  # images
+    total = 860001  # boxes
     (tmp_path / "images").mkdir()
     for number in range(count):
         (tmp_path / "images" / f"{number:012d}.jpg").touch()
-    corner, sides = rng.uniform(0, 300, (total, 2)).round(2), rng.uniform(1, 300, (total, 2)).round(2)
-    boxes, image, category = (
-        np.concatenate([corner, sides], 1),
-        rng.integers(0, count, total),
-        rng.integers(1, 81, total),
-    )
+    corner = rng.uniform(0, 300, (total, 2)).round(2)
+    sides = rng.uniform(1, 300, (total, 2)).round(2)
+    boxes = np.concatenate([corner, sides], 1)
+    image = rng.integers(0, count, total)
+    category = rng.integers(1, 81, total)
     columns = zip(boxes.tolist(), image.tolist(), category.tolist(), strict=True)
     content = {
         "images": [
@@ -331,7 +335,7 @@ def test_a_set_of_the_size_of_cocos_training_set(tmp_path):
     seconds = []
     for _ in range(2):
         started = time.process_time()
-        truths, problems = read()
+        annotations, problems = read()
         seconds.append(time.process_time() - started)
-        assert (len(truths), len(truths.labels), len(problems)) == (count, total, 0)
+        assert (len(annotations), len(annotations.labels), len(problems)) == (count, total, 0)
     assert read.scans == 1 and seconds[0] < 15 and seconds[1] < 1

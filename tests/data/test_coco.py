@@ -1,4 +1,4 @@
-"""The COCO reader: ids with gaps, crowd, negatives, selected classes, and its errors."""
+"""The COCO reader: ids with gaps, crowd boxes, images without boxes, selected classes, and its errors."""
 
 from __future__ import annotations
 
@@ -33,23 +33,27 @@ CONTENT = {
 
 
 def test_everything_is_read(tmp_path):
-    truths = read_coco(**write_coco(tmp_path, CONTENT))
-    assert truths.class_names == ("bicycle", "stop sign", "toothbrush") and truths.category_ids == (2, 13, 90)
-    assert tuple(truths.image_ids) == (7, 3, 5)
-    assert_array_equal(truths.sizes, [[60, 80]] * 3)  # the second and third from the image files
-    assert_array_equal(truths.offsets, [0, 1, 1, 3])  # image 3 is a negative
-    assert_array_equal(truths.boxes_original, [[10.5, 20, 40.5, 30.25], [1, 2, 4, 6], [0, 0, 80, 60]])
-    assert_array_equal(truths.labels, [0, 2, 0])
-    assert_array_equal(truths.crowd, [True, False, False])
-    assert_array_equal(truths.areas, [30 * 10.25, 9.5, 4800])
-    assert not truths.difficult.any()
+    annotations = read_coco(**write_coco(tmp_path, CONTENT))
+    assert annotations.class_names == ("bicycle", "stop sign", "toothbrush") and annotations.category_ids == (
+        2,
+        13,
+        90,
+    )
+    assert tuple(annotations.image_ids) == (7, 3, 5)
+    assert_array_equal(annotations.sizes, [[60, 80]] * 3)  # the second and third from the image files
+    assert_array_equal(annotations.offsets, [0, 1, 1, 3])  # image 3 has no boxes
+    assert_array_equal(annotations.boxes_original, [[10.5, 20, 40.5, 30.25], [1, 2, 4, 6], [0, 0, 80, 60]])
+    assert_array_equal(annotations.labels, [0, 2, 0])
+    assert_array_equal(annotations.crowd, [True, False, False])
+    assert_array_equal(annotations.areas, [30 * 10.25, 9.5, 4800])
+    assert not annotations.difficult.any()
 
 
 def test_class_names_select_and_order(tmp_path):
-    truths = read_coco(**write_coco(tmp_path, CONTENT), class_names=["toothbrush", "stop sign"])
-    assert truths.category_ids == (90, 13) and len(truths) == 3
-    assert_array_equal(truths.labels, [0])
-    assert_array_equal(truths.boxes_original, [[1, 2, 4, 6]])
+    annotations = read_coco(**write_coco(tmp_path, CONTENT), class_names=["toothbrush", "stop sign"])
+    assert annotations.category_ids == (90, 13) and len(annotations) == 3
+    assert_array_equal(annotations.labels, [0])
+    assert_array_equal(annotations.boxes_original, [[1, 2, 4, 6]])
     with pytest.raises(ValueError, match="no category 'bicicle'; did you mean 'bicycle'"):
         read_coco(**write_coco(tmp_path, CONTENT), class_names=["bicicle"])
 
@@ -69,99 +73,99 @@ def test_degenerate_boxes(tmp_path, caplog):
         "data.on_error=skip",
     ):
         assert fault in str(caught.value)
-    truths = read_coco(**files, on_error="skip")
+    annotations = read_coco(**files, on_error="skip")
     assert "annotation 44" in caplog.text and "annotation 45" in caplog.text
-    assert_array_equal(truths.offsets, [0, 1, 1, 3])
+    assert_array_equal(annotations.offsets, [0, 1, 1, 3])
 
 
 FAULTS = {
-    # what breaks the content, the kind of the finding, its text, boxes that are left of three
+    # What breaks the content, the kind of the problem, its text, and how many of the three boxes are left.
     "no bbox": (
         lambda content: content["annotations"][1].pop("bbox"),
         "broken-object",
         "annotations[1] lacks 'bbox'",
         2,
     ),
-    "no object": (
+    "not an object": (
         lambda content: content["annotations"].append(5),
         "broken-object",
         "annotations[3] is 5, not an object",
         3,
     ),
     "three numbers": (
-        lambda content: truth(content).update(bbox=[1, 2, 3]),
+        lambda content: first_entry(content).update(bbox=[1, 2, 3]),
         "broken-object",
         "annotation 1: bbox is [1, 2, 3], not four",
         2,
     ),
-    "text": (
-        lambda content: truth(content).update(bbox=["1", 2, 3, 4]),
+    "a string": (
+        lambda content: first_entry(content).update(bbox=["1", 2, 3, 4]),
         "broken-object",
         "bbox is ['1', 2, 3, 4], not four numbers",
         2,
     ),
-    "truth value": (
-        lambda content: truth(content).update(bbox=[True, 2, 3, 4]),
+    "a boolean": (
+        lambda content: first_entry(content).update(bbox=[True, 2, 3, 4]),
         "broken-object",
         "bbox is [True, 2, 3, 4], not four",
         2,
     ),
-    "no list": (
-        lambda content: truth(content).update(bbox={"x": 1}),
+    "not a list": (
+        lambda content: first_entry(content).update(bbox={"x": 1}),
         "broken-object",
         "bbox is {'x': 1}, not four numbers",
         2,
     ),
     "infinite": (
-        lambda content: truth(content).update(bbox=[math.inf, 2, 3, 4]),
+        lambda content: first_entry(content).update(bbox=[math.inf, 2, 3, 4]),
         "broken-object",
         "annotation 1 of e.jpg: toothbrush [inf, ",
         2,
     ),
     "huge": (
-        lambda content: truth(content).update(bbox=[1, 2, 1e308, 4]),
+        lambda content: first_entry(content).update(bbox=[1, 2, 1e308, 4]),
         "broken-object",
         "toothbrush [1, 2, 1e+308, 4]",
         2,
     ),
-    "huge whole": (
-        lambda content: truth(content).update(bbox=[10**400, 2, 3, 4]),
+    "huge integer": (
+        lambda content: first_entry(content).update(bbox=[10**400, 2, 3, 4]),
         "broken-object",
         "annotation 1 of e.jpg",
         2,
     ),
     "negative": (
-        lambda content: truth(content).update(bbox=[1, 2, -3, 4]),
+        lambda content: first_entry(content).update(bbox=[1, 2, -3, 4]),
         "no-area",
         "toothbrush [1, 2, -3, 4]",
         2,
     ),
     "thin": (
-        lambda content: truth(content).update(bbox=[100, 2, 1e-9, 4]),
+        lambda content: first_entry(content).update(bbox=[100, 2, 1e-9, 4]),
         "no-area",
         "toothbrush [100, 2, 1e-09, 4]",
         2,
     ),
     "unknown image": (
-        lambda content: truth(content).update(image_id=99),
+        lambda content: first_entry(content).update(image_id=99),
         "broken-object",
         "annotation 1: image_id 99 is not in the file's images",
         2,
     ),
-    "odd image id": (
-        lambda content: truth(content).update(image_id=[5]),
+    "invalid image id": (
+        lambda content: first_entry(content).update(image_id=[5]),
         "broken-object",
         "image_id [5] is not in the file's images",
         2,
     ),
     "unknown category": (
-        lambda content: truth(content).update(category_id=1),
+        lambda content: first_entry(content).update(category_id=1),
         "unknown-class",
         "annotation 1: category_id 1 is not in the file's categories",
         2,
     ),
-    "odd category id": (
-        lambda content: truth(content).update(category_id={}),
+    "invalid category id": (
+        lambda content: first_entry(content).update(category_id={}),
         "unknown-class",
         "category_id {} is not in the file's categories",
         2,
@@ -217,24 +221,21 @@ FAULTS = {
 }
 
 
-def truth(content: dict) -> dict:
+def first_entry(content: dict) -> dict:
     return content["annotations"][0]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_each_fault_is_one_finding_and_nothing_else_is_lost(tmp_path, fault, caplog):
+def test_each_fault_is_one_problem_and_nothing_else_is_lost(tmp_path, fault, caplog):
     breaks, kind, text, left = FAULTS[fault]
     content = copy.deepcopy(CONTENT)
     files = write_coco(tmp_path, content)  # the images of the whole content
     breaks(content)
     files["annotation_file"].write_text(json.dumps(content))
-    truths, (problem,) = scan_coco(**files)
+    annotations, (problem,) = scan_coco(**files)
     assert problem.kind == kind and text in problem.what and problem.file == str(files["annotation_file"])
-    assert (
-        len(truths.labels) == left
-        and np.isfinite(truths.boxes_original).all()
-        and np.isfinite(truths.areas).all()
-    )
+    assert len(annotations.labels) == left
+    assert np.isfinite(annotations.boxes_original).all() and np.isfinite(annotations.areas).all()
     with pytest.raises(ValueError, match="data.on_error=skip") as caught:
         read_coco(**files)
     assert text in str(caught.value)
@@ -242,16 +243,18 @@ def test_each_fault_is_one_finding_and_nothing_else_is_lost(tmp_path, fault, cap
 
 
 @pytest.mark.parametrize("value", ["", None, 0, -5, 1e308, math.nan, math.inf, [480], 10**30])
-def test_senseless_sizes_areas_and_flags_have_stand_ins(tmp_path, value):
+def test_invalid_sizes_areas_and_flags_are_replaced(tmp_path, value):
     content = copy.deepcopy(CONTENT)
     content["images"][0]["height"] = value
-    truth(content)["area"] = value
-    truth(content)["iscrowd"] = value
-    truths, problems = scan_coco(**write_coco(tmp_path, content))
+    first_entry(content)["area"] = value
+    first_entry(content)["iscrowd"] = value
+    annotations, problems = scan_coco(**write_coco(tmp_path, content))
     assert not problems
-    assert_array_equal(truths.sizes, [[60, 80]] * 3)
-    assert_array_equal(truths.areas, [30 * 10.25, value if value == 0 and value is not None else 12, 4800])
-    assert_array_equal(truths.crowd, [True, False, False])
+    assert_array_equal(annotations.sizes, [[60, 80]] * 3)
+    assert_array_equal(
+        annotations.areas, [30 * 10.25, value if value == 0 and value is not None else 12, 4800]
+    )
+    assert_array_equal(annotations.crowd, [True, False, False])
 
 
 STRUCTURE = {
@@ -275,25 +278,25 @@ def test_a_file_without_its_lists_is_refused(tmp_path, fault):
         scan_coco(annotation_file=tmp_path / "instances.json", image_folder=tmp_path / "images")
 
 
-def test_a_class_that_only_another_split_has(tmp_path):
-    """It gets an id that no other has, and boxes keep theirs; a name that is nearly there, and a list without any known name, are slips."""
+def test_a_class_that_only_another_split_has_gets_an_id(tmp_path):
+    """The id is unused, and boxes keep their classes. A list without any known name is an error."""
     files = write_coco(tmp_path, CONTENT)
-    truths = read_coco(**files, class_names=["zebra", "bicycle", "stop sign", "toothbrush"])
-    assert truths.category_ids == (91, 2, 13, 90)
-    assert_array_equal(truths.labels, [1, 3, 1])
+    annotations = read_coco(**files, class_names=["zebra", "bicycle", "stop sign", "toothbrush"])
+    assert annotations.category_ids == (91, 2, 13, 90)
+    assert_array_equal(annotations.labels, [1, 3, 1])
     with pytest.raises(ValueError, match="no category 'zebra'"):
         read_coco(**files, class_names=["zebra"])
 
 
-def test_ids_that_are_texts(tmp_path):
+def test_image_ids_may_be_strings(tmp_path):
     content = copy.deepcopy(CONTENT)
     for image in content["images"]:
         image["id"] = f"no. {image['id']}"
     for entry in content["annotations"]:
         entry["image_id"] = f"no. {entry['image_id']}"
-    truths = read_coco(**write_coco(tmp_path, content))
-    assert truths.image_ids == ("no. 7", "no. 3", "no. 5") and json.dumps(list(truths.image_ids))
-    assert_array_equal(truths.offsets, [0, 1, 1, 3])
+    annotations = read_coco(**write_coco(tmp_path, content))
+    assert annotations.image_ids == ("no. 7", "no. 3", "no. 5") and json.dumps(list(annotations.image_ids))
+    assert_array_equal(annotations.offsets, [0, 1, 1, 3])
 
 
 def test_missing_files(tmp_path):
@@ -303,14 +306,14 @@ def test_missing_files(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no\.json: no such annotation file"):
         read_coco(annotation_file=tmp_path / "no.json", image_folder=files["image_folder"])
     (files["image_folder"] / "e.jpg").unlink()
-    (files["image_folder"] / "c.jpg").write_bytes(b"no image")  # its size is not in the file
-    truths, problems = scan_coco(**files)
+    (files["image_folder"] / "c.jpg").write_bytes(b"no image")  # the JSON file does not have its size
+    annotations, problems = scan_coco(**files)
     assert [(problem.kind, problem.file[-5:]) for problem in problems] == [
         ("broken-image", "c.jpg"),
         ("missing-image", "e.jpg"),
     ]
-    assert tuple(truths.image_ids) == (7,)
-    assert_array_equal(truths.boxes_original, [[10.5, 20, 40.5, 30.25]])
+    assert tuple(annotations.image_ids) == (7,)
+    assert_array_equal(annotations.boxes_original, [[10.5, 20, 40.5, 30.25]])
     (files["image_folder"] / "g.jpg").unlink()
     with pytest.raises(ValueError, match="no image is left"):
         read_coco(**files, on_error="skip")
@@ -320,7 +323,7 @@ def test_missing_files(tmp_path):
     "text",
     ['{"images": [', "", "[1, 2]", "null", "[" * 100000, '{"images": ' + "1" * 5000 + "}", "\udcff\udcfe"],
 )
-def test_what_is_no_json_is_refused(tmp_path, text):
+def test_invalid_json_is_refused(tmp_path, text):
     (tmp_path / "instances.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(ValueError, match=r"instances\.json: (not valid JSON|no list of 'categories')"):
         read_coco(annotation_file=tmp_path / "instances.json", image_folder=tmp_path)
@@ -329,35 +332,34 @@ def test_what_is_no_json_is_refused(tmp_path, text):
 @pytest.mark.data
 @pytest.mark.parametrize(("split", "images", "boxes"), [("train", 209, 1899), ("val", 206, 1786)])
 def test_coco_mini(shared, split, images, boxes):
-    """Counts of PROVENANCE.md, and every box against the file, read independently."""
+    """The counts of PROVENANCE.md, and the boxes of every seventh image against the file."""
     file = shared / f"data/coco2017-mini/annotations/instances_{split}2017_official.json"
-    truths = read_coco(annotation_file=file, image_folder=shared / f"data/coco2017-mini/{split}2017")
-    assert (len(truths), len(truths.labels), len(truths.class_names)) == (images, boxes, 80)
+    annotations = read_coco(annotation_file=file, image_folder=shared / f"data/coco2017-mini/{split}2017")
+    assert (len(annotations), len(annotations.labels), len(annotations.class_names)) == (images, boxes, 80)
     content = json.loads(file.read_text())
     for row in range(0, images, 7):
-        here = [truth for truth in content["annotations"] if truth["image_id"] == truths.image_ids[row]]
-        rows = truths.rows(row)
-        xywh = np.array([truth["bbox"] for truth in here]).reshape(-1, 4)
-        assert_allclose(
-            truths.boxes_original[rows, 2:] - truths.boxes_original[rows, :2], xywh[:, 2:], atol=1e-9
-        )
-        assert [truths.category_ids[label] for label in truths.labels[rows]] == [
-            truth["category_id"] for truth in here
-        ]
-        assert_array_equal(truths.crowd[rows], [truth["iscrowd"] for truth in here])
-        assert_array_equal(truths.areas[rows], [truth["area"] for truth in here])
+        image_id = annotations.image_ids[row]
+        entries = [entry for entry in content["annotations"] if entry["image_id"] == image_id]
+        rows = annotations.rows(row)
+        xywh = np.array([entry["bbox"] for entry in entries]).reshape(-1, 4)
+        boxes_here = annotations.boxes_original[rows]
+        assert_allclose(boxes_here[:, 2:] - boxes_here[:, :2], xywh[:, 2:], atol=1e-9)
+        category_ids = [annotations.category_ids[label] for label in annotations.labels[rows]]
+        assert category_ids == [entry["category_id"] for entry in entries]
+        assert_array_equal(annotations.crowd[rows], [entry["iscrowd"] for entry in entries])
+        assert_array_equal(annotations.areas[rows], [entry["area"] for entry in entries])
 
 
 @pytest.mark.data
-def test_coco_mini_crowd_and_negatives(shared):
+def test_coco_mini_crowd_boxes_and_images_without_boxes(shared):
     folder = shared / "data/coco2017-mini"
-    truths = [
+    splits = [
         read_coco(
             annotation_file=folder / f"annotations/instances_{split}2017_official.json",
             image_folder=folder / f"{split}2017",
         )
         for split in ("train", "val")
     ]
-    assert sum(int(part.crowd.sum()) for part in truths) == 39
-    negatives = {part.image_ids[row] for part in truths for row in np.flatnonzero(np.diff(part.offsets) == 0)}
-    assert negatives <= {250, 508, 262284, 58636, 226111} and 226111 in negatives
+    assert sum(int(split.crowd.sum()) for split in splits) == 39
+    empty = {split.image_ids[row] for split in splits for row in np.flatnonzero(np.diff(split.offsets) == 0)}
+    assert empty <= {250, 508, 262284, 58636, 226111} and 226111 in empty

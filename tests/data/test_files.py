@@ -1,4 +1,4 @@
-"""Files are written atomically: an error in the middle leaves the old file and nothing else."""
+"""Files are written atomically: after an error while writing, the old file is there and nothing else."""
 
 from __future__ import annotations
 
@@ -13,14 +13,19 @@ def test_an_error_leaves_the_previous_file(tmp_path):
     path = tmp_path / "new" / "numbers.bin"
     with atomic_file(path) as file:
         file.write(b"old")
-    with pytest.raises(RuntimeError, match="power cut"), atomic_file(path) as file:
-        file.write(b"half of the n")
-        raise RuntimeError("power cut")
+
+    def interrupted_write() -> None:
+        with atomic_file(path) as file:
+            file.write(b"half of the n")
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        interrupted_write()
     assert path.read_bytes() == b"old"
     assert [p.name for p in path.parent.iterdir()] == ["numbers.bin"]
 
 
-def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
+def test_the_old_file_stays_until_the_new_one_is_complete(tmp_path):
     path = tmp_path / "a.txt"
     write_text(path, "old")
     with atomic_file(path) as file:

@@ -1,4 +1,4 @@
-"""Images: what each kind of file becomes, and that a file that cannot be used is one error that names it and says why."""
+"""Decoding of every kind of file; a file that cannot be used is one error that names it and says why."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def test_grey_images_get_three_channels(tmp_path, suffix):
     assert np.abs(image[..., 1].astype(int) - grey).max() <= 8
 
 
-def test_png_kinds(tmp_path):
-    """Transparent and 16-bit PNG arrive as 8-bit RGB."""
+def test_transparent_and_16_bit_png(tmp_path):
+    """Both become 8-bit RGB."""
     values = np.random.default_rng(0).integers(0, 256, (9, 11, 4), dtype=np.uint8)
     values[..., 3] = 255
     cv2.imwrite(str(tmp_path / "alpha.png"), values)
@@ -37,13 +37,13 @@ def test_png_kinds(tmp_path):
 
 
 def test_the_orientation_tag_is_ignored(tmp_path):
-    """Boxes refer to the pixels as stored: <size> of such files does."""
+    """Boxes refer to the stored pixels, as <size> does in the annotations of such files."""
     write_image(tmp_path / "plain.jpg", (20, 30))
     data = (tmp_path / "plain.jpg").read_bytes()
-    tag = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"  # orientation 6: turn by 90 degrees
-    (tmp_path / "turned.jpg").write_bytes(
-        data[:2] + b"\xff\xe1" + (len(tag) + 2).to_bytes(2, "big") + tag + data[2:]
-    )
+    # Orientation 6: rotate by 90 degrees.
+    tag = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    segment = b"\xff\xe1" + (len(tag) + 2).to_bytes(2, "big") + tag
+    (tmp_path / "turned.jpg").write_bytes(data[:2] + segment + data[2:])
     assert_array_equal(read_image(str(tmp_path / "turned.jpg")), read_image(str(tmp_path / "plain.jpg")))
 
 
@@ -54,7 +54,7 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
 
 
 def smooth(mode: str = "RGB", size: tuple[int, int] = (40, 60)) -> Image.Image:
-    """(height, width) of slowly changing colour."""
+    """An image of slowly changing colour. size: (height, width)."""
     small = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
     return Image.fromarray(cv2.resize(small, size[::-1])).convert(mode)
 
@@ -73,7 +73,7 @@ def smooth(mode: str = "RGB", size: tuple[int, int] = (40, 60)) -> Image.Image:
     ],
 )
 def test_every_kind_of_file_reads_as_pillow_reads_it(tmp_path, kind, mode, difference):
-    """CMYK as Adobe's programs write it, palettes, one bit a pixel, transparency (opaque here)."""
+    """CMYK as Adobe's programs write it, palettes, one bit per pixel, transparency (opaque here)."""
     data = encoded(smooth(mode), kind)
     (tmp_path / "file").write_bytes(data)
     image = read_image(str(tmp_path / "file"))
@@ -82,7 +82,7 @@ def test_every_kind_of_file_reads_as_pillow_reads_it(tmp_path, kind, mode, diffe
     assert np.abs(image - expected).max() <= difference
 
 
-def test_an_animation_is_its_first_picture(tmp_path):
+def test_the_first_frame_of_an_animation_is_read(tmp_path):
     first, second = smooth("P"), smooth("P").transpose(Image.Transpose.FLIP_TOP_BOTTOM)
     first.save(tmp_path / "a.gif", save_all=True, append_images=[second])
     assert_array_equal(
@@ -101,7 +101,7 @@ def test_an_animation_is_its_first_picture(tmp_path):
         (b"\x89PNG\r\n\x1a\n", "broken-image", "the image cannot be decoded ("),
     ],
 )
-def test_what_is_wrong_is_said(tmp_path, content, kind, what):
+def test_the_error_names_the_file_and_the_reason(tmp_path, content, kind, what):
     path = tmp_path / "a.jpg"
     if content == "folder":
         path.mkdir()
@@ -110,17 +110,15 @@ def test_what_is_wrong_is_said(tmp_path, content, kind, what):
     with pytest.raises(ImageError) as caught:
         read_image(str(path))
     assert str(caught.value).startswith(f"{path}: {what}")
-    crossed = pickle.loads(pickle.dumps(caught.value))  # as it does from a worker
-    assert str(crossed) == str(caught.value)
-    assert (crossed.problem.kind, crossed.problem.file, str(crossed.problem)) == (
-        kind,
-        str(path),
-        str(caught.value),
-    )
+    error = pickle.loads(pickle.dumps(caught.value))  # errors of workers are pickled
+    assert str(error) == str(caught.value)
+    assert error.problem.kind == kind
+    assert error.problem.file == str(path)
+    assert str(error.problem) == str(caught.value)
 
 
 @pytest.mark.parametrize(("kind", "keep"), [("JPEG", 0.6), ("JPEG", 0.99), ("PNG", 0.6), ("PNG", 0.97)])
-def test_a_file_that_ends_too_soon_is_refused(tmp_path, kind, keep):
+def test_a_truncated_file_is_refused(tmp_path, kind, keep):
     data = encoded(smooth(size=(200, 300)), kind)
     (tmp_path / "file").write_bytes(data[: int(len(data) * keep)])
     with pytest.raises(ImageError, match="cannot be decoded"):
@@ -130,7 +128,7 @@ def test_a_file_that_ends_too_soon_is_refused(tmp_path, kind, keep):
             read_reduced(str(tmp_path / "file"), 2)
 
 
-def test_a_size_that_differs_says_how():
+def test_the_error_for_another_size_gives_both_sizes():
     check_size((61, 79), (60, 80), "a.jpg")  # rounding
     with pytest.raises(
         ImageError, match=r"a\.jpg: the image is 90 x 60 \(width x height\), its annotation says 80 x 60$"
@@ -142,60 +140,53 @@ def test_a_size_that_differs_says_how():
 
 
 def test_divisors():
-    """Each time the largest that leaves enough, in height and in width."""
-    assert [
-        divisor_for((1200, 1600), wanted)
-        for wanted in ((1200, 1), (601, 1), (600, 800), (600, 801), (300, 300), (151, 1))
-    ] == [
-        1,
-        1,
-        2,
-        1,
-        4,
-        4,
-    ]
-    assert divisor_for((1200, 1600), (150, 200)) == 8
+    """The largest divisor that leaves enough pixels, in height and in width."""
+    size = (1200, 1600)
+    assert divisor_for(size, (1200, 1)) == 1
+    assert divisor_for(size, (601, 1)) == 1
+    assert divisor_for(size, (600, 800)) == 2
+    assert divisor_for(size, (600, 801)) == 1
+    assert divisor_for(size, (300, 300)) == 4
+    assert divisor_for(size, (151, 1)) == 4
+    assert divisor_for(size, (150, 200)) == 8
     assert divisor_for((9000, 9000), (1, 1)) == 8
-    assert divisor_for((1200, 1600), (float("inf"), float("inf"))) == 1
+    assert divisor_for(size, (float("inf"), float("inf"))) == 1
 
 
 @pytest.mark.parametrize("divisor", [2, 4, 8])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_a_reduced_image_is_the_mean_of_its_squares(tmp_path, divisor, mode):
-    """Against the whole image, averaged by a plain loop; a pixel at (i, j) stands for the square that begins at (i, j) * divisor."""
+def test_a_reduced_image_is_the_mean_of_squares(tmp_path, divisor, mode):
+    """Against a plain loop: pixel (i, j) covers the square of the whole image from (i, j) * divisor on."""
     (tmp_path / "a.jpg").write_bytes(encoded(smooth(mode, (203, 301)), "JPEG", quality=95))
     whole = read_image(str(tmp_path / "a.jpg")).astype(float)
     decoded = read_reduced(str(tmp_path / "a.jpg"), divisor)
     assert (decoded.divisor, decoded.size_original) == (divisor, (203, 301))
-    rows, columns = -(-203 // divisor), -(-301 // divisor)
+    rows = -(-203 // divisor)
+    columns = -(-301 // divisor)
     assert decoded.image.shape == (rows, columns, 3)
-    squares = [
-        [
-            whole[i * divisor : (i + 1) * divisor, j * divisor : (j + 1) * divisor].mean((0, 1))
-            for j in range(columns)
-        ]
-        for i in range(rows)
-    ]
-    assert_allclose(
-        decoded.image[:-1, :-1], np.array(squares)[:-1, :-1], atol=4
-    )  # the last ones reach over the edge
-    shifted = np.roll(squares, 1, axis=1)
-    assert (
-        np.abs(decoded.image[:-1, 1:-1] - np.array(squares)[:-1, 1:-1]).mean()
-        < 0.5 * np.abs(decoded.image[:-1, 1:-1] - shifted[:-1, 1:-1]).mean()
-    )
+    expected = np.zeros((rows, columns, 3))
+    for i in range(rows):
+        for j in range(columns):
+            square = whole[i * divisor : (i + 1) * divisor, j * divisor : (j + 1) * divisor]
+            expected[i, j] = square.mean((0, 1))
+    # The last row and column reach over the edge.
+    assert_allclose(decoded.image[:-1, :-1], expected[:-1, :-1], atol=4)
+    difference = np.abs(decoded.image - expected)[:-1, 1:-1].mean()
+    shifted_difference = np.abs(decoded.image - np.roll(expected, 1, axis=1))[:-1, 1:-1].mean()
+    assert difference < 0.5 * shifted_difference
 
 
-def test_what_cannot_be_reduced_is_left_to_read_image(tmp_path):
+def test_only_grey_and_rgb_jpeg_can_be_reduced(tmp_path):
     for kind, mode in (("PNG", "RGB"), ("JPEG", "CMYK"), ("GIF", "P")):
         (tmp_path / "file").write_bytes(encoded(smooth(mode), kind))
         assert read_reduced(str(tmp_path / "file"), 2) is None
 
 
-def test_the_reader_reduces_only_as_far_as_asked(tmp_path):
+def test_the_reader_keeps_the_wanted_size(tmp_path):
     root = write_voc(tmp_path, {"a": box_xml("cat", 1, 1, 50, 50)}, size=(120, 200))
-    truths = read_voc(root=root, image_sets=["train"])
-    whole, reduced = ImageReader(truths), ImageReader(truths, reduced=True)
+    annotations = read_voc(root=root, image_sets=["train"])
+    whole = ImageReader(annotations)
+    reduced = ImageReader(annotations, reduced=True)
     for wanted, divisor in ((None, 1), ((61, 10), 1), ((60, 100), 2), ((30, 50), 4), ((1, 1), 8)):
         decoded = reduced.read(0, wanted)
         assert (decoded.divisor, decoded.size_original) == (divisor, (120, 200))
@@ -208,8 +199,8 @@ def test_the_reader_reduces_only_as_far_as_asked(tmp_path):
 
 
 @pytest.mark.data
-def test_real_broken_and_awkward_files(shared):
-    """Truncated JPEG refused; zero padding after the end, grey images and one without boxes accepted."""
+def test_real_broken_and_unusual_files(shared):
+    """A truncated JPEG is refused; zero padding after the end, grey and unannotated images are accepted."""
     images = shared / "bad-input/images"
     for read in (read_image, lambda path: read_reduced(path, 2)):
         with pytest.raises(ImageError, match=r"kangaroo_00090_truncated\.jpg: .*truncated"):
@@ -217,10 +208,8 @@ def test_real_broken_and_awkward_files(shared):
     assert read_image(str(images / "kangaroo_00053_zero_padded_524288.jpg")).shape == (655, 1000, 3)
     assert read_reduced(str(images / "kangaroo_00053_zero_padded_524288.jpg"), 2).image.shape == (328, 500, 3)
     for name in ("raccoon-150", "raccoon-152", "raccoon-161", "coco_000000000086_grayscale"):
-        for image in (
-            read_image(str(images / f"{name}.jpg")),
-            read_reduced(str(images / f"{name}.jpg"), 4).image,
-        ):
+        path = str(images / f"{name}.jpg")
+        for image in (read_image(path), read_reduced(path, 4).image):
             assert image.shape[2] == 3 and (image[..., 0] == image[..., 1]).all()
     assert read_image(str(images / "coco_000000226111_no_annotations.jpg")).shape == (640, 480, 3)
     for name in ("BloodImage_00338", "BloodImage_00343"):

@@ -1,4 +1,4 @@
-"""The generated set: the same bytes for the same seed, boxes that fit their shapes, written whole or not at all."""
+"""The generated data set: reproducible from its seed, with boxes that fit the shapes, written atomically."""
 
 from __future__ import annotations
 
@@ -19,26 +19,24 @@ from detectors.data.voc import read_voc
 
 def digest(root: Path) -> str:
     files = sorted(path for path in root.rglob("*") if path.is_file())
-    return hashlib.sha256(
-        b"".join(str(path.relative_to(root)).encode() + path.read_bytes() for path in files)
-    ).hexdigest()
+    content = b"".join(str(path.relative_to(root)).encode() + path.read_bytes() for path in files)
+    return hashlib.sha256(content).hexdigest()
 
 
-def test_the_seed_decides_every_byte(tmp_path):
+def test_the_seed_determines_every_byte(tmp_path):
     first, again, other = (
         write_shapes(folder=tmp_path / name, seed=seed, train=6, val=3)
         for name, seed in (("a", 0), ("b", 0), ("c", 1))
     )
     assert digest(first) == digest(again) != digest(other)
-    longer = write_shapes(
-        folder=tmp_path / "a", seed=0, train=8, val=3
-    )  # an image does not depend on how many there are
+    # An image does not depend on the number of images.
+    longer = write_shapes(folder=tmp_path / "a", seed=0, train=8, val=3)
     assert longer != first
     for name in ("JPEGImages/train_00005.jpg", "Annotations/val_00002.xml"):
         assert (longer / name).read_bytes() == (first / name).read_bytes()
 
 
-def test_it_is_written_once(tmp_path):
+def test_the_data_set_is_written_once(tmp_path):
     root = write_shapes(folder=tmp_path, train=2, val=1)
     before = (root / "ImageSets/Main/train.txt").stat().st_mtime_ns
     assert write_shapes(folder=tmp_path, train=2, val=1) == root
@@ -57,7 +55,7 @@ def test_an_interruption_leaves_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_failure_to_write_is_not_swallowed(tmp_path, monkeypatch):
+def test_a_failure_to_write_is_an_error(tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
@@ -92,22 +90,23 @@ def test_processes_that_start_at_once_do_not_clash(tmp_path):
 
 
 def test_the_reader_reads_back_what_was_drawn(tmp_path):
-    """The image of the files is the drawn one (but for JPEG), its boxes are exactly the drawn ones, the classes sorted names."""
+    """The image equals the drawn one up to JPEG's loss, the boxes exactly; the class names are sorted."""
     root = write_shapes(folder=tmp_path, seed=5, train=40, val=10, size=96)
     for number, (split, count) in enumerate({"train": 40, "val": 10}.items()):
-        truths = read_voc(root=root, image_sets=[split], class_names=list(CLASSES))
-        assert len(truths) == count
+        annotations = read_voc(root=root, image_sets=[split], class_names=list(CLASSES))
+        assert len(annotations) == count
         for index in range(count):
             image, labels, boxes = draw_shapes(np.random.default_rng((5, number, index)), 96)
-            assert_array_equal(truths.labels[truths.rows(index)], labels)
-            assert_array_equal(truths.boxes_original[truths.rows(index)], np.reshape(boxes, (-1, 4)))
+            rows = annotations.rows(index)
+            assert_array_equal(annotations.labels[rows], labels)
+            assert_array_equal(annotations.boxes_original[rows], np.reshape(boxes, (-1, 4)))
             if index == 0:
-                assert np.abs(read_image(truths.paths[0]).astype(int) - image).mean() < 8
-    assert tuple(sorted(CLASSES)) == CLASSES  # as read_voc names them when it is not told
+                assert np.abs(read_image(annotations.paths[0]).astype(int) - image).mean() < 8
+    assert tuple(sorted(CLASSES)) == CLASSES  # read_voc's order without class_names
 
 
-def test_boxes_fit_what_is_seen(monkeypatch):
-    """With flat red shapes on black and no blur or noise, the red pixels are framed by the boxes, to the pixel."""
+def test_boxes_fit_the_visible_shapes(monkeypatch):
+    """Flat red shapes on black, without blur and noise: the boxes frame the red pixels exactly."""
     monkeypatch.setattr(shapes, "_background", lambda rng, size: np.zeros((size, size, 3), dtype=np.float32))
     monkeypatch.setattr(
         shapes, "_texture", lambda rng, shape, label: np.tile(np.float32([255, 0, 0]), (*shape, 1))
@@ -131,14 +130,15 @@ def test_boxes_fit_what_is_seen(monkeypatch):
         red = image[..., 0] >= 128
         if boxes:
             rows, columns = np.nonzero(red)
-            low, high = np.min(boxes, 0), np.max(boxes, 0)
+            low = np.min(boxes, 0)
+            high = np.max(boxes, 0)
             assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == (*low[:2], *high[2:])
         else:
             assert not red.any()
 
 
-def test_what_the_set_is_like():
-    """About three shapes an image, all classes alike often, some images empty, overlaps, many sizes and aspect ratios."""
+def test_statistics_of_the_data_set():
+    """About three shapes per image, balanced classes, some empty images, overlaps, varied sizes."""
     drawn = [draw_shapes(np.random.default_rng((0, 0, index)), 160) for index in range(150)]
     counts = np.array([len(labels) for _, labels, _ in drawn])
     boxes = np.array([box for _, _, boxes in drawn for box in boxes])

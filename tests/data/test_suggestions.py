@@ -1,4 +1,4 @@
-"""The hint for a misspelt name: the nearest one, in the form that each kind of message needs."""
+"""The hint for a misspelt name: the most similar one, in the form that each kind of message needs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from detectors.data.suggestions import did_you_mean, nearest
         ("batchsize", {"listed": True}, "; did you mean batch_size?"),
     ],
 )
-def test_the_nearest_name_is_offered(name, settings, hint):
+def test_the_most_similar_name_is_suggested(name, settings, hint):
     assert did_you_mean(name, ["steps", "batch_size"], **settings) == hint
 
 

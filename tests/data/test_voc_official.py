@@ -1,4 +1,7 @@
-"""The VOC reader on VOC2007's and VOC2012's own annotations, against the published counts and against a reader of plain text."""
+"""The VOC reader on the annotations of VOC2007 and VOC2012.
+
+It is compared with the published counts and with a reading of the XML by regular expressions.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,21 @@ from numpy.testing import assert_array_equal
 from detectors.data.class_names import VOC_CLASSES
 from detectors.data.voc import CORNERS, scan_voc
 
-SAMPLE = 12  # every so many-th image in the plain tests
-PUBLISHED = {  # split -> images, objects, objects that are not difficult: http://host.robots.ox.ac.uk/pascal/VOC/voc2012/dbstats.html
+SAMPLE_STRIDE = 12  # the plain tests read every 12th image
+# Split -> images, objects, objects that are not difficult:
+# http://host.robots.ox.ac.uk/pascal/VOC/voc2012/dbstats.html
+PUBLISHED = {
     "VOC2007/trainval": (5011, 15662, 12608),
     "VOC2007/test": (4952, 14976, 12032),
     "VOC2012/trainval": (11540, 31561, 27450),
 }
 
 
-def unpack(shared: Path, devkit: Path, splits: list[str], every: int) -> dict[str, list[str]]:
-    """Writes every `every`-th image's XML of each split, an empty image for each, and the shortened lists. Split -> its stems."""
+def unpack(shared: Path, devkit: Path, splits: list[str], stride: int) -> dict[str, list[str]]:
+    """Write the XML files of every `stride`-th image of each split, with empty images and shortened lists.
+
+    Returns split -> its stems.
+    """
     chosen: dict[str, list[str]] = {}
     for year in sorted({split.partition("/")[0] for split in splits}):
         folder = devkit / year
@@ -34,9 +42,11 @@ def unpack(shared: Path, devkit: Path, splits: list[str], every: int) -> dict[st
                 for member in archive
                 if member.isfile()
             }
-        for split in (split for split in splits if split.startswith(year)):
+        for split in splits:
+            if not split.startswith(year):
+                continue
             name = split.partition("/")[2]
-            chosen[split] = content[f"{name}.txt"].decode().split()[::every]
+            chosen[split] = content[f"{name}.txt"].decode().split()[::stride]
             (folder / f"ImageSets/Main/{name}.txt").write_text("\n".join(chosen[split]))
             for stem in chosen[split]:
                 (folder / f"Annotations/{stem}.xml").write_bytes(content[f"{stem}.xml"])
@@ -45,61 +55,56 @@ def unpack(shared: Path, devkit: Path, splits: list[str], every: int) -> dict[st
 
 
 def objects(text: str) -> list[tuple[str, list[float], bool, bool]]:
-    """Name, corners as written, difficult, and whether xmax stands first; by regular expressions, parts of persons cut out."""
-    found = []
+    """(name, corners as written, difficult, xmax is first) of each object, without the parts of persons."""
+    rows = []
     for element in re.findall(r"<object>(.*?)</object>", text, re.DOTALL):
         element = re.sub(r"<part>.*?</part>", "", element, flags=re.DOTALL)
         (box,) = re.findall(r"<bndbox>(.*?)</bndbox>", element, re.DOTALL)
         corners = dict(re.findall(r"<(\w+)>\s*([\d.]+)\s*</", box))
         (name,) = re.findall(r"<name>(.*?)</name>", element)
         difficult = "<difficult>1</difficult>" in element
-        found.append(
-            (name, [float(corners[corner]) for corner in CORNERS], difficult, next(iter(corners)) == "xmax")
-        )
-    return found
+        xmax_first = next(iter(corners)) == "xmax"
+        rows.append((name, [float(corners[corner]) for corner in CORNERS], difficult, xmax_first))
+    return rows
 
 
 def check_against_text(devkit: Path, chosen: dict[str, list[str]]) -> int:
-    """Every object of every image; returns how many list xmax first."""
-    first = 0
+    """Compare every object of every image. Returns the number of objects with xmax first."""
+    xmax_first = 0
     for split, stems in chosen.items():
-        truths, problems = scan_voc(root=devkit, image_sets=[split], class_names=list(VOC_CLASSES))
-        assert not problems and truths.image_ids == stems
+        annotations, problems = scan_voc(root=devkit, image_sets=[split], class_names=list(VOC_CLASSES))
+        assert not problems and annotations.image_ids == stems
         folder = devkit / split.partition("/")[0] / "Annotations"
         expected = [objects((folder / f"{stem}.xml").read_text()) for stem in stems]
-        assert_array_equal(np.diff(truths.offsets), [len(found) for found in expected])
-        rows = [row for found in expected for row in found]
-        assert_array_equal(
-            truths.boxes_original, np.array([corners for _, corners, _, _ in rows]) - [1, 1, 0, 0]
-        )
-        assert [VOC_CLASSES[label] for label in truths.labels] == [name for name, _, _, _ in rows]
-        assert_array_equal(truths.difficult, [difficult for _, _, difficult, _ in rows])
-        first += sum(xmax for _, _, _, xmax in rows)
-        assert (truths.boxes_original >= 0).all() and (
-            truths.boxes_original[:, 2:] <= truths.sizes[truths.image][:, ::-1]
-        ).all()
-    return first
+        assert_array_equal(np.diff(annotations.offsets), [len(rows) for rows in expected])
+        rows = [row for image_rows in expected for row in image_rows]
+        corners = np.array([corners for _, corners, _, _ in rows])
+        assert_array_equal(annotations.boxes_original, corners - [1, 1, 0, 0])
+        assert [VOC_CLASSES[label] for label in annotations.labels] == [name for name, _, _, _ in rows]
+        assert_array_equal(annotations.difficult, [difficult for _, _, difficult, _ in rows])
+        xmax_first += sum(first for _, _, _, first in rows)
+        assert (annotations.boxes_original >= 0).all()
+        assert (annotations.boxes_original[:, 2:] <= annotations.sizes[annotations.image][:, ::-1]).all()
+    return xmax_first
 
 
 @pytest.mark.data
 def test_a_sample_equals_a_reading_by_regular_expressions(shared, tmp_path):
-    chosen = unpack(shared, tmp_path, ["VOC2007/test", "VOC2012/trainval"], SAMPLE)
-    first = check_against_text(tmp_path, chosen)
-    assert first > 18877 / SAMPLE / 2
+    chosen = unpack(shared, tmp_path, ["VOC2007/test", "VOC2012/trainval"], SAMPLE_STRIDE)
+    xmax_first = check_against_text(tmp_path, chosen)
+    assert xmax_first > 18877 / SAMPLE_STRIDE / 2
 
 
 @pytest.mark.data
 @pytest.mark.slow
 def test_all_counts_equal_the_published_tables(shared, tmp_path):
-    chosen = unpack(shared, tmp_path, list(PUBLISHED), 1)
+    chosen = unpack(shared, tmp_path, list(PUBLISHED), stride=1)
     for split, counts in PUBLISHED.items():
-        truths, problems = scan_voc(root=tmp_path, image_sets=[split])
-        assert (len(truths), len(truths.labels), int((~truths.difficult).sum())) == counts
-        assert truths.class_names == VOC_CLASSES and not problems
-    assert (
-        check_against_text(tmp_path, {split: chosen[split] for split in ("VOC2007/trainval", "VOC2007/test")})
-        == 0
-    )
+        annotations, problems = scan_voc(root=tmp_path, image_sets=[split])
+        assert (len(annotations), len(annotations.labels), int((~annotations.difficult).sum())) == counts
+        assert annotations.class_names == VOC_CLASSES and not problems
+    voc2007 = {split: chosen[split] for split in ("VOC2007/trainval", "VOC2007/test")}
+    assert check_against_text(tmp_path, voc2007) == 0
     assert check_against_text(tmp_path, {"VOC2012/trainval": chosen["VOC2012/trainval"]}) == 18877
     joined, _ = scan_voc(
         root=tmp_path, image_sets=["VOC2007/trainval", "VOC2012/trainval"], class_names=list(VOC_CLASSES)
