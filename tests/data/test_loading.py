@@ -1,10 +1,11 @@
-"""Loading: the same bytes from any number of workers and after any interruption; broken files named in one error."""
+"""Loading: the same bytes with any number of workers; broken files are named in one error or left out."""
 
 from __future__ import annotations
 
 import hashlib
 import shutil
 from itertools import permutations
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -77,17 +78,18 @@ def digest(batch) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def test_a_size_changes_the_scale_of_a_sample_and_nothing_else(voc):
-    """Mirror and crop are the same draws: boxes of half the size are half as large."""
+def test_the_size_changes_only_the_scale_of_a_sample(voc):
+    """The random mirror and crop are the same: at half the size, boxes are half as large."""
     data = dataset(voc)
-    own, half = data[3, 2], data[Key(3, 2, (24, 32))]
+    own = data[3, 2]
+    half = data[Key(3, 2, (24, 32))]
     assert own.image.shape[:2] == (48, 64) and half.image.shape[:2] == (24, 32)
     assert half.info.scale_xy == tuple(scale / 2 for scale in own.info.scale_xy)
     assert_close(half.boxes * 2, own.boxes)
     assert_close(half.labels, own.labels)
 
 
-def test_loaders_leave_the_global_random_state_alone(voc):
+def test_loaders_do_not_change_the_global_random_state(voc):
     torch.manual_seed(0)
     before = torch.get_rng_state()
     list(build_train_loader(dataset(voc), batch_size=2, workers=0, steps=2))
@@ -101,22 +103,20 @@ def test_evaluation_sees_each_image_once_in_order(voc):
         batches = list(loader)
         assert len(loader) == len(batches) == 3 and batches[-1].images.shape == (1, 3, 48, 64)
         assert [info.index for batch in batches for info in batch.infos] == [0, 1, 2, 3, 4]
-        assert [digest(batch) for batch in loader] == [
-            digest(batch) for batch in batches
-        ]  # a second evaluation
+        second_evaluation = [digest(batch) for batch in loader]
+        assert second_evaluation == [digest(batch) for batch in batches]
 
 
-def test_a_sample_is_what_the_files_say(voc):
-    """Without augmentation: pixels of the file, boxes times the scale, in the place that the info tells."""
+def test_a_sample_equals_the_files(voc):
+    """Without augmentation: the file's pixels, and its boxes times the scale of `info`."""
     data = dataset(voc, augment="none", train=False)
     sample = data[0, 2]
     info = sample.info
     assert (info.index, info.image_id, info.size_original) == (2, "c", (60, 80))
     assert info.scale_xy == (0.8, 0.8) and info.shift_xy == (0.0, 0.0)
     image = cv2.imread(info.path)[..., ::-1]
-    assert (
-        np.abs(sample.image.numpy().astype(int) - cv2.resize(image, (64, 48))).max() <= 2
-    )  # two JPEG decoders
+    difference = np.abs(sample.image.numpy().astype(int) - cv2.resize(image, (64, 48)))
+    assert difference.max() <= 2  # two JPEG decoders
     assert_close(sample.boxes, torch.tensor([[0.0, 0, 64, 48], [15.2, 15.2, 40, 40]]))
     assert sample.labels.tolist() == [1, 0]
 
@@ -134,35 +134,33 @@ def test_collate_pads(voc):
         [False] * 3,
         [True] * 3,
     ]
-    assert (
-        not batch.targets.boxes[~batch.targets.valid].any()
-        and not batch.targets.labels[~batch.targets.valid].any()
-    )
+    padding = ~batch.targets.valid
+    assert not batch.targets.boxes[padding].any()
+    assert not batch.targets.labels[padding].any()
     assert_close(batch.images[2].permute(1, 2, 0), data[0, 2].image)
     empty = collate([data[0, 0], data[0, 3]]).targets
     assert empty.boxes.shape == (2, 0, 4) and empty.labels.shape == empty.valid.shape == (2, 0)
 
 
-def test_difficult_truths_are_a_choice_and_crowds_are_never_trained_on(voc, tmp_path):
+def test_difficult_boxes_are_optional_and_crowd_boxes_are_never_used(voc, tmp_path):
     assert len(dataset(voc, augment="none")[0, 4].labels) == 3
     assert dataset(voc, augment="none", use_difficult=False)[0, 4].labels.tolist() == [1, 1]
-    truths = [
+    entries = [
         {"image_id": 1, "category_id": 1, "bbox": [5, 5, 20, 20], "iscrowd": crowd} for crowd in (1, 0, 1)
     ]
     content = {
         "images": [{"id": 1, "file_name": "a.jpg"}],
         "categories": [{"id": 1, "name": "cat"}],
-        "annotations": truths,
+        "annotations": entries,
     }
     annotations = read_coco(**write_coco(tmp_path / "coco", content))
     assert len(annotations.labels) == 3
-    data = DetectionDataset(
-        annotations, transform_of("none", size=(60, 80), resize="stretch", train=True), seed=0
-    )
-    assert len(data[0, 0].labels) == 1
+    transform = transform_of("none", size=(60, 80), resize="stretch", train=True)
+    assert len(DetectionDataset(annotations, transform, seed=0)[0, 0].labels) == 1
 
 
-def truncate(path, keep: float) -> None:
+def truncate(path: Path, keep: float) -> None:
+    """Keep this fraction of the file."""
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * keep)])
 
@@ -183,41 +181,38 @@ def test_a_broken_image_is_one_error_that_names_it(voc, workers, keep, reason):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_pixels_travel_as_bytes(voc, workers):
-    """uint8 up to the device, a quarter of float32's bytes; the detector makes them float and normalises them there."""
+def test_batches_hold_bytes_that_the_detector_normalises(voc, workers):
+    """Images are uint8 up to the device, a quarter of float32's size; the detector converts them there."""
     batch = next(iter(build_train_loader(dataset(voc), batch_size=2, workers=workers, steps=1)))
     assert batch.images.dtype == torch.uint8
-    seen = []
-    detector, mean, std = (
-        yolov2_tiny(num_classes=2, width=0.125),
-        torch.tensor([10.0, 20, 30]),
-        torch.tensor([2.0, 4, 5]),
-    )
+    inputs = []
+    mean = torch.tensor([10.0, 20, 30])
+    std = torch.tensor([2.0, 4, 5])
+    detector = yolov2_tiny(num_classes=2, width=0.125)
     detector.pixel_mean.copy_(mean.view(3, 1, 1))
     detector.pixel_std.copy_(std.view(3, 1, 1))
-    detector.backbone.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-    detector(batch.images[..., :32, :64])
-    assert_close(
-        seen[0].permute(0, 2, 3, 1), (batch.images[..., :32, :64].permute(0, 2, 3, 1).float() - mean) / std
-    )
+    detector.backbone.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
+    images = batch.images[..., :32, :64]
+    detector(images)
+    expected = (images.permute(0, 2, 3, 1).float() - mean) / std
+    assert_close(inputs[0].permute(0, 2, 3, 1), expected)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_are_pinned(voc, workers):
-    """So that they travel while the device computes; with what was left out still beside them."""
-    cut_short(voc, "c")
+    """So that they are copied while the device computes. The problems are still available."""
+    break_images(voc, "c")
     loader = build_eval_loader(dataset(voc, on_error="leave_out"), batch_size=2, workers=workers)
     for batch in loader:
-        assert (
-            batch.images.is_pinned() and batch.targets.boxes.is_pinned() and batch.targets.valid.is_pinned()
-        )
+        for tensor in (batch.images, batch.targets.boxes, batch.targets.valid):
+            assert tensor.is_pinned()
     assert len(loader.problems) == 1
     assert [info.index for batch in loader for info in batch.infos] == [0, 1, 3, 4]
 
 
-def cut_short(root, *stems: str) -> list[str]:
-    """Makes images undecodable; their paths."""
+def break_images(root: Path, *stems: str) -> list[str]:
+    """Make images undecodable. Returns their paths."""
     paths = [root / f"JPEGImages/{stem}.jpg" for stem in stems]
     for path in paths:
         truncate(path, 0.6)
@@ -225,31 +220,27 @@ def cut_short(root, *stems: str) -> list[str]:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_other_images_take_the_place_of_broken_ones(voc, caplog, workers):
-    """Every batch is full, its other samples are what they were, each file is named once, and the count is kept."""
-    keys = list(ResumableSampler(images=5, batch_size=2, seed=7, steps=10))
-    before = [digest(collate([dataset(voc)[key]])) for batch in keys for key in batch]
+def test_other_images_replace_broken_ones(voc, caplog, workers):
+    """Every batch is full, the other samples are unchanged, and each file is reported once and counted."""
+    batches_of_keys = ResumableSampler(images=5, batch_size=2, seed=7, steps=10)
+    keys = [key for batch in batches_of_keys for key in batch]
+    before = [digest(collate([dataset(voc)[key]])) for key in keys]
     data = dataset(voc, on_error="replace")
-    paths = cut_short(voc, "c")
+    paths = break_images(voc, "c")
     (voc / "JPEGImages/a.jpg").unlink()
     paths.append(str(voc / "JPEGImages/a.jpg"))
     loader = build_train_loader(data, batch_size=2, workers=workers, steps=10)
     batches = list(loader)
     assert [len(batch.infos) for batch in batches] == [2] * 10
     infos = [info for batch in batches for info in batch.infos]
-    for key, info, old in zip((key for batch in keys for key in batch), infos, before, strict=True):
+    for key, info, old in zip(keys, infos, before, strict=True):
         assert info.path not in paths
-        same = digest(collate([data[key]]))
         assert data[key].info == info
-        assert (same == old) == (key.index not in (0, 2))
-    replaced = [
-        info.index
-        for key, info in zip((key for batch in keys for key in batch), infos, strict=True)
-        if key.index in (0, 2)
-    ]
-    assert (
-        len(replaced) == 8 and set(replaced) <= {1, 3, 4} and len(set(replaced)) > 1
-    )  # not always the same one
+        unchanged = digest(collate([data[key]])) == old
+        assert unchanged == (key.index not in (0, 2))
+    substitutes = [info.index for key, info in zip(keys, infos, strict=True) if key.index in (0, 2)]
+    assert len(substitutes) == 8 and set(substitutes) <= {1, 3, 4}
+    assert len(set(substitutes)) > 1  # not always the same image
     assert loader.problems.keys() == set(paths)
     assert {problem.kind for problem in loader.problems.values()} == {"broken-image", "missing-image"}
     messages = [record.getMessage() for record in caplog.records]
@@ -262,38 +253,36 @@ def test_other_images_take_the_place_of_broken_ones(voc, caplog, workers):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_evaluation_leaves_broken_images_out_of_the_batch(voc, caplog, workers):
-    """One of the second batch; the whole of the third. A second evaluation does not name them again."""
-    paths = cut_short(voc, "c", "e")
+def test_evaluation_leaves_out_broken_images(voc, caplog, workers):
+    """One image of the second batch and all of the third. A second evaluation does not report them again."""
+    paths = break_images(voc, "c", "e")
     loader = build_eval_loader(dataset(voc, train=False, on_error="leave_out"), batch_size=2, workers=workers)
     for _ in range(2):
         assert [[info.index for info in batch.infos] for batch in loader] == [[0, 1], [3]]
     assert loader.problems.keys() == set(paths)
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == 2
-    assert all(
-        "cannot be decoded" in message
-        and message.endswith("; it is left out, and its boxes count as missed")
-        for message in messages
-    )
+    for message in messages:
+        assert "cannot be decoded" in message
+        assert message.endswith("; it is left out, and its boxes count as missed")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_when_nothing_can_be_read_training_ends_with_one_message(voc, workers):
-    cut_short(voc, *"abcde")
-    with pytest.raises(
-        ImageError,
-        match=r"\.jpg: the image cannot be decoded .*None of the 50 images tried can be used; this is the last one",
-    ):
+def test_training_without_any_usable_image_is_one_error(voc, workers):
+    break_images(voc, *"abcde")
+    message = (
+        r"\.jpg: the image cannot be decoded .*None of the 50 images tried can be used; this is the last"
+    )
+    with pytest.raises(ImageError, match=message):
         list(build_train_loader(dataset(voc, on_error="replace"), batch_size=2, workers=workers, steps=2))
     assert list(build_eval_loader(dataset(voc, on_error="leave_out"), batch_size=2, workers=workers)) == []
     with pytest.raises(ValueError, match="on_error='ignore': choose one of stop, replace, leave_out"):
         dataset(voc, on_error="ignore")
 
 
-def test_images_of_a_mosaic_are_replaced_too(voc):
-    """Whatever is drawn into a sample: no pixel comes from a broken file, and the sample is the same each time."""
-    (path,) = cut_short(voc, "b")
+def test_broken_images_of_a_mosaic_are_replaced(voc):
+    """No pixel of a sample comes from a broken file, and the sample is the same each time."""
+    (path,) = break_images(voc, "b")
     problems = set()
     for epoch in range(6):
         for index in (0, 2, 3, 4):
@@ -305,7 +294,7 @@ def test_images_of_a_mosaic_are_replaced_too(voc):
     assert problems == {path}
 
 
-def test_each_sample_is_mixed_by_draws_of_its_own(voc):
+def test_each_sample_has_its_own_random_numbers_for_mixing(voc):
     draws = []
     data = dataset(voc, mixing=lambda sample, other, random: draws.append(random.random()) or sample)
     keys = [(epoch, index) for epoch in (0, 1) for index in range(5)]
@@ -314,86 +303,81 @@ def test_each_sample_is_mixed_by_draws_of_its_own(voc):
     assert draws[:10] == draws[10:] and len(set(draws)) == 10
 
 
-def test_mixed_samples_hold_the_truths_of_all(voc):
-    """Mixup alone: the sample itself, then the other image's truths; at another size the same images, the same cut."""
-    plain, mixed = dataset(voc, augment="none"), dataset(voc, augment="none", mixing=Mixing(mixup=1.0))
+def test_mixed_samples_have_the_boxes_of_all_images(voc):
+    """Mixup appends the boxes of the other image; a mosaic is the same at another size."""
+    plain = dataset(voc, augment="none")
+    mixed = dataset(voc, augment="none", mixing=Mixing(mixup=1.0))
     for index in range(5):
-        own, both = plain[0, index], mixed[0, index]
-        assert both.boxes[: len(own.boxes)].equal(own.boxes) and both.labels[: len(own.labels)].equal(
-            own.labels
-        )
+        own = plain[0, index]
+        both = mixed[0, index]
+        assert both.boxes[: len(own.boxes)].equal(own.boxes)
+        assert both.labels[: len(own.labels)].equal(own.labels)
         assert both.info == own.info
     assert not mixed[0, 0].image.equal(plain[0, 0].image)
-    assert {len(mixed[epoch, 0].labels) for epoch in range(20)} == {
-        0,
-        1,
-        2,
-        3,
-    }  # any image may be the other one
+    counts = {len(mixed[epoch, 0].labels) for epoch in range(20)}
+    assert counts == {0, 1, 2, 3}  # any image may be the other one
     mosaic = dataset(voc, augment="none", mixing=Mixing(mosaic=1.0))
     for index in range(5):
-        whole, half = mosaic[1, index], mosaic[Key(1, index, (24, 32))]
+        whole = mosaic[1, index]
+        half = mosaic[Key(1, index, (24, 32))]
         assert abs(len(whole.boxes) - len(half.boxes)) <= 1
         small = cv2.resize(whole.image.numpy(), (32, 24), interpolation=cv2.INTER_AREA).astype(int)
         assert np.abs(small - half.image.numpy()).mean() < 12
 
 
 def test_reduced_decoding_moves_nothing(voc_large):
-    """Images of 501 x 701 for an input of 96 x 128: a quarter is decoded, boxes and frame stay, and pixels nearly so."""
+    """501 x 701 images for an input of 96 x 128: a quarter of the pixels is decoded, boxes do not move."""
     transform = transform_of("none", size=(96, 128), resize="letterbox", train=False)
     annotations = read_voc(root=voc_large, image_sets=["train"], class_names=CLASSES)
     whole = DetectionDataset(annotations, transform, seed=0)
     reduced = DetectionDataset(annotations, transform, seed=0, reader=ImageReader(annotations, reduced=True))
-    for index, divisor in ((0, 2), (1, 2)):
-        assert reduced.reader.read(index, (128, 128)).divisor == divisor
-        a, b = whole[0, index], reduced[0, index]
-        assert a.info.size_original == b.info.size_original == (501, 701)
-        assert_close(b.boxes, a.boxes, rtol=0.005, atol=0)
-        assert_close(
-            (b.boxes[:, :2] - torch.tensor(b.info.shift_xy)) / torch.tensor(b.info.scale_xy),
-            torch.tensor(annotations.boxes_original[index : index + 1, :2], dtype=torch.float32),
-            rtol=1e-5,
-            atol=1e-4,
-        )
-        assert np.abs(a.image.numpy().astype(int) - b.image.numpy()).mean() < 2
+    for index in (0, 1):
+        assert reduced.reader.read(index, (128, 128)).divisor == 2
+        expected = whole[0, index]
+        sample = reduced[0, index]
+        assert expected.info.size_original == sample.info.size_original == (501, 701)
+        assert_close(sample.boxes, expected.boxes, rtol=0.005, atol=0)
+        shift = torch.tensor(sample.info.shift_xy)
+        scale = torch.tensor(sample.info.scale_xy)
+        corners = torch.tensor(annotations.boxes_original[index : index + 1, :2], dtype=torch.float32)
+        assert_close((sample.boxes[:, :2] - shift) / scale, corners, rtol=1e-5, atol=1e-4)
+        assert np.abs(expected.image.numpy().astype(int) - sample.image.numpy()).mean() < 2
+    # Half the size is 251 x 351, but 320 pixels in both directions may be needed.
     transform.max_zoom = 2.5
-    assert reduced[0, 1].image.equal(
-        whole[0, 1].image
-    )  # half would be 351 pixels wide and 251 high, 320 each way may be needed
+    assert reduced[0, 1].image.equal(whole[0, 1].image)
     transform.max_zoom = 1.9
     assert not reduced[0, 1].image.equal(whole[0, 1].image)
+    # A transform that does not say how much it enlarges gets the whole image.
     del transform.max_zoom
-    assert reduced[0, 0].image.equal(
-        whole[0, 0].image
-    )  # a transform that does not say how much it enlarges gets everything
+    assert reduced[0, 0].image.equal(whole[0, 0].image)
 
 
 @pytest.mark.parametrize(("augment", "resize"), ENLARGING)
-def test_no_augmentation_enlarges_by_more_than_it_says(augment, resize):
-    """What reduced decoding relies on: boxes all over an image of twice the input's size; what is enlarged most comes close to it."""
+def test_no_augmentation_exceeds_its_max_zoom(augment, resize):
+    """Reduced decoding relies on it. The largest zoom of boxes all over an image comes close to max_zoom.
+
+    The image is twice as large as the input.
+    """
     transform = transform_of(augment, size=(100, 100), resize=resize, train=True)
-    image, places = np.zeros((200, 200, 3), np.uint8), np.arange(0, 200, 20)
+    image = np.zeros((200, 200, 3), np.uint8)
+    places = np.arange(0, 200, 20)
     corners = np.stack(np.meshgrid(places, places), -1).reshape(-1, 2)
     boxes = np.concatenate(
         [np.concatenate([corners, np.minimum(corners + side, 200)], 1) for side in (4, 60)]
     )
-    most = 0
+    largest = 0
     for seed in range(150):
         sample = transform(image, boxes, np.zeros(len(boxes)), seed)
-        whole = ((sample.boxes > 0) & (sample.boxes < 100)).all(1)  # not cut
-        before = boxes[sample.kept[whole]]
-        most = max(
-            most,
-            ((sample.boxes[whole, 2:] - sample.boxes[whole, :2]) / (before[:, 2:] - before[:, :2]) * 2).max(
-                initial=0
-            ),
-        )
-    assert (
-        0.75 * transform.max_zoom < most <= transform.max_zoom * 1.03
-    )  # a crop in whole pixels may be a little narrower
+        unclipped = ((sample.boxes > 0) & (sample.boxes < 100)).all(1)
+        before = boxes[sample.kept[unclipped]]
+        after = sample.boxes[unclipped]
+        zoom = (after[:, 2:] - after[:, :2]) / (before[:, 2:] - before[:, :2]) * 2
+        largest = max(largest, zoom.max(initial=0))
+    # 3 % more, because a crop in whole pixels may be a little narrower.
+    assert 0.75 * transform.max_zoom < largest <= transform.max_zoom * 1.03
 
 
-def test_a_size_that_disagrees_is_an_error(voc):
+def test_a_size_that_differs_from_the_annotation_is_an_error(voc):
     write_image(voc / "JPEGImages/a.jpg", (61, 79))  # rounding
     data = dataset(voc)
     assert data[0, 0].info.size_original == (61, 79)
@@ -414,26 +398,24 @@ def test_a_real_zero_padded_image_is_a_sample(shared, tmp_path):
         root / "JPEGImages/kangaroo_00053.jpg",
     )
     annotations = read_voc(root=root, image_sets=["train"])
-    data = DetectionDataset(
-        annotations, transform_of("light", size=(64, 64), resize="stretch", train=True), seed=0
-    )
+    transform = transform_of("light", size=(64, 64), resize="stretch", train=True)
+    data = DetectionDataset(annotations, transform, seed=0)
     assert data[0, 0].boxes.shape[1] == 4
 
 
 @pytest.mark.data
-def test_real_images_batch_up(shared):
-    """Every hundredth image of the animals and all kinds of COCO: sizes agree with the annotations, boxes lie inside."""
+def test_real_images_form_a_batch(shared):
+    """Every 100th image of the animals, every 10th of COCO: sizes match the annotations, boxes are inside."""
     folder = shared / "data/coco2017-mini"
     animals = read_voc(root=shared / "data/voc2012-animals/VOCdevkit", image_sets=["VOC2012/trainval"])
     coco = read_coco(
         annotation_file=folder / "annotations/instances_train2017_official.json",
         image_folder=folder / "train2017",
     )
-    for truths, every in ((animals, 100), (coco, 10)):
-        data = DetectionDataset(
-            truths, transform_of("light", size=(96, 128), resize="letterbox", train=True), seed=0
-        )
-        batch = collate([data[0, index] for index in range(0, len(data), every)])
+    transform = transform_of("light", size=(96, 128), resize="letterbox", train=True)
+    for split, stride in ((animals, 100), (coco, 10)):
+        data = DetectionDataset(split, transform, seed=0)
+        batch = collate([data[0, index] for index in range(0, len(data), stride)])
         boxes = batch.targets.boxes[batch.targets.valid]
         assert len(boxes) and (boxes[:, 2:] > boxes[:, :2]).all()
         assert (boxes >= 0).all() and (boxes <= torch.tensor([128, 96, 128, 96])).all()
