@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from detectors.anchors import YoloAnchors
 from detectors.matching import MultiBoxMatcher, ResponsibleCellMatcher, greedy_bipartite
-from detectors.structures import BACKGROUND, Targets
+from detectors.structures import BACKGROUND, AnchorGrid, Level, Targets
 from tests import oracles
 
 
@@ -124,3 +124,14 @@ def test_bad_settings_are_named():
         MultiBoxMatcher(0)
     with pytest.raises(ValueError, match="bipartite='first': choose 'greedy'"):
         MultiBoxMatcher(bipartite="first")
+
+
+def test_an_iou_of_exactly_the_threshold_is_positive():
+    """Caffe and the paper: jaccard overlap >= .5. The box is half of the second anchor, and all of the first."""
+    boxes_cxcywh = torch.tensor([[8.0, 4, 16, 8], [8.0, 8, 16, 16], [40.0, 40, 16, 16]])
+    levels = (Level(1, 3, 16.0, 1),)
+    grid = AnchorGrid(boxes_cxcywh, torch.full((3,), 16.0), torch.zeros(3, 2), (64, 64), levels)
+    targets = oracles.pad_targets([[[0.0, 0, 16, 8]]])
+    assert MultiBoxMatcher()(targets, grid).matched.tolist() == [[0, 0, BACKGROUND]]
+    stricter = MultiBoxMatcher(positive_iou=0.51)(targets, grid)
+    assert stricter.matched.tolist() == [[0, BACKGROUND, BACKGROUND]]

@@ -251,3 +251,34 @@ def test_a_number_that_was_not_measured_here_is_called_published(name):
     if name in PUBLISHED:
         assert numbers[0] == PUBLISHED[name]
         assert line.startswith("# Expect: published ") and "Not run here" in line
+
+
+@pytest.mark.parametrize("name", ["ssd160", "ssd300", "ssd300_coco", "ssd512", "ssd512_coco"])
+def test_every_ssd_expects_the_pixels_of_caffes_vgg(name):
+    """mean_value of Caffe's ssd_pascal.py and ssd_coco.py, [104, 117, 123] in BGR; nothing is divided."""
+    model = checked(f"model={name}").model
+    assert (model["pixel_mean"], model["pixel_std"], model["channel_order"]) == (
+        [123, 117, 104],
+        [1, 1, 1],
+        "rgb",
+    )
+    assert (model["score_threshold"], model["nms_iou"]) == (0.01, 0.45)
+    assert (model["candidates_per_class"], model["max_detections"]) == (400, 200)
+    assert (model["clip_default_boxes"], model["bipartite"]) == (None, "greedy")
+
+
+@pytest.mark.parametrize(
+    ("name", "anchors", "last"),
+    [
+        ("yolov2", "voc", ("passthrough_channels", 64)),
+        ("yolov2_coco", "coco", ("passthrough_channels", 64)),
+        ("yolov2_2016", "tiny_voc", ("passthrough_channels", None)),
+        ("yolov2_tiny", "tiny_voc", ("last_channels", 1024)),
+        ("yolov2_tiny_coco", "coco", ("last_channels", 512)),
+    ],
+)
+def test_every_yolov2_has_the_numbers_of_its_cfg(name, anchors, last):
+    """Darknet's detector: score > .005, IoU > .45, no limit on detections."""
+    model = checked(f"model={name}").model
+    assert (model["anchors"], model[last[0]], model["width"]) == (anchors, last[1], 1.0)
+    assert (model["score_threshold"], model["nms_iou"], model["max_detections"]) == (0.005, 0.45, None)

@@ -22,10 +22,11 @@ from detectors.data.augment.darknet_layout import (
     put,
     scaled,
 )
-from detectors.data.augment.fitting import GREY
+
 from detectors.data.augment.photometric import Shade
 from tests.data.augment.test_ssd_layout import picture
 
+GREY = 127  # written out: a test that imports the constant cannot see it change
 SETTINGS = {"jitter": 0.3, "hue": 0.1, "saturation": 1.5, "exposure": 1.5, "max_boxes": 30}
 UNSHADED = Shade(0.0, 1.0, 1.0)
 ROUNDING = 0.52  # levels: half a level, and the float32 error of the sampling positions
