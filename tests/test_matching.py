@@ -127,7 +127,10 @@ def test_bad_settings_are_named():
 
 
 def test_an_iou_of_exactly_the_threshold_is_positive():
-    """Caffe and the paper: jaccard overlap >= .5. The box is half of the second anchor, and all of the first."""
+    """Caffe and the paper: jaccard overlap >= .5.
+
+    The box is half of the second anchor, and all of the first.
+    """
     boxes_cxcywh = torch.tensor([[8.0, 4, 16, 8], [8.0, 8, 16, 16], [40.0, 40, 16, 16]])
     levels = (Level(1, 3, 16.0, 1),)
     grid = AnchorGrid(boxes_cxcywh, torch.full((3,), 16.0), torch.zeros(3, 2), (64, 64), levels)

@@ -22,7 +22,6 @@ from detectors.data.augment.darknet_layout import (
     put,
     scaled,
 )
-
 from detectors.data.augment.photometric import Shade
 from tests.data.augment.test_ssd_layout import picture
 
