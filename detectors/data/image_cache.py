@@ -14,7 +14,7 @@ import numpy as np
 
 from detectors.annotations import Annotations
 
-IMAGE_CACHE_VERSION = 1  # increase it with the file's layout or the decoder
+IMAGE_CACHE_VERSION = 1  # increase it when the file's layout or the decoder changes
 MARK_BYTES = 4  # size of an image's mark
 CHECKSUM_STRIDE = 1021  # bytes; at least four bytes of each 4,096-byte page enter the checksum
 MEMORY_MARGIN = 1 << 30  # bytes of memory that must stay free
@@ -91,7 +91,7 @@ def open_cache(kind: str, annotations: Annotations, folder: Path | str) -> Image
 
 
 def _in_memory(sizes: np.ndarray, need: int) -> ImageCache:
-    """An anonymous file in memory. The system frees it when the last process that uses it ends."""
+    """An anonymous file in memory. The system frees it when its last process ends, even if that is killed."""
     if not hasattr(os, "memfd_create"):
         raise ValueError("data.image_cache=ram: needs Linux; set data.image_cache=disk or none")
     _check_space("ram", need, free_memory() - MEMORY_MARGIN, "memory")

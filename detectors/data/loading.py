@@ -1,7 +1,7 @@
 """Annotations and a transform -> batches: decoding, mixing, collating, broken files and worker processes.
 
-Sample k of epoch e is a pure function of (seed, e, k) and its size. The order of the samples in batch s is a
-pure function of (seed, s, batch size, number of images). So neither the number of workers nor the number of
+Sample k of epoch e is a pure function of (seed, e, k) and its size. Which samples form batch s is a pure
+function of (seed, s, batch size, number of images). So neither the number of workers nor the number of
 training processes changes a byte, and a run resumed at step s gets the batches that it would have got.
 """
 
@@ -186,8 +186,7 @@ class DetectionDataset(Dataset):
 def collate(samples: list[Sample]) -> Batch:
     """B samples -> Batch. Boxes are padded to the largest number in the batch (0 if no image has boxes).
 
-    The images are (B, 3, H, W) in channels_last memory: they are stacked as they are, without a
-    transposition.
+    The images are (B, 3, H, W) in channels_last memory, so they are stacked without a transposition.
     """
     boxes = pad_sequence([sample.boxes for sample in samples], batch_first=True)  # (B, M, 4)
     labels = pad_sequence([sample.labels for sample in samples], batch_first=True)  # (B, M)
@@ -218,7 +217,8 @@ class BatchLoader(DataLoader):
                 yield fetched.samples
         else:
             return
-        # This ends the workers now; a traceback would keep them, and ending them would take ten seconds.
+        # This ends the workers. The error's traceback would keep them alive, and delay the exit by ten
+        # seconds.
         del batches
         path, what, kind = fetched.error.args
         if self.dataset.on_error == "stop":

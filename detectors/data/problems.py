@@ -78,7 +78,7 @@ KINDS: dict[str, Kind] = {
         "none needed: training clips them; VOC's coordinates start at 1",
     ),
     "duplicate-box": Kind(
-        False, "boxes that repeat another of the same class", "remove one: it always counts as missed"
+        False, "boxes that repeat another of the same class", "remove one: the other counts as missed"
     ),
     "two-classes": Kind(False, "boxes that repeat another of a different class", "choose one class"),
     "tiny-box": Kind(

@@ -95,11 +95,9 @@ class ResumableSampler(Sampler):
         while self.steps is None or step < self.steps:
             first = (step * self.world_size + self.rank) * self.batch_size
             places = [divmod(place, self.images) for place in range(first, first + self.batch_size)]
-            known = permutations
-            permutations = {
-                epoch: known[epoch] if epoch in known else self.permutation(epoch)
-                for epoch in {epoch for epoch, _ in places}
-            }
+            epochs = {epoch for epoch, _ in places}
+            new = {epoch: self.permutation(epoch) for epoch in epochs - permutations.keys()}
+            permutations = {epoch: order for epoch, order in (permutations | new).items() if epoch in epochs}
             size = self.size_of(step) if self.size_of else None
             yield [Key(epoch, int(permutations[epoch][place]), size) for epoch, place in places]
             step += 1

@@ -75,8 +75,8 @@ def scan_voc(
     An image is found by its name in the split list, because <filename> is wrong in many data sets. Images
     without objects are kept, also if all of their objects were left out. Boxes that reach out of the image
     are kept as they are; transforms.py clips them. A box with xmax <= xmin or ymax <= ymin in the XML has no
-    area: taken literally, xmax = xmin is one pixel wide, but in practice it is a mistake. Raises
-    FileNotFoundError or ValueError if a folder or a split list is wrong.
+    area: taken literally, xmax = xmin is one pixel wide, but in practice it is a mistake.
+    Raises FileNotFoundError or ValueError if a folder or a split list is wrong.
     """
     known_names = None if class_names is None else check_class_names(class_names)
     if not image_sets:
