@@ -32,7 +32,8 @@ QUIET = {
     "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     "derandomize": True,
 }
-HEIGHT, WIDTH = 37, 53
+HEIGHT = 37
+WIDTH = 53
 
 
 @cache

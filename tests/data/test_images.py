@@ -83,7 +83,8 @@ def test_every_kind_of_file_reads_as_pillow_reads_it(tmp_path, kind, mode, diffe
 
 
 def test_the_first_frame_of_an_animation_is_read(tmp_path):
-    first, second = smooth("P"), smooth("P").transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    first = smooth("P")
+    second = first.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
     first.save(tmp_path / "a.gif", save_all=True, append_images=[second])
     assert_array_equal(
         read_image(str(tmp_path / "a.gif")), np.asarray(Image.open(tmp_path / "a.gif").convert("RGB"))
