@@ -42,7 +42,7 @@ LOSS = Tolerance(absolute=1e-6, relative=1e-5)
 GRADIENTS = Tolerance(absolute=1e-6, relative=1e-4)
 LOC_GRADIENTS = Tolerance(absolute=1e-5, relative=1e-4)
 POSITIVE_IOU = 0.5
-ROUNDING = 1e-6  # an IoU this near the threshold falls to either side by rounding
+IOU_ROUNDING = 1e-6  # an IoU this near the threshold falls to either side by rounding
 UNDERFLOW = (
     "ssd.pytorch subtracts the largest logit of the batch before exp(), "
     "so that rows far below it are never mined"
@@ -173,7 +173,7 @@ def _positives(
         ties.setdefault((image, prior), truth)
     theirs = _matched(ours, recorded, ties)
     different = _places((ours >= 0) != (theirs >= 0) if "pos_gt" not in recorded else ours != theirs)
-    half = _places(((iou.amax(1) if iou.shape[1] else iou.sum(1)) - POSITIVE_IOU).abs() < ROUNDING)
+    half = _places(((iou.amax(1) if iou.shape[1] else iou.sum(1)) - POSITIVE_IOU).abs() < IOU_ROUNDING)
     tied = {place for place in different - half if place in ties}
     balance = sum(
         int(theirs[place] >= 0) - int(ours[place] >= 0) for place in tied
