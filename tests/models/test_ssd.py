@@ -1,6 +1,6 @@
 """SSD: the counts of Caffe's models, shapes.
 
-Equality with torchvision: tests/weights/test_ssd.py; recorded outputs: test_verify.py.
+Equality with torchvision: tests/commands/convert/test_ssd_ports.py; recorded outputs: tests/commands/verify.
 """
 
 from __future__ import annotations

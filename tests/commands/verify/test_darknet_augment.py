@@ -1,5 +1,5 @@
 """Darknet's augmentation against loops over pixels and boxes; its recorded numbers are compared by
-tests/test_verify.py.
+tests/commands/verify/test_command.py.
 """
 
 from __future__ import annotations
