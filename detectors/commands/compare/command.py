@@ -46,7 +46,7 @@ LEGEND = (
 @verb
 def main(arguments: list[str] | None = None) -> None:
     args = _arguments(arguments)
-    runs = [read_run(folder, args.split) for folder in args.runs]
+    runs = distinctly_named([read_run(folder, args.split) for folder in args.runs])
     notes = differences(runs)
     text = "\n\n".join([run_table(runs), per_class_table(runs), *[f"Note: {note}" for note in notes], LEGEND])
     markdown = args.output.with_suffix(".md")
@@ -90,6 +90,24 @@ def read_run(folder: Path, split: str) -> dict:
         "device": summary["device"],
         "folder": str(folder),
     }
+
+
+def distinctly_named(runs: list[dict]) -> list[dict]:
+    """Runs of one recipe share a name: adds the last parts of their folders that tell them apart."""
+    names = [run["name"] for run in runs]
+    named = []
+    for run in runs:
+        twins = [other for other in runs if other["name"] == run["name"]]
+        parts = Path(run["folder"]).parts
+        depth = next((n for n in range(1, len(parts) + 1) if _tails(twins, n) == len(twins)), len(parts))
+        suffix = f" ({'/'.join(parts[-depth:])})" if names.count(run["name"]) > 1 else ""
+        named.append(run | {"name": run["name"] + suffix})
+    return named
+
+
+def _tails(runs: list[dict], depth: int) -> int:
+    """How many different endings of `depth` parts the folders have."""
+    return len({Path(run["folder"]).parts[-depth:] for run in runs})
 
 
 def _read_json(path: Path, fix: str) -> dict:

@@ -71,3 +71,19 @@ def test_what_is_missing_is_said(tmp_path, capsys):
     with pytest.raises(SystemExit):
         command.main([str(tmp_path / "a")])
     assert "summary.json: no JSON" in capsys.readouterr().err
+
+
+def test_runs_of_one_recipe_can_be_told_apart_and_compared(tmp_path, capsys):
+    """Two seeds share a name: rows carry their folders, and a difference between them is noted."""
+    (tmp_path / "x").mkdir()
+    (tmp_path / "y").mkdir()
+    for folder, name, images in (("x/seed0", "one", 800), ("x/seed1", "one", 400), ("y/seed1", "one", 800)):
+        write_run(tmp_path / folder, name, images_seen=images)
+    write_run(tmp_path / "other", "two")
+    folders = [str(tmp_path / folder) for folder in ("x/seed0", "x/seed1", "y/seed1", "other")]
+    command.main([*folders, "--output", str(tmp_path / "comparison")])
+    content = json.loads((tmp_path / "comparison.json").read_text())
+    names = [run["name"] for run in content["runs"]]
+    assert names == ["one (x/seed0)", "one (x/seed1)", "one (y/seed1)", "two"]
+    (note,) = [note for note in content["notes"] if "training images" in note]
+    assert "one (x/seed0) 800, one (x/seed1) 400" in note
