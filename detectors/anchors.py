@@ -1,4 +1,4 @@
-"""Anchors: YOLOv2's shapes in cells and SSD's default boxes, both as AnchorGrid in pixels of the model input.
+"""Anchors: YOLOv2's shapes and SSD's default boxes, both as an AnchorGrid in pixels of the model input.
 
 Order of the A axis in both: level, row, column, anchor.
 """
@@ -110,7 +110,7 @@ def default_box_sizes(
     if len(sizes) != count or sizes[0] <= 0 or any(high <= low for low, high in pairwise(sizes)):
         example = list(next(iter(published.values())))
         raise ValueError(
-            f"sizes={list(sizes)}: must be {count} rising numbers of pixels (one more than levels), "
+            f"sizes={list(sizes)}: must be {count} ascending numbers of pixels (one more than levels), "
             f"such as {example}"
         )
     return tuple(sizes)
@@ -119,10 +119,11 @@ def default_box_sizes(
 def _levels(
     cells: Sequence[int], strides: Sequence[float], sizes: Sequence[float], ratios: Sequence[tuple]
 ) -> list[DefaultBoxLevel]:
-    limits = pairwise(sizes)
     return [
-        DefaultBoxLevel(n, n, s, low, high, r)
-        for n, s, (low, high), r in zip(cells, strides, limits, ratios, strict=True)
+        DefaultBoxLevel(rows, rows, stride, min_size, max_size, aspect_ratios)
+        for rows, stride, (min_size, max_size), aspect_ratios in zip(
+            cells, strides, pairwise(sizes), ratios, strict=True
+        )
     ]
 
 
@@ -162,8 +163,8 @@ class YoloAnchors:
 class DefaultBoxes:
     """SSD's default boxes (Caffe's PriorBox layer). As in Caffe's models, they are not clipped to the image.
 
-    `clip` does as ports do: "cxcywh" clamps centre and size to the image (ssd.pytorch, lufficc), "wh" the
-    size only (torchvision).
+    clip: what ports do instead. "cxcywh" clamps centre and size to the image (ssd.pytorch, lufficc), "wh"
+    the size only (torchvision).
     """
 
     def __init__(self, levels: Sequence[DefaultBoxLevel], size: tuple[int, int], clip: str | None = None):
@@ -183,7 +184,9 @@ class DefaultBoxes:
                 f"input size {tuple(size)} (height, width): these default boxes belong to {self.size}; "
                 f"set input.size={list(self.size)}"
             )
-        levels = [Level(x.rows, x.columns, float(x.stride), x.per_location) for x in self.levels]
+        levels = [
+            Level(level.rows, level.columns, float(level.stride), level.per_location) for level in self.levels
+        ]
         grid = _grid(levels, [level.shapes_wh() for level in self.levels], size)
         if self.clip is None:
             return grid
@@ -204,8 +207,8 @@ def _grid(
         for cell, level in zip(cells, levels, strict=True)
     ]
     wh = [
-        torch.tensor(s, dtype=torch.float64).repeat(x.rows * x.columns, 1)
-        for s, x in zip(shapes_wh, levels, strict=True)
+        torch.tensor(shapes, dtype=torch.float64).repeat(level.rows * level.columns, 1)
+        for shapes, level in zip(shapes_wh, levels, strict=True)
     ]
     cell = torch.cat(cells)  # (A, 2)
     stride = torch.cat(strides)  # (A,)

@@ -21,14 +21,14 @@ class Texts(Sequence[str]):
     """
 
     def __init__(self, texts: Sequence[str] = ()):
-        # surrogatepass: JSON and file names may hold lone surrogates, which UTF-8 does not allow
+        # surrogatepass: JSON and file names may hold lone surrogates, which strict UTF-8 rejects.
         parts = [text.encode("utf-8", "surrogatepass") for text in texts]
         self.data = b"".join(parts)
         self.offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)  # (N + 1,)
 
     @classmethod
     def packed(cls, data: bytes, offsets: np.ndarray) -> Texts:
-        """From the `data` and `offsets` of another one."""
+        """From the `data` and `offsets` of another Texts."""
         texts = cls()
         texts.data = data
         texts.offsets = offsets
@@ -39,9 +39,9 @@ class Texts(Sequence[str]):
 
     def __getitem__(self, index):
         if isinstance(index, slice):
-            return tuple(self[place] for place in range(*index.indices(len(self))))
-        place = range(len(self))[index]  # negative ones count from the end; IndexError
-        return self.data[self.offsets[place] : self.offsets[place + 1]].decode("utf-8", "surrogatepass")
+            return tuple(self[row] for row in range(*index.indices(len(self))))
+        row = range(len(self))[index]  # a negative index counts from the end; raises IndexError
+        return self.data[self.offsets[row] : self.offsets[row + 1]].decode("utf-8", "surrogatepass")
 
     def __iter__(self) -> Iterator[str]:
         # One at a time: a list of all offsets would be as large as the texts.
@@ -56,15 +56,16 @@ class Texts(Sequence[str]):
     __hash__ = None
 
     def __repr__(self) -> str:
-        return f"Texts({list(self[:3])}{f' and {len(self) - 3} more' if len(self) > 3 else ''})"
+        more = f" and {len(self) - 3} more" if len(self) > 3 else ""
+        return f"Texts({list(self[:3])}{more})"
 
 
 def pack_ids(ids: Sequence[str | int]) -> Texts | array:
-    """(N) integer ids as an array, others as Texts: neither holds a Python object per image."""
+    """(N) integer ids as an array, all others as Texts: neither holds a Python object per image."""
     if isinstance(ids, Texts | array):
         return ids
-    whole = all(type(i) is int and -(2**63) <= i < 2**63 for i in ids)
-    return array("q", ids) if whole and len(ids) else Texts([str(i) for i in ids])
+    are_int64 = all(type(i) is int and -(2**63) <= i < 2**63 for i in ids)
+    return array("q", ids) if are_int64 and len(ids) else Texts([str(i) for i in ids])
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Annotations:
 
     @classmethod
     def without_images(cls, class_names: Sequence[str]) -> Annotations:
-        """A split that has no image."""
+        """A split without images."""
         return cls(
             class_names=tuple(class_names),
             image_ids=(),

@@ -58,9 +58,9 @@ def pairwise_iou(rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def shape_iou(left_wh: Tensor, right_wh: Tensor) -> Tensor:
-    """(..., 2) and (..., 2), broadcast -> (...,) IoU of two boxes with the same centre.
+    """(..., 2) and (..., 2) width and height, broadcast -> (...,) IoU of two boxes with the same centre.
 
-    YOLOv2 picks the anchor for a box by it.
+    YOLOv2 uses it to pick the anchor for a box.
     """
     inter = torch.minimum(left_wh, right_wh).prod(-1)
     union = left_wh.prod(-1) + right_wh.prod(-1) - inter

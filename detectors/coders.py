@@ -15,20 +15,18 @@ from detectors.structures import AnchorGrid
 
 
 class YoloBoxCoder:
-    """YOLOv2, section 2, "Direct location prediction": b_x = sigmoid(t_x) + c_x, b_w = p_w exp(t_w), in
-    cells.
+    """YOLOv2, section 2, "Direct location prediction".
 
-    Offsets are (sigmoid(t_x), sigmoid(t_y), t_w, t_h): the head applies the sigmoid, so that the offsets of a
-    box on a cell's edge are finite.
+    In cells: b_x = sigmoid(t_x) + c_x, b_w = p_w exp(t_w); likewise y and h. Offsets are (sigmoid(t_x),
+    sigmoid(t_y), t_w, t_h): the head applies the sigmoid, so that the offsets of a box on a cell's edge are
+    finite.
     """
 
     def encode(self, boxes: Tensor, grid: AnchorGrid) -> Tensor:
-        """(..., A, 4) xyxy pixels -> (..., A, 4) offsets: centre within the anchor's cell, log(size /
-        anchor).
-        """
+        """(..., A, 4) xyxy pixels -> (..., A, 4) offsets: centre in the anchor's cell, log(size / anchor)."""
         boxes_cxcywh = xyxy_to_cxcywh(boxes)
-        place = boxes_cxcywh[..., :2] / grid.stride[:, None] - grid.cell
-        return torch.cat([place, torch.log(boxes_cxcywh[..., 2:] / grid.boxes_cxcywh[:, 2:])], -1)
+        centre = boxes_cxcywh[..., :2] / grid.stride[:, None] - grid.cell
+        return torch.cat([centre, torch.log(boxes_cxcywh[..., 2:] / grid.boxes_cxcywh[:, 2:])], -1)
 
     def decode(self, offsets: Tensor, grid: AnchorGrid) -> Tensor:
         """(..., A, 4) offsets -> (..., A, 4) xyxy pixels, not clipped."""
@@ -56,11 +54,11 @@ class SSDBoxCoder(nn.Module):
         """(..., A, 4) xyxy pixels -> (..., A, 4) offsets."""
         boxes_cxcywh = xyxy_to_cxcywh(boxes)
         centre, wh = grid.boxes_cxcywh.split(2, -1)  # (A, 2) each
-        place = (boxes_cxcywh[..., :2] - centre) / wh
-        return torch.cat([place, torch.log(boxes_cxcywh[..., 2:] / wh)], -1) / self.variances
+        shift = (boxes_cxcywh[..., :2] - centre) / wh
+        return torch.cat([shift, torch.log(boxes_cxcywh[..., 2:] / wh)], -1) / self.variances
 
     def decode(self, offsets: Tensor, grid: AnchorGrid) -> Tensor:
         """(..., A, 4) offsets -> (..., A, 4) xyxy pixels, not clipped."""
         centre, wh = grid.boxes_cxcywh.split(2, -1)
-        place, size = (offsets * self.variances).split(2, -1)
-        return cxcywh_to_xyxy(torch.cat([place * wh + centre, size.exp() * wh], -1))
+        shift, log_scale = (offsets * self.variances).split(2, -1)
+        return cxcywh_to_xyxy(torch.cat([shift * wh + centre, log_scale.exp() * wh], -1))

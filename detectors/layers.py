@@ -24,12 +24,11 @@ def scale_channels(channels: int, width: float) -> int:
 
 
 class ConvBNLeaky(nn.Module):
-    """Darknet's [convolutional] with batch_normalize=1: convolution without bias, batch norm, leaky ReLU
-    (0.1).
+    """Darknet's [convolutional] with batch_normalize=1: convolution without bias, batch norm, leaky ReLU.
 
-    Batch norm is that of Darknet's cuDNN path, with which the published weights were trained: (x - m) /
-    sqrt(v + 1e-5), running statistics .99 old + .01 new. `pad=1` in a cfg means half the kernel, so a 1x1
-    convolution has no padding.
+    The ReLU's slope is 0.1. Batch norm is that of Darknet's cuDNN path, with which the published weights were
+    trained: (x - m) / sqrt(v + 1e-5), running statistics .99 old + .01 new. `pad=1` in a cfg means half the
+    kernel, so a 1x1 convolution has no padding.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
@@ -46,8 +45,8 @@ class ConvBNLeaky(nn.Module):
 class ConvReLU(nn.Module):
     """VGG's and SSD's convolution and ReLU.
 
-    batch_norm: puts a batch norm between them; the convolution then has no bias. SSD's paper has none. It is
-    for training from scratch, where the plain network learns very slowly.
+    batch_norm: adds a batch norm between them; the convolution then has no bias. SSD's paper has no batch
+    norm. It is for training from scratch, where the plain network learns very slowly.
     """
 
     def __init__(
@@ -74,8 +73,7 @@ class ConvReLU(nn.Module):
 
 
 def darknet_reorg(x: Tensor, stride: int = 2) -> Tensor:
-    """(B, C, H, W) -> (B, C * stride^2, H / stride, W / stride): Darknet's [reorg] layer, its index error
-    included.
+    """(B, C, H, W) -> (B, C * stride^2, H / stride, W / stride): Darknet's [reorg], its index error included.
 
     src/blas.c, reorg_cpu: it reads its input as if it had C / stride^2 channels of stride*H x stride*W
     pixels, and moves space to depth there. That is neither pixel_unshuffle nor an ordinary space-to-depth;
@@ -88,7 +86,7 @@ def darknet_reorg(x: Tensor, stride: int = 2) -> Tensor:
         raise ValueError(
             f"darknet_reorg: input {tuple(x.shape)} (B, C, H, W) with stride {stride}; "
             f"C must be a multiple of {square}, and H and W of {stride}: "
-            "choose such passthrough channels and such an input size"
+            "change the passthrough channels or the input size"
         )
     x = x.reshape(batch, channels // square, height, stride, width, stride)  # (B, c, j, dy, i, dx)
     return x.permute(0, 3, 5, 1, 2, 4).reshape(batch, channels * square, height // stride, width // stride)
@@ -127,8 +125,8 @@ class DarknetMaxPool(nn.Module):
     """Darknet's [maxpool], padded with minus infinity, because features may be negative.
 
     padding: of both sides together; half of it, rounded down, goes to the left and the top. The default is
-    size - 1. With it, size 2 and stride 2 round up (an odd side ends in half a window), and size 2 and stride
-    1 (Tiny-YOLOv2) keep the size, with one more column on the right and one more row at the bottom.
+    size - 1. With this default, size 2 and stride 2 round up (an odd side ends in half a window), and size 2
+    and stride 1 (Tiny-YOLOv2) keep the size, padding one column on the right and one row at the bottom.
     """
 
     def __init__(self, stride: int = 2, *, size: int = 2, padding: int | None = None):
@@ -152,18 +150,17 @@ class DarknetMaxPool(nn.Module):
         return F.max_pool2d(x, self.size, self.stride)
 
     def _margins(self, side: int) -> tuple[int, int]:
-        """The padding before and behind a side that makes the windows of max_pool2d Darknet's."""
+        """The padding before and after a side with which max_pool2d has the same windows as Darknet."""
         before = self.padding // 2
-        # its start, padding included
-        last_window = (side + self.padding - self.size) // self.stride * self.stride
-        return before, max(0, last_window + self.size - before - side)
+        last_start = (side + self.padding - self.size) // self.stride * self.stride  # in the padded side
+        return before, max(0, last_start + self.size - before - side)
 
 
 class L2Norm(nn.Module):
     """SSD's Normalize layer on conv4_3 (ParseNet): y = scale * x / sqrt(1e-10 + sum over channels of x^2).
 
-    One learned scale per channel. Computed in float32, because the sum of squares overflows float16. Epsilon
-    stands inside the root, because outside it the gradient of an all-zero pixel is NaN. The gradient is
+    One learned scale per channel. Computed in float32, because the sum of squares overflows float16. The
+    epsilon is inside the root: outside, the gradient of an all-zero pixel would be NaN. The gradient is
     exact; Caffe's differs from it once the scales differ.
     """
 
@@ -173,9 +170,9 @@ class L2Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape and dtype"""
-        wide = x.float()
-        norm = torch.sqrt(1e-10 + (wide * wide).sum(1, keepdim=True))  # (B, 1, H, W)
-        return (wide / norm * self.scale.float()[:, None, None]).to(x.dtype)
+        x32 = x.float()
+        norm = torch.sqrt(1e-10 + (x32 * x32).sum(1, keepdim=True))  # (B, 1, H, W)
+        return (x32 / norm * self.scale.float()[:, None, None]).to(x.dtype)
 
 
 def init_darknet(*convs: nn.Conv2d) -> None:
@@ -184,8 +181,9 @@ def init_darknet(*convs: nn.Conv2d) -> None:
 
 
 def init_caffe_xavier(*convs: nn.Conv2d) -> None:
-    """Caffe's "xavier" filler: weights U(-sqrt(3 / fan_in), sqrt(3 / fan_in)), biases 0. torch's
-    xavier_uniform_ is wider here.
+    """Caffe's "xavier" filler: weights U(-sqrt(3 / fan_in), sqrt(3 / fan_in)), biases 0.
+
+    torch's xavier_uniform_ is wider here.
     """
     _init(convs, lambda weight, fan_in: nn.init.uniform_(weight, -sqrt(3 / fan_in), sqrt(3 / fan_in)))
 

@@ -1,7 +1,7 @@
-"""The two losses. Each returns named, already weighted terms whose sum is the loss; `statistics` is log-only.
+"""The two losses. Each returns named, weighted terms whose sum is the loss; `statistics` is for the log.
 
 Their options are independent of one another. conf/loss/*.yaml sets them as the originals do; docs/yolov2.md
-and docs/ssd.md compare them.
+and docs/ssd.md compare them. "The course" is experiencor/keras-yolo2.
 """
 
 from __future__ import annotations
@@ -17,17 +17,16 @@ from detectors.coders import YoloBoxCoder
 from detectors.matching import lowest_labels, meets, owns
 from detectors.structures import BACKGROUND, IGNORED, AnchorGrid, EncodedTargets, HeadOutputs, builder
 
-CONFIDENT = 0.3  # least objectness in confident_recall; from the Keras course
-NONZERO = 1e-6  # what the course adds to a count before dividing by it
+CONFIDENT = 0.3  # objectness above which confident_recall counts a prediction; from the Keras course
+NONZERO = 1e-6  # the course adds it to a count before dividing by the count
 
 
 @builder("loss")
 class RegionLoss(nn.Module):
-    """YOLOv2's loss. By default its gradient is the one written by hand in Darknet's region layer
-    (src/region_layer.c, commit f6afaab).
+    """YOLOv2's loss. Its default gradient is Darknet's hand-written one (src/region_layer.c, commit f6afaab).
 
-    L = 1/n sum over anchors of  m/2 |box error|^2 + o/2 (sigmoid(objectness) - t)^2 + k
-    cross-entropy(classes)
+    L = 1/n  sum over anchors of  m/2 |box error|^2 + o/2 (sigmoid(objectness) - t)^2
+                                  + k cross-entropy(classes)
 
         positive anchors:  m = coord_scale * (2 - w h), with w and h relative to the input
                            o = object_scale;  t = IoU with the box;  k = class_scale * weight of the class
@@ -40,7 +39,7 @@ class RegionLoss(nn.Module):
     its optimiser divides; here the division by n = B is in the loss.
 
     The buffer `images_seen` counts training images, the current batch included, like Darknet's `seen`. It is
-    not part of the state dict: a run stores the number once, in its progress, and gives it back at a resume.
+    not part of the state dict: a run stores the number once, in its progress, and restores it on resume.
     """
 
     class_weights: Tensor | None  # (C,)
@@ -73,11 +72,11 @@ class RegionLoss(nn.Module):
         box_error: centres in cells; sizes as "log"(size / anchor) or in "cells".
         weigh_small_boxes: the factor (2 - w h).
         objectness_target: "iou" (rescore=1) or "one".
-        iou_gradient: let the gradient flow through that IoU, too.
+        iou_gradient: let the gradient flow through the IoU of objectness_target.
         ignore_at_limit: also ignore an IoU equal to ignore_iou.
         ignore_truths: only the last N boxes of an image count for ignore_iou; None: all.
-        prior_boxes: "unassigned", or "all": positive anchors have the weight prior_scale, too, instead of
-        their own.
+        prior_boxes: "unassigned", or "all": while the prior term is on, the box error of positive anchors,
+            too, has the weight prior_scale instead of m.
         class_activation: "softmax" or "logistic".
         shared_class: of several boxes in one anchor, the class of the "last" or the "lowest".
         """
@@ -126,7 +125,7 @@ class RegionLoss(nn.Module):
         if self.training:
             self.images_seen += len(outputs.offsets)
         positive = encoded.positive  # (B, A)
-        iou = self._truth_iou(outputs, encoded, grid)  # (B, M, A)
+        iou = self._box_iou(outputs, encoded, grid)  # (B, M, A)
         box_weights = self._box_weights(positive, encoded, grid)
         box, prior = self._halves(self._box_error(outputs, encoded, grid), box_weights, positive)
         goal = torch.where(positive, self._objectness_target(iou, outputs, encoded, grid), 0)
@@ -145,12 +144,10 @@ class RegionLoss(nn.Module):
         }
 
     def _halves(self, error: Tensor, weights: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, A) squared errors and weights -> half their normalised sum over positive anchors, and over the
-        rest.
-        """
+        """(B, A) squared errors and weights -> half their normalised sum: positive anchors, all others."""
         weighted = error * weights
-        twice = 2 * self._count(weights)
-        return (weighted * positive).sum() / twice, (weighted * ~positive).sum() / twice
+        divisor = 2 * self._count(weights)
+        return (weighted * positive).sum() / divisor, (weighted * ~positive).sum() / divisor
 
     def _count(self, weights: Tensor) -> Tensor | int:
         """n for one kind of error. weights: (B, ...)."""
@@ -177,23 +174,24 @@ class RegionLoss(nn.Module):
         return weights if self.prior_boxes == "unassigned" else torch.where(early, self.prior_scale, weights)
 
     @torch.no_grad()
-    def _truth_iou(self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid) -> Tensor:
+    def _box_iou(self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid) -> Tensor:
         """(B, M, A) IoU of every ground-truth box with every predicted box; 0 for padding."""
         iou = pairwise_iou(encoded.targets.boxes, self.coder.decode(outputs.offsets.detach(), grid))
         return iou * encoded.targets.valid[..., None]
 
     def _ignored(self, iou: Tensor, encoded: EncodedTargets) -> Tensor:
-        """(B, A) bool: predictions that overlap a box so well that their objectness is not pushed down."""
-        good = iou >= self.ignore_iou if self.ignore_at_limit else iou > self.ignore_iou
+        """(B, A) bool: predictions that overlap a box too well to enter the noobject term."""
+        overlaps = iou >= self.ignore_iou if self.ignore_at_limit else iou > self.ignore_iou  # (B, M, A)
         if self.ignore_truths is not None:
             usable = encoded.assigned >= 0  # (B, M)
-            good = good & (usable & (usable.flip(1).cumsum(1).flip(1) <= self.ignore_truths))[..., None]
-        return good.any(1)
+            place_from_end = usable.flip(1).cumsum(1).flip(1)  # (B, M) 1 for the last usable box
+            overlaps = overlaps & (usable & (place_from_end <= self.ignore_truths))[..., None]
+        return overlaps.any(1)
 
     def _objectness_target(
         self, iou: Tensor, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid
     ) -> Tensor:
-        """(B, A) or () t of the formula; meaningless where an anchor is not positive."""
+        """(B, A) or () t of the formula, for positive anchors; other entries mean nothing."""
         if self.objectness_target == "one" or iou.shape[1] == 0:
             return iou.new_ones(())
         if self.iou_gradient:
@@ -201,10 +199,10 @@ class RegionLoss(nn.Module):
         return iou.gather(1, encoded.matched.clamp(min=0)[:, None]).squeeze(1)
 
     def _class_error(self, outputs: HeadOutputs, encoded: EncodedTargets) -> Tensor:
-        """Weighted, normalised cross-entropy of the boxes that own an anchor; other class logits are not
-        read.
+        """Weighted, normalised cross-entropy of the boxes that own an anchor.
 
-        With "logistic", boxes that share an anchor give a multi-hot target, as in Darknet.
+        The class logits of other anchors do not matter. With "logistic", boxes that share an anchor give a
+        multi-hot target, as in Darknet.
         """
         assigned = encoded.assigned  # (B, M)
         labels = encoded.targets.labels if self.shared_class == "last" else lowest_labels(encoded)
@@ -229,48 +227,51 @@ class RegionLoss(nn.Module):
     def statistics(
         self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid
     ) -> dict[str, Tensor]:
-        """What Darknet prints: Avg IOU, Class, Obj, No Obj, Avg Recall (IoU > .5), count; and the course's
-        recall.
+        """What Darknet prints (Avg IOU, Class, Obj, No Obj, Avg Recall, count), and the course's recall.
 
-        As in Darknet, means are over all boxes, also those that lost their anchor, and NaN without boxes.
-        With "logistic", a box that shares the anchor of an earlier one counts in class_probability with 0, as
-        there. confident_recall: the share of positive anchors with IoU > .5 and objectness > .3; 0 without
-        any.
+        recall: the share of boxes with IoU > .5. As in Darknet, means are over all boxes, including those
+            that lost their anchor, and NaN without boxes.
+        class_probability: as in Darknet, with "logistic" a box that shares the anchor of an earlier box
+            counts as 0.
+        confident_recall: the share of positive anchors with IoU > .5 and objectness > .3; 0 without any.
         """
         assigned = encoded.assigned
         labels = encoded.targets.labels
-        given = (assigned >= 0).to(outputs.offsets.dtype)
-        iou = self._truth_iou(outputs, encoded, grid)  # (B, M, A)
+        usable = (assigned >= 0).to(outputs.offsets.dtype)  # (B, M)
+        iou = self._box_iou(outputs, encoded, grid)  # (B, M, A)
         iou = iou.gather(2, assigned.clamp(min=0)[..., None]).squeeze(-1)  # (B, M)
         logits = _rows(outputs.class_logits, assigned)
         classes = logits.softmax(-1) if self.class_activation == "softmax" else logits.sigmoid()
         objectness = outputs.objectness.sigmoid()
-        own = objectness.gather(1, assigned.clamp(min=0))  # (B, M)
-        count = given.sum()
+        own_objectness = objectness.gather(1, assigned.clamp(min=0))  # (B, M)
+        own_class = classes.gather(-1, labels[..., None]).squeeze(-1)  # (B, M)
+        count = usable.sum()
+        # With logistic classes, Darknet skips a box whose anchor already has a class delta; there is none if
+        # class_scale is 0.
+        counts_all = self.class_activation == "softmax" or self.class_scale == 0
+        counted = usable if counts_all else usable * ~meets(assigned).tril(-1).any(-1)
         winner = owns(encoded)
-        # Without a class delta, Darknet does not see which box came first.
-        alone = self.class_activation == "softmax" or self.class_scale == 0
-        seen = given if alone else given * ~meets(assigned).tril(-1).any(-1)
+        confident = winner & (iou > 0.5) & (own_objectness > CONFIDENT)
         return {
-            "truth_iou": (iou * given).sum() / count,
-            "class_probability": (classes.gather(-1, labels[..., None]).squeeze(-1) * seen).sum() / count,
-            "objectness": (own * given).sum() / count,
+            "truth_iou": (iou * usable).sum() / count,
+            "class_probability": (own_class * counted).sum() / count,
+            "objectness": (own_objectness * usable).sum() / count,
             "no_objectness": objectness.mean(),
-            "recall": ((iou > 0.5) * given).sum() / count,
-            "confident_recall": (winner & (iou > 0.5) & (own > CONFIDENT)).sum() / winner.sum().clamp(min=1),
+            "recall": ((iou > 0.5) * usable).sum() / count,
+            "confident_recall": confident.sum() / winner.sum().clamp(min=1),
             "truths": count,
         }
 
 
 @builder("loss")
 class MultiBoxLoss(nn.Module):
-    """SSD's loss, equations 1 to 3. By default as in Caffe (multibox_loss_layer.cpp, branch ssd, 4817bf8).
+    """SSD's loss, equations 1 to 3; by default as in Caffe (multibox_loss_layer.cpp, branch ssd, 4817bf8).
 
     L = (cross-entropy over positives and mined negatives + box_scale * smooth L1 over positives) / n,
     n = max(1, positives in the batch)
 
-    Negatives are mined per image: the negatives_per_positive for each positive with the largest -log
-    p(background). An image without boxes contributes nothing; a batch without boxes gives 0.
+    Negatives are mined per image: for each positive, negatives_per_positive of those with the largest
+    -log p(background). An image without boxes contributes nothing; a batch without boxes gives 0.
     """
 
     def __init__(
@@ -281,12 +282,11 @@ class MultiBoxLoss(nn.Module):
         normalizer: str = "batch",
         recount_positives: bool = False,
     ):
-        """normalizer: "batch" divides by max(1, positives); "images" takes the mean over images of each
-        image's
-            loss / max(1, its positives); "floor" divides by the sum over images of max(1, its positives).
-        recount_positives: if an image has too few negatives, its first positives fill up their number, so
-        that
-            their class counts twice (torchvision).
+        """normalizer: "batch" divides by max(1, positives). "images" divides each image's loss by max(1, its
+            positives), and takes the mean over images. "floor" divides by the sum over images of max(1, its
+            positives).
+        recount_positives: if an image has too few negatives, its first positives make up the number, so that
+            their class error counts twice (torchvision).
         """
         super().__init__()
         if negatives_per_positive < 0:
@@ -303,32 +303,34 @@ class MultiBoxLoss(nn.Module):
         """Terms box and class. outputs.class_logits: (B, A, C + 1), background first."""
         positive = encoded.positive  # (B, A)
         count = positive.sum(1, keepdim=True)  # (B, 1)
-        columns = encoded.labels + 1  # (B, A) column 0 is background, and labels are -1 there
+        columns = encoded.labels + 1  # (B, A); column 0 is background, whose label is -1
         logits = outputs.class_logits.flatten(0, 1)
         error = F.cross_entropy(logits, columns.flatten(), reduction="none").view_as(columns)  # (B, A)
         smooth = F.smooth_l1_loss(outputs.offsets, encoded.offsets, reduction="none").sum(-1)
-        per = self._normalizer(count)
-        share = positive / per  # (B, A)
+        divisor = self._normalizer(count)
+        share = positive / divisor  # (B, A)
         return {
             "box": (smooth * share).sum() * self.box_scale,
-            "class": (error * share).sum() + (self._mined(error, encoded, count) / per).sum(),
+            "class": (error * share).sum() + (self._mined(error, encoded, count) / divisor).sum(),
         }
 
     def _normalizer(self, count: Tensor) -> Tensor:
-        """(B, 1) positives of each image -> () or (B, 1), what their errors are divided by."""
+        """(B, 1) positives of each image -> () or (B, 1) divisor of the errors."""
         if self.normalizer == "batch":
             return count.sum().clamp(min=1)
-        return count.clamp(min=1).sum() if self.normalizer == "floor" else count.clamp(min=1) * len(count)
+        if self.normalizer == "floor":
+            return count.clamp(min=1).sum()
+        return count.clamp(min=1) * len(count)
 
     def _mined(self, error: Tensor, encoded: EncodedTargets, count: Tensor) -> Tensor:
-        """(B, A) errors of the hardest negatives, sorted, and 0 behind them. error: (B, A) cross-entropy.
+        """(B, A) errors of the hardest negatives, largest first, then zeros. error: (B, A) cross-entropy.
 
         The cross-entropy of a negative, -log p(background), is its own mining key, so the k largest need no
         index: sort once and keep ranks below k.
         """
         background = encoded.matched == BACKGROUND
         if self.recount_positives:
-            # After the negatives come the positives (key -1), then ignored anchors.
+            # After the negatives come the positives (key -1), then ignored anchors (key -3).
             key = torch.where(background, error, encoded.matched.clamp(max=0).to(error.dtype) - 1)
             hardest = error.gather(1, key.sort(dim=1, descending=True, stable=True).indices)
         else:
@@ -345,22 +347,20 @@ class MultiBoxLoss(nn.Module):
     def statistics(
         self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid
     ) -> dict[str, Tensor]:
-        """negatives_per_positive: the ratio that mining reached; it falls if negatives run out."""
+        """negatives_per_positive: the ratio that mining reaches; it is lower where negatives run out."""
         count = encoded.positive.sum(1, keepdim=True)
         return {"negatives_per_positive": self._negatives(encoded, count).sum() / count.sum().clamp(min=1)}
 
 
 def _one_of(name: str, value: str, **choices: str) -> None:
-    """ValueError unless value is one of the choices. choices: value -> whose it is, for the message."""
+    """ValueError unless value is one of the choices. choices: value -> where it comes from."""
     if value not in choices:
         listed = " or ".join(f"{choice!r} ({owner})" for choice, owner in choices.items())
         raise ValueError(f"{name}={value!r}: choose {listed}")
 
 
 def _sizes_in_cells(offsets: Tensor, grid: AnchorGrid) -> Tensor:
-    """(B, A, 4) offsets -> (B, A, 4) the same centres, and width and height in cells instead of log(size /
-    anchor).
-    """
+    """(B, A, 4) offsets -> (B, A, 4) the same, with sizes in cells instead of log(size / anchor)."""
     cells_wh = grid.boxes_cxcywh[:, 2:] / grid.stride[:, None]
     return torch.cat([offsets[..., :2], offsets[..., 2:].exp() * cells_wh], -1)
 

@@ -1,4 +1,7 @@
-"""Matching: which anchor must find which ground-truth box, and what several boxes in one anchor mean.
+"""Matching: which anchor must find which ground-truth box.
+
+First YOLOv2's rule (ResponsibleCellMatcher), then SSD's (MultiBoxMatcher). At the end, three functions for
+losses that answer questions about boxes that share an anchor, which only YOLOv2's rule allows.
 
 Both rules work on a whole padded batch, on its device, without synchronising. A box without area matches
 nothing: the data stage reports such boxes by file name; here they must not become NaN.
@@ -16,13 +19,13 @@ SMALLEST_IOU = 1e-6  # Caffe's MatchBBox (bbox_util.cpp) ignores pairs below thi
 
 
 class ResponsibleCellMatcher:
-    """YOLOv2: the cell of the box's centre, and in it the anchor of the most similar shape.
+    """YOLOv2: the cell that holds the box's centre, and in it the anchor of the most similar shape.
 
-    One positive per box.
+    A box has at most one positive anchor. If two boxes fall on one anchor, the later one wins, as in
+    Darknet's loop (region_layer.c). Ties in shape go to the first anchor. The grid must have one level.
 
-    If two boxes fall on one anchor, the later one wins, as in Darknet's loop (region_layer.c). Ties in shape
-    go to the first anchor. use_predicted_shapes: compare with the sizes predicted in that cell instead of the
-    anchors (Darknet's bias_match=0). The grid must have one level.
+    use_predicted_shapes: compare the box with the sizes predicted in its cell instead of the anchors'
+    (Darknet's bias_match=0).
     """
 
     def __init__(self, use_predicted_shapes: bool = False):
@@ -36,9 +39,9 @@ class ResponsibleCellMatcher:
         (level,) = grid.levels
         batch, count = targets.labels.shape
         boxes_cxcywh = xyxy_to_cxcywh(targets.boxes)  # (B, M, 4)
-        place = (boxes_cxcywh[..., :2] / level.stride).long().clamp(min=0)
-        column = place[..., 0].clamp(max=level.columns - 1)
-        row = place[..., 1].clamp(max=level.rows - 1)
+        cell = (boxes_cxcywh[..., :2] / level.stride).long().clamp(min=0)
+        column = cell[..., 0].clamp(max=level.columns - 1)
+        row = cell[..., 1].clamp(max=level.rows - 1)
         location = row * level.columns + column  # (B, M)
         shapes_wh = grid.boxes_cxcywh[: level.per_location, 2:]  # (K, 2)
         if self.needs_predictions:
@@ -48,7 +51,7 @@ class ResponsibleCellMatcher:
         assigned = torch.where(usable, location * level.per_location + best, -1)
         order = torch.arange(count, device=assigned.device).expand(batch, count)
         matched = torch.full((batch, grid.num_anchors), BACKGROUND, device=assigned.device)
-        # The largest row is the latest box; padding writes BACKGROUND, which changes nothing.
+        # The largest row is the last box; padding writes BACKGROUND, which changes nothing.
         rows = torch.where(usable, order, BACKGROUND)
         matched = matched.scatter_reduce(1, assigned.clamp(min=0), rows, "amax")
         return Matches(matched, assigned)
@@ -62,12 +65,12 @@ def _predicted_shapes(predicted: Tensor, location: Tensor, per_location: int) ->
 
 
 class MultiBoxMatcher:
-    """SSD: each box gets one anchor; then every other anchor takes its best box if their IoU is >=
-    positive_iou.
+    """SSD: each box gets one anchor; every other anchor takes its best box if their IoU >= positive_iou.
 
-    bipartite: how each box gets its one anchor. "greedy" is Caffe's rule (bbox_util.cpp): repeatedly, the
-    pair of the largest IoU among boxes and anchors still free. "last" is torchvision's and ssd.pytorch's:
-    each box takes its best anchor; if several want the same, the last keeps it and the others get none.
+    bipartite: how each box gets its one anchor. "greedy" is Caffe's rule (bbox_util.cpp): repeatedly match
+    the pair with the largest IoU among the boxes and anchors still free. "last" is torchvision's and
+    ssd.pytorch's rule: each box takes its best anchor; if several boxes take the same one, the last keeps it
+    and the others get none.
     """
 
     needs_predictions = False
@@ -96,12 +99,11 @@ class MultiBoxMatcher:
 
 
 def greedy_bipartite(iou: Tensor) -> Tensor:
-    """(B, M, A) IoU, -1 for padding -> (B, M) the anchor of each box, -1 if no free one has an IoU above
-    1e-6.
+    """(B, M, A) IoU, -1 for padding -> (B, M) the anchor of each box, or -1.
 
-    M rounds, each taking the largest IoU among boxes and anchors that are still free. The M best anchors of a
-    box are enough, because the other boxes can take at most M - 1 of them; so the rounds work on (B, M, M)
-    numbers.
+    M rounds, each taking the largest IoU among the boxes and anchors that are still free. A box gets -1 if no
+    free anchor has an IoU above SMALLEST_IOU. The M best anchors of a box are enough, because the other boxes
+    can take at most M - 1 of them; so the rounds work on (B, M, M) numbers.
 
     Equal IoUs are common: a box inside several anchors of one size. As in Caffe's loops, the lowest anchor
     wins, then the lowest box. The key (bits of the IoU, inverted anchor number) has no ties within a box, on
@@ -109,16 +111,16 @@ def greedy_bipartite(iou: Tensor) -> Tensor:
     """
     batch, count, anchors = iou.shape
     inverted = torch.arange(anchors - 1, -1, -1, device=iou.device)
-    # The bits of a float that is not negative are ordered like the float itself.
+    # The bits of non-negative floats are ordered like the floats themselves.
     key = (iou.float().view(torch.int32).to(torch.int64) << 32) | inverted
     key = torch.where(iou > SMALLEST_IOU, key, -1).topk(min(count, anchors), 2).values  # (B, M, k)
     anchor_of = anchors - 1 - (key & 0xFFFFFFFF)
     rows = torch.arange(count, device=iou.device)[:, None]  # (M, 1)
     assigned = torch.full((batch, count), -1, device=iou.device)
     for _ in range(count):
-        best, place = key.flatten(1).max(1, keepdim=True)  # (B, 1)
-        box = place // key.shape[2]
-        anchor = torch.where(best >= 0, anchor_of.flatten(1).gather(1, place), assigned.gather(1, box))
+        best, entry = key.flatten(1).max(1, keepdim=True)  # (B, 1)
+        box = entry // key.shape[2]
+        anchor = torch.where(best >= 0, anchor_of.flatten(1).gather(1, entry), assigned.gather(1, box))
         assigned = assigned.scatter(1, box, anchor)
         taken = (anchor_of == anchor[..., None]) | (rows == box[..., None])  # (B, M, k)
         key = key.masked_fill(taken, -1)
@@ -132,16 +134,15 @@ def best_anchors(iou: Tensor) -> Tensor:
 
 
 def _overwrite(matched: Tensor, assigned: Tensor) -> Tensor:
-    """(B, A) `matched` in which the anchors `assigned` (B, M) point to their boxes; of several, the last
-    wins.
+    """(B, A) `matched`, with each anchor in `assigned` (B, M) pointing to its box; the last of several wins.
 
     Boxes without an anchor write into an extra column, which is dropped.
     """
     anchors = matched.shape[1]
     order = torch.arange(assigned.shape[1], device=matched.device).expand_as(assigned)
     padded = torch.cat([matched, matched[:, :1]], 1)
-    place = torch.where(assigned >= 0, assigned, anchors)
-    return padded.scatter_reduce(1, place, order, "amax", include_self=False)[:, :anchors]
+    column = torch.where(assigned >= 0, assigned, anchors)
+    return padded.scatter_reduce(1, column, order, "amax", include_self=False)[:, :anchors]
 
 
 def meets(assigned: Tensor) -> Tensor:
@@ -161,5 +162,5 @@ def lowest_labels(encoded: EncodedTargets) -> Tensor:
     labels = encoded.targets.labels
     if labels.shape[1] == 0:
         return labels
-    met = torch.where(meets(encoded.assigned), labels[:, None], torch.iinfo(labels.dtype).max).amin(-1)
-    return torch.where(encoded.assigned >= 0, met, labels)
+    lowest = torch.where(meets(encoded.assigned), labels[:, None], torch.iinfo(labels.dtype).max).amin(-1)
+    return torch.where(encoded.assigned >= 0, lowest, labels)

@@ -1,6 +1,4 @@
-"""From head outputs to detections: score, decode, threshold, suppress, and return to the original image's
-frame.
-"""
+"""From head outputs to detections: score, decode, threshold, suppress, return to the original frame."""
 
 from __future__ import annotations
 
@@ -29,9 +27,9 @@ def ssd_scores(outputs: HeadOutputs) -> Tensor:
 class PostProcess(nn.Module):
     """Detections of a whole batch in one pass.
 
-    Darknet (get_region_detections, do_nms_sort): score > .005; suppression per class at IoU > .45; no limits.
-    Caffe (detection_output_layer): score > .01; the best 400 of each class; suppression at IoU > .45; the
-    best 200 of each image. Neither clips boxes before the suppression.
+    Darknet (get_region_detections, do_nms_sort): score > .005; suppression per class at IoU > .45; no limit
+    on numbers. Caffe (detection_output_layer): score > .01; the best 400 of each class; suppression per class
+    at IoU > .45; the best 200 of each image. Neither clips boxes before the suppression.
     """
 
     def __init__(
@@ -60,17 +58,16 @@ class PostProcess(nn.Module):
         """
         scores = self.score_rule(outputs)  # (B, A, C)
         boxes = self.coder.decode(outputs.offsets, grid)  # (B, A, 4)
-        # A diverging network overflows exp(). An infinite box overlaps nothing and spoils the suppression of
-        # others.
+        # If a network diverges, exp() overflows. An infinite box breaks the suppression of the others.
         scores = torch.where(boxes.isfinite().all(-1, keepdim=True), scores, 0)
         image, anchor, label = self._candidates(scores)
         chosen = boxes[image, anchor]  # (T, 4)
         score = scores[image, anchor, label]  # (T,)
         group = image * scores.shape[-1] + label  # suppression is per image and class
-        # sorted by score
-        keep = batched_nms(_from_zero(chosen.double()), score.double(), group, self.nms_iou)
-        keep = keep[image[keep].argsort(stable=True)]  # images together, the best score first in each
-        keep = keep[_rank(image[keep], len(scores)) < (self.max_detections or len(keep) + 1)]
+        keep = batched_nms(_from_zero(chosen.double()), score.double(), group, self.nms_iou)  # by score
+        keep = keep[image[keep].argsort(stable=True)]  # image by image, the best score first in each
+        if self.max_detections:
+            keep = keep[_rank(image[keep], len(scores)) < self.max_detections]
         return Detections(image[keep], chosen[keep], score[keep], label[keep])
 
     def _candidates(self, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -89,21 +86,20 @@ class PostProcess(nn.Module):
 def _from_zero(boxes: Tensor) -> Tensor:
     """(T, 4) float64 boxes, shifted so that no coordinate is below 0.
 
-    batched_nms may separate its groups by adding multiples of the largest coordinate. That needs float64, or
-    the last digits are lost, and no coordinate below 0, or a box left of the image reaches into another
-    group.
+    batched_nms may separate its groups by adding multiples of the largest coordinate. In float32 that loses
+    the last digits, and with negative coordinates a box left of the image reaches into another group.
     """
     return boxes - boxes.min() if len(boxes) else boxes
 
 
 def _rank(image: Tensor, batch: int) -> Tensor:
-    """(T,) image numbers in rising order -> (T,) position of each row within its image."""
+    """(T,) image numbers in ascending order -> (T,) position of each row within its image."""
     count = torch.bincount(image, minlength=batch)
     return torch.arange(len(image), device=image.device) - (count.cumsum(0) - count)[image]
 
 
 def to_original(detections: Detections, infos: list[ImageInfo], clip: bool = True) -> Detections:
-    """Detections in the model input's frame -> in the original image's frame: undoes letterbox or stretch.
+    """Detections in the model input's frame -> the original image's frame: undoes letterbox or stretch.
 
     Boxes are clipped to the image unless clip=False.
     """

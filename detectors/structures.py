@@ -1,5 +1,4 @@
-"""The words of the code base: the shape legend, the records that stages exchange, and the interfaces by which
-a detector plugs in.
+"""Shared vocabulary: the shape legend, the records that stages exchange, and the interfaces of a detector.
 
 Shape legend, used in every comment and docstring:
 
@@ -130,9 +129,8 @@ class Matches(NamedTuple):
     """Which anchors must find which boxes."""
 
     matched: Tensor  # (B, A) int64: row of Targets for this anchor, BACKGROUND or IGNORED
-    # (B, M) int64: the anchor of each box, -1 for none. Two boxes may name one anchor (YOLO); `matched` has
-    # the winner.
-    assigned: Tensor
+    # The anchor of each box, -1 for none. YOLO's boxes may share an anchor; `matched` then holds the winner.
+    assigned: Tensor  # (B, M) int64
 
 
 @dataclass(frozen=True)
@@ -192,7 +190,7 @@ def builder(group: str) -> Callable[[T], T]:
 
 
 class AnchorMaker(Protocol):
-    per_location: list[int]  # anchors at one location, for each level: a head needs them
+    per_location: list[int]  # anchors at one location, for each level; heads size their output with it
 
     def __call__(self, size: tuple[int, int]) -> AnchorGrid: ...
 
@@ -212,7 +210,7 @@ class Matcher(Protocol):
 
 
 class Loss(Protocol):
-    """An nn.Module. `statistics` gives log-only numbers; it is called on logged steps only."""
+    """An nn.Module. `statistics` returns numbers for the log; it is called on logged steps only."""
 
     def __call__(
         self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid

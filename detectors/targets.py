@@ -21,8 +21,8 @@ class TargetEncoder(nn.Module):
     def forward(
         self, targets: Targets, grid: AnchorGrid, outputs: HeadOutputs | None = None
     ) -> EncodedTargets:
-        """targets: boxes (B, M, 4) xyxy pixels of the model input. outputs: only if the matcher needs
-        predictions.
+        """targets: boxes (B, M, 4) xyxy pixels of the model input.
+        outputs: needed only if matcher.needs_predictions.
 
         An anchor without a box has itself as its target, so that all numbers are finite. For YOLO its offsets
         are then (0.5, 0.5, 0, 0), which Darknet's prior term pulls towards.
@@ -45,7 +45,7 @@ class TargetEncoder(nn.Module):
     def statistics(
         self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid
     ) -> dict[str, Tensor]:
-        """Log-only: positives per image, and the mean IoU of positive anchors' predictions with their boxes.
+        """For the log: positives per image, and the mean IoU of positive predictions with their boxes.
 
         The mean is 0 without positives.
         """

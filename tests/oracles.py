@@ -1,5 +1,6 @@
-"""Naive versions of what the code base does, written from the formulae with plain loops and sharing no code
-with it. Slow and obvious.
+"""Naive versions of what the code base does: plain loops written from the formulae, without its code.
+
+Slow and obvious.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ def pad_targets(images: list[list[list[float]]]) -> Targets:
     valid = torch.zeros(len(images), most, dtype=torch.bool)
     for b, rows in enumerate(images):
         for t, row in enumerate(rows):
-            boxes[b, t], labels[b, t], valid[b, t] = torch.tensor(row), t % 3, True
+            boxes[b, t] = torch.tensor(row)
+            labels[b, t] = t % 3
+            valid[b, t] = True
     return Targets(boxes, labels, valid)
 
 
@@ -41,16 +44,19 @@ def random_targets(
 
 def small_ssd_grid(size: tuple[int, int]) -> AnchorGrid:
     """A few hundred square and oblong default boxes in two levels."""
-    rows, levels = [], []
+    boxes_cxcywh = []
+    levels = []
     for stride, side in ((16, 24.0), (32, 56.0)):
-        cells = size[0] // stride, size[1] // stride
-        levels.append(Level(*cells, float(stride), 3))
-        for r in range(cells[0]):
-            for c in range(cells[1]):
+        level = Level(size[0] // stride, size[1] // stride, float(stride), 3)
+        levels.append(level)
+        for row in range(level.rows):
+            for column in range(level.columns):
                 for w, h in ((side, side), (side * 1.4, side / 1.4), (side / 1.4, side * 1.4)):
-                    rows.append([(c + 0.5) * stride, (r + 0.5) * stride, w, h])
-    boxes = torch.tensor(rows)
-    return AnchorGrid(boxes, torch.ones(len(boxes)), torch.zeros(len(boxes), 2), size, tuple(levels))
+                    boxes_cxcywh.append([(column + 0.5) * stride, (row + 0.5) * stride, w, h])
+    count = len(boxes_cxcywh)
+    return AnchorGrid(
+        torch.tensor(boxes_cxcywh), torch.ones(count), torch.zeros(count, 2), size, tuple(levels)
+    )
 
 
 # ---------------------------------------------------------------- boxes
@@ -68,7 +74,8 @@ def iou(a, b) -> float:
 
 def iou_float32(a, b) -> float:
     """The same, rounded to float32 after every operation as in C: exact ties depend on it."""
-    a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+    a = np.asarray(a, np.float32)
+    b = np.asarray(b, np.float32)
     width, height = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
     inter = max(width, np.float32(0)) * max(height, np.float32(0))
     return float(inter / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inter))
@@ -86,9 +93,9 @@ def sigmoid(x: float) -> float:
 
 
 def responsible_cell(targets: Targets, grid: AnchorGrid) -> list[dict[int, int]]:
-    """Per image: anchor number -> truth number, later truths overwriting earlier ones."""
+    """Per image: anchor number -> box number; later boxes overwrite earlier ones."""
     (level,) = grid.levels
-    found = []
+    owners = []
     for boxes, valid in zip(targets.boxes.tolist(), targets.valid.tolist(), strict=True):
         owner = {}
         for t, (x0, y0, x1, y1) in enumerate(boxes):
@@ -96,43 +103,43 @@ def responsible_cell(targets: Targets, grid: AnchorGrid) -> list[dict[int, int]]
                 continue
             column = min(int((x0 + x1) / 2 / level.stride), level.columns - 1)
             row = min(int((y0 + y1) / 2 / level.stride), level.rows - 1)
-            best, best_a = -1.0, 0
-            for a in range(level.per_location):
-                w, h = grid.boxes_cxcywh[a, 2:].tolist()
-                score = iou(corners(0, 0, w, h), corners(0, 0, x1 - x0, y1 - y0))
-                if score > best:
-                    best, best_a = score, a
-            owner[(row * level.columns + column) * level.per_location + best_a] = t
-        found.append(owner)
-    return found
+            best_iou = -1.0
+            best_shape = 0
+            for k in range(level.per_location):
+                w, h = grid.boxes_cxcywh[k, 2:].tolist()
+                shape_iou = iou(corners(0, 0, w, h), corners(0, 0, x1 - x0, y1 - y0))
+                if shape_iou > best_iou:
+                    best_iou = shape_iou
+                    best_shape = k
+            owner[(row * level.columns + column) * level.per_location + best_shape] = t
+        owners.append(owner)
+    return owners
 
 
 def region_loss(
     outputs: HeadOutputs, targets: Targets, grid: AnchorGrid, *, softmax: bool, prior_scale: float = 0.0
 ) -> dict[str, float]:
-    """reference formula with Darknet's default scales, summed over anchors one by one and divided by the
-    batch.
-    """
+    """RegionLoss's formula with Darknet's default scales, anchor by anchor, divided by the batch size."""
     terms = dict.fromkeys(("box", "prior", "object", "noobject", "class"), 0.0)
     for b, owner in enumerate(responsible_cell(targets, grid)):
-        truths = [
-            box for box, ok in zip(targets.boxes[b].tolist(), targets.valid[b].tolist(), strict=True) if ok
-        ]
+        gt_boxes = targets.boxes[b][targets.valid[b]].tolist()
         for a in range(grid.num_anchors):
             tx, ty, tw, th = outputs.offsets[b, a].tolist()
             objectness = sigmoid(outputs.objectness[b, a].item())
             pw, ph = grid.boxes_cxcywh[a, 2:].tolist()
-            (column, row), stride = grid.cell[a].tolist(), grid.stride[a].item()
+            column, row = grid.cell[a].tolist()
+            stride = grid.stride[a].item()
             predicted = corners(
                 (column + tx) * stride, (row + ty) * stride, pw * math.exp(tw), ph * math.exp(th)
             )
             if a not in owner:
                 terms["prior"] += prior_scale * ((tx - 0.5) ** 2 + (ty - 0.5) ** 2 + tw**2 + th**2) / 2
-                if max((iou(predicted, t) for t in truths), default=0.0) <= 0.6:
+                if max((iou(predicted, box) for box in gt_boxes), default=0.0) <= 0.6:
                     terms["noobject"] += objectness**2 / 2
                 continue
             box = targets.boxes[b, owner[a]].tolist()
-            w, h = box[2] - box[0], box[3] - box[1]
+            w = box[2] - box[0]
+            h = box[3] - box[1]
             goal = (
                 (box[0] + box[2]) / 2 / stride - column,
                 (box[1] + box[3]) / 2 / stride - row,
@@ -149,61 +156,68 @@ def region_loss(
 
 
 def class_error(
-    outputs: HeadOutputs, targets: Targets, b: int, a: int, truth: int, *, softmax: bool, grid: AnchorGrid
+    outputs: HeadOutputs, targets: Targets, b: int, a: int, box: int, *, softmax: bool, grid: AnchorGrid
 ) -> float:
+    """Cross-entropy of anchor a of image b with its box; logistic: with all boxes that fall on the anchor."""
     logits = outputs.class_logits[b, a].tolist()
-    label = targets.labels[b, truth].item()
+    label = targets.labels[b, box].item()
     if softmax:
         return math.log(sum(math.exp(x - max(logits)) for x in logits)) + max(logits) - logits[label]
-    wanted = set()
+    labels = set()
     for t in range(targets.labels.shape[1]):
         only = torch.zeros_like(targets.valid)
         only[b, t] = targets.valid[b, t]
         if a in responsible_cell(Targets(targets.boxes, targets.labels, only), grid)[b]:
-            wanted.add(targets.labels[b, t].item())
-    return sum(-math.log(sigmoid(x) if c in wanted else 1 - sigmoid(x)) for c, x in enumerate(logits))
+            labels.add(targets.labels[b, t].item())
+    return sum(-math.log(sigmoid(x) if c in labels else 1 - sigmoid(x)) for c, x in enumerate(logits))
 
 
 # ---------------------------------------------------------------- SSD's multibox loss
 
 
 def multibox_match(targets: Targets, grid: AnchorGrid, b: int, positive_iou: float = 0.5) -> dict[int, int]:
-    """anchor number -> truth number of image b: greedy over all pairs, then every anchor with IoU >= .5."""
-    anchors = [corners(*row) for row in grid.boxes_cxcywh.tolist()]
-    truths = {t: box for t, box in enumerate(targets.boxes[b].tolist()) if targets.valid[b, t]}
-    overlaps = {
-        (t, a): iou_float32(box, anchor) for t, box in truths.items() for a, anchor in enumerate(anchors)
-    }
+    """Anchor number -> box number of image b: greedy over all pairs, then every anchor with IoU >= .5."""
+    boxes = [t for t, valid in enumerate(targets.valid[b].tolist()) if valid]
+    overlaps = all_ious(targets, grid, b)
     owner: dict[int, int] = {}
-    free = set(truths)
+    free = set(boxes)
     for (t, a), value in sorted(overlaps.items(), key=lambda item: (-item[1], item[0][1], item[0][0])):
         if value > 1e-6 and t in free and a not in owner:
             owner[a] = t
             free.discard(t)
-    for a in range(len(anchors)):
-        best = max(truths, key=lambda t: overlaps[t, a], default=None)
+    for a in range(grid.num_anchors):
+        best = max(boxes, key=lambda t: overlaps[t, a], default=None)
         if a not in owner and best is not None and overlaps[best, a] >= positive_iou:
             owner[a] = best
     return owner
 
 
-def last_truth_match(targets: Targets, grid: AnchorGrid, b: int, positive_iou: float = 0.5) -> dict[int, int]:
-    """anchor number -> truth number of image b: every anchor with IoU >= .5, then truth after truth its best
-    anchor, whosever that is.
+def last_box_match(targets: Targets, grid: AnchorGrid, b: int, positive_iou: float = 0.5) -> dict[int, int]:
+    """Anchor number -> box number of image b: every anchor with IoU >= .5, then each box's best anchor.
+
+    A box takes its best anchor even if an earlier box has it.
     """
-    anchors = [corners(*row) for row in grid.boxes_cxcywh.tolist()]
-    truths = {t: box for t, box in enumerate(targets.boxes[b].tolist()) if targets.valid[b, t]}
-    overlaps = {
-        (t, a): iou_float32(box, anchor) for t, box in truths.items() for a, anchor in enumerate(anchors)
-    }
+    boxes = [t for t, valid in enumerate(targets.valid[b].tolist()) if valid]
+    overlaps = all_ious(targets, grid, b)
     owner: dict[int, int] = {}
-    for a in range(len(anchors)):
-        best = max(truths, key=lambda t: overlaps[t, a], default=None)
+    for a in range(grid.num_anchors):
+        best = max(boxes, key=lambda t: overlaps[t, a], default=None)
         if best is not None and overlaps[best, a] >= positive_iou:
             owner[a] = best
-    for t in truths:
-        owner[max(range(len(anchors)), key=lambda a: overlaps[t, a])] = t
+    for t in boxes:
+        owner[max(range(grid.num_anchors), key=lambda a: overlaps[t, a])] = t
     return owner
+
+
+def all_ious(targets: Targets, grid: AnchorGrid, b: int) -> dict[tuple[int, int], float]:
+    """(box number, anchor number) -> IoU, in image b."""
+    anchors = [corners(*row) for row in grid.boxes_cxcywh.tolist()]
+    return {
+        (t, a): iou_float32(box, anchor)
+        for t, box in enumerate(targets.boxes[b].tolist())
+        if targets.valid[b, t]
+        for a, anchor in enumerate(anchors)
+    }
 
 
 def multibox_loss(outputs: HeadOutputs, targets: Targets, grid: AnchorGrid, variances) -> dict[str, float]:
@@ -222,9 +236,9 @@ def multibox_loss(outputs: HeadOutputs, targets: Targets, grid: AnchorGrid, vari
                 math.log((x1 - x0) / w),
                 math.log((y1 - y0) / h),
             ]
-            for value, wanted, variance in zip(outputs.offsets[b, a].tolist(), goal, variances, strict=True):
-                off = abs(value - wanted / variance)
-                box_sum += off * off / 2 if off < 1 else off - 0.5
+            for value, target, variance in zip(outputs.offsets[b, a].tolist(), goal, variances, strict=True):
+                error = abs(value - target / variance)
+                box_sum += error * error / 2 if error < 1 else error - 0.5
             class_sum -= logs[a, targets.labels[b, t] + 1].item()
         hardest = sorted(
             (-logs[a, 0].item() for a in range(grid.num_anchors) if a not in owner), reverse=True
@@ -245,22 +259,25 @@ def voc_iou(a, b):
     return width * height / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height)
 
 
-def voc_judge(truths, found, threshold, inclusive):
-    """One class. truths: [(image, box, difficult)], found: [(image, box, score)] -> codes in the order of
-    `found`.
+def voc_judge(gt_boxes, detections, threshold, inclusive):
+    """Codes of one class's detections, in their order.
+
+    gt_boxes: [(image, box, difficult)]; detections: [(image, box, score)].
     """
-    codes = [None] * len(found)
+    codes = [None] * len(detections)
     taken = set()
-    for d in sorted(range(len(found)), key=lambda d: -found[d][2]):
-        image, box, _ = found[d]
-        best, best_iou = None, -1.0
-        for t, (truth_image, truth_box, _) in enumerate(truths):
-            iou = voc_iou(box, truth_box)
-            if truth_image == image and iou > best_iou:
-                best, best_iou = t, iou
+    for d in sorted(range(len(detections)), key=lambda d: -detections[d][2]):
+        image, box, _ = detections[d]
+        best = None
+        best_iou = -1.0
+        for t, (gt_image, gt_box, _) in enumerate(gt_boxes):
+            iou = voc_iou(box, gt_box)
+            if gt_image == image and iou > best_iou:
+                best = t
+                best_iou = iou
         if best is None or not (best_iou >= threshold if inclusive else best_iou > threshold):
             codes[d] = "F"
-        elif truths[best][2]:
+        elif gt_boxes[best][2]:
             codes[d] = "I"
         else:
             codes[d] = "F" if best in taken else "T"
@@ -269,8 +286,10 @@ def voc_judge(truths, found, threshold, inclusive):
 
 
 def voc_ap(codes, scores, npos):
-    """(11-point, area) from one class's codes, by the definitions and no shortcut."""
-    points, right, wrong = [], 0, 0
+    """(11-point, area) from one class's codes, straight from the definitions."""
+    points = []
+    right = 0
+    wrong = 0
     for d in sorted(range(len(codes)), key=lambda d: -scores[d]):
         right += codes[d] == "T"
         wrong += codes[d] == "F"
@@ -278,7 +297,8 @@ def voc_ap(codes, scores, npos):
             points.append((right / npos, right / (right + wrong)))
     steps = [i * 0.1 for i in range(11)]
     ap07 = sum(max([p for r, p in points if r >= step], default=0.0) for step in steps) / 11
-    ap10, reached = 0.0, 0.0
+    ap10 = 0.0
+    reached = 0.0
     for i, (recall, _) in enumerate(points):
         ap10 += (recall - reached) * max(p for _, p in points[i:])
         reached = recall

@@ -26,13 +26,13 @@ def test_default_boxes_equal_caffe(name, fixtures):
 
 
 def test_ssd512_coco_sizes():
-    """No recording exists for SSD512 on COCO; the published integer sizes and the count do."""
+    """There is no recording of SSD512 on COCO, only the published integer sizes and the number of boxes."""
     levels = ssd512_levels("coco")
     assert [level.min_size for level in levels] == [20, 51, 133, 215, 296, 378, 460]
     grid = DefaultBoxes(levels, (512, 512))((512, 512))
     assert grid.num_anchors == 24564
-    by_hand = [4.0, 4.0, 20 * 2**0.5, 20 / 2**0.5]  # third anchor of the first cell: ratio 2
-    assert_close(grid.boxes_cxcywh[2], torch.tensor(by_hand))
+    third = [4.0, 4.0, 20 * 2**0.5, 20 / 2**0.5]  # the third anchor of the first cell: aspect ratio 2
+    assert_close(grid.boxes_cxcywh[2], torch.tensor(third))
 
 
 @pytest.mark.parametrize("name", ["ssd300_voc", "ssd300_coco"])
@@ -40,7 +40,8 @@ def test_ssd512_coco_sizes():
 def test_clipped_default_boxes_equal_the_ports(name, clip, recorded, fixtures):
     arrays = np.load(fixtures / "ssd/priors.npz")
     levels, side = MAKERS[name]
-    plain, clipped = (DefaultBoxes(levels, (side, side), c)((side, side)).boxes_cxcywh for c in (None, clip))
+    plain = DefaultBoxes(levels, (side, side))((side, side)).boxes_cxcywh
+    clipped = DefaultBoxes(levels, (side, side), clip)((side, side)).boxes_cxcywh
     changed = ((plain - clipped).abs().amax(1) > 1e-6 * side).nonzero().flatten()
     assert_close(changed, torch.from_numpy(arrays[f"{name}_{recorded}_idx"].astype(np.int64)))
     boxes = cxcywh_to_xyxy(clipped[changed].double()) / side
@@ -54,20 +55,19 @@ def test_yolo_anchors_lie_in_their_cells():
     for row in range(2):
         for column in range(3):
             for w, h in YOLO_ANCHORS["voc"]:
-                assert_close(
-                    grid.boxes_cxcywh[index], torch.tensor([column * 32 + 16, row * 32 + 16, w * 32, h * 32])
-                )
+                expected = torch.tensor([column * 32 + 16, row * 32 + 16, w * 32, h * 32])
+                assert_close(grid.boxes_cxcywh[index], expected)
                 assert grid.cell[index].tolist() == [column, row]
                 index += 1
 
 
 def test_sizes_may_be_given_as_a_list():
     assert ssd300_levels([30, 60, 111, 162, 213, 264, 315]) == ssd300_levels("voc")
-    given = ssd512_levels([10, 20, 30, 40, 50, 60, 70, 80])
-    assert [(level.min_size, level.max_size) for level in given] == [(n, n + 10) for n in range(10, 80, 10)]
+    levels = ssd512_levels([10, 20, 30, 40, 50, 60, 70, 80])
+    assert [(level.min_size, level.max_size) for level in levels] == [(n, n + 10) for n in range(10, 80, 10)]
 
 
-def test_wrong_sizes_and_shapes_are_named():
+def test_errors_name_the_wrong_size_or_shape():
     with pytest.raises(ValueError, match=r"\(100, 96\).*multiples of its stride 32"):
         YoloAnchors([(1, 1)], 32)((100, 96))
     with pytest.raises(ValueError, match=r"input.size=\[300, 300\]"):
@@ -77,7 +77,7 @@ def test_wrong_sizes_and_shapes_are_named():
     with pytest.raises(ValueError, match="voc and coco"):
         ssd300_levels("kitti")
     for sizes in ([30, 60], [30, 60, 111, 162, 213, 264, 264], [0, 60, 111, 162, 213, 264, 315]):
-        with pytest.raises(ValueError, match="7 rising numbers of pixels"):
+        with pytest.raises(ValueError, match="7 ascending numbers of pixels"):
             ssd300_levels(sizes)
     with pytest.raises(ValueError, match="clip"):
         DefaultBoxes(ssd300_levels(), (300, 300), "yes")

@@ -10,14 +10,15 @@ from detectors import boxes
 from tests import oracles
 
 
-def some_boxes(count: int, seed: int) -> torch.Tensor:
+def random_boxes(count: int, seed: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     low = torch.rand(count, 2, generator=generator) * 80
     return torch.cat([low, low + torch.rand(count, 2, generator=generator) * 60], 1)
 
 
 def test_pairwise_iou_equals_torchvision_and_loops():
-    left, right = some_boxes(7, 0), some_boxes(5, 1)
+    left = random_boxes(7, 0)
+    right = random_boxes(5, 1)
     ours = boxes.pairwise_iou(left, right)
     assert_close(ours, tv.box_iou(left, right))
     assert_close(ours, torch.tensor([[oracles.iou(a, b) for b in right.tolist()] for a in left.tolist()]))
@@ -30,8 +31,9 @@ def test_empty_boxes_have_iou_zero():
     assert boxes.shape_iou(torch.zeros(2), torch.zeros(2)).item() == 0
 
 
-def test_shape_iou_is_iou_on_one_centre():
-    left, right = torch.tensor([[3.0, 4.0], [1.0, 9.0]]), torch.tensor([[5.0, 2.0], [2.0, 2.0]])
+def test_shape_iou_is_the_iou_of_boxes_with_one_centre():
+    left = torch.tensor([[3.0, 4.0], [1.0, 9.0]])
+    right = torch.tensor([[5.0, 2.0], [2.0, 2.0]])
     expected = [
         oracles.iou(oracles.corners(0, 0, *a), oracles.corners(0, 0, *b))
         for a, b in zip(left.tolist(), right.tolist(), strict=True)
@@ -40,8 +42,8 @@ def test_shape_iou_is_iou_on_one_centre():
 
 
 def test_area_and_clip():
-    given = torch.tensor([[-5.0, 10, 20, 300], [30, 30, 20, 40]])
-    assert_close(boxes.area(given), torch.tensor([25.0 * 290, 0.0]))
-    kept = given.clone()
-    assert_close(boxes.clip(given, (200, 15)), tv.clip_boxes_to_image(given, (200, 15)))
-    assert_close(given, kept)
+    corners = torch.tensor([[-5.0, 10, 20, 300], [30, 30, 20, 40]])
+    assert_close(boxes.area(corners), torch.tensor([25.0 * 290, 0.0]))
+    before = corners.clone()
+    assert_close(boxes.clip(corners, (200, 15)), tv.clip_boxes_to_image(corners, (200, 15)))
+    assert_close(corners, before)

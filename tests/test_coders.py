@@ -26,17 +26,15 @@ def test_ssd_coder_equals_torchvision():
     grid = DefaultBoxes(ssd300_levels(), (300, 300))((300, 300))
     low = torch.rand(grid.num_anchors, 2, generator=generator) * 200
     boxes = torch.cat([low, low + 5 + 90 * torch.rand(grid.num_anchors, 2, generator=generator)], 1)
-    theirs = TorchvisionCoder(weights=(10.0, 10.0, 5.0, 5.0))
+    torchvision_coder = TorchvisionCoder(weights=(10.0, 10.0, 5.0, 5.0))
     anchors = cxcywh_to_xyxy(grid.boxes_cxcywh)
-    assert_close(
-        SSDBoxCoder().encode(boxes, grid), theirs.encode_single(boxes, anchors), atol=1e-4, rtol=1e-4
-    )
+    expected = torchvision_coder.encode_single(boxes, anchors)
+    assert_close(SSDBoxCoder().encode(boxes, grid), expected, atol=1e-4, rtol=1e-4)
     offsets = torch.randn(grid.num_anchors, 4, generator=generator)
-    assert_close(
-        SSDBoxCoder().decode(offsets, grid), theirs.decode_single(offsets, anchors), atol=1e-2, rtol=1e-4
-    )
+    expected = torchvision_coder.decode_single(offsets, anchors)
+    assert_close(SSDBoxCoder().decode(offsets, grid), expected, atol=1e-2, rtol=1e-4)
 
 
-def test_bad_variances_are_named():
+def test_bad_variances_are_refused():
     with pytest.raises(ValueError, match="variances"):
         SSDBoxCoder((0.1, 0.2))

@@ -1,4 +1,4 @@
-"""Laws that hold for any input: round trips, invariances, order of axes."""
+"""Laws that hold for any input: round trips, invariances, the order of axes."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ YOLO = (
 SSD = (DefaultBoxes(ssd300_levels()[2:], (300, 300))((300, 300)), SSDBoxCoder(), MultiBoxMatcher())
 FAMILIES = pytest.mark.parametrize(("grid", "coder", "matcher"), [YOLO, SSD], ids=["yolov2", "ssd"])
 
-sides = st.floats(1.0, 299.0, width=32)
-a_box = st.tuples(sides, sides, sides, sides).map(
+coordinates = st.floats(1.0, 299.0, width=32)
+any_box = st.tuples(coordinates, coordinates, coordinates, coordinates).map(
     lambda v: [min(v[0], v[2]), min(v[1], v[3]), max(v[0], v[2]) + 1, max(v[1], v[3]) + 1]
 )
 
 
-@given(st.lists(a_box, min_size=1, max_size=5))
+@given(st.lists(any_box, min_size=1, max_size=5))
 @settings(max_examples=50, deadline=None)
 def test_formats_round_trip(rows):
     boxes = torch.tensor(rows)
@@ -39,7 +39,7 @@ def test_formats_round_trip(rows):
 
 
 @FAMILIES
-@given(box=a_box)
+@given(box=any_box)
 @settings(max_examples=50, deadline=None)
 def test_decode_undoes_encode(grid, coder, matcher, box):
     boxes = torch.tensor(box).expand(grid.num_anchors, 4)
@@ -56,7 +56,7 @@ def test_an_anchor_encodes_as_itself(grid, coder, matcher):
 @FAMILIES
 @pytest.mark.parametrize("seed", range(3))
 def test_padding_changes_nothing(grid, coder, matcher, seed):
-    """More padding rows, with garbage in them, give the same matches."""
+    """More padding rows, filled with garbage, give the same matches."""
     targets = oracles.random_targets(
         torch.Generator().manual_seed(seed), batch=3, most=6, classes=3, size=grid.size
     )
@@ -66,10 +66,11 @@ def test_padding_changes_nothing(grid, coder, matcher, seed):
         torch.cat([targets.labels, torch.ones(3, 4, dtype=torch.int64)], 1),
         torch.cat([targets.valid, torch.zeros(3, 4, dtype=torch.bool)], 1),
     )
-    plain, wide = matcher(targets, grid), matcher(padded, grid)
-    assert_close(wide.matched, plain.matched)
-    assert_close(wide.assigned[:, :6], plain.assigned)
-    assert (wide.assigned[:, 6:] == -1).all()
+    expected = matcher(targets, grid)
+    matches = matcher(padded, grid)
+    assert_close(matches.matched, expected.matched)
+    assert_close(matches.assigned[:, :6], expected.assigned)
+    assert (matches.assigned[:, 6:] == -1).all()
 
 
 @FAMILIES
@@ -88,22 +89,22 @@ def test_a_batch_is_its_images_one_by_one(grid, coder, matcher, seed):
 
 
 @FAMILIES
-def test_every_positive_holds_its_truth(grid, coder, matcher):
+def test_every_positive_encodes_its_box(grid, coder, matcher):
     targets = oracles.random_targets(
         torch.Generator().manual_seed(5), batch=4, most=8, classes=3, size=grid.size
     )
     encoded = TargetEncoder(matcher, coder)(targets, grid)
     decoded = coder.decode(encoded.offsets, grid)
     for b, a in encoded.positive.nonzero().tolist():
-        truth = encoded.matched[b, a]
-        assert targets.valid[b, truth]
-        assert_close(decoded[b, a], targets.boxes[b, truth], atol=1e-2, rtol=1e-4)
-        assert encoded.labels[b, a] == targets.labels[b, truth]
+        box = encoded.matched[b, a]
+        assert targets.valid[b, box]
+        assert_close(decoded[b, a], targets.boxes[b, box], atol=1e-2, rtol=1e-4)
+        assert encoded.labels[b, a] == targets.labels[b, box]
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_perfect_prediction_costs_nothing(seed):
-    """Outputs written from the encoded targets give (almost) no loss in both families."""
+    """In both families, outputs made from the encoded targets have (almost) no loss."""
     for (grid, coder, matcher), loss in ((YOLO, RegionLoss(prior_images=0)), (SSD, MultiBoxLoss())):
         targets = oracles.random_targets(
             torch.Generator().manual_seed(seed), batch=3, most=6, classes=3, size=grid.size
@@ -119,5 +120,6 @@ def test_a_perfect_prediction_costs_nothing(seed):
 
 
 def test_iou_of_a_batch_broadcasts():
-    left, right = torch.rand(2, 3, 4).cumsum(-1), torch.rand(5, 4).cumsum(-1)
+    left = torch.rand(2, 3, 4).cumsum(-1)
+    right = torch.rand(5, 4).cumsum(-1)
     assert_close(pairwise_iou(left, right)[1], pairwise_iou(left[1], right))

@@ -68,7 +68,7 @@ def test_each_option_changes_its_own_terms():
     """Every setting in which the course's preset differs from Darknet's, alone: which terms it moves."""
     _, outputs, encoded, grid = region_setup("batch4_mixed")
     limit = (
-        RegionLoss()._truth_iou(outputs, encoded, grid).max().item()
+        RegionLoss()._box_iou(outputs, encoded, grid).max().item()
     )  # an IoU that some prediction has exactly
     plain = {
         name: value.item() for name, value in RegionLoss(ignore_iou=limit)(outputs, encoded, grid).items()

@@ -21,12 +21,12 @@ def test_responsible_cell_equals_loops(seed):
     matched = ResponsibleCellMatcher()(targets, grid).matched
     for b, owner in enumerate(oracles.responsible_cell(targets, grid)):
         expected = torch.full((grid.num_anchors,), BACKGROUND)
-        for anchor, truth in owner.items():
-            expected[anchor] = truth
+        for anchor, box in owner.items():
+            expected[anchor] = box
         assert_close(matched[b], expected)
 
 
-def test_the_later_truth_wins_and_both_stay_assigned():
+def test_the_later_box_wins_and_both_stay_assigned():
     grid = YoloAnchors([(1.0, 1.0)], 32)((64, 64))
     matches = ResponsibleCellMatcher()(oracles.pad_targets([[[0.0, 0, 20, 20], [4, 4, 24, 24]]]), grid)
     assert matches.assigned.tolist() == [[0, 0]]
@@ -48,13 +48,13 @@ def test_multibox_equals_loops(seed):
     matched = MultiBoxMatcher()(targets, grid).matched
     for b in range(3):
         expected = torch.full((grid.num_anchors,), BACKGROUND)
-        for anchor, truth in oracles.multibox_match(targets, grid, b).items():
-            expected[anchor] = truth
+        for anchor, box in oracles.multibox_match(targets, grid, b).items():
+            expected[anchor] = box
         assert_close(matched[b], expected)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_last_truth_equals_loops(seed):
+def test_last_box_rule_equals_loops(seed):
     grid = oracles.small_ssd_grid((96, 128))
     targets = oracles.random_targets(
         torch.Generator().manual_seed(seed), batch=3, most=12, classes=3, size=grid.size
@@ -62,13 +62,13 @@ def test_last_truth_equals_loops(seed):
     matched = MultiBoxMatcher(bipartite="last")(targets, grid).matched
     for b in range(3):
         expected = torch.full((grid.num_anchors,), BACKGROUND)
-        for anchor, truth in oracles.last_truth_match(targets, grid, b).items():
-            expected[anchor] = truth
+        for anchor, box in oracles.last_box_match(targets, grid, b).items():
+            expected[anchor] = box
         assert_close(matched[b], expected)
 
 
-def test_the_last_of_equal_truths_keeps_the_anchor():
-    """The others keep nothing but anchors with IoU >= .5, of which the first truth takes all: here none."""
+def test_the_last_of_equal_boxes_keeps_the_anchor():
+    """Other anchors with IoU >= .5 would go to the first of the boxes; here there are none."""
     grid = oracles.small_ssd_grid((96, 96))
     same = [30.0, 30, 40, 40]
     matches = MultiBoxMatcher(bipartite="last")(oracles.pad_targets([[same, same, same], [same]]), grid)
@@ -77,8 +77,8 @@ def test_the_last_of_equal_truths_keeps_the_anchor():
     assert matches.assigned[1].tolist() == [matches.assigned[0, 0].item(), -1, -1]
 
 
-def test_truths_that_share_a_best_anchor_all_get_one():
-    """Most ports let the last of them overwrite the others."""
+def test_boxes_that_share_a_best_anchor_all_get_one():
+    """In most ports the last box overwrites the others."""
     grid = oracles.small_ssd_grid((96, 96))
     same = [30.0, 30, 50, 50]
     matches = MultiBoxMatcher()(oracles.pad_targets([[same, same, same]]), grid)
@@ -89,37 +89,36 @@ def test_truths_that_share_a_best_anchor_all_get_one():
 def test_greedy_takes_the_largest_pair_first():
     iou = torch.tensor([[[0.9, 0.8, 0.0], [0.95, 0.1, 0.0], [0.7, 0.75, 0.2]]])
     assert greedy_bipartite(iou).tolist() == [[1, 0, 2]]
-    assert greedy_bipartite(torch.tensor([[[0.9, 0.0], [0.8, 1e-7]]])).tolist() == [
-        [0, -1]
-    ]  # nothing above 1e-6 is left
+    nothing_left = torch.tensor([[[0.9, 0.0], [0.8, 1e-7]]])  # for the second box, nothing above 1e-6
+    assert greedy_bipartite(nothing_left).tolist() == [[0, -1]]
 
 
 def test_greedy_gives_ties_to_the_lowest_anchor():
     assert greedy_bipartite(torch.full((1, 2, 50), 0.25)).tolist() == [[0, 1]]
 
 
-def test_more_truths_than_anchors():
+def test_more_boxes_than_anchors():
     grid = oracles.small_ssd_grid((32, 32))
     boxes = [[float(i % 7), float(i % 5), 20.0 + i % 11, 22.0 + i % 3] for i in range(40)]
     matches = MultiBoxMatcher()(oracles.pad_targets([boxes]), grid)
-    given = matches.assigned[0][matches.assigned[0] >= 0]
-    assert len(given) == grid.num_anchors == len(set(given.tolist()))
+    anchors = matches.assigned[0][matches.assigned[0] >= 0]
+    assert len(anchors) == grid.num_anchors == len(set(anchors.tolist()))
 
 
-def test_no_truths_at_all():
-    nothing = Targets(
+def test_a_batch_without_boxes():
+    empty = Targets(
         torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64), torch.zeros(2, 0, dtype=torch.bool)
     )
     for grid, matcher in (
         (YoloAnchors([(1.0, 1.0)])((64, 64)), ResponsibleCellMatcher()),
         (oracles.small_ssd_grid((64, 64)), MultiBoxMatcher()),
     ):
-        matches = matcher(nothing, grid)
+        matches = matcher(empty, grid)
         assert (matches.matched == BACKGROUND).all()
         assert matches.assigned.shape == (2, 0)
 
 
-def test_bad_settings_are_named():
+def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match="positive_iou=0"):
         MultiBoxMatcher(0)
     with pytest.raises(ValueError, match="bipartite='first': choose 'greedy'"):
@@ -127,10 +126,7 @@ def test_bad_settings_are_named():
 
 
 def test_an_iou_of_exactly_the_threshold_is_positive():
-    """Caffe and the paper: jaccard overlap >= .5.
-
-    The box is half of the second anchor, and all of the first.
-    """
+    """As in Caffe and the paper. The box covers all of the first anchor and half of the second."""
     boxes_cxcywh = torch.tensor([[8.0, 4, 16, 8], [8.0, 8, 16, 16], [40.0, 40, 16, 16]])
     levels = (Level(1, 3, 16.0, 1),)
     grid = AnchorGrid(boxes_cxcywh, torch.full((3,), 16.0), torch.zeros(3, 2), (64, 64), levels)

@@ -12,9 +12,8 @@ def test_a_batch_moves_with_its_targets():
     targets = Targets(
         torch.zeros(1, 2, 4), torch.zeros(1, 2, dtype=torch.int64), torch.zeros(1, 2, dtype=torch.bool)
     )
-    moved = Batch(
-        torch.zeros(1, 3, 8, 8, dtype=torch.uint8), targets, [ImageInfo(0, "a", "a.jpg", (8, 8))]
-    ).to("meta")
+    images = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    moved = Batch(images, targets, [ImageInfo(0, "a", "a.jpg", (8, 8))]).to("meta")
     assert moved.images.device.type == moved.targets.boxes.device.type == "meta"
     assert moved.infos[0].image_id == "a"
 

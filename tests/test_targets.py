@@ -1,10 +1,9 @@
-"""The shared target-encoding layer, and what target encoding and losses cost: operations counted, no host
-synchronisation.
-"""
+"""The shared target-encoding layer, and the cost of encoding and losses: operations, no synchronisation."""
 
 from __future__ import annotations
 
 from collections import Counter
+from math import log
 
 import pytest
 import torch
@@ -19,7 +18,7 @@ from detectors.structures import HeadOutputs
 from detectors.targets import TargetEncoder
 from tests import oracles
 
-# Operations whose result (or its size) the host has to wait for.
+# Operations whose result, or the result's size, the host has to wait for.
 SYNCHRONISING = {
     "_local_scalar_dense",
     "nonzero",
@@ -31,6 +30,7 @@ SYNCHRONISING = {
     "_unique2",
     "unique_dim",
 }
+# Views, and the host's own number in where(mask, x, 0).
 FREE = {
     "scalar_tensor",
     "view",
@@ -52,41 +52,46 @@ FREE = {
 
 
 class Counting(TorchDispatchMode):
-    """Counts the operations that do work: views are free, and so is the host's own number in where(mask, x,
-    0).
-    """
+    """Counts the operations that do work: all but those in FREE."""
 
     def __init__(self):
         super().__init__()
-        self.seen: Counter[str] = Counter()
+        self.operations: Counter[str] = Counter()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function.overloadpacket.__name__
-        boolean_index = name.startswith("index") and any(
-            isinstance(i, torch.Tensor) and i.dtype in (torch.bool, torch.uint8)
-            for i in (args[1] if len(args) > 1 and isinstance(args[1], list | tuple) else ())
-        )
-        self.seen["boolean_index" if boolean_index else name] += name not in FREE
+        if name.startswith("index") and has_mask(args):
+            name = "boolean_index"
+        self.operations[name] += name not in FREE
         return function(*args, **(kwargs or {}))
 
 
-def count(family: str, batch: int, most: int, bipartite: bool = True) -> Counter:
+def has_mask(args: tuple) -> bool:
+    """Whether an index operation's second argument holds a mask: the host has to wait for its count."""
+    indices = args[1] if len(args) > 1 and isinstance(args[1], list | tuple) else ()
+    return any(isinstance(i, torch.Tensor) and i.dtype in (torch.bool, torch.uint8) for i in indices)
+
+
+def count(family: str, batch: int, most: int) -> Counter:
+    """The operations of encoding, loss and backward pass; most: boxes in an image."""
     generator = torch.Generator().manual_seed(0)
     if family == "yolov2":
-        grid, loss = YoloAnchors([(1.0, 2.0), (3.0, 2.0), (5.0, 5.0)], 32)((416, 416)), RegionLoss()
-        encoder, classes = TargetEncoder(ResponsibleCellMatcher(), YoloBoxCoder()), 20
+        grid = YoloAnchors([(1.0, 2.0), (3.0, 2.0), (5.0, 5.0)], 32)((416, 416))
+        encoder = TargetEncoder(ResponsibleCellMatcher(), YoloBoxCoder())
+        loss = RegionLoss()
+        logits = 20
     else:
-        grid, loss = DefaultBoxes(ssd300_levels()[2:], (300, 300))((300, 300)), MultiBoxLoss()
-        encoder, classes = TargetEncoder(MultiBoxMatcher(), SSDBoxCoder()), 21
+        grid = DefaultBoxes(ssd300_levels()[2:], (300, 300))((300, 300))
+        encoder = TargetEncoder(MultiBoxMatcher(), SSDBoxCoder())
+        loss = MultiBoxLoss()
+        logits = 21
     targets = oracles.random_targets(generator, batch=batch, most=most, classes=20, size=grid.size)
-    anchors = len(
-        grid.boxes
-    )  # asked for here because the corners are computed once per grid, not once per step
-    shapes = (batch, anchors, 4), (batch, anchors, classes), (batch, anchors)
+    anchors = len(grid.boxes)  # not counted: the corners are computed once per grid, not once per step
+    shapes = (batch, anchors, 4), (batch, anchors, logits), (batch, anchors)
     outputs = HeadOutputs(*(torch.randn(shape, generator=generator).requires_grad_() for shape in shapes))
     with Counting() as counting:
         sum(loss(outputs, encoder(targets, grid), grid).values()).backward()
-    return counting.seen
+    return counting.operations
 
 
 LIMITS = {"yolov2": 160, "ssd": 100}
@@ -94,18 +99,20 @@ LIMITS = {"yolov2": 160, "ssd": 100}
 
 @pytest.mark.parametrize("family", LIMITS)
 def test_operations_do_not_grow_with_the_batch(family):
-    small, large = count(family, 2, 6), count(family, 16, 6)
+    small = count(family, 2, 6)
+    large = count(family, 16, 6)
     assert small == large
     assert not SYNCHRONISING & set(small), "a host synchronisation in a training step"
     assert "boolean_index" not in small
 
 
-def test_only_the_bipartite_step_grows_with_truths():
+def test_only_the_bipartite_step_grows_with_boxes():
     assert count("yolov2", 2, 3).total() == count("yolov2", 2, 30).total() <= LIMITS["yolov2"]
-    few, many = count("ssd", 2, 3), count("ssd", 2, 30)
-    per_truth = (many.total() - few.total()) / 27
-    assert per_truth <= 12
-    assert few.total() - 3 * per_truth <= LIMITS["ssd"]
+    few = count("ssd", 2, 3).total()
+    many = count("ssd", 2, 30).total()
+    per_box = (many - few) / 27
+    assert per_box <= 12
+    assert few - 3 * per_box <= LIMITS["ssd"]
 
 
 def test_encoding_by_hand():
@@ -114,16 +121,13 @@ def test_encoding_by_hand():
     encoded = TargetEncoder(ResponsibleCellMatcher(), YoloBoxCoder())(targets, grid)
     assert encoded.matched[0].tolist() == [-1, -1, 0, -1, -1, -1, -1, -1]
     assert not encoded.positive[1].any()
-    assert_close(
-        encoded.offsets[0, 2],
-        torch.tensor([0.5, 0.5, 0.5, 0.5]).log() * torch.tensor([0, 0, 1, 1])
-        + torch.tensor([0.5, 0.5, 0, 0]),
-    )
+    assert_close(encoded.offsets[0, 2], torch.tensor([0.5, 0.5, log(0.5), log(0.5)]))
     assert encoded.labels[0].tolist() == [-1, -1, 0, -1, -1, -1, -1, -1]
 
 
 def test_statistics_of_a_perfect_prediction():
-    grid, encoder = oracles.small_ssd_grid((96, 96)), TargetEncoder(MultiBoxMatcher(), SSDBoxCoder())
+    grid = oracles.small_ssd_grid((96, 96))
+    encoder = TargetEncoder(MultiBoxMatcher(), SSDBoxCoder())
     encoded = encoder(oracles.pad_targets([[[10.0, 10, 40, 40]], []]), grid)
     numbers = encoder.statistics(HeadOutputs(encoded.offsets, encoded.offsets), encoded, grid)
     assert_close(numbers["mean_matched_iou"].item(), 1.0, atol=1e-4, rtol=0)

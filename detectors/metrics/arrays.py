@@ -21,8 +21,8 @@ def to_arrays(annotations: Annotations, detections: Detections) -> DetectionArra
     """Copies detections to the host once, as float64, so that no metric rounds again.
 
     detections: original frame, `image` is the row of `annotations`, any order.
-    ValueError: an image or a label that the data set does not have, or a NaN or infinite box or score, with
-        the image's id.
+    ValueError: an image or label outside the data set, or a NaN or infinite box or score; the message names
+        them, or their images.
     """
     arrays = DetectionArrays(
         detections.image.cpu().numpy().astype(np.int64),
@@ -40,7 +40,7 @@ def to_arrays(annotations: Annotations, detections: Detections) -> DetectionArra
     _refuse_unless(
         (arrays.labels >= 0) & (arrays.labels < classes),
         arrays.labels,
-        f"label outside 0..{classes - 1}; does the model have other classes than the data set "
+        f"label outside 0..{classes - 1}; was the model trained on other classes than the data set's "
         f"({', '.join(annotations.class_names)})?",
     )
     finite = np.isfinite(arrays.boxes_original).all(1) & np.isfinite(arrays.scores)

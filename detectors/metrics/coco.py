@@ -1,8 +1,7 @@
-"""COCO's twelve numbers, computed by pycocotools on boxes in memory, and results in the format of COCO's
-server.
+"""COCO's twelve numbers, computed by pycocotools in memory, and results in the format of COCO's server.
 
-pycocotools is imported here and in data/coco.py only. Boxes are xywh in COCO's files and in this module's
-dictionaries only.
+Only this module and data/coco.py import pycocotools. Boxes are xywh only in COCO's files and in this module's
+dictionaries.
 """
 
 from __future__ import annotations
@@ -56,10 +55,11 @@ def evaluate_coco(annotations: Annotations, detections: Detections) -> CocoResul
     """pycocotools' numbers for `detections` (original frame; `image` is the row of `annotations`).
 
     Crowd regions absorb detections, as in COCO. VOC's difficult boxes are ignored as COCO ignores boxes of
-    another size range: they are no positives, and a detection that matches one (by plain IoU, once, after the
-    boxes that count) is neither right nor wrong. They are not treated as crowd regions, whose IoU is
-    intersection / detection: those would absorb any small box within them. Sizes (small < 32^2 <= medium <
-    96^2 <= large) go by Annotations.areas: the segmentation's in COCO, width * height elsewhere.
+    another size range: they are not positives, and a detection that matches one (by plain IoU, once, after
+    the boxes that count) is neither right nor wrong. They are not treated as crowd regions: with a crowd
+    region's IoU (intersection / detection), they would absorb any small box inside them. Size ranges (small <
+    32^2 <= medium < 96^2 <= large) use Annotations.areas: the segmentation's area in COCO, width * height
+    elsewhere.
 
     Without detections all defined numbers are 0; without ground truth all are -1.
     ValueError: see metrics.arrays.to_arrays.
@@ -80,28 +80,29 @@ def evaluate_json(ground_truth: dict, results: list[dict]) -> CocoResult:
     """pycocotools' numbers for the contents of an instances file and of a results file.
 
     Classes are in the order of the category ids.
-
-    ValueError for a result of an image that the instances file does not have; pycocotools would drop it
-    silently.
+    ValueError for a result whose image is not in the instances file; pycocotools would drop it silently.
     """
-    strangers = {result["image_id"] for result in results} - {image["id"] for image in ground_truth["images"]}
-    if strangers:
-        examples = ", ".join(map(repr, sorted(strangers, key=str)[:3]))
+    image_ids = {image["id"] for image in ground_truth["images"]}
+    unknown = {result["image_id"] for result in results} - image_ids
+    if unknown:
+        examples = ", ".join(map(repr, sorted(unknown, key=str)[:3]))
         raise ValueError(
-            f"results name {len(strangers)} images that the annotation file does not have ({examples}): "
+            f"results name {len(unknown)} images that the annotation file does not have ({examples}): "
             "is it another split?"
         )
     categories = sorted(ground_truth["categories"], key=lambda category: category["id"])
     return _evaluate(
-        ground_truth, results, tuple(c["name"] for c in categories), tuple(c["id"] for c in categories)
+        ground_truth,
+        results,
+        tuple(category["name"] for category in categories),
+        tuple(category["id"] for category in categories),
     )
 
 
 def coco_results(annotations: Annotations, detections: Detections) -> list[dict]:
-    """Detections (original frame) in COCO's results format: xywh, with the data set's own image and category
-    ids.
+    """Detections (original frame) in COCO's results format: xywh, the data set's image and category ids.
 
-    As JSON they keep all digits: evaluating the file gives the same numbers to the last bit.
+    JSON keeps all digits: evaluating the file gives the same numbers to the last bit.
     """
     return _results(annotations, to_arrays(annotations, detections), annotations.image_ids)
 
@@ -109,7 +110,7 @@ def coco_results(annotations: Annotations, detections: Detections) -> list[dict]
 class _BoxEvaluation(COCOeval):
     """COCOeval for boxes that also ignores those marked `difficult`.
 
-    COCOeval itself ignores crowds only, because it overwrites `ignore`.
+    COCOeval itself ignores only crowds: it overwrites `ignore` with `iscrowd`.
     """
 
     def __init__(self, ground_truth: COCO, results: COCO):
@@ -134,20 +135,20 @@ def _evaluate(
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    tables = evaluation.eval["precision"][..., MOST_DETECTIONS], evaluation.eval["recall"]
-    precision = tables[0][..., ALL_AREAS]  # (10 IoUs, 101 recalls, C by category id)
+    precision = evaluation.eval["precision"][..., MOST_DETECTIONS]  # (10 IoUs, 101 recalls, C, 4 areas)
+    recall = evaluation.eval["recall"]  # (10 IoUs, C, 4 areas, 3 limits on detections)
     at = {round(float(iou), 2): i for i, iou in enumerate(evaluation.params.iouThrs)}
     column = [list(evaluation.params.catIds).index(category) for category in category_ids]
-    per_class = [precision[..., k] for k in column]
+    per_class = [precision[:, :, k, ALL_AREAS] for k in column]  # C arrays (10, 101)
     return CocoResult(
         class_names,
         dict(zip(STATISTICS, map(float, evaluation.stats), strict=True)),
         ap=np.array([_mean_of_defined(p) for p in per_class]),
         ap50=np.array([_mean_of_defined(p[at[0.5]]) for p in per_class]),
         ap75=np.array([_mean_of_defined(p[at[0.75]]) for p in per_class]),
-        # A number without ground truth is -1 all along the axis, so that a plain mean keeps it.
-        ap_table=tables[0].mean(1)[:, column],
-        ar_table=tables[1].mean(0)[column],
+        # Without ground truth the whole axis is -1, and so is its plain mean.
+        ap_table=precision.mean(1)[:, column],
+        ar_table=recall.mean(0)[column],
     )
 
 
@@ -167,16 +168,17 @@ def _ground_truth(annotations: Annotations, ids: tuple[int, ...]) -> dict:
         _xywh(annotations.boxes_original),
         annotations.areas,
         annotations.crowd,
+        annotations.difficult,
     )
-    rows = zip(*(column.tolist() for column in columns), annotations.difficult.tolist(), strict=True)
+    rows = zip(*(column.tolist() for column in columns), strict=True)
     return {
         "images": [
-            {"id": i, "height": int(h), "width": int(w)}
-            for i, (h, w) in zip(ids, annotations.sizes, strict=True)
+            {"id": image_id, "height": int(height), "width": int(width)}
+            for image_id, (height, width) in zip(ids, annotations.sizes, strict=True)
         ],
         "categories": [
-            {"id": i, "name": name}
-            for i, name in zip(annotations.category_ids, annotations.class_names, strict=True)
+            {"id": category_id, "name": name}
+            for category_id, name in zip(annotations.category_ids, annotations.class_names, strict=True)
         ],
         "annotations": [
             {

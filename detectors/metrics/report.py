@@ -14,15 +14,11 @@ from detectors.tables import cell, text_table
 
 @dataclass(frozen=True)
 class Report:
-    """AP by every definition. None stands for a number without ground truth (of that class or size).
+    """AP by every definition, from 0 to 1. None: no ground truth (of that class or size)."""
 
-    scalars: COCO's twelve numbers (AP, AP50, AP75, AP_small ..., AR1 ...), AP50_voc07 (11-point) and
-    AP50_voc10
-        (area), all from 0 to 1.
-    """
-
+    # COCO's twelve numbers (AP, AP50, AP75, AP_small ..., AR1 ...), AP50_voc07 (11-point), AP50_voc10 (area)
     scalars: dict[str, float | None]
-    # class name -> AP, AP50, AP50_voc07, AP50_voc10, truths (boxes)
+    # class name -> AP, AP50, AP50_voc07, AP50_voc10, truths (the number of boxes)
     per_class: dict[str, dict[str, float | None]]
     images: int
     detections: int
@@ -69,7 +65,7 @@ def report(annotations: Annotations, detections: Detections) -> Report:
 
 
 def _defined(value: float) -> float | None:
-    """None for pycocotools' -1 and VOC's NaN, which mean that there is nothing to average."""
+    """None for pycocotools' -1 and VOC's NaN, which both mean that there is no ground truth."""
     return float(value) if isfinite(value) and value >= 0 else None
 
 

@@ -23,8 +23,8 @@ TRUE_POSITIVE = "T"
 FALSE_POSITIVE = "F"
 IGNORED_DETECTION = "I"
 
-# In float64, .3, .6 and .7 are one ulp too high here, so a recall of exactly 3/10 does not reach .3. VOC's
-# code does the same.
+# In float64, .3, .6 and .7 come out one ulp too high, so a recall of exactly 3/10 does not reach .3; likewise
+# in VOC's code.
 RECALL_POINTS = np.arange(0, 1.1, 0.1)
 
 
@@ -47,7 +47,7 @@ class VocResult:
     ap07: np.ndarray  # (C,) float64, 11-point
     ap10: np.ndarray  # (C,) float64, area
     npos: np.ndarray  # (C,) int64: boxes that count: neither difficult nor crowd
-    codes: np.ndarray  # (T,) one letter per detection, in the given order: T, F or I (ignored)
+    codes: np.ndarray  # (T,) one letter per detection, in input order: T, F or I (ignored)
     curves: tuple[Curve, ...]  # (C)
 
     @property
@@ -66,11 +66,11 @@ def evaluate_voc(
 ) -> VocResult:
     """AP of `detections` (original frame; `image` is the row of `annotations`) at one IoU threshold.
 
-    Within a class, detections are taken by falling score, ties in the given order. Each is compared with one
-    box only: that of its image and class with the highest IoU. If this IoU exceeds `iou`, the detection is
+    Within a class, detections are taken by descending score, ties in input order. Each is compared with one
+    box only: the box of its image and class with the highest IoU. If this IoU exceeds `iou`, the detection is
     ignored if the box is difficult, and a true positive if the box is still free. Otherwise it is a false
-    positive; unlike in COCO there is no second choice. Difficult boxes are no positives; COCO's crowd regions
-    are treated like them. A class with boxes but no detections has AP 0.
+    positive; unlike in COCO there is no second choice. Difficult boxes are not positives; COCO's crowd
+    regions are treated like them. A class with boxes but no detections has AP 0.
 
     inclusive: match at IoU >= iou (VOCevaldet.m) instead of IoU > iou (voc_eval.py, and most Python code).
     ValueError: see metrics.arrays.to_arrays.
@@ -107,28 +107,25 @@ def _ap_per_class(ap: Callable, curves: tuple[Curve, ...], npos: np.ndarray) -> 
 
 
 def ap_11_point(recall: np.ndarray, precision: np.ndarray) -> float:
-    """VOC2007: the mean, over 11 recall points r, of the best precision at a recall >= r; 0 where r is not
-    reached.
+    """VOC2007: the mean, over 11 recall points r, of the best precision at a recall >= r.
 
-    recall, precision: (D,) by falling score.
+    The precision is 0 where no recall reaches r. recall, precision: (D,) by descending score.
     """
     envelope = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)  # (D + 1,)
     return float(envelope[np.searchsorted(recall, RECALL_POINTS)].mean())
 
 
 def ap_area(recall: np.ndarray, precision: np.ndarray) -> float:
-    """VOC2010 and later: the area under the curve, each precision raised to the best one at any higher
-    recall.
+    """VOC2010 and later: the area under the curve, each precision raised to the best at any higher recall.
 
-    recall, precision: (D,) by falling score.
+    recall, precision: (D,) by descending score.
     """
     envelope = np.maximum.accumulate(precision[::-1])[::-1]  # (D,)
     return float((np.diff(recall, prepend=0.0) * envelope).sum())
 
 
 def _best_boxes(annotations: Annotations, arrays: DetectionArrays) -> tuple[np.ndarray, np.ndarray]:
-    """The ground-truth box of its image and class with which each detection has the highest IoU, the first of
-    equals.
+    """For each detection, the box of its image and class with the highest IoU; the first of equals.
 
     Returns (T,) float64 IoU, -1 without such a box, and (T,) int64 row of the box. Only pairs of one image
     and class are formed.
@@ -141,8 +138,8 @@ def _best_boxes(annotations: Annotations, arrays: DetectionArrays) -> tuple[np.n
     count = np.searchsorted(box_group[by_group], group, "right") - first
     start = np.cumsum(count) - count  # (T,) where each detection's pairs begin
     detection = np.repeat(np.arange(len(group)), count)  # (P,): one row per pair
-    place = np.arange(len(detection)) - np.repeat(start, count)  # 0, 1, ... within each detection's pairs
-    box = by_group[first[detection] + place]  # (P,)
+    rank = np.arange(len(detection)) - np.repeat(start, count)  # 0, 1, ... within each detection's pairs
+    box = by_group[first[detection] + rank]  # (P,)
     boxes = torch.from_numpy(arrays.boxes_original)
     gt_boxes = torch.from_numpy(annotations.boxes_original.reshape(-1, 4))
     iou = paired_iou(boxes[detection], gt_boxes[box]).numpy()
@@ -157,7 +154,7 @@ def _best_boxes(annotations: Annotations, arrays: DetectionArrays) -> tuple[np.n
 
 
 def _judge(hit: np.ndarray, box: np.ndarray, ignored: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """(T,) codes. hit, box: per detection; ignored: per box; order: detections by falling score."""
+    """(T,) codes. hit, box: per detection; ignored: per box; order: detections by descending score."""
     codes = np.full(len(hit), FALSE_POSITIVE)
     on_ignored = np.zeros(len(hit), dtype=bool)
     on_ignored[hit] = ignored[box[hit]]
@@ -169,7 +166,7 @@ def _judge(hit: np.ndarray, box: np.ndarray, ignored: np.ndarray, order: np.ndar
 
 
 def _curve(rows: np.ndarray, codes: np.ndarray, scores: np.ndarray, npos: int) -> Curve:
-    """rows: the detections of one class by falling score."""
+    """rows: the detections of one class by descending score."""
     rows = rows[codes[rows] != IGNORED_DETECTION]
     true_positives = np.cumsum(codes[rows] == TRUE_POSITIVE)
     recall = true_positives / npos if npos else np.full(len(rows), np.nan)
