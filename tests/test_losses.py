@@ -1,6 +1,4 @@
-"""RegionLoss against Darknet's region layer and MultiBoxLoss against Caffe's, number by number, from
-recordings.
-"""
+"""RegionLoss against recordings of Darknet's region layer, MultiBoxLoss against Caffe's, number by number."""
 
 from __future__ import annotations
 
@@ -81,7 +79,7 @@ def test_region_activation_equals_darknet(name):
 
 @pytest.mark.parametrize("name", ["voc13_many", "batch4_mixed", "no_softmax"])
 def test_region_loss_equals_naive_loops(name):
-    """The terms, not only their gradient, against loops over cells and truths written from the formula."""
+    """The terms, not only their gradient, against loops over cells and boxes written from the formula."""
     case = REGION[name]
     loss, encoder, anchors, size = region_setup(case)
     outputs = region_layer.region_outputs(torch.from_numpy(case["input"]), case)
@@ -99,101 +97,81 @@ def test_images_seen_counts_training_images_and_ends_the_prior_term():
     grid = anchors((64, 64))
     encoder = TargetEncoder(ResponsibleCellMatcher(), YoloBoxCoder())
     outputs = HeadOutputs(torch.full((2, 4, 4), 0.3), torch.zeros(2, 4, 3), torch.zeros(2, 4))
-    encoded = encoder(
-        Targets(
-            torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64), torch.zeros(2, 0, dtype=torch.bool)
-        ),
-        grid,
+    empty = Targets(
+        torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64), torch.zeros(2, 0, dtype=torch.bool)
     )
+    encoded = encoder(empty, grid)
     loss = RegionLoss(prior_images=5)
-    seen = []
+    steps = []
     for _ in range(3):
-        seen.append((loss(outputs, encoded, grid)["prior"].item() > 0, loss.images_seen.item()))
-    assert seen == [(True, 2), (True, 4), (False, 6)]
+        has_prior = loss(outputs, encoded, grid)["prior"].item() > 0
+        steps.append((has_prior, loss.images_seen.item()))
+    assert steps == [(True, 2), (True, 4), (False, 6)]
     loss.eval()(outputs, encoded, grid)
     assert loss.images_seen.item() == 6
     assert "images_seen" not in loss.state_dict()  # a run stores it once, in its progress
 
 
-def matches_allowed(case, matched: torch.Tensor) -> None:
-    """Positives equal Caffe's, except that a truth with several best anchors (tie_sets) may have taken any of
-    them.
-    """
-    truth_of = {
-        (int(b), int(p)): int(g) for (b, p), g in zip(case["caffe_pos"], case["caffe_pos_gt"], strict=True)
+def assert_same_but_for_ties(case, matched: torch.Tensor) -> None:
+    """Positives equal Caffe's; a box with several best anchors (tie_sets) may have taken any of them."""
+    caffe = {
+        (int(image), int(anchor)): int(box)
+        for (image, anchor), box in zip(case["caffe_pos"], case["caffe_pos_gt"], strict=True)
     }
-    ours = {(int(b), int(p)): int(matched[b, p]) for b, p in (matched >= 0).nonzero()}
+    ours = {(b, a): int(matched[b, a]) for b, a in (matched >= 0).nonzero().tolist()}
     ties: dict[tuple[int, int], set[int]] = {}
-    for image, truth, prior in case["tie_sets"].reshape(-1, 3).astype(int):
-        ties.setdefault((image, truth), set()).add(prior)
-    for extra in set(ours.items()) ^ set(truth_of.items()):
-        (image, prior), truth = extra
-        assert prior in ties.get((image, truth), ()), (
-            f"image {image}: anchor {prior} with truth {truth} is not Caffe's, nor a tie"
+    for image, box, anchor in case["tie_sets"].reshape(-1, 3).astype(int):
+        ties.setdefault((image, box), set()).add(anchor)
+    for (image, anchor), box in set(ours.items()) ^ set(caffe.items()):
+        assert anchor in ties.get((image, box), ()), (
+            f"image {image}: anchor {anchor} with box {box} is neither Caffe's nor a tie"
         )
-    assert len(ours) == len(truth_of)
+    assert len(ours) == len(caffe)
 
 
 @pytest.mark.parametrize("name", SSD_CASES)
 def test_multibox_equals_caffe(name):
     case = np.load(FIXTURES / f"ssd/{name}.npz")
     grid = ssd_recordings.recorded_grid(case, FIXTURES / "ssd")
-    loc, conf = (x.requires_grad_() for x in ssd_recordings.predictions(case))
-    outputs = HeadOutputs(loc, conf)
+    offsets, logits = (x.requires_grad_() for x in ssd_recordings.predictions(case))
     encoded = TargetEncoder(MultiBoxMatcher(), SSDBoxCoder())(ssd_recordings.recorded_targets(case), grid)
-    matches_allowed(case, encoded.matched)
-    terms = MultiBoxLoss()(outputs, encoded, grid)
+    assert_same_but_for_ties(case, encoded.matched)
+    terms = MultiBoxLoss()(HeadOutputs(offsets, logits), encoded, grid)
     sum(terms.values()).backward()
 
-    image, prior = case["caffe_pos"].reshape(-1, 2).astype(int).T
-    same = (encoded.matched >= 0)[image, prior].all()
+    image, anchor = case["caffe_pos"].reshape(-1, 2).astype(int).T
+    same = (encoded.matched >= 0)[image, anchor].all()
     if not same:  # a tie fell the other way: its own offsets and row gradients differ, sums hardly do
         assert case["tie_sets"].size
         assert_close(terms["class"].item(), float(case["caffe_loss_conf"]), rtol=2e-2, atol=0)
         return
-    assert_close(
-        encoded.offsets[image, prior],
-        torch.from_numpy(case["caffe_pos_target"].reshape(-1, 4)),
-        atol=2e-4,
-        rtol=1e-4,
-    )
-    assert_close(encoded.labels[image, prior] + 1, torch.from_numpy(case["caffe_pos_label"].astype(np.int64)))
+    expected_offsets = torch.from_numpy(case["caffe_pos_target"].reshape(-1, 4))
+    assert_close(encoded.offsets[image, anchor], expected_offsets, atol=2e-4, rtol=1e-4)
+    expected_labels = torch.from_numpy(case["caffe_pos_label"].astype(np.int64))
+    assert_close(encoded.labels[image, anchor] + 1, expected_labels)
     assert_close(terms["box"].item(), float(case["caffe_loss_loc"]), rtol=1e-5, atol=1e-6)
     assert_close(terms["class"].item(), float(case["caffe_loss_conf"]), rtol=1e-5, atol=1e-6)
-    check_gradients(case, loc.grad, conf.grad)
+    check_gradients(case, offsets.grad, logits.grad)
 
 
-def check_gradients(case, loc_grad: torch.Tensor, conf_grad: torch.Tensor) -> None:
-    norms = torch.stack([loc_grad.norm(), conf_grad.norm()])
+def check_gradients(case, offsets_grad: torch.Tensor, logits_grad: torch.Tensor) -> None:
+    norms = torch.stack([offsets_grad.norm(), logits_grad.norm()])
     assert_close(norms, torch.from_numpy(case["caffe_grad_norms"]).float(), rtol=1e-4, atol=1e-6)
-    image, prior = case["caffe_pos"].reshape(-1, 2).astype(int).T
-    assert_close(
-        loc_grad[image, prior],
-        torch.from_numpy(case["caffe_grad_loc_pos"].reshape(-1, 4)).float(),
-        atol=1e-5,
-        rtol=1e-4,
-    )
-    rest = loc_grad.clone()
-    rest[image, prior] = 0
-    assert not rest.any()
-    negatives = {(int(b), int(p)) for b, p in case["caffe_neg"].reshape(-1, 2)}
-    rows = {(int(b), int(p)) for b, p in conf_grad.abs().sum(-1).nonzero()}
-    assert rows - {(int(b), int(p)) for b, p in case["caffe_pos"].reshape(-1, 2)} <= negatives
-    if "caffe_grad_conf_pos" in case.files:
-        columns = conf_grad.shape[-1]
-        assert_close(
-            conf_grad[image, prior],
-            torch.from_numpy(case["caffe_grad_conf_pos"].reshape(-1, columns)).float(),
-            atol=1e-6,
-            rtol=1e-4,
-        )
-        image, prior = case["caffe_neg"].reshape(-1, 2).astype(int).T
-        assert_close(
-            conf_grad[image, prior],
-            torch.from_numpy(case["caffe_grad_conf_neg"].reshape(-1, columns)).float(),
-            atol=1e-6,
-            rtol=1e-4,
-        )
+    image, anchor = case["caffe_pos"].reshape(-1, 2).astype(int).T
+    expected = torch.from_numpy(case["caffe_grad_loc_pos"].reshape(-1, 4)).float()
+    assert_close(offsets_grad[image, anchor], expected, atol=1e-5, rtol=1e-4)
+    others = offsets_grad.clone()
+    others[image, anchor] = 0
+    assert not others.any()
+    positives = {(int(b), int(a)) for b, a in case["caffe_pos"].reshape(-1, 2)}
+    negatives = {(int(b), int(a)) for b, a in case["caffe_neg"].reshape(-1, 2)}
+    rows = {(b, a) for b, a in logits_grad.abs().sum(-1).nonzero().tolist()}
+    assert rows - positives <= negatives
+    for kind in ("pos", "neg"):
+        if f"caffe_grad_conf_{kind}" in case.files:
+            image, anchor = case[f"caffe_{kind}"].reshape(-1, 2).astype(int).T
+            expected = case[f"caffe_grad_conf_{kind}"].reshape(-1, logits_grad.shape[-1])
+            assert_close(logits_grad[image, anchor], torch.from_numpy(expected).float(), atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -214,7 +192,7 @@ def test_multibox_equals_naive_loops(seed):
 
 
 def awkward_targets() -> dict[str, Targets]:
-    """Batches that real data brings: see the names. Input 96 x 96."""
+    """Batches that occur in real data: see the names. The input is 96 x 96."""
     many = torch.rand(300, 2, generator=torch.Generator().manual_seed(0)) * 80
     boxes = {
         "one_image_empty": [[[10.0, 10, 40, 50]], []],
@@ -232,24 +210,25 @@ def test_awkward_batches_are_finite_and_right(family, name):
     targets = awkward_targets()[name]
     generator = torch.Generator().manual_seed(1)
     if family == "yolov2":
-        grid, loss = YoloAnchors([(1.0, 1.0), (2.0, 3.0)], 16)((96, 96)), RegionLoss()
+        grid = YoloAnchors([(1.0, 1.0), (2.0, 3.0)], 16)((96, 96))
+        loss = RegionLoss()
         encoder = TargetEncoder(ResponsibleCellMatcher(), YoloBoxCoder())
+        raw = torch.randn(2, grid.num_anchors, 4 + 3, generator=generator).requires_grad_()
+        offsets = torch.cat([raw[..., :2].sigmoid(), raw[..., 2:4]], -1)
+        objectness = torch.randn(2, grid.num_anchors, generator=generator)
+        outputs = HeadOutputs(offsets, raw[..., 4:], objectness)
+        naive = oracles.region_loss(outputs, targets, grid, softmax=True, prior_scale=0.01)
     else:
         grid = oracles.small_ssd_grid((96, 96))
-        loss, encoder = MultiBoxLoss(), TargetEncoder(MultiBoxMatcher(), SSDBoxCoder())
-    extra = family == "ssd"
-    raw = torch.randn(2, grid.num_anchors, 4 + 3 + extra, generator=generator).requires_grad_()
-    offsets = torch.cat([raw[..., :2].sigmoid(), raw[..., 2:4]], -1) if family == "yolov2" else raw[..., :4]
-    objectness = torch.randn(2, grid.num_anchors, generator=generator) if family == "yolov2" else None
-    outputs = HeadOutputs(offsets, raw[..., 4:], objectness)
+        loss = MultiBoxLoss()
+        encoder = TargetEncoder(MultiBoxMatcher(), SSDBoxCoder())
+        raw = torch.randn(2, grid.num_anchors, 4 + 1 + 3, generator=generator).requires_grad_()
+        outputs = HeadOutputs(raw[..., :4], raw[..., 4:])
+        naive = oracles.multibox_loss(outputs, targets, grid, SSDBoxCoder().variances.tolist())
     terms = loss(outputs, encoder(targets, grid, outputs), grid)
     sum(terms.values()).backward()
     assert raw.grad.isfinite().all()
     assert all(term.isfinite() for term in terms.values())
-    if family == "yolov2":
-        naive = oracles.region_loss(outputs, targets, grid, softmax=True, prior_scale=0.01)
-    else:
-        naive = oracles.multibox_loss(outputs, targets, grid, SSDBoxCoder().variances.tolist())
     assert_close(
         torch.stack([terms[key] for key in naive]).detach(),
         torch.tensor(list(naive.values())),
@@ -258,7 +237,7 @@ def test_awkward_batches_are_finite_and_right(family, name):
     )
 
 
-def test_a_truth_without_area_matches_nothing():
+def test_a_box_without_area_matches_nothing():
     targets = oracles.pad_targets([[[10.0, 10, 10, 30], [20, 20, 60, 60]]])
     for grid, matcher in (
         (YoloAnchors([(1.0, 1.0)], 16)((96, 96)), ResponsibleCellMatcher()),
