@@ -1,9 +1,11 @@
-"""COCO's twelve numbers against pycocotools' recorded ones (fixtures/evaluation/README.md) and published
-ones, through both entrances.
+"""COCO's twelve numbers through both entry points, against recorded and published ones.
+
+pycocotools' numbers are recorded, see fixtures/evaluation/README.md.
 """
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,17 +26,18 @@ KNOWN = json.loads(gzip.decompress((FOLDER / "known_pairs.json.gz").read_bytes()
 NOTHING = Detections.concatenate([])
 
 
-def test_every_case_is_here():
+def test_no_case_is_missing():
     assert len(COCO_CASES) == 25 + 10
 
 
-@pytest.mark.parametrize("entrance", ["json", "records"])
+@pytest.mark.parametrize("entry", ["json", "records"])
 @pytest.mark.parametrize("name", COCO_CASES)
-def test_recorded_answers(name, entrance, capsys):
+def test_recorded_answers(name, entry, capsys):
     case = COCO_CASES[name]
-    result = (
-        evaluate_json(case["gt"], case["dt"]) if entrance == "json" else evaluate_coco(*coco_records(case))
-    )
+    if entry == "json":
+        result = evaluate_json(case["gt"], case["dt"])
+    else:
+        result = evaluate_coco(*coco_records(case))
     assert tuple(result.stats) == STATISTICS
     assert_equal(list(result.stats.values()), case["expected"]["stats"])
     assert_equal(result.ap, case["expected"]["ap_per_class"])
@@ -45,48 +48,46 @@ def test_recorded_answers(name, entrance, capsys):
 
 @pytest.mark.parametrize("name", ["cocoapi_val2014_fakebbox100", "padilla_sampled_coco"])
 def test_published_pairs(name):
-    """cocodataset/cocoapi results/val2014_fake_eval_res.txt (3 decimals); rafaelpadilla
-    tests/test_eval_coco.py (6 decimals).
+    """3 decimals in cocodataset/cocoapi, results/val2014_fake_eval_res.txt.
+
+    6 decimals in rafaelpadilla's tests/test_eval_coco.py.
     """
     case = KNOWN[name]
+    if "published_3dp" in case:
+        published = case["published_3dp"]
+        tolerance = 5e-4
+    else:
+        published = case["expected_6dp"]
+        tolerance = 5e-7
     for result in (evaluate_json(case["gt"], case["dt"]), evaluate_coco(*coco_records(case))):
         numbers = list(result.stats.values())
         assert_equal(numbers, case["expected"])
-        published, tolerance = (
-            (case["published_3dp"], 5e-4) if "published_3dp" in case else (case["expected_6dp"], 5e-7)
-        )
         np.testing.assert_allclose(numbers, published, atol=1.001 * tolerance, rtol=0)
 
 
 def test_string_image_ids_and_classes_in_another_order_change_nothing():
-    """VOC's ids are strings; a reader that was given class_names may hold category ids out of order."""
+    """VOC's ids are strings; with its own class_names, a reader may hold category ids out of order."""
     annotations, detections = coco_records(COCO_CASES["random_2"])
-    mine = evaluate_coco(annotations, detections)
-    classes = len(annotations.class_names)
-    turned = Annotations(
-        **{
-            **vars(annotations),
-            "class_names": annotations.class_names[::-1],
-            "category_ids": annotations.category_ids[::-1],
-            "labels": classes - 1 - annotations.labels,
-            "image_ids": tuple(f"2007_{i}" for i in annotations.image_ids),
-        }
+    result = evaluate_coco(annotations, detections)
+    last = len(annotations.class_names) - 1
+    reversed_annotations = replace(
+        annotations,
+        class_names=annotations.class_names[::-1],
+        category_ids=annotations.category_ids[::-1],
+        labels=last - annotations.labels,
+        image_ids=tuple(f"2007_{image_id}" for image_id in annotations.image_ids),
     )
-    theirs = evaluate_coco(
-        turned,
-        Detections(detections.image, detections.boxes, detections.scores, classes - 1 - detections.labels),
-    )
-    assert theirs.stats == mine.stats
-    np.testing.assert_array_equal(theirs.ap50[::-1], mine.ap50)
-    assert theirs.class_names[::-1] == mine.class_names
+    reversed_detections = replace(detections, labels=last - detections.labels)
+    reversed_result = evaluate_coco(reversed_annotations, reversed_detections)
+    assert reversed_result.stats == result.stats
+    np.testing.assert_array_equal(reversed_result.ap50[::-1], result.ap50)
+    assert reversed_result.class_names[::-1] == result.class_names
 
 
 def test_results_that_went_through_json_give_the_same_numbers():
     case = COCO_CASES["random_2"]
     annotations, detections = coco_records(case)
-    single = Detections(
-        detections.image, detections.boxes.float(), detections.scores.float(), detections.labels
-    )
+    single = replace(detections, boxes=detections.boxes.float(), scores=detections.scores.float())
     results = json.loads(json.dumps(coco_results(annotations, single)))
     assert set(results[0]) == {"image_id", "category_id", "bbox", "score"}
     assert [(r["image_id"], r["category_id"]) for r in results] == [
@@ -103,38 +104,30 @@ def test_results_of_another_split_are_refused():
 
 
 class TestDifficult:
-    """One image: a plain truth at the left, a difficult one at the right, far apart; IoUs are chosen, not
-    random.
-    """
+    """One image: a plain box on the left, a difficult one on the right, far apart."""
 
-    PLAIN, DIFFICULT = [0.0, 0, 100, 100], [200.0, 0, 300, 100]
+    PLAIN = (0.0, 0, 100, 100)
+    DIFFICULT = (200.0, 0, 300, 100)
 
     def evaluate(self, *boxes, difficult=(False, True)):
-        truths = np.array([self.PLAIN, self.DIFFICULT])
+        """The twelve numbers of detections with these boxes and descending scores."""
         annotations = Annotations(
             class_names=("thing",),
             image_ids=("000001",),
             paths=("000001.jpg",),
             sizes=np.array([[400, 400]]),
             offsets=np.array([0, 2]),
-            boxes_original=truths,
+            boxes_original=np.array([self.PLAIN, self.DIFFICULT]),
             labels=np.zeros(2, np.int64),
             difficult=np.array(difficult),
             crowd=np.zeros(2, bool),
             areas=np.full(2, 1e4),
             category_ids=(1,),
-        )  # fmt: skip
-        count = len(boxes)
-        scores = torch.linspace(0.9, 0.5, count)  # falling
-        return evaluate_coco(
-            annotations,
-            Detections(
-                torch.zeros(count, dtype=torch.int64),
-                torch.tensor(boxes),
-                scores,
-                torch.zeros(count, dtype=torch.int64),
-            ),
-        ).stats
+        )
+        zeros = torch.zeros(len(boxes), dtype=torch.int64)
+        scores = torch.linspace(0.9, 0.5, len(boxes))
+        detections = Detections(zeros, torch.tensor(boxes), scores, zeros)
+        return evaluate_coco(annotations, detections).stats
 
     def test_missing_it_costs_nothing(self):
         assert self.evaluate(self.PLAIN)["AP"] == pytest.approx(1)
@@ -147,14 +140,14 @@ class TestDifficult:
         assert self.evaluate(self.DIFFICULT, self.DIFFICULT, self.PLAIN)["AP"] == pytest.approx(0.5)
 
     def test_a_small_box_inside_is_a_false_positive(self):
-        """A crowd region would swallow it."""
+        """A crowd region would absorb it."""
         assert self.evaluate([240.0, 40, 260, 60], self.PLAIN)["AP"] == pytest.approx(0.5)
 
-    def test_only_difficult_truths_leave_everything_undefined(self):
+    def test_with_difficult_boxes_only_everything_is_undefined(self):
         assert set(self.evaluate(self.PLAIN, difficult=(True, True)).values()) == {-1}
 
 
-def test_no_detections_give_zero_and_no_truths_minus_one():
+def test_no_detections_give_zero_and_no_ground_truth_minus_one():
     annotations, _ = coco_records(COCO_CASES["perfect"])
     assert evaluate_coco(annotations, NOTHING).stats["AP"] == 0
     assert evaluate_coco(coco_records(COCO_CASES["no_gt"])[0], NOTHING).stats["AP"] == -1
@@ -163,10 +156,7 @@ def test_no_detections_give_zero_and_no_truths_minus_one():
 def test_impossible_detections_are_refused():
     annotations, detections = coco_records(COCO_CASES["perfect"])
     with pytest.raises(ValueError, match=r"image outside 0\.\.0"):
-        evaluate_coco(
-            annotations,
-            Detections(detections.image + 1, detections.boxes, detections.scores, detections.labels),
-        )
+        evaluate_coco(annotations, replace(detections, image=detections.image + 1))
 
 
 def assert_equal(actual, expected):

@@ -1,4 +1,4 @@
-"""The report holds what the evaluators say, and None where there is nothing to say."""
+"""The report holds the evaluators' numbers, and None where they have none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from detectors.structures import Detections
 
 @pytest.fixture
 def annotations() -> Annotations:
-    """Two images, three classes of which the last has no truth."""
+    """Two images and three classes; the last class has no box."""
     boxes = np.array([[10.0, 10, 50, 50], [20, 20, 80, 90], [5, 5, 30, 30]])
     flags = np.zeros(3, bool)
     return Annotations(
@@ -35,18 +35,16 @@ def annotations() -> Annotations:
     )
 
 
-def test_each_number_is_its_evaluators(annotations):
-    found = Detections(
+def test_each_number_is_the_evaluators(annotations):
+    detections = Detections(
         torch.tensor([0, 0, 1]),
         torch.tensor([[10.0, 10, 50, 52], [0, 0, 9, 9], [5, 5, 30, 28]]),
         torch.tensor([0.9, 0.8, 0.3]),
         torch.tensor([0, 1, 0]),
     )
-    result, voc, coco = (
-        report(annotations, found),
-        evaluate_voc(annotations, found),
-        evaluate_coco(annotations, found),
-    )
+    result = report(annotations, detections)
+    voc = evaluate_voc(annotations, detections)
+    coco = evaluate_coco(annotations, detections)
     assert result.scalars["AP"] == coco.stats["AP"]
     assert result.scalars["AP50_voc07"] == voc.map07
     assert result.scalars["AP50_voc10"] == voc.map10 == 0.5
@@ -61,15 +59,10 @@ def test_each_number_is_its_evaluators(annotations):
     assert result.per_class["none"]["AP50_voc10"] is None
     assert (result.images, result.detections) == (2, 3)
     assert json.loads(json.dumps(result.as_dict()))["per_class"]["none"]["truths"] == 0
-    assert [line.split()[0] for line in result.table().splitlines()[:5]] == [
-        "class",
-        "cat",
-        "dog",
-        "none",
-        "mean",
-    ]
+    first_words = [line.split()[0] for line in result.table().splitlines()[:5]]
+    assert first_words == ["class", "cat", "dog", "none", "mean"]
 
 
-def test_without_detections_every_class_with_truths_has_zero(annotations):
+def test_without_detections_every_class_with_boxes_has_zero(annotations):
     result = report(annotations, Detections.concatenate([]))
     assert result.scalars["AP"] == result.scalars["AP50_voc10"] == 0
