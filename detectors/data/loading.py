@@ -217,8 +217,7 @@ class BatchLoader(DataLoader):
                 yield fetched.samples
         else:
             return
-        # This ends the workers. The error's traceback would keep them alive, and delay the exit by ten
-        # seconds.
+        # Ends the workers. The error's traceback would keep them alive and delay the exit by ten seconds.
         del batches
         path, what, kind = fetched.error.args
         if self.dataset.on_error == "stop":

@@ -34,11 +34,8 @@ CONTENT = {
 
 def test_everything_is_read(tmp_path):
     annotations = read_coco(**write_coco(tmp_path, CONTENT))
-    assert annotations.class_names == ("bicycle", "stop sign", "toothbrush") and annotations.category_ids == (
-        2,
-        13,
-        90,
-    )
+    assert annotations.class_names == ("bicycle", "stop sign", "toothbrush")
+    assert annotations.category_ids == (2, 13, 90)
     assert tuple(annotations.image_ids) == (7, 3, 5)
     assert_array_equal(annotations.sizes, [[60, 80]] * 3)  # the second and third from the image files
     assert_array_equal(annotations.offsets, [0, 1, 1, 3])  # image 3 has no boxes
@@ -251,9 +248,8 @@ def test_invalid_sizes_areas_and_flags_are_replaced(tmp_path, value):
     annotations, problems = scan_coco(**write_coco(tmp_path, content))
     assert not problems
     assert_array_equal(annotations.sizes, [[60, 80]] * 3)
-    assert_array_equal(
-        annotations.areas, [30 * 10.25, value if value == 0 and value is not None else 12, 4800]
-    )
+    first_area = 0 if value == 0 else 3 * 4
+    assert_array_equal(annotations.areas, [30 * 10.25, first_area, 4800])
     assert_array_equal(annotations.crowd, [True, False, False])
 
 

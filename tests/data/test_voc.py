@@ -101,13 +101,8 @@ def test_degenerate_boxes_are_dropped_with_a_warning(tmp_path, caplog):
         assert text in caplog.text
     assert_array_equal(annotations.offsets, [0, 1, 2, 2])  # the image that lost its only box stays
     assert_array_equal(annotations.boxes_original, [[0, 0, 5, 5]] * 2)
-    assert (
-        len(annotations.labels)
-        == len(annotations.difficult)
-        == len(annotations.crowd)
-        == len(annotations.areas)
-        == 2
-    )
+    for name in ("labels", "difficult", "crowd", "areas"):
+        assert len(getattr(annotations, name)) == 2
 
 
 FAULTS = {  # what breaks the folder, the error, parts of its message
