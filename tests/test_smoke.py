@@ -1,6 +1,4 @@
-"""The commands themselves, as a person types them: train, Ctrl-C, resume, evaluate, compare, predict, and
-what mistakes print.
-"""
+"""The commands as a user types them: train, Ctrl-C, resume, evaluate, compare, predict, and their errors."""
 
 from __future__ import annotations
 
@@ -50,7 +48,7 @@ def call(place: Path, *command: str) -> tuple[int, str, str]:
 
 
 def trained(place: Path, model: str) -> Path:
-    """A run of four steps, trained once per module."""
+    """The folder of a run of four steps, trained once per test module."""
     folder = place / model
     if not folder.exists():
         status, _, error = call(

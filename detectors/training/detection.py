@@ -1,6 +1,4 @@
-"""The task of finding objects: one step from images to loss terms, evaluation, pictures and the facts about a
-detector.
-"""
+"""Detection as a task of the training loop: loss terms of a batch, evaluation, pictures, summary."""
 
 from __future__ import annotations
 
@@ -77,8 +75,8 @@ class DetectionTask:
 
     def evaluate(self) -> Report:
         """Average precision on the validation split. Leaves the detector in evaluation mode."""
-        show = self.config.trainer.progress
-        detections, _ = detect(self.module, self.val_loader, self.device, progress=show)
+        progress = self.config.trainer.progress
+        detections, _ = detect(self.module, self.val_loader, self.device, progress=progress)
         self._last_detections = detections
         self._last_report = report(self.val_annotations, detections)
         return self._last_report
