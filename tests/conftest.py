@@ -10,7 +10,9 @@ REQUIRED = os.environ.get("DETECTORS_REQUIRE_SHARED") == "1"  # set by .ci/run
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real images, weights and broken files. A test that uses it needs the marker `data`."""
+    """The folder of real images, weights and broken files; a test that asks for it must carry the marker
+    `data`.
+    """
     folder = os.environ.get("DETECTORS_SHARED")
     if not folder:
         pytest.skip("DETECTORS_SHARED is not set: the test needs real images that are not in the repository")
@@ -25,7 +27,7 @@ def fixtures() -> Path:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
-    """CI has the folder, so a skipped test of real images is a failure there."""
+    """CI has the folder: there, a skipped test of real images is a failure, not a test that nobody misses."""
     report = yield
     if REQUIRED and report.skipped and not hasattr(report, "wasxfail") and item.get_closest_marker("data"):
         report.outcome = "failed"

@@ -1,4 +1,6 @@
-"""Every yaml of conf/ is composed, checked and built. Their number is asserted, so that none is missed."""
+"""Every yaml of conf/ is composed, checked and built; how many there are is asserted, so that none can be
+forgotten.
+"""
 
 from inspect import signature
 from pathlib import Path
@@ -28,8 +30,12 @@ COUNTS = {
     "trainer": 2,
 }
 HYDRA = {"help": 2, "job_logging": 2}
-# Part of a model's name -> its input size
-SIZES = {"160": (160, 160), "300": (300, 300), "512": (512, 512), "yolov2_coco": (608, 608)}
+SIZES = {
+    "160": (160, 160),
+    "300": (300, 300),
+    "512": (512, 512),
+    "yolov2_coco": (608, 608),
+}  # part of a model's name -> its input
 ANCHORS = {
     "ssd300": 8732,
     "ssd512": 24564,
@@ -38,11 +44,8 @@ ANCHORS = {
     "yolov2_coco": 1805,
     "yolov2_160": 500,
 }
-STRETCHING = ("augment=ssd", "augment=darknet_2016")  # need a model that stretches its images
-GENERIC = {
-    "data=voc": ["data.root=/set"],
-    "data=coco": ["data.root=/set"],
-}  # required settings without a default
+STRETCHING = ("augment=ssd", "augment=darknet_2016")  # these go with a model that stretches its images
+GENERIC = {"data=voc": ["data.root=/set"], "data=coco": ["data.root=/set"]}  # what these leave open
 
 
 def choices(group: str) -> list[str]:
@@ -73,16 +76,21 @@ def test_the_number_of_files():
     assert {group: len(choices(group)) for group in groups} == COUNTS
     assert {path.name: len(choices(f"hydra/{path.name}")) for path in (CONF / "hydra").iterdir()} == HYDRA
     assert choices(".") == ["evaluate", "train"]
-    files = [path for path in CONF.rglob("*") if path.is_file() and "local" not in path.parts]
-    assert len(files) == sum(COUNTS.values()) + sum(HYDRA.values()) + 2
+    found = [path for path in CONF.rglob("*") if path.is_file() and "local" not in path.parts]
+    assert len(found) == sum(COUNTS.values()) + sum(HYDRA.values()) + 2
 
 
 @pytest.mark.parametrize("override", [f"{group}={choice}" for group in COUNTS for choice in choices(group)])
 def test_each_choice_is_composed_checked_and_built(override):
-    """On top of the defaults. The head gives one row for each anchor of its input size."""
-    needs_ssd = override.startswith("loss=multibox") or override in STRETCHING
-    model = ["model=ssd160"] if needs_ssd else []
-    config = checked(override, *model, *GENERIC.get(override, []), "optimizer.rate=0.001")
+    """With its own loss and whatever the defaults are; the head gives one row for every anchor of its input
+    size.
+    """
+    extra = (
+        [override, "model=ssd160"]
+        if override.startswith("loss=multibox") or override in STRETCHING
+        else [override]
+    )
+    config = checked(*extra, *GENERIC.get(override, []), "optimizer.rate=0.001")
     detector = built(config)
     outputs = detector(torch.empty(1, 3, *config.input.size, device="meta"))
     assert outputs.offsets.shape == (1, detector.grid(config.input.size).num_anchors, 4)
@@ -105,10 +113,12 @@ def test_each_model_has_its_own_input_and_anchors(name):
 def test_yaml_names_every_keyword(group):
     """So that each can be overridden without +."""
     for name in choices(group):
-        model = ["model=ssd160"] if name.startswith("multibox") else []
-        node = composed(*model, f"{group}={name}")[group]
-        keywords = set(signature(find_target(node._target_)).parameters)
-        assert keywords <= {"num_classes", "loss", "module"} | node.keys(), name
+        composed_with = ["model=ssd160"] if name.startswith("multibox") else []
+        node = composed(*composed_with, f"{group}={name}")[group]
+        assert (
+            set(signature(find_target(node._target_)).parameters)
+            <= {"num_classes", "loss", "module"} | node.keys()
+        ), name
 
 
 @pytest.mark.parametrize("experiment", choices("experiment"))
@@ -120,22 +130,23 @@ def test_debug_goes_on_top_of_an_experiment(experiment, debug):
 
 
 @pytest.mark.parametrize("name", choices("experiment"))
-def test_an_experiment_states_its_command_and_what_to_expect(name):
+def test_an_experiment_says_its_command_and_what_to_expect(name):
     lines = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()
     assert lines[0] == "# @package _global_"  # Hydra wants it first
     assert lines[1] == f"# python train.py experiment={name}"
     assert lines[2].startswith("# Expect: ")
 
 
-def test_precedence():
+def test_what_wins():
     """Later groups win over earlier ones, and the command line over all."""
     assert checked().name == "yolov2_160"
     assert composed("model=ssd300").loss._target_.endswith("MultiBoxLoss")  # a model brings its loss along
     assert composed("model=ssd300", "loss=region").loss._target_.endswith("RegionLoss")
     recipe = checked("experiment=bccd_ssd300")
     assert (recipe.name, recipe.data.name, recipe.input.size) == ("bccd_ssd300", "bccd", [300, 300])
-    # The experiment chooses the model, and the model chooses the loss.
-    assert recipe.loss["_target_"].endswith("MultiBoxLoss")
+    assert recipe.loss["_target_"].endswith(
+        "MultiBoxLoss"
+    )  # the experiment chose the model, and that the loss
     assert recipe.model["batch_norm"] is True  # where the model's own yaml says false
     assert checked("experiment=bccd_ssd300", "model.width=0.5").model["width"] == 0.5
     assert checked("experiment=bccd_ssd300", "model=ssd512").input.size == [512, 512]
@@ -143,11 +154,14 @@ def test_precedence():
 
 
 def test_a_loss_preset_also_sets_what_the_matcher_and_the_default_boxes_need():
-    """It overrides the model's yaml; an experiment and the command line override it, setting by setting."""
+    """It wins over the model's yaml; an experiment and the command line win over it, setting by setting."""
     preset = ("model=ssd300", "loss=multibox_torchvision")
     node = checked(*preset)
-    assert (node.model["bipartite"], node.model["clip_default_boxes"]) == ("last", "wh")
-    assert node.loss["recount_positives"] is True
+    assert (node.model["bipartite"], node.model["clip_default_boxes"], node.loss["recount_positives"]) == (
+        "last",
+        "wh",
+        True,
+    )
     assert built(node).encoder.matcher.bipartite == "last"
     assert checked(*preset, "model.bipartite=greedy").model["bipartite"] == "greedy"
     assert checked(*preset, "experiment=bccd_ssd300").model["batch_norm"] is True
@@ -158,9 +172,8 @@ def test_a_loss_preset_also_sets_what_the_matcher_and_the_default_boxes_need():
 
 
 def test_a_preset_of_2016_differs_in_one_setting():
-    current = checked("loss=region").loss
-    preset = checked("loss=region_2016").loss
-    assert {name for name in current if current[name] != preset[name]} == {"weigh_small_boxes"}
+    now, then = checked("loss=region").loss, checked("loss=region_2016").loss
+    assert {name for name in now if now[name] != then[name]} == {"weigh_small_boxes"}
 
 
 def test_where_a_run_writes():
@@ -171,7 +184,9 @@ def test_where_a_run_writes():
 
 
 def test_where_bccd_lies_comes_from_the_environment(monkeypatch):
-    """Below DETECTORS_SHARED, else beside the other data sets, where `detectors download` puts it."""
+    """In a folder that others look after, or else beside the other data sets, where
+    detectors/commands/download/command.py puts it.
+    """
     monkeypatch.setenv("DETECTORS_SHARED", "/elsewhere")
     assert checked("data=bccd").data.root == "/elsewhere/data/bccd"
     monkeypatch.delenv("DETECTORS_SHARED")

@@ -1,4 +1,6 @@
-"""The originals' recipes, number by number. The literals come from their cfg files, solvers and notebooks."""
+"""The originals' recipes, number by number: literals from the cfg files, solvers and notebooks themselves,
+not from our yaml.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,8 @@ ANCHORS = {
     "yolov2_coco": COCO_ANCHORS,
     "yolov2_keras_coco": COCO_ANCHORS,
 }
-# Caffe, branch ssd: examples/ssd/ssd_pascal.py and ssd_coco.py.
-# recipe: side, stepvalue, max_iter, anchors, smallest box
+# Caffe, branch ssd: examples/ssd/ssd_pascal.py and ssd_coco.py. recipe: side, stepvalue, max_iter, anchors,
+# smallest box
 CAFFE = {
     "ssd300_voc0712": (300, [80000, 100000], 120000, 8732, 30),
     "ssd512_voc0712": (512, [80000, 100000], 120000, 24564, 35),
@@ -58,21 +60,28 @@ def test_darknets_numbers(name):
     config = recipe(name)
     assert config.input.size == [side, side]
     assert config.input.resize == "letterbox"
-    random = MultiScaleConfig(min=320, max=608, step=32, every=10, final_steps=200)  # random=1
-    assert config.input.multi_scale == random
-    assert images_per_step(config) == batch
-    assert (config.trainer.accumulate, config.trainer.steps) == (subdivisions, max_batches)
+    assert config.input.multi_scale == MultiScaleConfig(
+        min=320, max=608, step=32, every=10, final_steps=200
+    )  # random=1
+    assert (images_per_step(config), config.trainer.accumulate, config.trainer.steps) == (
+        batch,
+        subdivisions,
+        max_batches,
+    )
     assert config.trainer.clip_grad_norm is None
     schedule = config.schedule
     assert (schedule.name, schedule.warmup_steps, schedule.warmup_power) == ("step", burn_in, 4)
     assert (schedule.milestones, schedule.factors) == (steps, scales)
-    assert config.optimizer == {
-        "_target_": "detectors.training.optim.sgd",
+    optimizer = {
         "rate": 0.001,
         "momentum": 0.9,
         "weight_decay": 0.0005,
         "bias_rate_factor": 1,
         "decay_scales": False,
+    }
+    assert config.optimizer == {
+        "_target_": "detectors.training.optim.sgd",
+        **optimizer,
         "rate_in_momentum": False,
     }
     loss = {
@@ -82,21 +91,24 @@ def test_darknets_numbers(name):
         "coord_scale": 1,
         "ignore_iou": 0.6,
         "prior_images": 12800,
-        "prior_scale": 0.01,
-        "normalizer": "batch",
-        "class_activation": "softmax",
-        "objectness_target": "iou",  # rescore=1
     }
     assert {key: config.loss[key] for key in loss} == loss
+    assert (config.loss["prior_scale"], config.loss["normalizer"], config.loss["class_activation"]) == (
+        0.01,
+        "batch",
+        "softmax",
+    )
+    assert config.loss["objectness_target"] == "iou"  # rescore=1
     assert (config.model["score_threshold"], config.model["nms_iou"]) == (0.005, 0.45)  # detector valid
-    assert config.augment == {
-        "_target_": "detectors.data.augment.transforms.darknet_augmentation",
-        "jitter": 0.2 if "tiny" in name else 0.3,
-        "hue": 0.1,  # this and the next two: [net]
+    jitter = 0.2 if "tiny" in name else 0.3
+    regime = {
+        "jitter": jitter,
+        "hue": 0.1,
         "saturation": 1.5,
         "exposure": 1.5,
-        "max_boxes": 30,  # [region], `max`
-    }
+        "max_boxes": 30,
+    }  # [net] and [region], `max`
+    assert config.augment == {"_target_": "detectors.data.augment.transforms.darknet_augmentation", **regime}
     assert config.data.train_difficult is ("coco" in name)  # scripts/voc_label.py skips them; COCO has none
 
 
@@ -106,30 +118,39 @@ def test_caffes_numbers(name):
     config = recipe(name)
     assert (config.input.size, config.input.resize) == ([side, side], "stretch")
     assert multi_scale(config) is None
-    assert (images_per_step(config), config.trainer.batch_size) == (32, 8)  # four GPUs of 8
-    assert config.trainer.steps == max_iter
+    assert (images_per_step(config), config.trainer.batch_size, config.trainer.steps) == (
+        32,
+        8,
+        max_iter,
+    )  # four GPUs of 8
     assert config.trainer.clip_grad_norm is None
     assert (config.schedule.name, config.schedule.warmup_steps) == ("step", 0)
     assert (config.schedule.milestones, config.schedule.factors) == (steps, [0.1, 0.1])  # stepvalue, gamma
-    assert config.optimizer == {
-        "_target_": "detectors.training.optim.sgd",
+    optimizer = {
         "rate": 0.001,
         "momentum": 0.9,
         "weight_decay": 0.0005,
-        "bias_rate_factor": 2,  # lr_mult
-        "decay_scales": True,  # decay_mult
+        "bias_rate_factor": 2,
+        "decay_scales": True,
+    }  # lr_mult, decay_mult
+    assert config.optimizer == {
+        "_target_": "detectors.training.optim.sgd",
+        **optimizer,
         "rate_in_momentum": True,
     }
     assert (config.loss["negatives_per_positive"], config.loss["box_scale"]) == (3, 1)
     limits = {"score_threshold": 0.01, "nms_iou": 0.45, "candidates_per_class": 400, "max_detections": 200}
     assert {key: config.model[key] for key in limits} == limits
     assert config.data.train_difficult is True  # use_difficult_gt
-    assert config.augment == {
-        "_target_": "detectors.data.augment.transforms.ssd_augmentation",
-        "brightness": 32,  # this and the next four: train_transform_param's distort_param and expand_param
+    colours = {
+        "brightness": 32,
         "contrast": 0.5,
         "saturation": 0.5,
         "hue": 18,
+    }  # train_transform_param's distort_param and expand_param
+    assert config.augment == {
+        "_target_": "detectors.data.augment.transforms.ssd_augmentation",
+        **colours,
         "expand": 4,
         "colour_last": False,
     }
@@ -157,11 +178,11 @@ def test_the_courses_numbers():
 
 @pytest.mark.parametrize("name", DARKNET)
 def test_the_rate_at_the_corners(name):
-    """The rate that network.c's get_current_rate computes from the [net] section, around each change."""
+    """What the [net] section makes of the rate, per image of a batch: network.c's get_current_rate."""
     config = recipe(name)
+    corners = {"yolov2_tiny_voc0712": [(1, 1e-4), (100, 1e-3), (20000, 1e-4), (30000, 1e-5)]}
     _, _, _, _, steps, _, last, _ = DARKNET[name]
-    tiny = [(1, 1e-4), (100, 1e-3), (20000, 1e-4), (30000, 1e-5)]
-    others = [
+    usual = [
         (1, 1e-15),
         (500, 6.25e-5),
         (1000, 1e-3),
@@ -170,9 +191,10 @@ def test_the_rate_at_the_corners(name):
         (steps[1], 1e-5),
         (last, 1e-5),
     ]
-    for step, expected in tiny if "tiny" in name else others:
-        rate = config.optimizer["rate"] * rate_factor(config.schedule, step, last)
-        assert rate == pytest.approx(expected, rel=1e-9)
+    for step, expected in corners.get(name, usual):
+        assert config.optimizer["rate"] * rate_factor(config.schedule, step, last) == pytest.approx(
+            expected, rel=1e-9
+        )
 
 
 @pytest.mark.parametrize("name", ANCHORS)
@@ -211,13 +233,15 @@ def test_a_recipe_names_its_data_and_where_it_starts(name):
         "yolov2": "darknet19_448.pt",
     }
     expected = next(file for prefix, file in start.items() if name.startswith(prefix))
-    if expected is None:
-        assert config.trainer.init_from is None
-        assert config.trainer.init_without == []
-        return
-    assert Path(config.trainer.init_from).name == expected
-    # conv.23 and the reduced VGG are backbones; the course reinitialises its last layer
-    assert config.trainer.init_without == (["head"] if "keras" in name else ["neck", "head"])
+    assert (
+        config.trainer.init_from is None
+        if expected is None
+        else Path(config.trainer.init_from).name == expected
+    )
+    held = [] if expected is None else ["head"] if "keras" in name else ["neck", "head"]
+    assert (
+        config.trainer.init_without == held
+    )  # conv.23 and the reduced VGG are backbones; the course draws its last layer anew
 
 
 @pytest.mark.parametrize("name", choices("experiment"))
@@ -233,8 +257,11 @@ def test_a_number_that_was_not_measured_here_is_called_published(name):
 def test_every_ssd_expects_the_pixels_of_caffes_vgg(name):
     """mean_value of Caffe's ssd_pascal.py and ssd_coco.py, [104, 117, 123] in BGR; nothing is divided."""
     model = checked(f"model={name}").model
-    assert (model["pixel_mean"], model["pixel_std"]) == ([123, 117, 104], [1, 1, 1])
-    assert model["channel_order"] == "rgb"
+    assert (model["pixel_mean"], model["pixel_std"], model["channel_order"]) == (
+        [123, 117, 104],
+        [1, 1, 1],
+        "rgb",
+    )
     assert (model["score_threshold"], model["nms_iou"]) == (0.01, 0.45)
     assert (model["candidates_per_class"], model["max_detections"]) == (400, 200)
     assert (model["clip_default_boxes"], model["bipartite"]) == (None, "greedy")

@@ -1,4 +1,6 @@
-"""The commands as a user types them: train, Ctrl-C, resume, evaluate, compare, predict, and their errors."""
+"""The commands themselves, as a person types them: train, Ctrl-C, resume, evaluate, compare, predict, and
+what mistakes print.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,7 @@ def call(place: Path, *command: str) -> tuple[int, str, str]:
 
 
 def trained(place: Path, model: str) -> Path:
-    """The folder of a run of four steps, trained once per test module."""
+    """A run of four steps, trained once per module."""
     folder = place / model
     if not folder.exists():
         status, _, error = call(

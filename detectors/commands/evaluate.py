@@ -78,7 +78,7 @@ def fault_counts(left_out: Sequence[Problem], loader: BatchLoader) -> dict:
 
 
 def fault_lines(left_out: Sequence[Problem], loader: BatchLoader) -> list[str]:
-    """The same as text. What the reader left out makes the evaluated set smaller."""
+    """The same as lines of text. What the reader left out makes the evaluated set smaller."""
     kinds = Counter(problem.kind for problem in left_out)
     by_kind = ", ".join(f"{count} {KINDS[kind].title}" for kind, count in kinds.items())
     lines = []

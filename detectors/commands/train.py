@@ -27,8 +27,13 @@ from detectors.training.detection import DetectionTask
 from detectors.training.initial_weights import initial_weights, start_from
 from detectors.training.tracking import Tracker
 
-# Settings of `data` that do not affect learning
-HARMLESS = ("root", "cache", "workers", "prefetch", "image_cache")
+HARMLESS = (
+    "root",
+    "cache",
+    "workers",
+    "prefetch",
+    "image_cache",
+)  # settings of `data` that do not affect learning
 
 
 @entry_point("train")
@@ -122,9 +127,9 @@ def left_out(run: engine.Run) -> str:
     """A line for each split with images that could not be used."""
     loaders = {"training": run.train_loader, "validation": run.task.val_loader}
     lines = [
-        f"{split} images left out, named above: {loader.summary()}\n"
-        for split, loader in loaders.items()
-        if loader.problems
+        f"{split} images left out, named above: {it.summary()}\n"
+        for split, it in loaders.items()
+        if it.problems
     ]
     return "".join(lines)
 
@@ -146,7 +151,9 @@ def read_data(config: Config, class_names: Sequence[str] | None = None) -> list[
 
 
 def commit() -> str:
-    """The git commit of this code, with "-dirty" if files differ; "unknown" outside of a git checkout."""
+    """The git commit of this code, with "-dirty" if files differ from it; "unknown" outside of a git
+    checkout.
+    """
     if INSTALLED:
         return "unknown"  # a repository around an installed package is not this code's
     command = ["git", "-C", str(PACKAGE), "describe", "--always", "--dirty", "--abbrev=12"]

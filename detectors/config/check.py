@@ -96,10 +96,15 @@ def _read(schema: type, given: Any, place: str, problems: list[SettingProblem]) 
         where = _join(place, name)
         if (group := _group(hints[name], value)) is not None:
             values[name] = value if is_dataclass(value) else _read(group, value, where, problems)
-        elif value == "???":
-            problems.append((where, f"{where} is missing: set {where}=..."))
         elif text := _wrong(value, hints[name], known[name].metadata):
-            problems.append((where, f"{where}={value!r}: {text}"))
+            problems.append(
+                (
+                    where,
+                    f"{where}={value!r}: {text}"
+                    if value != "???"
+                    else f"{where} is missing: set {where}=...",
+                )
+            )
     return schema(**values)
 
 
@@ -114,12 +119,14 @@ def _default(field) -> Any:
 
 
 def _wrong(value: Any, hint: Any, rules: Mapping[str, Any]) -> str | None:
-    """What is wrong with a single value, and what would be valid; None for a valid one."""
+    """What is wrong with a single value, and what would be right; None for a right one."""
+    if value == "???":
+        return "missing"
     if not fits(value, hint):
         return f"must be {describe_type(hint)}"
     if "choices" in rules and value not in rules["choices"]:
-        suggestion = did_you_mean(value, rules["choices"]) if isinstance(value, str) else ""
-        return f"must be one of {', '.join(rules['choices'])}{suggestion}"
+        hint = did_you_mean(value, rules["choices"]) if isinstance(value, str) else ""
+        return f"must be one of {', '.join(rules['choices'])}{hint}"
     if "low" in rules and value is not None and value < rules["low"]:
         return f"must be {rules['low']} or more"
     if "high" in rules and value is not None and value > rules["high"]:
@@ -141,26 +148,17 @@ def _warmup_fits(config: Config) -> Iterator[SettingProblem]:
     warmup = config.schedule.warmup_steps
     steps = config.trainer.steps
     if warmup > steps:
-        yield (
-            "schedule",
-            f"schedule.warmup_steps={warmup}: longer than the whole run, trainer.steps={steps}; "
-            f"set schedule.warmup_steps={steps // 10}, or more trainer.steps",
-        )
+        what = f"schedule.warmup_steps={warmup}: longer than the whole run, trainer.steps={steps}"
+        yield "schedule", f"{what}; set schedule.warmup_steps={steps // 10}, or more trainer.steps"
 
 
 def _milestones_fit(config: Config) -> Iterator[SettingProblem]:
     schedule = config.schedule
     if len(schedule.milestones) != len(schedule.factors):
-        yield (
-            "schedule",
-            f"schedule.milestones={schedule.milestones} and schedule.factors={schedule.factors}: "
-            "each milestone needs one factor; give both lists the same length",
-        )
+        what = f"schedule.milestones={schedule.milestones} and schedule.factors={schedule.factors}"
+        yield "schedule", f"{what}: each milestone needs one factor; give both lists the same length"
     if sorted(set(schedule.milestones)) != schedule.milestones:
-        yield (
-            "schedule",
-            f"schedule.milestones={schedule.milestones}: must increase; sort them and drop duplicates",
-        )
+        yield "schedule", f"schedule.milestones={schedule.milestones}: must grow; sort them and drop doubles"
     if schedule.name == "step" and not schedule.milestones:
         yield (
             "schedule",
@@ -171,14 +169,16 @@ def _milestones_fit(config: Config) -> Iterator[SettingProblem]:
 
 def _data_complete(config: Config) -> Iterator[SettingProblem]:
     data = config.data
-    names = data.class_names
-    if data.format != "shapes" and not data.train:  # data.val may be empty: then the run is not evaluated
-        source = "annotation file" if data.format == "coco" else "image sets"
-        yield "data", f"data.train=[]: name the {source} of the train split, such as data.train=[train]"
-    if names is not None and (not names or len(set(names)) < len(names)):
+    if data.format != "shapes" and not data.train:  # data.val may be empty: then a training is not evaluated
+        what = "annotation file" if data.format == "coco" else "image sets"
+        yield "data", f"data.train=[]: name the {what} of the train split, such as data.train=[train]"
+    if data.class_names is not None and (
+        not data.class_names or len(set(data.class_names)) < len(data.class_names)
+    ):
         yield (
             "data",
-            f"data.class_names={names}: must name each class once; null takes all that the annotations name",
+            f"data.class_names={data.class_names}: must name each class once; "
+            "null takes all that the annotations name",
         )
     for split in ("train", "val", "test") if data.format == "coco" else ():
         yield from _coco_split(config, split)
@@ -186,11 +186,9 @@ def _data_complete(config: Config) -> Iterator[SettingProblem]:
 
 def _one_way_to_decode(config: Config) -> Iterator[SettingProblem]:
     if config.data.reduced_decode and config.data.image_cache != "none":
-        yield (
-            "data",
-            f"data.reduced_decode=true and data.image_cache={config.data.image_cache}: the cache holds whole "
-            "images; set data.reduced_decode=false, or data.image_cache=none",
-        )
+        cache = config.data.image_cache
+        what = f"data.reduced_decode=true and data.image_cache={cache}: the cache holds whole images"
+        yield "data", f"{what}; set data.reduced_decode=false, or data.image_cache=none"
 
 
 def _coco_split(config: Config, split: str) -> Iterator[SettingProblem]:
@@ -209,7 +207,7 @@ def _coco_split(config: Config, split: str) -> Iterator[SettingProblem]:
         )
 
 
-def _scales_are_whole_steps(config: Config) -> Iterator[SettingProblem]:
+def _scales_form_a_row(config: Config) -> Iterator[SettingProblem]:
     scales = config.input.multi_scale
     if scales is None or scales.min == scales.max == 0:
         return
@@ -221,27 +219,27 @@ def _scales_are_whole_steps(config: Config) -> Iterator[SettingProblem]:
             "or both to 0 to train on one size",
         )
     elif (scales.max - scales.min) % scales.step:
-        yield (
-            place,
-            f"{place}: from min={scales.min} no whole number of steps of {scales.step} leads to "
-            f"max={scales.max}; set {place}.max={scales.sides()[-1]}, or another step",
+        what = (
+            f"{place}: from min={scales.min} no whole number of steps of {scales.step} "
+            f"leads to max={scales.max}"
         )
+        yield place, f"{what}; set {place}.max={scales.sides()[-1]}, or another step"
 
 
 def _augmentation_agrees_with_evaluation(config: Config) -> Iterator[SettingProblem]:
-    """An augmentation that resizes images itself must resize them as evaluation does."""
+    """An augmentation that fits images into the input itself must do so as the evaluation does."""
     augmentation = yield from _try("augment", config.augment)
     if augmentation is not None and augmentation.resize not in (None, config.input.resize):
         name = config.augment["_target_"].rpartition(".")[2].removesuffix("_augmentation")
-        yield (
-            "input.resize",
-            f"input.resize={config.input.resize!r}: augment={name} resizes with "
-            f"{augmentation.resize}; set input.resize={augmentation.resize}, or another augment",
+        what = (
+            f"input.resize={config.input.resize!r}: augment={name} trains as "
+            f"input.resize={augmentation.resize} would evaluate"
         )
+        yield "input.resize", f"{what}; set input.resize={augmentation.resize}, or another augment"
 
 
 def _parts_can_be_built(config: Config) -> Iterator[SettingProblem]:
-    """Builds the parts on the meta device, without memory, because each checks its own settings."""
+    """Builds the parts on the meta device, without memory: only they know their sizes, names and ranges."""
     names = config.data.class_names or ["any"]
     with torch.device("meta"):
         model = yield from _try("model", config.model, num_classes=len(names))
@@ -259,11 +257,13 @@ def _parts_can_be_built(config: Config) -> Iterator[SettingProblem]:
     else:
         yield from _scales_can_be_taken(config, model, builder)
     if loss is not None and not isinstance(loss, type(model.loss)):
-        name = type(model.loss).__name__
+        what = (
+            f"loss._target_={config.loss['_target_']}: {builder} is trained with {type(model.loss).__name__}"
+        )
         yield (
             "loss",
-            f"loss._target_={config.loss['_target_']}: {builder} is trained with {name}; "
-            f"set loss={name.removesuffix('Loss').lower()}, or choose another model",
+            f"{what}; set loss={type(model.loss).__name__.removesuffix('Loss').lower()}, "
+            "or choose another model",
         )
 
 
@@ -272,25 +272,21 @@ def _activations_agree(config: Config) -> Iterator[SettingProblem]:
     model = config.model.get("class_activation")
     loss = config.loss.get("class_activation")
     if None not in (model, loss) and model != loss:
-        yield (
-            "model",
-            f"model.class_activation={model}: the loss has loss.class_activation={loss}; "
-            "set both to one value, or model.class_activation='${loss.class_activation}'",
-        )
+        what = f"model.class_activation={model}: the loss has loss.class_activation={loss}"
+        yield "model", f"{what}; set both alike, or model.class_activation='${{loss.class_activation}}'"
 
 
 def _scales_can_be_taken(config: Config, model: nn.Module, builder: str) -> Iterator[SettingProblem]:
-    """Reports the first side that the anchors refuse: SSD takes one size, YOLOv2 multiples of its stride."""
+    """The first side that the anchors refuse: SSD takes one size only, YOLOv2 multiples of its stride."""
     scales = config.input.multi_scale
     for side in scales.sides() if scales else ():
         try:
             model.anchors((side, side))
         except ValueError as error:
-            reason = str(error).partition(";")[0]
+            what = f"input.multi_scale: {builder} cannot take every side from {scales.min} to {scales.max}"
             yield (
                 "input.multi_scale",
-                f"input.multi_scale: {builder} cannot take every side from {scales.min} to {scales.max}: "
-                f"{reason}; set input.multi_scale=null, or other sides",
+                f"{what}: {str(error).partition(';')[0]}; set input.multi_scale=null, or other sides",
             )
             return
 
@@ -303,11 +299,11 @@ def _try(group: str, node: Mapping[str, Any], **given: Any) -> Any:
         yield group, f"{group}: {error}"
 
 
-# Rule -> the sections it reads. A rule is skipped if one of them already has a problem, so that one mistake
-# gives one message.
+# Rule -> the sections it reads: it is left out where one of them is already known to be wrong, so that one
+# mistake gives one message.
 CONFIG_RULES: dict[types.FunctionType, tuple[str, ...]] = {
     _input_size: ("input",),
-    _scales_are_whole_steps: ("input",),
+    _scales_form_a_row: ("input",),
     _warmup_fits: ("schedule", "trainer"),
     _milestones_fit: ("schedule",),
     _data_complete: ("data",),

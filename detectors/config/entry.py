@@ -118,9 +118,9 @@ def message(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _missing_config(error)
     if isinstance(error, OverrideParseException):
-        reason = [line for line in error.message.splitlines() if line and not line.startswith("See ")][-1]
+        what = [line for line in error.message.splitlines() if line and not line.startswith("See ")][-1]
         return (
-            f"{error.override}: not of the form group.key=value ({reason}); "
+            f"{error.override}: not of the form group.key=value ({what}); "
             "quote special characters: 'key=\"a b\"'"
         )
     cause = error
@@ -156,21 +156,24 @@ def _unknown_key(error: Exception, cause: OmegaConfBaseException) -> str:
     """trainer.stpes=3 -> the closest setting of that group, as its dataclass or its builder has it."""
     names = [str(name) for name in cause.parent_node]
     place = cause.full_key or str(cause.key)
-    target = cause.parent_node["_target_"] if "_target_" in names else None
-    if target and str(cause.key) in inspect.signature(find_target(target)).parameters:
-        fix = f"; {target} takes it, so add it with +{place}=..."
-    elif names:
-        fix = did_you_mean(str(cause.key), names, listed=True, place=place.rpartition(".")[0])
-    else:
-        fix = f"; to add it: +{place}=..."
+    fix = (
+        did_you_mean(str(cause.key), names, listed=True, place=place.rpartition(".")[0])
+        if names
+        else f"; to put it there: +{place}=..."
+    )
+    if (
+        "_target_" in names
+        and str(cause.key) in inspect.signature(find_target(cause.parent_node["_target_"])).parameters
+    ):
+        fix = f"; {cause.parent_node['_target_']} knows it, so add it with +{place}=..."
     return f"{_source(error)}{place}{_value(error)}: there is no such setting{fix}"
 
 
 def _wrong_type(error: Exception, cause: ValidationError) -> str:
     """trainer.steps=abc -> what the dataclass wants there."""
     hints = typing.get_type_hints(cause.object_type) if is_dataclass(cause.object_type) else {}
-    text = f"must be {describe_type(hints[cause.key])}" if cause.key in hints else cause.msg.splitlines()[0]
-    return f"{_source(error)}{cause.full_key}{_value(error)}: {text}"
+    what = f"must be {describe_type(hints[cause.key])}" if cause.key in hints else cause.msg.splitlines()[0]
+    return f"{_source(error)}{cause.full_key}{_value(error)}: {what}"
 
 
 def _value(error: Exception) -> str:

@@ -20,8 +20,9 @@ from detectors.config.build import trust
 from detectors.data.class_names import CLASS_LISTS
 
 PACKAGE = Path(__file__).resolve().parents[1]
-# A wheel has conf/ inside the package; in a checkout it lies beside the package.
-INSTALLED = (PACKAGE / "conf").is_dir()
+INSTALLED = (
+    PACKAGE / "conf"
+).is_dir()  # a wheel has conf/ inside the package; in a checkout it lies beside it
 CONF = PACKAGE / "conf" if INSTALLED else PACKAGE.parent / "conf"
 HOME = Path.cwd() if INSTALLED else PACKAGE.parent  # where data, caches and runs lie by default
 
@@ -143,7 +144,7 @@ class TrainerConfig:
     probe_images: int = _at_least(0, 4)  # fixed images drawn with their detections at every evaluation
     progress: bool = True  # show a progress bar
     init_from: str | None = None  # a run folder or checkpoint: a new run starts from its weights if they fit
-    init_without: list[str] = _empty()  # prefixes of parameter names to leave out, such as head
+    init_without: list[str] = _empty()  # beginnings of parameter names that it does not load, such as head
     resume: str | None = None  # a run folder or checkpoint to go on from
 
 
@@ -192,14 +193,16 @@ class EvaluateConfig:
 
 
 def run_folder(resume: str | None, fresh: str) -> str:
-    """The folder a run writes to: its checkpoint's for a resume, so that its curves go on, else `fresh`."""
-    if not resume or not Path(resume).exists():  # a missing folder is not created; train.py reports it
+    """Where a run writes: a resumed one into the folder of its checkpoint, so that its curves go on; any
+    other into a fresh one.
+    """
+    if not resume or not Path(resume).exists():  # a missing folder is not created: train.py names it
         return fresh
     return str(Path(resume).parent if Path(resume).is_file() else Path(resume))
 
 
 def shared_or(shared: str | None, folder: str, otherwise: str) -> str:
-    """The folder of a data set: below paths.shared if that is set, `otherwise` if not."""
+    """Where a data set lies that can be in paths.shared: below it, if one is given."""
     return f"{shared}/{folder}" if shared else otherwise
 
 

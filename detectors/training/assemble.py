@@ -151,10 +151,6 @@ def train_loader(config: Config, annotations: Annotations, *, start_step: int) -
     """Batches from optimiser step `start_step` to the end; each step takes `accumulate` of them."""
     trainer = config.trainer
     scales = multi_scale(config)
-
-    def size_of(batch: int) -> tuple[int, int]:
-        return scales(batch // trainer.accumulate)
-
     return build_train_loader(
         train_dataset(config, annotations),
         batch_size=trainer.batch_size,
@@ -162,7 +158,7 @@ def train_loader(config: Config, annotations: Annotations, *, start_step: int) -
         prefetch=config.data.prefetch,
         start_step=start_step * trainer.accumulate,
         steps=trainer.steps * trainer.accumulate,
-        size_of=None if scales is None else size_of,
+        size_of=scales and (lambda batch: scales(batch // trainer.accumulate)),
     )
 
 

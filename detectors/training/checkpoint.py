@@ -66,8 +66,7 @@ def from_content(path: Path, content: Any) -> Checkpoint:
         raise ValueError(
             f"{path}: a checkpoint without {', '.join(absent)}; it was damaged, or another version wrote it"
         )
-    text = _interpolation(content["config"])
-    if text is not None:
+    if (text := _interpolation(content["config"])) is not None:
         raise ValueError(
             f"{path}: refused, because its configuration holds {text!r}; train.py stores resolved values, "
             "and an interpolation could read this machine's environment"
@@ -80,15 +79,14 @@ def _interpolation(config: Any) -> str | None:
     """The first text in nested dicts and lists that OmegaConf would interpolate."""
     if isinstance(config, str):
         return config if "${" in config else None
-    if not isinstance(config, dict | list | tuple):
-        return None
-    values = config.values() if isinstance(config, dict) else config
-    texts = (_interpolation(value) for value in values)
-    return next((text for text in texts if text is not None), None)
+    values = (
+        config.values() if isinstance(config, dict) else config if isinstance(config, list | tuple) else ()
+    )
+    return next((text for value in values if (text := _interpolation(value)) is not None), None)
 
 
 def _with_images_seen(fields: dict[str, Any]) -> dict[str, Any]:
-    """Older checkpoints hold images_seen in the loss's state, too; today only `progress` holds it."""
+    """Older checkpoints hold the number in the loss's state, too; today it stands in `progress` alone."""
     model = dict(fields["model"])
     progress = dict(fields["progress"])
     seen = model.pop("loss.images_seen", None)
@@ -102,8 +100,8 @@ def read_tensors(path: Path) -> Any:
 
     It cannot run code.
 
-    FileNotFoundError without the file; ValueError for one that is truncated, or that holds something else,
-    with its name.
+    FileNotFoundError without the file; ValueError for one that is truncated or holds something else, which it
+    names.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
@@ -111,17 +109,17 @@ def read_tensors(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path}: refused, because it is not a plain file of tensors ({_refused(error)})"
+            f"{path}: refused, because it is no plain file of tensors ({_asked_for(error)})"
         ) from error
-    # on garbage PyTorch raises almost any exception, even struct.error and IndexError
+    # on garbage PyTorch raises nearly anything, struct.error and IndexError included
     except Exception as error:
         raise ValueError(
             f"{path}: cannot be read as a checkpoint, it may be truncated ({_first_line(error)})"
         ) from error
 
 
-def _refused(error: Exception) -> str:
-    """What a pickle holds besides tensors, taken from PyTorch's message."""
+def _asked_for(error: Exception) -> str:
+    """What a pickle wants beyond tensors: PyTorch names it in the middle of its advice."""
     if match := re.search(r"GLOBAL (\w+(?:\.\w+)+)", str(error)):
         return (
             f"it asks for {match[1]}, which could run any code; "

@@ -1,4 +1,6 @@
-"""Detection as a task of the training loop: loss terms of a batch, evaluation, pictures, summary."""
+"""The task of finding objects: one step from images to loss terms, evaluation, pictures and the facts about a
+detector.
+"""
 
 from __future__ import annotations
 
@@ -75,8 +77,8 @@ class DetectionTask:
 
     def evaluate(self) -> Report:
         """Average precision on the validation split. Leaves the detector in evaluation mode."""
-        progress = self.config.trainer.progress
-        detections, _ = detect(self.module, self.val_loader, self.device, progress=progress)
+        show = self.config.trainer.progress
+        detections, _ = detect(self.module, self.val_loader, self.device, progress=show)
         self._last_detections = detections
         self._last_report = report(self.val_annotations, detections)
         return self._last_report

@@ -208,8 +208,8 @@ def restore(run: Run, checkpoint: ckpt.Checkpoint) -> None:
     """
     if not checkpoint.optimizer:
         raise ValueError(
-            f"{checkpoint.path}: it holds weights alone, as convert writes them, so it cannot be resumed; "
-            "start a new run with trainer.init_from instead of trainer.resume"
+            f"{checkpoint.path}: it holds weights alone, as convert writes them, so a run cannot go on from "
+            "it; start a new run with trainer.init_from instead of trainer.resume"
         )
     run.optimizer.load_state_dict(checkpoint.optimizer)
     run.progress = Progress(**checkpoint.progress)

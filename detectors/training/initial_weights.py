@@ -1,4 +1,4 @@
-"""trainer.init_from: a new run starts from another run's weights, as far as they fit."""
+"""trainer.init_from: a new run that starts from the weights of another one, as far as they fit."""
 
 from __future__ import annotations
 
@@ -35,19 +35,18 @@ def start_from(
 ) -> list[str]:
     """Copies a checkpoint's weights into a new detector where names and shapes agree.
 
-    Returns lines that say what was loaded and what was not. The loss's state is not copied, as with Darknet's
-    `partial` and -clear. ValueError if nothing fits.
+    Returns lines that say what was loaded and what was not. The loss starts anew, as with Darknet's `partial`
+    and
+    -clear. ValueError if nothing fits.
     """
     targets = _without_loss(detector.state_dict())
-    excluded = [name for name in targets if name.startswith(tuple(config.trainer.init_without))]
-    sources = {
-        name: tensor for name, tensor in _without_loss(checkpoint.model).items() if name not in excluded
-    }
+    held = [name for name in targets if name.startswith(tuple(config.trainer.init_without))]
+    sources = {name: tensor for name, tensor in _without_loss(checkpoint.model).items() if name not in held}
     with torch.device("meta"):
         classes = len(checkpoint.class_names)
         twin = build(config.model, num_classes=classes, loss=build(config.loss)).state_dict()
     transfer = fit_tensors(targets, sources, where=str(checkpoint.path), twin=twin, partial=True)
-    transfer.left |= dict.fromkeys(excluded, "trainer.init_without")
+    transfer.left |= dict.fromkeys(held, "trainer.init_without")
     transfer.unused = {name: "nothing here has this name" for name in sources if name not in targets}
     if not transfer.loaded:
         raise ValueError(

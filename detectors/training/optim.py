@@ -23,7 +23,8 @@ def sgd(
     decay_scales: bool = False,
     rate_in_momentum: bool = False,
 ) -> torch.optim.SGD:
-    """Darknet's update_convolutional_layer: plain momentum, weight decay on convolution weights only.
+    """Darknet's update (update_convolutional_layer): weight decay on convolution weights only, plain
+    momentum.
 
     Caffe's SSD has bias_rate_factor=2: biases learn twice as fast, without decay; decay_scales=True: L2Norm's
     scale decays; rate_in_momentum=True: v = momentum * v + rate * gradient, w -= v, so that earlier gradients
@@ -51,21 +52,17 @@ def adamw(
 def parameter_groups(
     module: nn.Module, *, weight_decay: float, bias_rate_factor: float = 1.0, decay_scales: bool = False
 ) -> list[dict]:
-    """Convolution weights (decay), biases (no decay), scales of BatchNorm and L2Norm (decay_scales).
+    """Three groups: convolution weights (decay), biases (no decay), scales of BatchNorm and L2Norm
+    (decay_scales).
 
     Each has a `rate_factor`, by which the loop multiplies the schedule's rate. Frozen parameters and empty
     groups are left out.
     """
     kinds: dict[str, list[nn.Parameter]] = {"weights": [], "biases": [], "scales": []}
     for name, parameter in module.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        if name.endswith("bias"):
-            kinds["biases"].append(parameter)
-        elif parameter.ndim > 1:
-            kinds["weights"].append(parameter)
-        else:
-            kinds["scales"].append(parameter)
+        if parameter.requires_grad:
+            kind = "biases" if name.endswith("bias") else "weights" if parameter.ndim > 1 else "scales"
+            kinds[kind].append(parameter)
     groups = [
         {"params": kinds["weights"], "weight_decay": weight_decay, "rate_factor": 1.0},
         {"params": kinds["biases"], "weight_decay": 0.0, "rate_factor": bias_rate_factor},
@@ -102,16 +99,16 @@ def rate_factor(schedule: ScheduleConfig, update: int, updates: int) -> float:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Gives every group the rate times its rate_factor.
+    """Gives every group the rate times its rate_factor; with rate_in_momentum, its momentum keeps the old
+    rate.
 
-    With rate_in_momentum, earlier gradients keep the rate of their own step: PyTorch multiplies the whole
-    momentum by the current rate, so dividing it by the change of the rate makes the product Caffe's v.
+    PyTorch multiplies the whole momentum by the current rate. Divided by the change of the rate, it is
+    Caffe's v.
     """
     for group in optimizer.param_groups:
         before = group["lr"]
         group["lr"] = rate * group["rate_factor"]
         if group.get("rate_in_momentum") and group["lr"] not in (0, before):
             for parameter in group["params"]:
-                momentum = optimizer.state.get(parameter, {}).get("momentum_buffer")
-                if momentum is not None:
+                if (momentum := optimizer.state.get(parameter, {}).get("momentum_buffer")) is not None:
                     momentum.mul_(before / group["lr"])

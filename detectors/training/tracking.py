@@ -31,8 +31,8 @@ TAGS = {
     "train/images_seen": "training images since the start of the run, repetitions counted",
     "train/images_per_second": "training images per second since the last point",
     "train/data_wait": "share of the time since the last point that was spent waiting for the next batch",
-    "train/broken_images": "training images that could not be used and were replaced; logged only if any",
-    "train/positives_per_image": "positive anchors per image",
+    "train/broken_images": "training images that could not be used and were replaced; no point for none",
+    "train/positives_per_image": "anchors that have to find a box, per image",
     "train/mean_matched_iou": "mean IoU of the positive anchors' predictions with their boxes",
     "train/negatives_per_positive": "SSD: mined negatives per positive anchor",
     "train/truth_iou": "YOLOv2: mean IoU of boxes with the responsible predictions (Darknet's Avg IOU)",
@@ -53,7 +53,7 @@ TAGS = {
     "val/AP_medium": "COCO: AP of boxes from 32^2 to 96^2 pixels",
     "val/AP_large": "COCO: AP of boxes over 96^2 pixels",
     "val/broken_images": (
-        "validation images that could not be used, whose boxes count as missed; logged only if any"
+        "validation images that could not be used; their boxes count as missed; no point for none"
     ),
     "val_class/<name>/AP50": "COCO: AP at IoU .50 of one class",
     "time/<part>": "seconds spent in one part of the run, such as `evaluation`",
@@ -73,8 +73,8 @@ class Tracker:
     """Writes one run's curves, images and texts into `folder`.
 
     purge_step: for a resume in the same folder, the first step that will be written again: the checkpoint's
-    step + 1. TensorBoard then hides what the earlier process wrote from that step on, so that curves do not
-    overlap.
+    step + 1. TensorBoard then hides what the earlier process wrote from that step on, so that no curve runs
+    back over itself.
     """
 
     def __init__(self, folder: Path | str, *, purge_step: int | None = None):
@@ -116,8 +116,8 @@ def check_tag(tag: str) -> str:
     if not any(_PATTERNS[known].fullmatch(tag) for known in TAGS):
         hint = did_you_mean(tag, TAGS, quoted=True)
         raise ValueError(
-            f"{tag!r} is not in TAGS of detectors/training/tracking.py{hint}; "
-            "add a new tag there and to docs/curves.md"
+            f"{tag!r} is no tag of the table in detectors/training/tracking.py{hint}; "
+            "a new one goes there and in docs/curves.md"
         )
     return tag
 

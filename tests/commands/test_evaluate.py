@@ -1,4 +1,6 @@
-"""Where evaluate.py writes, and what it refuses. test_smoke.py runs the command itself."""
+"""Where evaluate.py writes, and what it refuses; that it evaluates is tested through the command in
+test_smoke.py.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ def test_only_the_best_checkpoint_on_val_writes_what_compare_reads(tmp_path):
     assert file_suffix(tmp_path / "last.pt", "test") == "_test_last"
 
 
-def with_run_data(config: Config, split: str, **data) -> Config:
+def asked(config: Config, split: str, **data) -> Config:
     return with_data(config, EvaluateConfig(run="r", split=split, data=asdict(config.data) | data))
 
 
@@ -40,28 +42,28 @@ def test_ap_on_training_images_is_refused(split, data):
         ValueError,
         match=r"data\.(val|test)=.*: the run was trained on VOC20(07/test|12/val|12/trainval); choose images",
     ):
-        with_run_data(config, split, **data)
-    assert (
-        with_run_data(config, "train", **data).data.train == config.data.train
-    )  # split=train says so itself
+        asked(config, split, **data)
+    assert asked(config, "train", **data).data.train == config.data.train  # it says so itself
 
 
 def test_other_images_may_be_evaluated():
     config = check(composed(["data=voc0712"]))
-    assert with_run_data(config, "test", test=["VOC2007/test"]).data.test == ["VOC2007/test"]
-    assert with_run_data(config, "val", root="/another/set", val=["VOC2012/val"]).data.root == "/another/set"
+    assert asked(config, "test", test=["VOC2007/test"]).data.test == ["VOC2007/test"]
+    assert asked(config, "val", root="/another/set", val=["VOC2012/val"]).data.root == "/another/set"
     assert with_data(config, EvaluateConfig(run="r", split="train")) is config
 
 
-def test_what_was_left_out_is_reported():
+def test_what_was_not_measured_on_is_told():
     """What the reader leaves out makes the set smaller; an image that cannot be decoded counts as missed."""
     missing = [
         Problem("missing-image", "a.jpg", "listed in val.txt"),
         Problem("missing-image", "b.jpg", "listed in val.txt"),
     ]
     flat = Problem("no-area", "c.xml", "object 1 cat [3, 3, 3, 9]")
-    sound = SimpleNamespace(problems={}, summary=lambda: "")
-    broken = SimpleNamespace(problems={"d.jpg": flat}, summary=lambda: "1 broken")
+    sound, broken = (
+        SimpleNamespace(problems={}, summary=lambda: ""),
+        SimpleNamespace(problems={"d.jpg": flat}, summary=lambda: "1 broken"),
+    )
     assert fault_counts([], sound) == {} and fault_lines([], sound) == []
     assert fault_counts([*missing, flat], broken) == {
         "left_out": {"missing-image": 2, "no-area": 1},

@@ -1,4 +1,6 @@
-"""From `_target_` and keywords to an object. test_check.py has the mistakes of whole configurations."""
+"""From `_target_` and keywords to an object; tests/test_checking.py holds the mistakes that a whole
+configuration can have.
+"""
 
 from __future__ import annotations
 

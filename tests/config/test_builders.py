@@ -1,4 +1,4 @@
-"""A configuration from someone else can build the listed builders and call nothing else."""
+"""A configuration from somebody else can build the listed builders and call nothing else."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def candidates() -> Iterator[str]:
 
 
 def set_traps(monkeypatch) -> None:
-    """Makes the test fail if files, folders, processes or sockets are used, or other packages imported."""
+    """From here on, touching a file, a folder, a process or a socket fails the test, and so does importing
+    others' code.
+    """
 
     def trap(*args, **kwargs):
         raise AssertionError("something was called")
@@ -78,7 +80,7 @@ def targets() -> list[str]:
 
 @pytest.fixture(scope="module")
 def stored() -> dict:
-    """A configuration as a checkpoint holds it. Checked once, so that its modules are already imported."""
+    """A configuration as a checkpoint holds it; checked once, so that all that it needs is imported."""
     configuration = composed([])
     check(configuration)
     return configuration
@@ -110,13 +112,13 @@ def test_only_the_listed_builders_are_accepted(stored, targets, monkeypatch):
         ("optimizer", "detectors.training.optim.parameter_groups", {"weight_decay": 0}),
     ],
 )
-def test_harmful_targets_are_refused(group, target, keywords, stored, targets, monkeypatch):
+def test_targets_that_did_harm_are_refused(group, target, keywords, stored, targets, monkeypatch):
     set_traps(monkeypatch)
     with pytest.raises(ConfigError, match=rf"{group}\._target_='{target}'"):
         check(stored | {group: {"_target_": target, **keywords}})
 
 
-def test_the_command_line_is_held_to_the_same_list():
+def test_the_command_line_meets_the_same_list():
     with pytest.raises(ConfigError, match=r"model\._target_='detectors\.models\.vgg\.ReducedVGG'"):
         check(composed(["model._target_=detectors.models.vgg.ReducedVGG"]))
 

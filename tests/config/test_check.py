@@ -1,4 +1,4 @@
-"""The mistakes that a configuration can have, and what check() says about each."""
+"""What a configuration can be wrong in, and what check() says about it."""
 
 import copy
 
@@ -105,7 +105,8 @@ def test_a_checkpoints_configuration_is_read_back(plain):
         (
             "augment",
             {"_target_": "detectors.data.augment.transforms.ssd_augmentation"},
-            "input.resize='letterbox': augment=ssd resizes with stretch; set input.resize=stretch",
+            "input.resize='letterbox': augment=ssd trains as input.resize=stretch would evaluate; "
+            "set input.resize=stretch",
         ),
         ("loss.objectness_target", "two", "loss: objectness_target='two': choose 'iou'"),
         ("optimizer.rate", "???", "optimizer.rate is missing: adamw needs it; set optimizer.rate=..."),
@@ -113,14 +114,13 @@ def test_a_checkpoints_configuration_is_read_back(plain):
     ],
 )
 def test_each_mistake_has_its_message(plain, place, value, text):
-    """One mistake gives one message, which begins with the place and ends with the fix."""
-    (problem,) = problems(plain, **{place.replace(".", "__"): value})
-    assert text in problem
+    """One mistake, one message, that begins with the place and ends with the fix."""
+    (found,) = problems(plain, **{place.replace(".", "__"): value})
+    assert text in found
 
 
 def test_missing_keyword(plain):
-    broken = copy.deepcopy(plain)
-    del broken["optimizer"]["rate"]
+    del (broken := copy.deepcopy(plain))["optimizer"]["rate"]
     with pytest.raises(
         ConfigError, match=r"optimizer.rate is missing: adamw needs it; set optimizer.rate=..."
     ):
@@ -149,7 +149,7 @@ def test_missing_keyword(plain):
             "set schedule.warmup_steps=5",
         ),
         (["schedule=step", "schedule.factors=[.1]"], "each milestone needs one factor"),
-        (["schedule=step", "schedule.milestones=[5,3]"], "schedule.milestones=[5, 3]: must increase"),
+        (["schedule=step", "schedule.milestones=[5,3]"], "schedule.milestones=[5, 3]: must grow"),
         (["schedule.name=step"], "schedule.milestones=[]: the step schedule needs some"),
         (
             ["data.reduced_decode=true", "data.image_cache=ram"],
@@ -191,36 +191,38 @@ def test_combinations(overrides, text):
     """What Hydra composes without complaint and check() refuses."""
     with pytest.raises(ConfigError) as error:
         check(composed(*overrides))
-    (problem,) = error.value.problems
-    assert text in problem
+    (found,) = error.value.problems
+    assert text in found
 
 
 def test_multi_scale_is_off_until_its_sides_are_set(plain):
-    """Off: null, min and max of 0, and checkpoints that are older than the setting."""
+    """null as well as 0 and 0; a checkpoint from before there was the setting counts as off."""
     assert list(check(plain).input.multi_scale.sides()) == []
     assert check(changed(plain, "input.multi_scale", None)).input.multi_scale is None
     assert to_plain(check(changed(plain, "input.multi_scale", None)))["input"]["multi_scale"] is None
-    old = copy.deepcopy(plain)
-    del old["input"]["multi_scale"]
+    del (old := copy.deepcopy(plain))["input"]["multi_scale"]
     assert check(old) == check(plain)
-    scales = checked("input.multi_scale={min: 96, max: 160}").input.multi_scale
-    assert list(scales.sides()) == [96, 128, 160]
-    (problem,) = problems(plain, input__multi_scale__mni=3)
-    assert "did you mean input.multi_scale.min?" in problem
-    (problem,) = problems(plain, input__multi_scale=5)
-    assert problem == "input.multi_scale=5: must be a group of settings"
+    assert list(check(composed("input.multi_scale={min: 96, max: 160}")).input.multi_scale.sides()) == [
+        96,
+        128,
+        160,
+    ]
+    (found,) = problems(plain, input__multi_scale__mni=3)
+    assert "did you mean input.multi_scale.min?" in found
+    (found,) = problems(plain, input__multi_scale=5)
+    assert found == "input.multi_scale=5: must be a group of settings"
 
 
 def test_all_problems_in_one_error(plain):
-    changes = {"trainer__stpes": 3, "trainer__steps": 0, "seed": -1, "model__widht": 1, "input__size": [7]}
-    assert len(problems(plain, **changes)) == 5
+    found = problems(plain, trainer__stpes=3, trainer__steps=0, seed=-1, model__widht=1, input__size=[7])
+    assert len(found) == 5
     with pytest.raises(
         ConfigError, match=r"the configuration has 2 problems:\n  sede=1: .*\n  seed=-1: must be 0 or more"
     ):
         check(changed(changed(plain, "sede", 1), "seed", -1))
 
 
-def test_check_does_not_change_its_input(plain):
+def test_nothing_is_changed(plain):
     cfg = composed()
     before = copy.deepcopy(cfg)
     check(cfg)
@@ -261,7 +263,7 @@ def test_build():
         ([1], tuple[float, float], False),
         ([1, 2, 3], tuple[float, ...], True),
         ("voc", str | list[float], True),
-        (object(), Config, True),  # beyond yaml's types: the builder checks it
+        (object(), Config, True),  # beyond yaml: the builder must see to it
     ],
 )
 def test_fits(value, hint, fit):

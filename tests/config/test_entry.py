@@ -54,7 +54,7 @@ def run(capfd, monkeypatch, task, *arguments: str, full_error: str = "0") -> tup
         ("model.widht=2", "model.widht=2: there is no such setting; did you mean model.width?"),
         (
             "model.loss=2",
-            "model.loss=2: there is no such setting; detectors.models.yolov2.yolov2_tiny takes it, "
+            "model.loss=2: there is no such setting; detectors.models.yolov2.yolov2_tiny knows it, "
             "so add it with +model.loss=...",
         ),
         ("trainer.steps", "trainer.steps: not of the form group.key=value (missing EQUAL"),
@@ -64,12 +64,12 @@ def run(capfd, monkeypatch, task, *arguments: str, full_error: str = "0") -> tup
 )
 def test_message(capfd, monkeypatch, tmp_path, override, text):
     monkeypatch.chdir(tmp_path)
-    status, stderr = run(capfd, monkeypatch, check, override)
+    status, told = run(capfd, monkeypatch, check, override)
     assert status == 2
-    assert text in stderr
-    assert stderr.startswith("error: ")
-    assert stderr.endswith("(HYDRA_FULL_ERROR=1 shows where in the code this came up)\n")
-    assert "Traceback" not in stderr
+    assert text in told
+    assert told.startswith("error: ")
+    assert told.endswith("(HYDRA_FULL_ERROR=1 shows where in the code this came up)\n")
+    assert "Traceback" not in told
     assert os.environ["HYDRA_FULL_ERROR"] == "0"
 
 
@@ -88,28 +88,28 @@ def test_mistakes_in_a_yaml_name_the_file(capfd, monkeypatch, tmp_path, content,
     monkeypatch.chdir(tmp_path)
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{content}")
-    status, stderr = run(capfd, monkeypatch, check, f"--config-dir={tmp_path}", "experiment=mine")
+    status, told = run(capfd, monkeypatch, check, f"--config-dir={tmp_path}", "experiment=mine")
     assert status == 2
-    assert text in stderr
+    assert text in told
 
 
 @pytest.mark.parametrize(
     "error",
     [ValueError("bad.xml: no box"), FileNotFoundError("no such folder"), FloatingPointError("step 3")],
 )
-def test_errors_of_the_run_are_reported_once(capfd, monkeypatch, tmp_path, error):
+def test_errors_of_the_run_are_told_once(capfd, monkeypatch, tmp_path, error):
     def task(cfg):
         raise error
 
     monkeypatch.chdir(tmp_path)
-    status, stderr = run(capfd, monkeypatch, task)
-    assert (status, stderr) == (
+    status, told = run(capfd, monkeypatch, task)
+    assert (status, told) == (
         2,
         f"error: {error}\n(HYDRA_FULL_ERROR=1 shows where in the code this came up)\n",
     )
 
 
-def test_bugs_keep_their_traceback(capfd, monkeypatch, tmp_path):
+def test_our_own_mistakes_keep_their_traceback(capfd, monkeypatch, tmp_path):
     def task(cfg):
         raise TypeError("a bug")
 
@@ -118,7 +118,7 @@ def test_bugs_keep_their_traceback(capfd, monkeypatch, tmp_path):
         run(capfd, monkeypatch, task)
 
 
-def test_a_valid_run_returns(capfd, monkeypatch, tmp_path):
+def test_a_good_run_returns(capfd, monkeypatch, tmp_path):
     seen = []
     monkeypatch.chdir(tmp_path)
     assert run(capfd, monkeypatch, seen.append) == (0, "")
@@ -138,7 +138,7 @@ def test_full_error_shows_the_traceback(capfd, monkeypatch, tmp_path):
 )
 def test_what_can_be_set_is_shown(capfd, monkeypatch, flag, text):
     monkeypatch.setattr(sys, "argv", ["train.py", flag])
-    with contextlib.suppress(SystemExit):  # --help exits
+    with contextlib.suppress(SystemExit):  # --help leaves so
         entry_point("train", config_path=CONF)(check)()
     assert text in capfd.readouterr().out
 
@@ -146,9 +146,9 @@ def test_what_can_be_set_is_shown(capfd, monkeypatch, flag, text):
 def test_train_py_itself(tmp_path):
     command = [sys.executable, str(PROJECT / "train.py"), f"hydra.run.dir={tmp_path}", "trainer.stpes=3"]
     environment = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
-    process = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert (process.returncode, process.stdout) == (2, "")
-    assert process.stderr.startswith(
+    told = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert (told.returncode, told.stdout) == (2, "")
+    assert told.stderr.startswith(
         "error: trainer.stpes=3: there is no such setting; did you mean trainer.steps?\n"
     )
-    assert process.stderr.count("\n") == 2
+    assert told.stderr.count("\n") == 2

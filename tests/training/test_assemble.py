@@ -1,4 +1,6 @@
-"""Parts from a configuration: ground truth, sizes of multi-scale training, initial weights."""
+"""Parts from a configuration: sizes of a step in multi-scale training, and weights that a new run starts
+from.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ def configured(*overrides: str, model: str = "ssd160") -> Config:
 
 
 def stored(config: Config, path: Path, class_names: tuple[str, ...] = NAMES) -> ckpt.Checkpoint:
-    """A checkpoint of a detector with other weights that has seen 1,000 images."""
+    """A checkpoint of a detector that was drawn from another seed and has seen 1,000 images."""
     detector = assemble.build_detector(config, len(class_names))
     with torch.no_grad():
         for parameter in detector.parameters():
@@ -53,7 +55,7 @@ def started(
 
 @pytest.mark.parametrize("model", ["ssd160", "yolov2_160"])
 def test_the_same_network_is_loaded_whole(model, tmp_path):
-    """All but the loss's state: the prior term counts the images of this run."""
+    """All but what the loss counts: the prior term looks at the images of this run."""
     config = configured(model=model)
     checkpoint = stored(config, tmp_path / "a.pt")
     before, after, text = started(config, checkpoint)
@@ -73,7 +75,7 @@ def test_the_same_network_is_loaded_whole(model, tmp_path):
     ],
 )
 def test_another_number_of_classes_starts_the_head_anew(model, anew, tmp_path):
-    """SSD: the class outputs only. YOLOv2: the whole head, since one convolution predicts everything."""
+    """Pain 18. In SSD only the class outputs; YOLOv2's one head is all of it."""
     config = configured(model=model)
     anew = anew or {"head.conv.weight", "head.conv.bias"}
     checkpoint = stored(config, tmp_path / "a.pt")
@@ -89,7 +91,7 @@ def test_another_number_of_classes_starts_the_head_anew(model, anew, tmp_path):
     assert "(its size depends on the number of classes)" in text
 
 
-def test_other_sizes_and_names_are_reported_apart(tmp_path):
+def test_other_sizes_and_names_are_told_apart(tmp_path):
     """A wider backbone does not fit; the file's batch norm has no place in a network without."""
     checkpoint = stored(configured(), tmp_path / "a.pt")
     _, _, text = started(configured("model.batch_norm=false"), checkpoint)
@@ -119,19 +121,17 @@ def test_parts_can_be_held_back(tmp_path):
         started(configured("model.width=1", model="yolov2_160"), checkpoint)
 
 
-def test_a_head_of_other_classes_is_reported(tmp_path):
+def test_a_head_of_other_classes_is_told(tmp_path):
     checkpoint = stored(configured(), tmp_path / "a.pt")
     assert "another order" in started(configured(), checkpoint, ("c", "b", "a"))[2]
     assert (
         "another order"
         not in started(configured("trainer.init_without=[head]"), checkpoint, ("c", "b", "a"))[2]
     )
-    assert (
-        "another order" not in started(configured(), checkpoint, ("c", "b"))[2]
-    )  # the sizes differ, which is reported
+    assert "another order" not in started(configured(), checkpoint, ("c", "b"))[2]  # told by the sizes
 
 
-def test_other_pixel_settings_are_reported(tmp_path):
+def test_pixels_of_another_scale_are_told(tmp_path):
     """A VGG-16 of torchvision wants mean and standard deviation, one of Caffe BGR."""
     checkpoint = stored(
         configured("model.pixel_std=[58,57,57]", "model.channel_order=bgr"), tmp_path / "a.pt"
@@ -147,7 +147,7 @@ def test_other_pixel_settings_are_reported(tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, b"no checkpoint"])
-def test_a_wrong_file_is_named_with_the_fix(content, tmp_path):
+def test_a_wrong_file_is_named_with_the_way_out(content, tmp_path):
     if content:
         (tmp_path / "a.pt").write_bytes(content)
     with pytest.raises(
@@ -157,7 +157,7 @@ def test_a_wrong_file_is_named_with_the_fix(content, tmp_path):
 
 
 def test_sizes_of_a_step():
-    """Darknet's rule with the configuration's numbers; None where multi-scale training is off."""
+    """Darknet's rule for the configuration's own numbers; nothing where it is off."""
     config = configured(
         "input.multi_scale={min: 96, max: 160, every: 3, final_steps: 4}",
         "trainer.steps=200",
@@ -174,8 +174,10 @@ def test_sizes_of_a_step():
 
 def own_voc(tmp_path: Path, *overrides: str) -> Config:
     """Three splits; zebra is in val only, ant in test only."""
-    root = tmp_path / "voc"
-    classes = {"train": ["horse", "dog"], "val": ["dog", "zebra"], "test": ["ant", "horse"]}
+    root, classes = (
+        tmp_path / "voc",
+        {"train": ["horse", "dog"], "val": ["dog", "zebra"], "test": ["ant", "horse"]},
+    )
     for split, names in classes.items():
         write_voc(root, {f"{split}0": "".join(box_xml(name, 1, 1, 9, 9) for name in names)}, split=split)
     return configured(
@@ -189,18 +191,21 @@ def test_classes_of_a_voc_set_are_those_of_all_its_splits(tmp_path, caplog):
     assert train.class_names == ("ant", "dog", "horse", "zebra")
     assert_array_equal(train.labels, [2, 1])
     for split, labels in {"val": [1, 3], "test": [0, 2]}.items():
-        for class_names in (None, train.class_names):
-            annotations = assemble.read_annotations(data, split, class_names)
-            assert annotations.class_names == train.class_names
-            assert_array_equal(annotations.labels, labels)
+        for truths in (
+            assemble.read_annotations(data, split),
+            assemble.read_annotations(data, split, train.class_names),
+        ):
+            assert truths.class_names == train.class_names
+            assert_array_equal(truths.labels, labels)
     assert "classes that data.train does not have, so that they cannot be learned: ant; zebra" in caplog.text
 
 
 def test_class_names_that_are_given_are_taken(tmp_path):
     data = own_voc(tmp_path, "data.class_names=[zebra,horse,dog,ant]").data
     assert_array_equal(assemble.read_annotations(data, "val").labels, [2, 0])
-    from_checkpoint = ["dog", "zebra"]
-    assert_array_equal(assemble.read_annotations(data, "val", from_checkpoint).labels, [0, 1])
+    assert_array_equal(
+        assemble.read_annotations(data, "val", ["dog", "zebra"]).labels, [0, 1]
+    )  # a checkpoint's
     data = own_voc(tmp_path, "data.class_names=[horse,dog]").data
     assert len(assemble.read_annotations(data, "train").labels) == 2
     with pytest.raises(ValueError, match=r"val0\.xml: object 2 zebra \[1, 1, 9, 9\]"):
@@ -211,7 +216,7 @@ def test_class_names_that_are_given_are_taken(tmp_path):
 
 
 def test_classes_of_a_coco_set_are_in_the_order_of_their_ids(tmp_path):
-    """The splits list different categories. A misspelt name is reported with the closest known one."""
+    """The split's own lists of categories differ; a misspelt one is asked about."""
     categories = {"train": [(7, "horse"), (3, "zebra")], "val": [(5, "dog"), (3, "zebra")]}
     settings = ["data=coco", f"data.root={tmp_path}", f"paths.cache={tmp_path / 'cache'}"]
     for split, pairs in categories.items():
@@ -223,8 +228,7 @@ def test_classes_of_a_coco_set_are_in_the_order_of_their_ids(tmp_path):
         write_coco(tmp_path / split, content)
         settings += [f"data.{split}=[{split}/instances.json]", f"data.image_folders.{split}={split}/images"]
     data = configured(*settings).data
-    train = assemble.read_annotations(data, "train")
-    val = assemble.read_annotations(data, "val")
+    train, val = assemble.read_annotations(data, "train"), assemble.read_annotations(data, "val")
     assert train.class_names == val.class_names == ("zebra", "dog", "horse")
     assert_array_equal(train.labels, [2, 0])
     assert_array_equal(val.labels, [1, 0])
@@ -249,6 +253,7 @@ def test_annotations_are_kept_below_the_cache_folder(tmp_path, monkeypatch):
 
     monkeypatch.setattr(assemble, "scan_voc", scan_voc)
     assert assemble.read_annotations(data, "train").paths == first.paths
-    # three splits, and train with all classes
-    assert [path.suffix for path in Path(data.cache).iterdir()] == [".annotations"] * 4
+    assert (
+        sorted(path.suffix for path in Path(data.cache).iterdir()) == [".annotations"] * 4
+    )  # three splits, and train with all classes
     assert json.dumps(list(first.image_ids)) == '["train0"]'

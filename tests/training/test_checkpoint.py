@@ -76,10 +76,11 @@ def test_broken_files_are_named(tmp_path):
         ckpt.load_checkpoint(tmp_path / "nothing.pt")
 
 
-def test_garbage_gives_one_message(tmp_path):
-    """Random bytes after the magic bytes of PyTorch's formats, and a checkpoint with random bytes changed."""
-    path = tmp_path / "x.pt"
-    random = np.random.default_rng(0)
+def test_garbage_never_gives_anything_but_one_message(tmp_path):
+    """Random bytes behind the beginnings by which PyTorch tells its formats apart, and a checkpoint with
+    bytes changed at random places.
+    """
+    path, random = tmp_path / "x.pt", np.random.default_rng(0)
     ckpt.save_checkpoint(some_checkpoint(path))
     whole = np.frombuffer(path.read_bytes(), np.uint8)
     for case in range(60):
@@ -120,7 +121,7 @@ def test_random_state_comes_back():
 
 
 def test_older_checkpoints_hold_the_images_seen_in_the_loss(tmp_path):
-    """images_seen moves to `progress`, unless that holds the number already."""
+    """It is moved to the progress, which has the last word where it knows the number itself."""
     for progress, expected in (({}, 1000), ({"images_seen": 8}, 8)):
         path = tmp_path / "old.pt"
         model = {"loss.images_seen": torch.tensor(1000), "weight": torch.zeros(1)}

@@ -1,4 +1,6 @@
-"""The training loop: exact resumes, clean stops, no waiting for the device in a step, errors."""
+"""The trainer: it learns, resumes bit for bit, stops cleanly, never waits for the device in a step, and says
+what went wrong.
+"""
 
 from __future__ import annotations
 
@@ -77,9 +79,8 @@ MULTI_SCALE = (
     ("model", "overrides"), [("yolov2_160", ()), ("ssd160", ()), ("yolov2_160", MULTI_SCALE)]
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(model, overrides, cache, tmp_path):
-    """Bit for bit: weights, BatchNorm's statistics, images_seen, optimiser state.
-
-    Stopped within an epoch: after 3 x 4 images, of 10.
+    """Bit for bit: weights, BatchNorm's statistics, images_seen, optimiser state; stopped within an epoch (3
+    x 4 of 10 images).
     """
     whole = make_run(tmp_path / "whole", cache, *overrides, model=model)
     engine.train(whole)
@@ -108,16 +109,18 @@ def interrupt_after(run: engine.Run, batch: int) -> None:
         problems: ClassVar = {}
 
         def __iter__(self):
-            for number, content in enumerate(original, 1):
+            for number, found in enumerate(original, 1):
                 if number == batch:
                     os.kill(os.getpid(), signal.SIGINT)
-                yield content
+                yield found
 
     run.train_loader = Interrupted()
 
 
 def test_all_batches_of_a_step_have_its_size(cache, tmp_path, monkeypatch):
-    """Multi-scale training counts optimiser steps, not batches. Evaluation uses input.size."""
+    """Multi-scale training counts optimiser steps, not batches; the network sees every size, and evaluation
+    its own.
+    """
     sizes = []
     original = DetectionTask.step
 
@@ -135,7 +138,9 @@ def test_all_batches_of_a_step_have_its_size(cache, tmp_path, monkeypatch):
 
 
 def test_a_new_run_starts_from_other_weights(cache, tmp_path, capsys):
-    """Its step, optimiser and images_seen start at zero. Resumed, it goes on from its own checkpoint."""
+    """Its own step, optimiser and images_seen begin at nothing; a resume of it goes on with its own
+    checkpoint.
+    """
     engine.train(make_run(tmp_path / "before", cache))
     run = make_run(
         tmp_path / "after", cache, f"trainer.init_from={tmp_path / 'before'}", "seed=1", "trainer.steps=2"
@@ -159,7 +164,7 @@ def test_a_new_run_starts_from_other_weights(cache, tmp_path, capsys):
         script.resumed_config(own, ["trainer.init_from=x"])
 
 
-def test_what_a_run_writes(cache, tmp_path):
+def test_what_a_run_leaves_behind(cache, tmp_path):
     run = make_run(tmp_path, cache)
     result = engine.train(run)
     run.tracker.close()
@@ -177,9 +182,8 @@ def test_what_a_run_writes(cache, tmp_path):
 
 
 def test_broken_images_do_not_end_a_run_that_skips_them(tmp_path, caplog):
-    """One of ten training images and one of four validation images are truncated.
-
-    They are named, counted and replaced; all others are still used.
+    """Ten training images and four to validate on, of each one cut short: named, counted, replaced; all
+    others are still there.
     """
     run = make_run(tmp_path / "run", tmp_path / "cache", "data.on_error=skip", "trainer.probe_images=4")
     broken = {
@@ -236,9 +240,8 @@ class HostReads(TorchDispatchMode):
 
 @pytest.mark.parametrize("model", ["yolov2_160", "ssd160"])
 def test_no_host_synchronisation_in_a_step(model, cache, tmp_path, monkeypatch):
-    """Six steps without a log line read nothing from the device.
-
-    With SGD, because AdamW counts its steps on the host.
+    """Six steps without a log line read nothing from the device; SGD, because AdamW counts its steps on the
+    host by itself.
     """
     overrides = (
         "trainer.log_every=100",
@@ -297,9 +300,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(cache, tmp_path):
 
 def test_stop_requests_leave_signals_as_they_were():
     before = signal.getsignal(signal.SIGINT)
-    with engine.stop_requests() as requests:
+    with engine.stop_requests() as asked:
         os.kill(os.getpid(), signal.SIGINT)
-        assert requests == [signal.SIGINT]
+        assert asked == [signal.SIGINT]
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
@@ -326,7 +329,7 @@ def test_only_harmless_settings_may_change_on_resume(cache, tmp_path):
 
 
 def test_without_validation_images_a_run_ends_without_an_ap(tmp_path, cache):
-    """As data=voc0712plus, which trains on all images and leaves none to evaluate on."""
+    """As data=voc0712plus trains: nothing is left to measure on, and nothing is measured."""
     run = make_run(tmp_path / "run", cache, "data.val=[]")
     result = engine.train(run)
     assert result.images == 0
@@ -339,7 +342,7 @@ def test_without_validation_images_a_run_ends_without_an_ap(tmp_path, cache):
     assert json.loads((run.folder / "summary.json").read_text())["validation"]["AP"] is None
 
 
-def test_validation_images_that_are_trained_on_are_reported(tmp_path, cache, capsys):
+def test_validation_images_that_are_trained_on_are_told(tmp_path, cache, capsys):
     make_run(tmp_path / "run", cache, "data.val=[train]")
     assert "10 validation images (10 of them are training images, too" in capsys.readouterr().out
     make_run(tmp_path / "other", cache)

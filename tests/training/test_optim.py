@@ -29,8 +29,8 @@ def test_only_convolution_weights_decay_as_in_darknet():
     assert all(p.ndim == 4 for p in weights["params"])
     assert len(weights["params"]) == 2
     assert {name.rpartition(".")[2] for name in names_of(biases, module)} == {"bias"}
-    grouped = [p for group in (weights, biases, scales) for p in group["params"]]
-    assert len(grouped) == len(list(module.parameters()))
+    everything = [p for group in (weights, biases, scales) for p in group["params"]]
+    assert len(everything) == len(list(module.parameters()))
 
 
 def test_caffes_rule():
@@ -42,26 +42,20 @@ def test_caffes_rule():
 
 
 def test_sgd_equals_darknets_update():
-    """Three steps of update_convolutional_layer by hand.
+    """update_convolutional_layer: u -= decay w (weights only); w += rate u; u *= momentum.
 
-    u -= decay w (weights only); w += rate u; u *= momentum.
+    Three steps by hand.
     """
     module = nn.Conv2d(1, 1, 1)
-    weight = module.weight.item()
-    bias = module.bias.item()
+    weight, bias = module.weight.item(), module.bias.item()
     optimizer = sgd(module, rate=0.1, momentum=0.9, weight_decay=0.01)
-    u_weight = 0.0
-    u_bias = 0.0
+    u_weight = u_bias = 0.0
     for gradient in (0.5, -0.2, 0.3):
-        module.weight.grad = torch.full((1, 1, 1, 1), gradient)
-        module.bias.grad = torch.full((1,), gradient)
+        module.weight.grad, module.bias.grad = torch.full((1, 1, 1, 1), gradient), torch.full((1,), gradient)
         optimizer.step()
-        u_weight -= gradient + 0.01 * weight
-        u_bias -= gradient
-        weight += 0.1 * u_weight
-        bias += 0.1 * u_bias
-        u_weight *= 0.9
-        u_bias *= 0.9
+        u_weight, u_bias = u_weight - gradient - 0.01 * weight, u_bias - gradient
+        weight, bias = weight + 0.1 * u_weight, bias + 0.1 * u_bias
+        u_weight, u_bias = 0.9 * u_weight, 0.9 * u_bias
     assert_close(torch.tensor([module.weight.item(), module.bias.item()]), torch.tensor([weight, bias]))
 
 
@@ -102,17 +96,20 @@ DARKNET = {
     "yolov2-voc": (0.001, steps(40000, 60000, burn_in=1000), 80200),
     "yolov2": (0.001, steps(400000, 450000, burn_in=1000), 500200),
     "yolov2-tiny": (0.001, steps(400000, 450000, burn_in=1000), 500200),
-    # steps=-1, read as unsigned, is never reached: the rate stays .001
-    "yolov2-tiny-voc": (0.001, ScheduleConfig(name="constant"), 40200),
+    "yolov2-tiny-voc": (
+        0.001,
+        ScheduleConfig(name="constant"),
+        40200,
+    ),  # steps=-1 read as unsigned: it never leaves .001
     "darknet19": (0.1, poly(burn_in=1000), 800000),
     "darknet19_448": (0.001, poly(), 100000),
 }
 
 
 def test_rates_equal_those_that_darknet_recorded(fixtures):
-    """get_current_rate of the C program, for batch numbers around each change of the rate.
+    """get_current_rate of the C program for batch numbers around every corner.
 
-    It computes in float32, which limits the last rates of poly, where 1 - .999999 is left.
+    Its float32 shows in the last rates of poly: 1 - .999999.
     """
     recorded = {
         name: case["lr"]
@@ -157,10 +154,9 @@ def caffes_update(weight: float, gradients: list[float], rates: list[float]) -> 
 
 
 @pytest.mark.parametrize("rate_in_momentum", [True, False])
-def test_caffes_momentum_keeps_the_rate_of_each_step(rate_in_momentum):
+def test_caffes_momentum_keeps_the_rate_of_its_day(rate_in_momentum):
     """With one rate, both updates are equal; after a drop only rate_in_momentum is Caffe's."""
-    gradients = [0.5, -0.2, 0.3, 0.1, 0.4]
-    rates = [0.1, 0.1, 0.01, 0.01, 0.02]
+    gradients, rates = [0.5, -0.2, 0.3, 0.1, 0.4], [0.1, 0.1, 0.01, 0.01, 0.02]
     module = nn.Conv2d(1, 1, 1)
     weight = module.weight.item()
     optimizer = sgd(
@@ -175,7 +171,7 @@ def test_caffes_momentum_keeps_the_rate_of_each_step(rate_in_momentum):
 
 
 def test_the_momentums_rate_survives_a_resume():
-    """The factor for the momentum after a drop of the rate comes from the optimiser's state."""
+    """What the drop multiplies the momentum by comes from the optimiser's own state."""
     results = []
     for resumed in (False, True):
         torch.manual_seed(0)
@@ -187,8 +183,7 @@ def test_the_momentums_rate_survives_a_resume():
                 optimizer = sgd(module, rate=0.1, rate_in_momentum=True)
                 optimizer.load_state_dict(state)
             set_rate(optimizer, rate)
-            module.weight.grad = torch.ones(1, 1, 1, 1)
-            module.bias.grad = torch.ones(1)
+            module.weight.grad, module.bias.grad = torch.ones(1, 1, 1, 1), torch.ones(1)
             optimizer.step()
         results.append(module.weight.item())
     assert results[0] == results[1]
@@ -196,8 +191,7 @@ def test_the_momentums_rate_survives_a_resume():
 
 def test_adamw_without_decay_is_adam():
     """The Keras course's optimiser needs no builder of its own."""
-    ours = small_network()
-    adam = small_network()
+    ours, adam = small_network(), small_network()
     adam.load_state_dict(ours.state_dict())
     optimizers = adamw(ours, rate=5e-5, weight_decay=0.0), torch.optim.Adam(adam.parameters(), lr=5e-5)
     for seed in range(3):

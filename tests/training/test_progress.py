@@ -1,4 +1,6 @@
-"""Means of losses, the first step with a bad loss, and training time without pauses."""
+"""What the loop keeps an eye on: means on the host only when asked, the first bad step named, time without
+pauses.
+"""
 
 from __future__ import annotations
 
