@@ -1,7 +1,4 @@
-"""The recordings in tests/fixtures, one dict per case.
-
-What their numbers mean is known to detectors/verification only.
-"""
+"""Reads the recordings in tests/fixtures. detectors/commands/verify documents their layout."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ FIXTURES = Path(__file__).parent / "fixtures"
 
 
 def region_cases(fixtures: Path) -> dict[str, dict]:
-    """Every case of region_train: the settings of the json and the arrays of the npz."""
+    """Every case of region_train by name: the settings of the JSON file and the arrays of the npz file."""
     settings = json.loads((fixtures / "darknet/region_train.json").read_text())
     arrays = np.load(fixtures / "darknet/region_train.npz")
     for name, case in settings.items():
@@ -23,7 +20,7 @@ def region_cases(fixtures: Path) -> dict[str, dict]:
 
 
 def course_cases(fixtures: Path) -> dict[str, dict]:
-    """Every recording of the course's Keras loss: its arrays, and its line of the manifest as `about`."""
+    """Every recording of the Keras course's loss by name: its arrays, and its manifest entry as `about`."""
     folder = fixtures / "evaluation/keras_yolo2_loss"
     manifest = json.loads((folder / "manifest.json").read_text())
     return {
@@ -32,7 +29,7 @@ def course_cases(fixtures: Path) -> dict[str, dict]:
 
 
 def copy(target: Path, *patterns: str, source: str = "darknet") -> Path:
-    """Links to files of tests/fixtures, in folders of the same names."""
+    """Links files of tests/fixtures/SOURCE into `target`, in the same subfolders. Returns `target`."""
     for pattern in patterns:
         for path in sorted((FIXTURES / source).glob(pattern)):
             link = target / path.relative_to(FIXTURES / source)
@@ -42,14 +39,15 @@ def copy(target: Path, *patterns: str, source: str = "darknet") -> Path:
 
 
 def write_cases(target: Path, stem: str, names: dict[str, str]) -> Path:
-    """Some cases of a json and its npz under new names (old -> new)."""
+    """Writes some cases of a JSON file and its npz file. names: old name -> new name. Returns `target`."""
     settings = json.loads((FIXTURES / f"darknet/{stem}.json").read_text())
     arrays = np.load(FIXTURES / f"darknet/{stem}.npz")
     target.mkdir(exist_ok=True)
     (target / f"{stem}.json").write_text(json.dumps({new: settings[old] for old, new in names.items()}))
-    chosen = {key: key.split("/", 1) for key in arrays.files if key.split("/", 1)[0] in names}
-    np.savez(
-        target / f"{stem}.npz",
-        **{f"{names[case]}/{rest}": arrays[key] for key, (case, rest) in chosen.items()},
-    )
+    renamed = {}
+    for key in arrays.files:
+        case, array = key.split("/", 1)
+        if case in names:
+            renamed[f"{names[case]}/{array}"] = arrays[key]
+    np.savez(target / f"{stem}.npz", **renamed)
     return target

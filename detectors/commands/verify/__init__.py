@@ -1,1 +1,1 @@
-"""Recordings of other programs' numbers, read from their files and held against what this code computes."""
+"""Compares recorded results of other programs with what this code computes."""

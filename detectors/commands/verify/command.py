@@ -1,11 +1,11 @@
-"""Compares this code with numbers of the original programs: detectors verify FOLDER ... [--failed].
+"""Compares this code with recorded results of the original programs: detectors verify FOLDER ... [--failed].
 
 A folder is laid out like the recordings of Darknet (region_train.json, net.json, ...), of SSD (priors.npz,
 loss_*.npz, ...) or of evaluation programs (voc/*.json, keras_yolo2_loss/*.npz, ...). Everything about a case
 is read from its files.
 
-Exit status 1 if a fixture fails or cannot be run, if a file is of an unknown kind, or if no fixture reads an
-array.
+The exit status is 1 if a fixture fails or cannot be run, if a file is of an unknown kind, or if an array is
+read by no fixture.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from typing import NamedTuple
 from detectors.commands.verify import (
     darknet_nets,
     darknet_ops,
+    darknet_rates,
     darknet_training,
     evaluators,
     keras_course,
+    region_decoding,
     region_layer,
     ssd_detections,
     ssd_losses,
@@ -36,16 +38,16 @@ from detectors.tables import text_row
 
 Reader = Callable[[Folder, Path], Iterator[Fixture]]
 
-# Pattern, matched from the right, -> who reads such a file. The first that matches counts.
+# File pattern, matched from the right -> the function that reads such files. The first match counts.
 RECORDING_READERS: dict[str, Reader] = {
     "region_train.json": region_layer.region_training,
-    "region_decode.json": region_layer.decoding,
+    "region_decode.json": region_decoding.decoding,
     "ops.json": darknet_ops.ops_fixtures,
     "net.json": darknet_nets.small,
     "full.json": darknet_nets.full,
     "weights.json": darknet_nets.weights_fixtures,
     "train.json": darknet_training.steps,
-    "lr.json": darknet_training.rates,
+    "lr.json": darknet_rates.rates,
     "priors.npz": ssd_recordings.priors,
     "loss_*.npz": ssd_losses.loss_fixtures,
     "det_*.npz": ssd_detections.detection_fixtures,
@@ -62,7 +64,7 @@ RECORDING_READERS: dict[str, Reader] = {
     "keras_yolo2_loss/*.npz": keras_course.course_fixtures,
     "keras_yolo2_loss/manifest.json": keras_course.manifest,
 }
-DOCUMENTS = (
+DOCUMENTS = (  # files without anything to compare
     "README*",
     "LICEN[CS]E*",
     "NOTICE*",
@@ -71,17 +73,20 @@ DOCUMENTS = (
     "*.pyc",
     "MANIFEST.json",
     "SHA256SUMS*",
-)  # nothing to compare
-FOLDER_PARTS = ("*.cfg",)  # what fixtures refer to; one that none refers to is only mentioned
+)
+FOLDER_PARTS = ("*.cfg",)  # files that fixtures refer to; an unused one is only a remark
 
 PASS = "pass"
 FAIL = "FAIL"
 KNOWN = "known"
 NOT_RUN = "NOT RUN"
+VERDICT_WORDS = {PASS: "pass", KNOWN: "are known differences", FAIL: "FAIL", NOT_RUN: "could NOT be RUN"}
+VERDICT_HEAD = ("fixture", "what was compared", "worst", "relative", "tolerance", "verdict")
+VERDICT_WIDTHS = (48, 46, 9, 9, 28, 0)  # fixed, because rows are printed as they are computed
 
 
 class Row(NamedTuple):
-    """A line of the table."""
+    """A line of the table. `absolute` and `relative` are a Comparison's; None if nothing was compared."""
 
     fixture: str
     what: str
@@ -91,6 +96,10 @@ class Row(NamedTuple):
     verdict: str
     note: str
 
+    @classmethod
+    def not_run(cls, fixture: str, what: str, note: str) -> Row:
+        return cls(fixture, what, None, None, "-", NOT_RUN, note)
+
     @property
     def bad(self) -> bool:
         return self.verdict in (FAIL, NOT_RUN)
@@ -99,16 +108,17 @@ class Row(NamedTuple):
 @verb
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="detectors verify", description="Compares every fixture of a folder with this code."
+        prog="detectors verify",
+        description="Compares every fixture of a folder with what this code computes.",
     )
     parser.add_argument(
         "folders",
         nargs="+",
         type=Path,
         metavar="FOLDER",
-        help="recordings: the layouts are described in their README.md",
+        help="a folder of recordings; the README.md in it describes the layout",
     )
-    parser.add_argument("--failed", action="store_true", help="print only the lines that do not pass")
+    parser.add_argument("--failed", action="store_true", help="leave out the lines that pass")
     args = parser.parse_args(arguments)
     bad = False
     for root in args.folders:
@@ -126,53 +136,48 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def verify(folder: Folder) -> Iterator[Row]:
-    """The rows of every fixture of a folder as they are computed, and last what no fixture has read."""
-    broken: set[Path] = set()  # npz files of fixtures that could not be run to their end
+    """Yields the rows of each fixture as they are computed, then a row for each npz or file left unread."""
+    incomplete: set[Path] = set()  # npz files of fixtures that an error ended
     for name in folder.files:
         reader = next((reader for pattern, reader in RECORDING_READERS.items() if name.match(pattern)), None)
         if reader is not None:
-            before = folder.arrays_of.keys() | set()
+            opened_before = set(folder.arrays_of)
             for row in _read(reader, folder, name):
                 yield row
                 if row.verdict == NOT_RUN:
-                    broken |= {name, *(folder.arrays_of.keys() - before)}
+                    incomplete |= {name, *(folder.arrays_of.keys() - opened_before)}
     for name, arrays in folder.arrays_of.items():
-        if name not in broken and (unread := arrays.unread):
+        unread = arrays.unread
+        if unread and name not in incomplete:
             names = ", ".join(unread[:5]) + (" ..." if len(unread) > 5 else "")
-            note = f"{len(unread)} arrays that no fixture asks for: {names}"
-            yield Row(str(name), "arrays", None, None, "-", NOT_RUN, note)
+            yield Row.not_run(str(name), "arrays", f"{len(unread)} arrays that no fixture reads: {names}")
     for name in unknown_files(folder):
-        yield Row(
-            str(name),
-            "file",
-            None,
-            None,
-            "-",
-            NOT_RUN,
-            "no fixture refers to this file, and no reader knows its kind",
-        )
+        yield Row.not_run(str(name), "file", "no fixture refers to this file, and no reader knows its kind")
 
 
 def _read(reader: Reader, folder: Folder, name: Path) -> Iterator[Row]:
-    """All fixtures of one file. An error in one is reported, and the others still run."""
+    """Runs all fixtures of one file. If one raises an error, the others still run."""
     try:
         folder.path(name)
         fixtures = list(reader(folder, name))
-    except Exception as error:  # a damaged file must not end the run: it is named, and the run fails
-        yield _not_run(str(name), error)
+    except Exception as error:  # a damaged file must not end the run: its row fails
+        yield Row.not_run(str(name), "-", _one_line(error))
         return
     if not fixtures:
-        yield Row(str(name), "file", None, None, "-", NOT_RUN, "there is no case in this file")
+        yield Row.not_run(str(name), "file", "there is no case in this file")
     for fixture in fixtures:
         try:
             for comparison in fixture.run():
                 yield _row(fixture.name, comparison)
         except Exception as error:  # as above
-            yield _not_run(fixture.name, error)
+            yield Row.not_run(fixture.name, "-", _one_line(error))
 
 
 def _row(fixture: str, comparison: Comparison) -> Row:
-    verdict = FAIL if not comparison.passed else KNOWN if comparison.known else PASS
+    if comparison.passed:
+        verdict = KNOWN if comparison.known else PASS
+    else:
+        verdict = FAIL
     return Row(
         fixture,
         comparison.what,
@@ -184,29 +189,26 @@ def _row(fixture: str, comparison: Comparison) -> Row:
     )
 
 
-def _not_run(fixture: str, error: Exception) -> Row:
+def _one_line(error: Exception) -> str:
     message = f"{error}" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
-    return Row(fixture, "-", None, None, "-", NOT_RUN, " ".join(message.split()))
+    return " ".join(message.split())
 
 
 def unknown_files(folder: Folder) -> list[Path]:
-    """Files that nothing opened, apart from documents, hidden files and cfgs."""
-    left = [
-        name
-        for name in folder.files
-        if name not in folder.opened and not any(part.startswith(".") for part in name.parts)
-    ]
-    return [name for name in left if not any(name.match(pattern) for pattern in (*DOCUMENTS, *FOLDER_PARTS))]
+    """Files that nothing opened, except documents, hidden files and cfgs."""
+    unopened = [name for name in folder.files if name not in folder.opened]
+    visible = [name for name in unopened if not any(part.startswith(".") for part in name.parts)]
+    return [name for name in visible if not any(map(name.match, (*DOCUMENTS, *FOLDER_PARTS)))]
 
 
 def verify_summary(folder: Folder, rows: list[Row]) -> Iterator[str]:
-    """The counts, the failed lines once more, and remarks."""
+    """The counts, the lines that do not pass once more, and remarks."""
     counts = Counter(row.verdict for row in rows)
-    counted = ", ".join(f"{counts[verdict]} {words}" for verdict, words in WORDS.items())
+    counted = ", ".join(f"{counts[verdict]} {words}" for verdict, words in VERDICT_WORDS.items())
     fixtures = {row.fixture for row in rows}
     yield f"\n{folder.root}: {len(fixtures)} fixtures, {len(rows)} comparisons: {counted}"
     if not rows:
-        yield "nothing in this folder is a fixture that is known here"
+        yield "this folder holds no fixture of a known kind"
     bad = [row for row in rows if row.bad]
     if len(bad) < len(rows):
         yield from (line(row) for row in bad)
@@ -214,9 +216,9 @@ def verify_summary(folder: Folder, rows: list[Row]) -> Iterator[str]:
 
 
 def remarks(folder: Folder) -> Iterator[str]:
-    """cfgs that no fixture uses, and files that are not those of the manifest."""
+    """Lines about cfgs that no fixture uses, and about files that differ from MANIFEST.json."""
     for name in folder.files:
-        if name not in folder.opened and any(name.match(pattern) for pattern in FOLDER_PARTS):
+        if name not in folder.opened and any(map(name.match, FOLDER_PARTS)):
             yield f"remark: {name} is used by no fixture"
     for name in folder.files:
         if name.name == "MANIFEST.json":
@@ -224,28 +226,28 @@ def remarks(folder: Folder) -> Iterator[str]:
             for file, about in listed.items():
                 path = folder.root / name.parent / file
                 if not path.is_file():
-                    yield f"remark: {name} lists {file}, which is not there"
+                    yield f"remark: {name} lists {file}, which does not exist"
                 elif hashlib.sha256(path.read_bytes()).hexdigest() != about.get("sha256"):
-                    yield f"remark: {file} is not the file that {name} lists (sha256)"
-
-
-WORDS = {PASS: "pass", KNOWN: "are known differences", FAIL: "FAIL", NOT_RUN: "could NOT be RUN"}
-VERDICT_HEAD = ("fixture", "what was compared", "worst", "relative", "tolerance", "verdict")
-VERDICT_WIDTHS = (48, 46, 9, 9, 28, 0)  # fixed, because rows are printed as they are computed
+                    yield f"remark: the sha256 of {file} is not the one in {name}"
 
 
 def table_line(cells: Sequence[str]) -> str:
-    """One line of the table."""
+    """Cells padded to the widths of the table's columns."""
     return text_row(cells, VERDICT_WIDTHS, left=(0, 1, 4, 5), gap=1)
 
 
 def line(row: Row) -> str:
-    """`worst` is the largest absolute error, `relative` the same over the largest recorded number of its
-    array.
-    """
-    numbers = ("-" if n is None else f"{n:.1e}" if n else "0" for n in (row.absolute, row.relative))
+    """One row as a line of the table. Column `worst` is the row's absolute error."""
     verdict = f"{row.verdict}: {row.note}" if row.note else row.verdict
-    return table_line((row.fixture, row.what, *numbers, row.tolerance, verdict))
+    absolute = _error_text(row.absolute)
+    relative = _error_text(row.relative)
+    return table_line((row.fixture, row.what, absolute, relative, row.tolerance, verdict))
+
+
+def _error_text(error: float | None) -> str:
+    if error is None:
+        return "-"
+    return f"{error:.1e}" if error else "0"
 
 
 if __name__ == "__main__":

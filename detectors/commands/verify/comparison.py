@@ -1,4 +1,4 @@
-"""How recorded numbers are compared with ours: tolerances, comparisons, and how differences are reported."""
+"""Compares our numbers with recorded ones: tolerances, comparisons, and notes on what differs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ import torch
 
 
 class Tolerance(NamedTuple):
-    """|ours - recorded| <= absolute + relative * |recorded|, number by number, or with of_largest * the
-    largest |recorded|.
-    """
+    """|ours - recorded| <= absolute + relative * |recorded| + of_largest * max |recorded|, elementwise."""
 
     absolute: float = 0.0
     relative: float = 0.0
@@ -26,8 +24,9 @@ class Tolerance(NamedTuple):
         return " + ".join(parts) or "exact"
 
     def limits(self, recorded: np.ndarray) -> np.ndarray:
-        size = np.abs(np.where(np.isfinite(recorded), recorded, 0))
-        return self.absolute + self.relative * size + self.of_largest * size.max(initial=0)
+        """The largest error allowed for each number, in the shape of `recorded`."""
+        magnitude = np.abs(np.where(np.isfinite(recorded), recorded, 0))
+        return self.absolute + self.relative * magnitude + self.of_largest * magnitude.max(initial=0)
 
 
 EXACT = Tolerance()
@@ -38,65 +37,65 @@ class Comparison:
     """One line of the table."""
 
     what: str
-    absolute: float  # worst |ours - recorded|; infinite where shapes or places of NaN differ
-    relative: float  # that, over the largest |recorded| of the same array
+    absolute: float  # largest |ours - recorded|; infinite if the shapes or the places of NaN differ
+    relative: float  # absolute / the largest |recorded| of the same array
     tolerance: str
     passed: bool
-    note: str = ""  # where it went wrong
-    known: str = ""  # the reason of a documented difference, which does not count as a failure
+    note: str = ""  # what differs, and where
+    known: str = ""  # the reason for a documented difference, which does not count as a failure
 
 
 class Fixture(NamedTuple):
-    """A case of a recording: its name, and what compares it when called."""
+    """A case of a recording: its name, and the function that compares it."""
 
     name: str
     run: Callable[[], Iterable[Comparison]]
 
 
 def compare_numbers(what: str, ours: Any, recorded: Any, tolerance: Tolerance) -> Comparison:
-    """Numbers of any shape, as tensors, arrays, lists (None is NaN) or single ones.
-
-    NaN equals NaN, infinity itself.
-    """
+    """Compares tensors, arrays, lists (None counts as NaN) or scalars. NaN equals NaN, inf equals inf."""
     ours = _array(ours)
     recorded = _array(recorded)
     if ours.shape != recorded.shape:
-        return _broken(what, tolerance, f"shape {ours.shape}, recorded {recorded.shape}")
+        return _incomparable(what, tolerance, f"shape {ours.shape}, recorded {recorded.shape}")
     same = (ours == recorded) | (np.isnan(ours) & np.isnan(recorded))
     with np.errstate(invalid="ignore"):
         error = np.where(same, 0.0, np.abs(ours - recorded))
     if not np.isfinite(error).all():
-        place = _place(~np.isfinite(error))
-        return _broken(what, tolerance, f"at {place}: {ours[place]}, recorded {recorded[place]}")
+        index = _first_index(~np.isfinite(error))
+        return _incomparable(what, tolerance, f"at {index}: {ours[index]}, recorded {recorded[index]}")
     worst = float(error.max(initial=0))
     largest = float(np.abs(recorded[np.isfinite(recorded)]).max(initial=0))
-    relative = worst / largest if largest else (0.0 if worst == 0 else np.inf)
+    if worst == 0:
+        relative = 0.0
+    else:
+        relative = worst / largest if largest else np.inf
     wrong = error > tolerance.limits(recorded)
     note = ""
     if wrong.any():
-        place = _place(wrong & (error == error[wrong].max()))
+        index = _first_index(wrong & (error == error[wrong].max()))
         note = (
-            f"{int(wrong.sum())} of {wrong.size} differ, most at {place}: "
-            f"{ours[place]:.9g}, recorded {recorded[place]:.9g}"
+            f"{int(wrong.sum())} of {wrong.size} differ, most at {index}: "
+            f"{ours[index]:.9g}, recorded {recorded[index]:.9g}"
         )
     return Comparison(what, worst, relative, str(tolerance), not wrong.any(), note)
 
 
 def agree(what: str, ours: Any, recorded: Any) -> Comparison:
-    """Compares sets, lists and texts, which are equal or not.
+    """Compares sets, lists, dicts, strings or single values, which must be equal.
 
-    The errors are the number and the share of members that differ.
+    The absolute error is the number of members that differ, the relative error their fraction.
     """
     if isinstance(ours, str | bytes) or not isinstance(ours, Collection):
         count = int(ours != recorded)
         size = 1
-        examples = [f"{_short(ours)}, recorded {_short(recorded)}"]
+        examples = [f"{_shortened(ours)}, recorded {_shortened(recorded)}"]
     else:
         only_ours = _members(ours) - _members(recorded)
         only_recorded = _members(recorded) - _members(ours)
         count = len(only_ours) + len(only_recorded)
         size = max(len(recorded), 1)
-        if not count and ours != recorded:  # the same members in another order or number
+        if not count and ours != recorded:  # the same members, but in another order, or some more often
             count = 1
             examples = ["another order or number"]
         else:
@@ -113,33 +112,33 @@ def agree(what: str, ours: Any, recorded: Any) -> Comparison:
 
 
 def merge(what: str, comparisons: Sequence[Comparison]) -> Comparison:
-    """At least one comparison, under one name: the worst errors, and the note of the first that failed."""
+    """One or more comparisons as one: the largest errors, and the note of the first that failed."""
     failed = [c for c in comparisons if not c.passed]
     tolerances = dict.fromkeys(c.tolerance for c in comparisons)
-    note = (
-        f"{failed[0].what}: {failed[0].note}" + (f" (and {len(failed) - 1} more)" if len(failed) > 1 else "")
-        if failed
-        else ""
-    )
+    note = ""
+    if failed:
+        note = f"{failed[0].what}: {failed[0].note}"
+    if len(failed) > 1:
+        note += f" (and {len(failed) - 1} more)"
     worst = max(c.absolute for c in comparisons)
     relative = max(c.relative for c in comparisons)
     return Comparison(what, worst, relative, " / ".join(tolerances), not failed, note)
 
 
 def known_difference(comparison: Comparison, reason: str) -> Comparison:
-    """A documented difference between the originals and here.
+    """Marks a documented difference between an original program and this code.
 
-    `comparison` must say that it is the documented one, and fails if not.
+    `comparison` must check that the difference is the documented one. If it fails, the row is a failure.
     """
     return replace(comparison, known=reason)
 
 
 def absent(what: str, reason: str) -> Comparison:
-    """Numbers of the recording that this code does not claim to equal, with the reason."""
+    """A known difference without a comparison: recorded numbers that this code does not reproduce."""
     return Comparison(what, 0.0, 0.0, "-", True, known=reason)
 
 
-def _broken(what: str, tolerance: Tolerance, note: str) -> Comparison:
+def _incomparable(what: str, tolerance: Tolerance, note: str) -> Comparison:
     return Comparison(what, np.inf, np.inf, str(tolerance), False, note)
 
 
@@ -149,14 +148,14 @@ def _array(values: Any) -> np.ndarray:
     return np.asarray(values, dtype=np.float64)
 
 
-def _place(where: np.ndarray) -> tuple[int, ...]:
-    return tuple(int(i) for i in np.argwhere(where)[0])
+def _first_index(mask: np.ndarray) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.argwhere(mask)[0])
 
 
 def _members(values: Collection) -> set:
     return set(values.items()) if isinstance(values, dict) else set(values)
 
 
-def _short(value: Any) -> str:
+def _shortened(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

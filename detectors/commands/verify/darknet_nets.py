@@ -1,9 +1,12 @@
-"""Darknet's networks, layer by layer: net (small cfgs), full (the original cfgs at their size), weights
-(files with both headers).
+"""Darknet's networks, layer by layer.
 
-Parameters and inputs are stored as seeds (streams.py). Keys: gpu/... and cpu/... are Darknet's two builds,
-which differ in batch norm; layer_mean_std_min_max has a row for each layer, over the whole batch and with the
-population's standard deviation.
+- net.json: small cfgs
+- full.json: the original cfgs at their full size
+- weights.json: weights files with both kinds of header
+
+Parameters and inputs are stored as seeds (streams.py). Keys gpu/... and cpu/... are Darknet's two builds,
+which differ in batch norm. layer_mean_std_min_max has one row for each layer, over the whole batch, with the
+population standard deviation.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detectors.commands.verify import region_layer
+from detectors.commands.verify import region_decoding
 from detectors.commands.verify.comparison import (
     EXACT,
     Comparison,
@@ -37,20 +40,20 @@ from detectors.darknet.sections import DarknetCfg
 from detectors.darknet.weights import Header, convolutions, load_weights, read_header, save_weights
 
 BUILDS = ("gpu", "cpu")
-# 1e-5 is the recordings' own tolerance. Darknet's float32 alone brings the few largest values of a deep net
-# up to 2.5e-6 of their size away from a computation in float64, hence the second part.
+# 1e-5 is the recordings' own tolerance. The relative part is for the few largest values of a deep network:
+# because Darknet computes in float32, they differ from a computation in float64 by up to 2.5e-6 of the value.
 LAYERS = Tolerance(absolute=1e-5, relative=3e-6)
 
 
 def small(folder: Folder, name: Path) -> Iterator[Fixture]:
-    """net.json and one npz for each of its cases"""
+    """net.json, and one npz for each of its cases."""
     for case, settings in folder.json(name).items():
         arrays = name.with_name(f"{name.stem}_{case}.npz")
         yield Fixture(f"{name.stem}/{case}", partial(_small, folder, name, settings, arrays))
 
 
 def full(folder: Folder, name: Path) -> Iterator[Fixture]:
-    """full.json"""
+    """full.json, and one npz for all of its cases."""
     cases = folder.json(name)
     arrays = folder.arrays(name.with_suffix(".npz"))
     for case, settings in cases.items():
@@ -58,7 +61,7 @@ def full(folder: Folder, name: Path) -> Iterator[Fixture]:
 
 
 def weights_fixtures(folder: Folder, name: Path) -> Iterator[Fixture]:
-    """weights.json and the files in weights/"""
+    """weights.json, and the files in weights/."""
     for case, settings in folder.json(name).items():
         yield Fixture(f"{name.stem}/{case}", partial(_weights, folder, name, case, settings))
 
@@ -69,14 +72,20 @@ def config_of(folder: Folder, name: Path, case: Settings) -> DarknetCfg:
 
 
 def parameters_of(case: Settings, config: DarknetCfg) -> Iterator[Comparison | np.ndarray]:
-    """First the comparisons of the stream with what the case and the cfg say of it, last the stream itself: a
-    .weights file's body.
+    """Yields comparisons of the parameters with the case and the cfg; last, the parameters themselves.
+
+    The parameters are float32 (n,), the body of a .weights file.
     """
     with torch.device("meta"):
         layers = convolutions(DarknetNetwork(config))
     shapes = [
-        [c.conv.out_channels, c.conv.in_channels, c.conv.kernel_size[0], int(c.norm is not None)]
-        for c in layers
+        [
+            layer.conv.out_channels,
+            layer.conv.in_channels,
+            layer.conv.kernel_size[0],
+            int(layer.norm is not None),
+        ]
+        for layer in layers
     ]
     yield compare_numbers("convolutions of the cfg", shapes, case["convs"], EXACT)
     stream = darknet_parameters(case["convs"], case["weight_seed"])
@@ -88,7 +97,10 @@ def parameters_of(case: Settings, config: DarknetCfg) -> Iterator[Comparison | n
 def loaded_network(
     config: DarknetCfg, stream: np.ndarray, build: str = "gpu", seen: int = 0
 ) -> DarknetNetwork:
-    """The cfg's network, filled through a .weights file."""
+    """The cfg's network in evaluation mode, its parameters loaded through a .weights file.
+
+    build: whose batch norm to use, "gpu" or "cpu". seen: the images seen, for the file's header.
+    """
     network = DarknetNetwork(config, batch_norm=build)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "stream.weights"
@@ -107,57 +119,57 @@ def _small(folder: Folder, name: Path, case: Settings, file: Path) -> Iterator[C
     images = _images(case, config, case["batch"])
     for build in BUILDS:
         with torch.no_grad():
-            net = loaded_network(config, stream, build)
-            outputs = net.outputs(images)
+            network = loaded_network(config, stream, build)
+            outputs = network.outputs(images)
         recorded = arrays.under(build)
         yield from _layers(build, outputs, recorded)
-        if build == "gpu":
-            raw = (
-                _raw(net, images)[:1] if config.region else None
-            )  # Darknet's boxes are those of the first image
-            for k, det in enumerate(case.get("dets", ())):
-                yield from region_layer.detections(
+        if build == "gpu" and case.get("dets"):
+            raw = _raw(network, images)[:1]  # Darknet's boxes are those of the first image
+            for k, det in enumerate(case["dets"]):
+                yield from region_decoding.compare_detections(
                     raw, config.region, tuple(images.shape[-2:]), det, recorded.under(f"det{k}"), f"det{k}"
                 )
 
 
 def _images(case: Settings, config: DarknetCfg, batch: int) -> Tensor:
+    """(batch, C, H, W), at the case's size if it has one, else at the cfg's."""
     size = (case.get("height", config.net.height), case.get("width", config.net.width))
     return torch.from_numpy(darknet_images(case["input_seed"], batch, config.net.channels, *size))
 
 
 @torch.no_grad()
-def _raw(net: DarknetNetwork, images: Tensor) -> Tensor:
-    return net.raw(images)
+def _raw(network: DarknetNetwork, images: Tensor) -> Tensor:
+    return network.raw(images)
 
 
 def _layers(build: str, outputs: list[Tensor], recorded: Arrays) -> Iterator[Comparison]:
-    """Every layer's statistics, and all values of those layers that are stored whole."""
+    """The statistics of every layer, and all values of the layers that are stored in full."""
     yield compare_numbers(
         f"{build} all {len(outputs)} layers: statistics",
         _statistics(outputs),
         recorded["layer_mean_std_min_max"],
         LAYERS,
     )
-    stored = {key: int(match[1]) for key in recorded if (match := re.fullmatch(r"layer(\d+)", key))}
-    compared = [
-        compare_numbers(key, _like(outputs[n], recorded[key]), recorded[key], LAYERS)
-        for key, n in stored.items()
-    ]
+    compared = []
+    for key in recorded:
+        if match := re.fullmatch(r"layer(\d+)", key):
+            output = outputs[int(match[1])]
+            compared.append(compare_numbers(key, _like(output, recorded[key]), recorded[key], LAYERS))
     if compared:
         yield merge(f"{build} values of {len(compared)} layers", compared)
 
 
 def _statistics(outputs: list[Tensor]) -> np.ndarray:
-    """(layers, 4) mean, std, min, max"""
-    wide = [x.double() for x in outputs]
-    return np.array(
-        [[x.mean().item(), x.std(correction=0).item(), x.min().item(), x.max().item()] for x in wide]
-    )
+    """(layers, 4) mean, std, min, max of each layer, computed in float64."""
+    rows = []
+    for output in outputs:
+        x = output.double()
+        rows.append([x.mean().item(), x.std(correction=0).item(), x.min().item(), x.max().item()])
+    return np.array(rows)
 
 
 def _like(output: Tensor, recorded: np.ndarray) -> Tensor:
-    """A classifier's outputs may be stored with or without the axes of size 1."""
+    """The output in the recorded shape: a classifier's may be stored without its axes of size 1."""
     return output.reshape(recorded.shape) if output.numel() == recorded.size else output
 
 
@@ -175,52 +187,58 @@ def _full(folder: Folder, name: Path, case: Settings, arrays: Arrays) -> Iterato
     )
     images = _images(case, config, 1)
     for build in BUILDS:
-        net = loaded_network(config, stream, build)
+        network = loaded_network(config, stream, build)
         with torch.no_grad():
-            outputs = net.outputs(images)
-        recorded = arrays.under(build)
-        statistics = _statistics(outputs)
-        yield compare_numbers(
-            f"{build} all {len(outputs)} layers: statistics",
-            statistics,
-            recorded["layer_mean_std_min_max"],
-            LAYERS,
-        )
-        for key in [key for key in recorded if key.endswith("_value")]:
-            index = arrays[key.replace("_value", "_index")].astype(np.int64)
-            values = outputs[int(key[len("layer") :].removesuffix("_value"))].flatten()[
-                torch.from_numpy(index)
-            ]
-            yield compare_numbers(
-                f"{build} {key.removesuffix('_value')}: {len(index)} values", values, recorded[key], LAYERS
-            )
+            outputs = network.outputs(images)
+        yield from _full_layers(build, outputs, arrays)
         if build == "gpu" and case.get("dets"):
-            yield from _best(_raw(net, images), config, case["dets"], arrays)
+            yield from _best_detections(_raw(network, images), config, case["dets"], arrays)
 
 
-def _best(raw: Tensor, config: DarknetCfg, det: Settings, arrays: Arrays) -> Iterator[Comparison]:
-    """The best detections after suppression; box number and class, score, box."""
-    settings, size = config.region, (config.net.height, config.net.width)
-    before = region_layer.scores(raw, settings, size, det["thresh"], nms_iou=1.0)
-    after = region_layer.scores(raw, settings, size, det["thresh"], nms_iou=det["nms"])
+def _full_layers(build: str, outputs: list[Tensor], arrays: Arrays) -> Iterator[Comparison]:
+    """The statistics of every layer, and the layers' values at the stored places."""
+    recorded = arrays.under(build)
+    yield compare_numbers(
+        f"{build} all {len(outputs)} layers: statistics",
+        _statistics(outputs),
+        recorded["layer_mean_std_min_max"],
+        LAYERS,
+    )
+    for key in recorded:
+        if key.endswith("_value"):
+            layer = key.removesuffix("_value")
+            index = arrays[f"{layer}_index"].astype(np.int64)
+            values = outputs[int(layer.removeprefix("layer"))].flatten()[torch.from_numpy(index)]
+            yield compare_numbers(f"{build} {layer}: {len(index)} values", values, recorded[key], LAYERS)
+
+
+def _best_detections(raw: Tensor, config: DarknetCfg, det: Settings, arrays: Arrays) -> Iterator[Comparison]:
+    """The best detections after suppression: box number and class, score, box."""
+    settings = config.region
+    size = (config.net.height, config.net.width)
+    before = region_decoding.detected_scores(raw, settings, size, det["thresh"], nms_iou=1.0)
+    after = region_decoding.detected_scores(raw, settings, size, det["thresh"], nms_iou=det["nms"])
     yield compare_numbers(
         "detections: before and after NMS",
         [len(before), len(after)],
         [det["n_prob"], det["n_prob_nms"]],
         EXACT,
     )
-    index = [tuple(pair) for pair in arrays["det_top_idx"].tolist()]
-    best = dict(sorted(after.items(), key=lambda entry: -entry[1])[: len(index)])
-    recorded = dict(zip(index, arrays["det_top_prob"].tolist(), strict=True))
-    yield from region_layer.compare_scores(f"{len(index)} best detections", best, recorded)
-    boxes = region_layer.framed_boxes(raw, settings, size, det)[[number for number, _ in index]]
+    pairs = [tuple(pair) for pair in arrays["det_top_idx"].tolist()]  # (box number, class)
+    best = dict(sorted(after.items(), key=lambda entry: -entry[1])[: len(pairs)])
+    recorded = dict(zip(pairs, arrays["det_top_prob"].tolist(), strict=True))
+    yield from region_decoding.compare_scores(f"{len(pairs)} best detections", best, recorded)
+    boxes = region_decoding.framed_boxes(raw, settings, size, det)[[number for number, _ in pairs]]
     yield compare_numbers(
-        f"{len(index)} best detections: boxes", boxes, arrays["det_top_box"], region_layer.box_tolerance(det)
+        f"{len(pairs)} best detections: boxes",
+        boxes,
+        arrays["det_top_box"],
+        region_decoding.box_tolerance(det),
     )
 
 
 def _weights(folder: Folder, name: Path, file: str, case: Settings) -> Iterator[Comparison]:
-    """Reads a file, compares its parameters with the stream, and writes it again."""
+    """Reads a weights file, compares its parameters with the stream, and writes it again."""
     config = config_of(folder, name, case)
     *checks, stream = parameters_of(case, config)
     yield from checks
@@ -233,11 +251,11 @@ def _weights(folder: Folder, name: Path, file: str, case: Settings) -> Iterator[
     yield agree("length", len(data), case["bytes"])
     if "sha256" in case:
         yield agree("sha256", hashlib.sha256(data).hexdigest(), case["sha256"])
-    net = DarknetNetwork(config)
-    report = load_weights(net, path)
+    network = DarknetNetwork(config)
+    report = load_weights(network, path)
     numbers = np.concatenate([t.detach().numpy().ravel() for layer in report.loaded for t in layer.tensors()])
     yield compare_numbers("parameters as loaded", numbers, stream, EXACT)
-    with tempfile.TemporaryDirectory() as place:
-        save_weights(net, Path(place) / file, header=header)
-        written = (Path(place) / file).read_bytes()
+    with tempfile.TemporaryDirectory() as temporary:
+        save_weights(network, Path(temporary) / file, header=header)
+        written = (Path(temporary) / file).read_bytes()
     yield agree("written again: bytes", hashlib.sha256(written).hexdigest(), hashlib.sha256(data).hexdigest())

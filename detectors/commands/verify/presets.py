@@ -1,4 +1,4 @@
-"""The losses and matchers of conf/loss, built as train.py builds them."""
+"""Builds the losses and matchers of conf/loss as train.py does."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from detectors.matching import MultiBoxMatcher
 
 @cache
 def _config(name: str) -> Config:
-    """train.py's configuration with loss=NAME and a model that takes it."""
+    """train.py's configuration with loss=NAME and a model that the loss fits."""
     model = "ssd300" if name.startswith("multibox") else "yolov2"
     return check(composed([f"model={model}", f"loss={name}"]))
 
 
 def preset_loss(name: str, **changes: Any) -> nn.Module:
-    """The loss of `loss=NAME`, with some settings changed."""
+    """The loss of `loss=NAME`. changes: settings that replace the preset's."""
     return build({**_config(name).loss, **changes})
 
 
 def preset_matcher(name: str) -> MultiBoxMatcher:
-    """The matcher of `loss=NAME`, for SSD."""
+    """SSD's matcher with `loss=NAME`."""
     return MultiBoxMatcher(bipartite=_config(name).model.get("bipartite", "greedy"))

@@ -1,4 +1,4 @@
-"""Reading recordings, JSON and npz files: errors name what is missing, and what was read is remembered."""
+"""Reads the JSON and npz files of recordings, and keeps track of what was read."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import numpy as np
 
 
 class Settings(dict):
-    """An object of a JSON file. An absent key is an error that names it."""
+    """A JSON object. A missing key raises a ValueError that names it."""
 
     def __missing__(self, key: str) -> Any:
         raise ValueError(f"no key {key!r} in the JSON; there are {', '.join(map(repr, self)) or 'none'}")
 
 
 def read_json(path: Path) -> Any:
-    """Objects become Settings; `.gz` is unpacked.
+    """The content of a .json or .json.gz file, with objects as Settings.
 
-    FileNotFoundError without the file; ValueError for what is no JSON.
+    Raises FileNotFoundError for a missing file and ValueError for invalid JSON.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path.name}: no such file")
@@ -31,35 +31,32 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(gzip.decompress(data) if path.suffix == ".gz" else data, object_hook=Settings)
     except (json.JSONDecodeError, UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path.name}: no JSON ({error}); is the file truncated?") from error
+        raise ValueError(f"{path.name}: invalid JSON ({error}); is the file truncated?") from error
 
 
 class Arrays:
-    """The arrays of an npz file below a prefix, read one by one.
-
-    `unread` names those that nothing has read.
-    """
+    """The arrays of an npz file whose names begin with a prefix. Each is read when it is accessed."""
 
     def __init__(self, path: Path, prefix: str = "", *, parent: Arrays | None = None):
-        """FileNotFoundError without the file; ValueError for what is no npz."""
+        """Raises FileNotFoundError for a missing file and ValueError for one that is no npz file."""
         self.path = path
         self.prefix = prefix
         if parent is not None:
             self._file = parent._file
-            self._asked = parent._asked
+            self._read = parent._read
             return
         if not path.is_file():
             raise FileNotFoundError(f"{path.name}: no such file")
         try:
             self._file = np.load(path, allow_pickle=False)
         except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
-            raise ValueError(f"{path.name}: no npz file ({error}); is it truncated?") from error
+            raise ValueError(f"{path.name}: not an npz file ({error}); is it truncated?") from error
         if not isinstance(self._file, np.lib.npyio.NpzFile):
             raise ValueError(f"{path.name}: a single array, not an npz file")
-        self._asked: set[str] = set()
+        self._read: set[str] = set()
 
     def under(self, name: str) -> Arrays:
-        """The arrays whose names go on after `name/`."""
+        """The arrays named `name/...`. Their reads count for this object too."""
         return Arrays(self.path, f"{self.prefix}{name}/", parent=self)
 
     def __contains__(self, name: str) -> bool:
@@ -69,11 +66,11 @@ class Arrays:
         return (name.removeprefix(self.prefix) for name in self._file.files if name.startswith(self.prefix))
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """ValueError for an array that is absent or damaged."""
+        """Raises ValueError for a missing or damaged array."""
         full = self.prefix + name
         if full not in self._file.files:
             raise ValueError(f"{self.path.name}: no array {full!r}")
-        self._asked.add(full)
+        self._read.add(full)
         try:
             return self._file[full]
         except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError) as error:
@@ -82,23 +79,23 @@ class Arrays:
             ) from error
 
     def skip(self, *names: str) -> None:
-        """Marks arrays that need no comparison: remarks, and what another array says, too."""
-        self._asked.update(self.prefix + name for name in names)
+        """Marks arrays as read that need no comparison, such as notes and copies of other arrays."""
+        self._read.update(self.prefix + name for name in names)
 
     @property
     def unread(self) -> list[str]:
-        """Of the whole file, whatever the prefix."""
-        return [name for name in self._file.files if name not in self._asked]
+        """Names of the arrays that nothing has read, in the whole file, whatever the prefix."""
+        return [name for name in self._file.files if name not in self._read]
 
 
 class Folder:
-    """A folder of recordings, and which of its files were opened."""
+    """A folder of recordings. It remembers which of its files were opened. Paths are relative to it."""
 
     def __init__(self, root: Path):
-        """FileNotFoundError if it is no folder."""
+        """Raises FileNotFoundError if there is no such folder."""
         if not root.is_dir():
             raise FileNotFoundError(
-                f"{root}: no such folder; give one that holds recordings, such as oracles/darknet"
+                f"{root}: no such folder; give a folder of recordings, such as oracles/darknet"
             )
         self.root = root
         self.files = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
@@ -106,7 +103,7 @@ class Folder:
         self.arrays_of: dict[Path, Arrays] = {}
 
     def path(self, name: Path) -> Path:
-        """The file in full; it counts as opened."""
+        """The full path of a file, which now counts as opened."""
         self.opened.add(name)
         return self.root / name
 
@@ -114,7 +111,7 @@ class Folder:
         return read_json(self.path(name))
 
     def arrays(self, name: Path) -> Arrays:
-        """The same object each time, so that it knows everything that was read."""
+        """The arrays of an npz file: the same object in every call, so that it knows all that was read."""
         if name not in self.arrays_of:
             self.arrays_of[name] = Arrays(self.path(name))
         return self.arrays_of[name]

@@ -22,7 +22,7 @@ from detectors.commands.verify.comparison import (
     compare_numbers,
 )
 from detectors.commands.verify.recordings import Arrays, Folder
-from detectors.commands.verify.region_layer import anchor_numbers
+from detectors.commands.verify.region_decoding import anchor_numbers
 from detectors.layers import L2Norm
 from detectors.postprocess import PostProcess, ssd_scores
 from detectors.structures import Detections, HeadOutputs

@@ -1,4 +1,4 @@
-"""The verify command: recordings pass, and planted mistakes do not."""
+"""The verify command: the recordings pass, and planted mistakes fail."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from detectors.training import optim
 from tests.darknet import streams
 from tests.recorded import FIXTURES, copy, write_cases
 
-EVALUATION = {"voc_*": "voc", "coco_*": "coco", "known_*": "known"}  # tests/fixtures/evaluation is flat
+EVALUATION = {"voc_*": "voc", "coco_*": "coco", "known_*": "known"}  # files of the flat fixtures -> folder
 BURN_IN = "burn_in=1000\nmax_batches=80200\npolicy=steps\nsteps=40000,60000\nscales=.1,.1"
-CFGS = {  # the part of the original cfgs that a rate depends on
+CFGS = {  # the part of the original cfgs that the learning rate depends on
     "yolov2-voc": f"batch=1\nsubdivisions=1\nlearning_rate=0.001\n{BURN_IN}",
     "yolov2-tiny-voc": (
-        "batch=1\nsubdivisions=1\nlearning_rate=0.001\nmax_batches=40200\npolicy=steps\nsteps=-1,100,20000,30000\nscales=.1,10,.1,.1"
+        "batch=1\nsubdivisions=1\nlearning_rate=0.001\nmax_batches=40200\n"
+        "policy=steps\nsteps=-1,100,20000,30000\nscales=.1,10,.1,.1"
     ),
     "darknet19": (
         "batch=1\nsubdivisions=1\nlearning_rate=0.1\nburn_in=1000\nmax_batches=800000\npolicy=poly\npower=4"
@@ -34,7 +35,7 @@ CFGS = {  # the part of the original cfgs that a rate depends on
 
 
 def with_weights(target: Path) -> Path:
-    """The two files of weights.json, drawn again; the recording's sha256 says whether they are Darknet's."""
+    """Writes the two files of weights.json from their seeds. The recorded sha256 shows they are Darknet's."""
     (target / "weights").mkdir()
     for name, about in json.loads((target / "weights.json").read_text()).items():
         streams.write(
@@ -48,6 +49,7 @@ def with_weights(target: Path) -> Path:
 
 
 def with_rates(target: Path) -> Path:
+    """Writes lr.json for CFGS, and the cfgs."""
     recorded = json.loads((FIXTURES / "darknet/lr.json").read_text())
     (target / "lr.json").write_text(json.dumps({name: recorded[name] for name in CFGS}))
     (target / "cfg-full").mkdir()
@@ -58,10 +60,11 @@ def with_rates(target: Path) -> Path:
 
 
 def with_evaluation(target: Path) -> Path:
-    for pattern, place in EVALUATION.items():
-        (target / place).mkdir(parents=True)
+    """Links the evaluation fixtures into the folders that the command expects."""
+    for pattern, subfolder in EVALUATION.items():
+        (target / subfolder).mkdir(parents=True)
         for path in (FIXTURES / "evaluation").glob(pattern):
-            (target / place / path.name).symlink_to(path)
+            (target / subfolder / path.name).symlink_to(path)
     return copy(target, "keras_yolo2_loss/*", source="evaluation")
 
 
@@ -74,7 +77,7 @@ def bad(folder: Path) -> list[command.Row]:
 
 
 def run(folder: Path, capsys) -> tuple[int, str]:
-    """Exit status and output of the command."""
+    """The command's exit status and output."""
     status = 0
     try:
         command.main([str(folder)])
@@ -83,7 +86,7 @@ def run(folder: Path, capsys) -> tuple[int, str]:
     return status, capsys.readouterr().out
 
 
-# What passes
+# Recordings that pass
 
 
 def test_darknet_passes(tmp_path, capsys):
@@ -107,7 +110,7 @@ def test_darknet_passes(tmp_path, capsys):
     ):
         assert f"\n{fixture} " in output
     assert output.count("known: ") == 1
-    assert "never comes past it" in next(
+    assert "never passes it" in next(
         line for line in output.splitlines() if line.startswith("lr/yolov2-tiny-voc") and "known" in line
     )
 
@@ -119,9 +122,8 @@ def test_ssd_passes(tmp_path, capsys):
         assert output.count(f"\nloss_mini_shared_prior ({program}) ") >= 10
     assert "places decided by rounding" in output
     reasons = [line.partition("known: ")[2] for line in output.splitlines() if "known: " in line]
-    assert [
-        sum(word in reason for reason in reasons) for word in ("without area", "NaN", "exp()", "inexact")
-    ] == [2, 1, 1, 1]
+    words = ("without area", "NaN", "exp()", "inexact")
+    assert [sum(word in reason for reason in reasons) for word in words] == [2, 1, 1, 1]
 
 
 def test_evaluation_passes(tmp_path, capsys):
@@ -139,24 +141,24 @@ def test_evaluation_passes(tmp_path, capsys):
 @pytest.mark.data
 @pytest.mark.parametrize(("folder", "fixtures"), [("darknet", 70), ("ssd", 60), ("evaluation", 110)])
 def test_the_whole_recordings_pass(folder, fixtures, shared):
-    found = rows(shared / "oracles" / folder)
-    assert [row for row in found if row.bad] == []
-    assert len({row.fixture for row in found}) >= fixtures
+    recorded = rows(shared / "oracles" / folder)
+    assert [row for row in recorded if row.bad] == []
+    assert len({row.fixture for row in recorded}) >= fixtures
 
 
 def test_nothing_depends_on_the_names_of_cases(tmp_path):
-    """Other names, other order, other places."""
+    """Other names, another order and another folder for the cfg."""
     write_cases(tmp_path, "region_train", {"batch4_mixed": "b", "warmup_seen12800": "a", "no_softmax": "one"})
     for old, new in (("loss_mini_shared_prior", "loss_x"), ("det_mini_random", "det_y")):
         shutil.copy(FIXTURES / f"ssd/{old}.npz", tmp_path / f"{new}.npz")
     net = json.loads((FIXTURES / "darknet/net.json").read_text())["mini-tiny-96x64"]
-    (tmp_path / "net.json").write_text(json.dumps({"third": {**net, "cfg": "other/of mine.cfg"}}))
+    (tmp_path / "net.json").write_text(json.dumps({"third": {**net, "cfg": "other/my net.cfg"}}))
     shutil.copy(FIXTURES / "darknet/net_mini-tiny-96x64.npz", tmp_path / "net_third.npz")
     (tmp_path / "other").mkdir()
-    shutil.copy(FIXTURES / "darknet/cfg/mini-tiny-96x64.cfg", tmp_path / "other/of mine.cfg")
-    found = rows(tmp_path)
-    assert [row for row in found if row.bad] == []
-    names = {row.fixture for row in found}
+    shutil.copy(FIXTURES / "darknet/cfg/mini-tiny-96x64.cfg", tmp_path / "other/my net.cfg")
+    renamed = rows(tmp_path)
+    assert [row for row in renamed if row.bad] == []
+    names = {row.fixture for row in renamed}
     assert names >= {
         "region_train/a",
         "region_train/b",
@@ -168,8 +170,9 @@ def test_nothing_depends_on_the_names_of_cases(tmp_path):
 
 
 def test_two_folders_in_one_call(tmp_path, capsys):
-    """The second one's failure counts, too; folders may hold several families at once, each in a folder of
-    its own.
+    """A failure in the second folder counts too.
+
+    A folder may hold several kinds of recordings, each in a subfolder.
     """
     copy(tmp_path / "good/inner", "l2norm.npz", source="ssd")
     write_cases(tmp_path / "good/other", "region_train", {"one": "one"})
@@ -178,7 +181,7 @@ def test_two_folders_in_one_call(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     with pytest.raises(SystemExit, match="1"):
         command.main([str(tmp_path / "good"), str(tmp_path / "empty")])
-    assert "nothing in this folder is a fixture" in capsys.readouterr().out
+    assert "this folder holds no fixture" in capsys.readouterr().out
 
 
 # Planted mistakes
@@ -204,16 +207,16 @@ def gradient_through_the_iou(monkeypatch):
     patch_default(monkeypatch, losses.RegionLoss.__init__, "iou_gradient", True)
 
 
-def last_truth_overwrites(monkeypatch):
+def last_box_overwrites(monkeypatch):
     monkeypatch.setattr(matching, "greedy_bipartite", matching.best_anchors)
 
 
 def clipped_default_boxes(monkeypatch):
-    plain = anchors.DefaultBoxes.__init__
+    original = anchors.DefaultBoxes.__init__
     monkeypatch.setattr(
         anchors.DefaultBoxes,
         "__init__",
-        lambda self, levels, size, clip=None: plain(self, levels, size, clip or "cxcywh"),
+        lambda self, levels, size, clip=None: original(self, levels, size, clip or "cxcywh"),
     )
 
 
@@ -225,22 +228,22 @@ def eps_outside_the_root(monkeypatch):
 
 
 def decay_on_biases(monkeypatch):
-    plain = optim.parameter_groups
+    original = optim.parameter_groups
     monkeypatch.setattr(
         optim,
         "parameter_groups",
-        lambda *a, **k: [{**group, "weight_decay": 5e-4} for group in plain(*a, **k)],
+        lambda *a, **k: [{**group, "weight_decay": 5e-4} for group in original(*a, **k)],
     )
 
 
 def match_above_the_threshold_only(monkeypatch):
-    plain = voc.evaluate_voc
+    original = voc.evaluate_voc
     monkeypatch.setattr(
-        "detectors.commands.verify.evaluators.evaluate_voc", lambda *a, inclusive, **k: plain(*a, **k)
+        "detectors.commands.verify.evaluators.evaluate_voc", lambda *a, inclusive, **k: original(*a, **k)
     )
 
 
-MISTAKES = {
+MISTAKES = {  # mistake -> source folder, files, and fixtures that must fail
     wrong_reorg: (
         "darknet",
         ["ops.*", "net.json", "net_mini-*", "cfg/mini-*"],
@@ -249,7 +252,7 @@ MISTAKES = {
     prior_term_one_batch_too_long: ("darknet", ["region_train.*"], ("region_train/warmup_seen12800",)),
     no_small_box_factor: ("darknet", ["region_train.*"], ("region_train/one",)),
     gradient_through_the_iou: ("darknet", ["region_train.*"], ("region_train/one",)),
-    last_truth_overwrites: (
+    last_box_overwrites: (
         "ssd",
         ["loss_mini_*.npz"],
         ("loss_mini_shared_prior (Caffe)", "loss_mini_ties (Caffe)"),

@@ -1,4 +1,4 @@
-"""Comparisons and the reading of recordings."""
+"""Comparisons, and the reading of recordings."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from detectors.commands.verify.comparison import (
 from detectors.commands.verify.recordings import Arrays
 
 
-def test_compare_sees_what_differs():
+def test_compare_numbers_reports_what_differs():
     tolerance = Tolerance(absolute=0.1, relative=0.01)
     assert compare_numbers("x", [1.0, 100.0], [1.05, 101.0], tolerance).passed
-    found = compare_numbers(
+    comparison = compare_numbers(
         "x", torch.tensor([[1.0, 2.0], [3.0, 4.0]]), np.array([[1, 2], [3.5, 4.2]]), tolerance
     )
-    assert not found.passed
-    assert (found.absolute, found.relative) == pytest.approx((0.5, 0.5 / 4.2))
-    assert found.note == "2 of 4 differ, most at (1, 0): 3, recorded 3.5"
+    assert not comparison.passed
+    assert (comparison.absolute, comparison.relative) == pytest.approx((0.5, 0.5 / 4.2))
+    assert comparison.note == "2 of 4 differ, most at (1, 0): 3, recorded 3.5"
 
 
-def test_compare_of_nan_and_infinity():
+def test_compare_numbers_with_nan_and_infinity():
     assert compare_numbers(
         "x", [float("nan"), float("inf"), None], [None, float("inf"), float("nan")], EXACT
     ).passed
@@ -39,38 +39,35 @@ def test_compare_of_nan_and_infinity():
         ([float("inf")], [-float("inf")]),
         ([1.0], [float("inf")]),
     ):
-        found = compare_numbers("x", ours, recorded, Tolerance(absolute=1e9, of_largest=1.0))
-        assert not found.passed and found.absolute == np.inf
+        comparison = compare_numbers("x", ours, recorded, Tolerance(absolute=1e9, of_largest=1.0))
+        assert not comparison.passed and comparison.absolute == np.inf
 
 
-def test_compare_of_shapes_and_nothing():
+def test_compare_numbers_of_other_shapes_and_empty_lists():
     assert not compare_numbers("x", [1.0], [[1.0]], EXACT).passed
     assert compare_numbers("x", [], [], EXACT).passed
 
 
-def test_tolerance_of_the_largest():
+def test_tolerance_relative_to_the_largest_number():
     assert compare_numbers("x", [0.009, 100.0], [0.0, 100.0], Tolerance(of_largest=1e-4)).passed
     assert not compare_numbers("x", [0.011, 100.0], [0.0, 100.0], Tolerance(of_largest=1e-4)).passed
     assert str(Tolerance(1e-5, 2e-6, 1e-4)) == "1e-05 + 2e-06 x value + 1e-04 x largest"
 
 
 def test_agree():
-    assert (
-        agree("x", {1, 2}, {2, 1}).passed
-        and agree("x", "TF", "TF").passed
-        and agree("x", [1, 2], [1, 2]).passed
-    )
-    assert not agree("x", [1, 2], [2, 1]).passed and not agree("x", "TF", "FT").passed
-    found = agree("x", {1, 2, 3}, {3, 4})
-    assert (found.absolute, found.passed) == (3, False)
-    assert "only ours [1, 2]; only recorded [4]" in found.note
+    assert agree("x", {1, 2}, {2, 1}).passed
+    assert agree("x", "TF", "TF").passed
+    assert agree("x", [1, 2], [1, 2]).passed
+    assert not agree("x", [1, 2], [2, 1]).passed
+    assert not agree("x", "TF", "FT").passed
+    comparison = agree("x", {1, 2, 3}, {3, 4})
+    assert (comparison.absolute, comparison.passed) == (3, False)
+    assert "only ours [1, 2]; only recorded [4]" in comparison.note
 
 
-def test_merge_keeps_the_worst_and_known_needs_to_hold():
-    good, wrong = (
-        compare_numbers("a", 1.0, 1.0, EXACT),
-        compare_numbers("b", 1.0, 3.0, Tolerance(absolute=1.0)),
-    )
+def test_merge_keeps_the_worst_and_a_known_difference_can_fail():
+    good = compare_numbers("a", 1.0, 1.0, EXACT)
+    wrong = compare_numbers("b", 1.0, 3.0, Tolerance(absolute=1.0))
     both = merge("both", [good, wrong])
     assert (both.passed, both.absolute, both.tolerance) == (False, 2.0, "exact / 1e+00")
     assert both.note.startswith("b: ")

@@ -1,5 +1,6 @@
-"""Darknet's augmentation against loops over pixels and boxes; its recorded numbers are compared by
-tests/commands/verify/test_command.py.
+"""Darknet's augmentation against loops over pixels and boxes.
+
+tests/commands/verify/test_command.py compares it with recorded numbers.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from detectors.commands.verify.darknet_augment import CLASS_ONLY, correct_boxes,
 
 
 def pixel(image: np.ndarray, c: int, y: int, x: int) -> float:
+    """0 outside of the image."""
     return image[c, y, x] if 0 <= y < image.shape[1] and 0 <= x < image.shape[2] else 0.0
 
 
@@ -23,17 +25,22 @@ def pixel(image: np.ndarray, c: int, y: int, x: int) -> float:
 def test_place_equals_a_loop(size, corner):
     image = np.random.default_rng(0).random((2, 5, 6), dtype=np.float32)
     expected = np.full((2, 9, 10), 0.5)
-    rows, columns = int(size[0]), int(size[1])
+    rows = int(size[0])
+    columns = int(size[1])
     for c in range(2):
         for i in range(rows):
             for j in range(columns):
-                y, x = i / rows * 5, j / columns * 6
-                top, left = floor(y), floor(x)
+                y = i / rows * 5
+                x = j / columns * 6
+                top = floor(y)
+                left = floor(x)
                 value = 0.0
                 for a, b in ((0, 0), (0, 1), (1, 0), (1, 1)):
-                    weight = (y - top if a else 1 - y + top) * (x - left if b else 1 - x + left)
-                    value += weight * pixel(image, c, top + a, left + b)
-                row, column = i + int(corner[0]), j + int(corner[1])
+                    vertical = y - top if a else 1 - y + top
+                    horizontal = x - left if b else 1 - x + left
+                    value += vertical * horizontal * pixel(image, c, top + a, left + b)
+                row = i + int(corner[0])
+                column = j + int(corner[1])
                 if 0 <= row < 9 and 0 <= column < 10:
                     expected[c, row, column] = value
     assert_allclose(place(image, (9, 10), size, corner), expected, atol=1e-6)
@@ -43,16 +50,22 @@ def test_place_equals_a_loop(size, corner):
     ("hue", "saturation", "exposure"), [(0.0, 1.0, 1.0), (0.1, 1.5, 0.7), (-0.1, 0.6, 1.4), (0.05, 3.0, 2.0)]
 )
 def test_distort_equals_colorsys(hue, saturation, exposure):
-    """Grey, black and saturated pixels among them."""
+    """Random pixels, and a grey, a black and two saturated ones."""
     image = np.random.default_rng(1).random((3, 4, 5), dtype=np.float32)
-    image[:, 0, 0], image[:, 0, 1], image[:, 0, 2], image[:, 0, 3] = 0.4, 0, (1, 0, 0), (0.2, 0.9, 0.9)
-    found = darknet_distort(image, hue=hue, saturation=saturation, exposure=exposure)
+    image[:, 0, 0] = 0.4
+    image[:, 0, 1] = 0
+    image[:, 0, 2] = (1, 0, 0)
+    image[:, 0, 3] = (0.2, 0.9, 0.9)
+    distorted = darknet_distort(image, hue=hue, saturation=saturation, exposure=exposure)
     for y in range(4):
         for x in range(5):
             h, s, v = colorsys.rgb_to_hsv(*image[:, y, x].astype(float))
-            s, v = s * saturation, v * exposure
+            s *= saturation
+            v *= exposure
             f = (h + hue) % 1 * 6
-            low, fall, rise = v * (1 - s), v * (1 - s * (f % 1)), v * (1 - s * (1 - f % 1))
+            low = v * (1 - s)
+            fall = v * (1 - s * (f % 1))
+            rise = v * (1 - s * (1 - f % 1))
             wheel = [
                 (v, rise, low),
                 (fall, v, low),
@@ -61,23 +74,23 @@ def test_distort_equals_colorsys(hue, saturation, exposure):
                 (rise, low, v),
                 (v, low, fall),
             ]
-            assert_allclose(found[:, y, x], np.clip(wheel[int(f) % 6], 0, 1), atol=2e-6)
+            assert_allclose(distorted[:, y, x], np.clip(wheel[int(f) % 6], 0, 1), atol=2e-6)
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_boxes_are_moved_mirrored_and_cut(flip):
+def test_boxes_are_moved_mirrored_and_clipped(flip):
     labels = np.array(
         [[0.5, 0.5, 0.4, 0.2], [0.1, 0.9, 0.3, 0.3], [0, 0, 0.1, 0.1], [0, 0.5, 0.2, 0.2]], np.float32
     )
-    found = correct_boxes(labels, shift=(0.25, -0.125), scale=(1.5, 0.5), flip=flip)
-    for label, ours in zip(labels, found, strict=True):
+    corrected = correct_boxes(labels, shift=(0.25, -0.125), scale=(1.5, 0.5), flip=flip)
+    for label, box in zip(labels, corrected, strict=True):
         x, y, w, h = (float(value) for value in label)
         if x == y == 0:
-            assert_array_equal(ours, CLASS_ONLY)
+            assert_array_equal(box, CLASS_ONLY)
             continue
         left, right = ((x + side * w / 2) * 1.5 - 0.25 for side in (-1, 1))
         top, bottom = ((y + side * h / 2) * 0.5 + 0.125 for side in (-1, 1))
         if flip:
             left, right = 1 - right, 1 - left
         left, right, top, bottom = (min(max(edge, 0), 1) for edge in (left, right, top, bottom))
-        assert_allclose(ours, [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top], atol=1e-6)
+        assert_allclose(box, [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top], atol=1e-6)
