@@ -129,7 +129,7 @@ class Matches(NamedTuple):
     """Which anchors must find which boxes."""
 
     matched: Tensor  # (B, A) int64: row of Targets for this anchor, BACKGROUND or IGNORED
-    # The anchor of each box, -1 for none. YOLO's boxes may share an anchor; `matched` then holds the winner.
+    # The anchor of each box, -1 for none. Boxes may share an anchor; `matched` then holds the winner.
     assigned: Tensor  # (B, M) int64
 
 
