@@ -1,8 +1,8 @@
 """Matching: which anchor must find which ground-truth box.
 
-First YOLOv2's rule (ResponsibleCellMatcher), then SSD's (MultiBoxMatcher). Last come three functions on boxes
 First YOLOv2's rule (ResponsibleCellMatcher), then SSD's (MultiBoxMatcher). Last come three functions for
 RegionLoss on boxes that share an anchor: which boxes meet, which of them owns the anchor, the lowest label.
+
 Both rules work on a whole padded batch, on its device, without synchronising. A box without area matches
 nothing: the data stage reports such boxes by file name; here they must not become NaN.
 """
