@@ -1,11 +1,11 @@
-"""SSD's detections (det_*.npz): caffe_det, ssdpt_det, tv_det, and its L2Norm layer (l2norm.npz)."""
+"""SSD's detections (det_*.npz) by Caffe, ssd.pytorch (ssdpt) and torchvision (tv); L2Norm (l2norm.npz)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,13 +27,17 @@ from detectors.layers import L2Norm
 from detectors.postprocess import PostProcess, ssd_scores
 from detectors.structures import Detections, HeadOutputs
 
-FOUND = Tolerance(absolute=1e-5, relative=1e-5)
-LIMITS: dict[
-    str, dict[str, Any]
-] = {  # how many an original takes before suppression in each class, and keeps in all
-    "caffe": {"candidates_per_class": 400, "max_detections": 200},
-    "ssdpt": {"candidates_per_class": 200, "max_detections": None},
-}
+DETECTIONS = Tolerance(absolute=1e-5, relative=1e-5)
+
+
+class Limits(NamedTuple):
+    """How many detections a program keeps of each class before suppression, and in all after it."""
+
+    candidates_per_class: int
+    max_detections: int | None
+
+
+LIMITS = {"caffe": Limits(400, 200), "ssdpt": Limits(200, None)}
 
 
 def detection_fixtures(folder: Folder, name: Path) -> Iterator[Fixture]:
@@ -55,58 +59,60 @@ def _detections(arrays: Arrays, folder: Path) -> Iterator[Comparison]:
     for prefix, limits in LIMITS.items():
         if f"{prefix}_det" not in arrays:
             continue
-        post = PostProcess(
-            coder=SSDBoxCoder(), score_rule=ssd_scores, score_threshold=0.01, nms_iou=0.45, **limits
+        postprocess = PostProcess(
+            coder=SSDBoxCoder(),
+            score_rule=ssd_scores,
+            score_threshold=0.01,
+            nms_iou=0.45,
+            candidates_per_class=limits.candidates_per_class,
+            max_detections=limits.max_detections,
         )
-        detections = post(outputs, grid)
+        detections = postprocess(outputs, grid)
         recorded = arrays[f"{prefix}_det"].astype(np.float64)
-        if recorded.shape[1] == 7:
-            ours = set(
-                zip(anchor_numbers(detections, boxes).tolist(), (detections.labels + 1).tolist(), strict=True)
-            )
-            yield agree(
-                f"{prefix}: default boxes and labels",
-                ours,
-                {tuple(row) for row in recorded[:, :2].astype(int).tolist()},
-            )
+        if recorded.shape[1] == 7:  # the default box of each detection comes first
+            anchors = anchor_numbers(detections, boxes).tolist()
+            ours = set(zip(anchors, (detections.labels + 1).tolist(), strict=True))
+            pairs = {tuple(row) for row in recorded[:, :2].astype(int).tolist()}
+            yield agree(f"{prefix}: default boxes and labels", ours, pairs)
             recorded = recorded[:, 1:]
         yield from _rows(prefix, detections, recorded)
     if "tv_det" in arrays:
         arrays.skip("tv_det")
         yield absent(
             "tv: detections",
-            "torchvision cuts boxes to the image before suppression; its post-processing is not offered here",
+            "torchvision clips boxes to the image before suppression, which is not offered here",
         )
 
 
 def _rows(prefix: str, detections: Detections, recorded: np.ndarray) -> Iterator[Comparison]:
-    """recorded: rows [label, score, x1, y1, x2, y2], in whatever order."""
-    ours = torch.cat(
-        [
-            detections.labels[:, None] + 1,
-            detections.scores[:, None],
-            detections.boxes / ssd_recordings.INPUT_SIDE,
-        ],
-        1,
-    ).numpy()
-    ours, recorded = (rows[np.lexsort((-rows[:, 1], rows[:, 0]))] for rows in (ours, recorded))
-    if np.array_equal(ours[:, 0], recorded[:, 0]):
+    """Compares rows [label, score, x1, y1, x2, y2] in any order. Boxes are relative to the image."""
+    labels = detections.labels[:, None] + 1
+    boxes = detections.boxes / ssd_recordings.INPUT_SIDE
+    ours = _sorted_rows(torch.cat([labels, detections.scores[:, None], boxes], 1).numpy())
+    recorded = _sorted_rows(recorded)
+    if len(recorded) and np.array_equal(ours[:, 0], recorded[:, 0]):
         ours = np.concatenate(
-            [_paired(ours[rows], recorded[rows]) for rows in _blocks(recorded[:, 0])] or [ours]
+            [_paired(ours[rows], recorded[rows]) for rows in _rows_of_labels(recorded[:, 0])]
         )
     yield compare_numbers(f"{prefix}: labels", ours[:, 0], recorded[:, 0], EXACT)
-    yield compare_numbers(f"{prefix}: scores", ours[:, 1], recorded[:, 1], FOUND)
-    yield compare_numbers(f"{prefix}: boxes", ours[:, 2:], recorded[:, 2:], FOUND)
+    yield compare_numbers(f"{prefix}: scores", ours[:, 1], recorded[:, 1], DETECTIONS)
+    yield compare_numbers(f"{prefix}: boxes", ours[:, 2:], recorded[:, 2:], DETECTIONS)
 
 
-def _blocks(labels: np.ndarray) -> list[np.ndarray]:
-    """The rows of each label."""
+def _sorted_rows(rows: np.ndarray) -> np.ndarray:
+    """By label, then by falling score."""
+    return rows[np.lexsort((-rows[:, 1], rows[:, 0]))]
+
+
+def _rows_of_labels(labels: np.ndarray) -> list[np.ndarray]:
+    """The row numbers of each label."""
     return [np.flatnonzero(labels == label) for label in np.unique(labels)]
 
 
 def _paired(ours: np.ndarray, recorded: np.ndarray) -> np.ndarray:
-    """Our rows in the order of the recorded ones that they are nearest to: equal scores have no order of
-    their own.
+    """Our rows, each in the place of the recorded row that it is nearest to.
+
+    Rows with equal scores come in any order. If two recorded rows share a nearest row, the order stays.
     """
     nearest = np.abs(recorded[:, None] - ours[None]).max(-1).argmin(1)
     return ours[nearest] if len(np.unique(nearest)) == len(ours) else ours
@@ -121,17 +127,13 @@ def _l2norm(arrays: Arrays) -> Iterator[Comparison]:
     y = layer(x)
     (y * torch.from_numpy(arrays["w"])).sum().backward()
     for name, ours in (("y", y), ("grad_x", x.grad), ("grad_scale", layer.scale.grad)):
-        # Numbers of a tiny pixel are a million times the others', which is why their size must not set the
-        # tolerance.
-        yield compare_numbers(
-            name,
-            ours,
-            arrays[name],
-            Tolerance(absolute=1e-6 * float(np.median(np.abs(arrays[name]))), relative=2e-5),
-        )
+        # The gradients of a tiny pixel are a million times larger than the others, so the tolerance is taken
+        # from the median and not from the maximum.
+        typical = float(np.median(np.abs(arrays[name])))
+        yield compare_numbers(name, ours, arrays[name], Tolerance(absolute=1e-6 * typical, relative=2e-5))
     if "grad_x_caffe_layer" in arrays:
         arrays.skip("grad_x_caffe_layer")
         yield absent(
             "grad_x_caffe_layer",
-            "Caffe's layer propagates an inexact gradient once the scales differ; here it is exact",
+            "Caffe's layer propagates an inexact gradient if the scales differ; here it is exact",
         )
