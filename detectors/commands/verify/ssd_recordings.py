@@ -155,7 +155,7 @@ def recorded_grid(case: Arrays, folder: Path, dtype: torch.dtype = torch.float32
 
 
 def recorded_targets(case: Arrays, dtype: torch.dtype = torch.float32) -> Targets:
-    """gt_img, gt_boxes and gt_labels (1..C-1) -> padded Targets in pixels of the input, with labels 0..C-2."""
+    """gt_img, gt_boxes and gt_labels (1..C-1) -> padded Targets in pixels of the input, labels 0..C-2."""
     boxes = case["gt_boxes"].reshape(-1, 4).astype(np.float64) * INPUT_SIDE
     return padded_targets(
         int(case["B"]), case["gt_img"].astype(int), boxes, case["gt_labels"].astype(np.int64) - 1, dtype
