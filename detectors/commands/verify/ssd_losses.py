@@ -103,9 +103,9 @@ def loss_fixtures(folder: Folder, name: Path) -> Iterator[Fixture]:
     """One loss_*.npz, once for each program."""
     arrays = folder.arrays(name)
     arrays.skip(*REMARKS)
-    path = (folder.root / name).parent
+    parent = (folder.root / name).parent
     for program in PROGRAMS:
-        yield Fixture(f"{name.stem} ({program.title})", partial(_loss, arrays, path, program))
+        yield Fixture(f"{name.stem} ({program.title})", partial(_loss, arrays, parent, program))
 
 
 def _loss(arrays: Arrays, folder: Path, program: Program) -> Iterator[Comparison]:
