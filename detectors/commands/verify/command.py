@@ -129,7 +129,7 @@ def main(arguments: list[str] | None = None) -> None:
         for row in verify(folder):
             rows.append(row)
             if not args.failed or row.verdict != PASS:
-                print(line(row), flush=True)
+                print(row_line(row), flush=True)
         print("\n".join(verify_summary(folder, rows)))
         bad |= not rows or any(row.bad for row in rows)
     if bad:
@@ -137,7 +137,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def verify(folder: Folder) -> Iterator[Row]:
-    """Yields the rows of each fixture as they are computed, then a row for each npz or file left unread."""
+    """Yields the rows of each fixture as they are computed, then a row for each file left unread."""
     incomplete: set[Path] = set()  # npz files of fixtures that an error ended
     for name in folder.files:
         reader = next((reader for pattern, reader in RECORDING_READERS.items() if name.match(pattern)), None)
@@ -212,7 +212,7 @@ def verify_summary(folder: Folder, rows: list[Row]) -> Iterator[str]:
         yield "this folder holds no fixture of a known kind"
     bad = [row for row in rows if row.bad]
     if len(bad) < len(rows):
-        yield from (line(row) for row in bad)
+        yield from (row_line(row) for row in bad)
     yield from remarks(folder)
 
 
@@ -237,7 +237,7 @@ def table_line(cells: Sequence[str]) -> str:
     return text_row(cells, VERDICT_WIDTHS, left=(0, 1, 4, 5), gap=1)
 
 
-def line(row: Row) -> str:
+def row_line(row: Row) -> str:
     """One row as a line of the table. Column `worst` is the row's absolute error."""
     verdict = f"{row.verdict}: {row.note}" if row.note else row.verdict
     absolute = _error_text(row.absolute)

@@ -121,7 +121,8 @@ def _setup(case: Arrays) -> Setup:
 def _case(case: Arrays, frontend: bool) -> Iterator[Comparison]:
     setup = _setup(case)
     yield from _targets(case, setup)
-    steps = sorted(int(match[1]) for key in case if (match := re.fullmatch(r"step(\d+)_loss", key)))
+    matches = [re.fullmatch(r"step(\d+)_loss", key) for key in case]
+    steps = sorted(int(match[1]) for match in matches if match)
     losses = StepLosses(
         course=course_loss(case, frontend),
         batch_mean=course_loss(case, frontend, normalizer="batch"),

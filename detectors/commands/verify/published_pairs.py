@@ -81,8 +81,8 @@ def _known_curve(case: Settings) -> Iterator[Comparison]:
     """True and false positives in the order of falling scores -> AP.
 
     `expected` is of all detections, `first7` of the first seven. Caffe's MaxIntegral is VOC's area. Its 11
-    points are i / 10.f, so a recall of 3/5 reaches the seventh. VOC's seventh point is one ulp above 0.6, so a
-    small number is added to the recall here.
+    points are i / 10.f, so a recall of 3/5 reaches the seventh. VOC's seventh point is one ulp above 0.6, so
+    a small number is added to the recall here.
     """
     order = np.argsort(-np.array(case["score"]), kind="stable")
     for key, expected in case.items():

@@ -142,7 +142,7 @@ def _nonzero(values: Tensor) -> dict[tuple[int, int], float]:
 
 
 def _recorded_scores(arrays: Arrays, name: str) -> dict[tuple[int, int], float]:
-    """(box number, class) -> score"""
+    """(box number, class) -> score."""
     pairs = arrays[f"{name}_idx"].reshape(-1, 2).tolist()
     scores = arrays[f"{name}_val"].tolist()
     return {(box, label): score for (box, label), score in zip(pairs, scores, strict=True)}
@@ -154,7 +154,7 @@ def _objectness_only(outputs: HeadOutputs) -> Tensor:
 
 
 def _kept_by_objectness(raw: Tensor, settings: Region, det: Settings) -> dict[tuple[int, int], float]:
-    """do_nms_obj: suppression by objectness, all classes together. (box number, 0) -> objectness"""
+    """do_nms_obj: suppression by objectness, all classes together. (box number, 0) -> objectness."""
     outputs = head_outputs(raw, settings)
     grid = cell_grid(settings, tuple(raw.shape[-2:]))
     postprocess = PostProcess(

@@ -171,10 +171,9 @@ def _gradient(
     The loss is copied, so that its count of images does not change.
     """
     outputs = HeadOutputs(
-        *(
-            tensor.detach().requires_grad_()
-            for tensor in (outputs.offsets, outputs.class_logits, outputs.objectness)
-        )
+        outputs.offsets.detach().requires_grad_(),
+        outputs.class_logits.detach().requires_grad_(),
+        outputs.objectness.detach().requires_grad_(),
     )
     encoded = TargetEncoder(matcher, YoloBoxCoder())(targets, grid, outputs)
     (len(outputs.offsets) * sum(deepcopy(loss)(outputs, encoded, grid).values())).backward()

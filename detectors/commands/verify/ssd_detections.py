@@ -41,12 +41,12 @@ LIMITS = {"caffe": Limits(400, 200), "ssdpt": Limits(200, None)}
 
 
 def detection_fixtures(folder: Folder, name: Path) -> Iterator[Fixture]:
-    """One det_*.npz"""
+    """One det_*.npz."""
     yield Fixture(name.stem, partial(_detections, folder.arrays(name), (folder.root / name).parent))
 
 
 def l2norm(folder: Folder, name: Path) -> Iterator[Fixture]:
-    """l2norm.npz"""
+    """l2norm.npz."""
     yield Fixture(name.stem, partial(_l2norm, folder.arrays(name)))
 
 

@@ -114,18 +114,18 @@ def _loss(arrays: Arrays, folder: Path, program: Program) -> Iterator[Comparison
     targets = ssd_recordings.recorded_targets(arrays)
     grid = ssd_recordings.recorded_grid(arrays, folder)
     loc, conf = ssd_recordings.predictions(arrays)
-    matched = TargetEncoder(preset_matcher(program.matcher), SSDBoxCoder())(targets, grid).matched
+    ours = TargetEncoder(preset_matcher(program.matcher), SSDBoxCoder())(targets, grid).matched
     reason = _invalid_loss(recorded, targets)
     if reason is not None:
         arrays.skip(*(name for name in arrays if name.startswith(f"{recorded.prefix}_")))
         usable = recorded.pairs("pos")[np.isfinite(recorded["pos_target"].reshape(-1, 4)).all(1)]
         comparison = agree(
-            "positives of boxes with area", _places(matched >= 0), {tuple(place) for place in usable.tolist()}
+            "positives of boxes with area", _places(ours >= 0), {tuple(place) for place in usable.tolist()}
         )
         yield known_difference(comparison, f"{program.title}'s loss is {reason}")
         return
     iou = pairwise_iou(targets.boxes, grid.boxes)
-    matched, comparison = _positives(matched, recorded, iou, greedy=program.prefix == "caffe")
+    matched, comparison = _positives(ours, recorded, iou, greedy=program.prefix == "caffe")
     yield comparison
     encoded = TargetEncoder(RecordedMatcher(matched), SSDBoxCoder())(
         ssd_recordings.recorded_targets(arrays, torch.float64),
@@ -165,21 +165,21 @@ def _positives(ours: Tensor, recorded: Recorded, iou: Tensor, *, greedy: bool) -
     ties: dict[tuple[int, int], int] = {}  # (image, default box) -> ground-truth box
     for image, gt_box, anchor in recorded.arrays["tie_sets"].reshape(-1, 3).astype(int).tolist():
         ties.setdefault((image, anchor), gt_box)
-    theirs = _recorded_matching(ours, recorded, ties)
+    matched = _recorded_matching(ours, recorded, ties)
     if "pos_gt" in recorded:
-        different = _places(ours != theirs)
+        different = _places(ours != matched)
     else:
-        different = _places((ours >= 0) != (theirs >= 0))
+        different = _places((ours >= 0) != (matched >= 0))
     best_iou = iou.amax(1) if iou.shape[1] else iou.sum(1)  # (B, A)
     unexplained = different - _places((best_iou - POSITIVE_IOU).abs() < IOU_ROUNDING)
     tied = unexplained & ties.keys()
-    added = sum(int(theirs[place] >= 0) - int(ours[place] >= 0) for place in tied)
+    added = sum(int(matched[place] >= 0) - int(ours[place] >= 0) for place in tied)
     if not greedy or added == 0:
         unexplained -= tied
     only_ours = {(*place, int(ours[place])) for place in unexplained if ours[place] >= 0}
-    only_recorded = {(*place, int(theirs[place])) for place in unexplained if theirs[place] >= 0}
+    only_recorded = {(*place, int(matched[place])) for place in unexplained if matched[place] >= 0}
     remark = f" ({len(different)} places decided by rounding)" if different and not unexplained else ""
-    return theirs, agree(f"positives{remark}", only_ours, only_recorded)
+    return matched, agree(f"positives{remark}", only_ours, only_recorded)
 
 
 def _recorded_matching(ours: Tensor, recorded: Recorded, ties: dict[tuple[int, int], int]) -> Tensor:
