@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import inspect
 import os
@@ -106,6 +107,14 @@ def verb(main: Callable[..., None]) -> Callable[..., None]:
             _report(error)
 
     return guarded
+
+
+def require_at_least(options: argparse.Namespace, **least: int) -> None:
+    """ValueError for an option below its least value. An option that was not given, so None, passes."""
+    for name, low in least.items():
+        value = getattr(options, name)
+        if value is not None and value < low:
+            raise ValueError(f"--{name} {value}: must be {low} or more")
 
 
 def _report(error: Exception) -> None:

@@ -23,7 +23,7 @@ from detectors.annotations import Annotations
 from detectors.commands.benchmark.torchvision_pipelines import IMAGE_READERS, PIPELINES, TorchvisionPipeline
 from detectors.config.build import build
 from detectors.config.check import check
-from detectors.config.entry import verb
+from detectors.config.entry import require_at_least, verb
 from detectors.config.schema import composed
 from detectors.data.augment.transforms import build_transform
 from detectors.data.files import write_json
@@ -94,9 +94,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, help="file for the rates of every round")
     args = parser.parse_intermixed_args(arguments)
-    for name in ("images", "rounds"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name} {getattr(args, name)}: must be 1 or more")
+    require_at_least(args, images=1, rounds=1)
     return args
 
 

@@ -27,7 +27,7 @@ from detectors.commands.browse.cells import (
     sample_cell,
 )
 from detectors.commands.browse.sample_sources import SampleSource, describe, open_sources
-from detectors.config.entry import verb
+from detectors.config.entry import require_at_least, verb
 from detectors.config.schema import to_yaml
 from detectors.drawing import image_grid
 from detectors.training.tracking import Tracker
@@ -65,10 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     """ValueError: a number is out of range, or options do not go together."""
     args = _parser().parse_intermixed_args(arguments)  # options may stand between the overrides
-    for name, low in {"images": 1, "step": 0, "epoch": 0, "epochs": 1, "width": 200}.items():
-        value = getattr(args, name)
-        if value is not None and value < low:
-            raise ValueError(f"--{name} {value}: must be {low} or more")
+    require_at_least(args, images=1, step=0, epoch=0, epochs=1, width=200)
     if args.split != "train" and (args.step is not None or args.epoch is not None):
         raise ValueError(
             f"--split {args.split}: evaluation has neither steps nor epochs; omit --step and --epoch"

@@ -18,7 +18,7 @@ from detectors.commands.lint.page import page
 from detectors.commands.lint.split_checks import class_findings, same_images
 from detectors.commands.lint.statistics import statistics
 from detectors.config.check import check
-from detectors.config.entry import verb
+from detectors.config.entry import require_at_least, verb
 from detectors.config.schema import Config, DataConfig, composed
 from detectors.data.files import write_text
 from detectors.training import assemble
@@ -71,10 +71,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
         help="processes that decode images; 0: decode in the main process (%(default)s)",
     )
     args = parser.parse_intermixed_args(arguments)
-    for name in ("workers", "examples"):
-        value = getattr(args, name)
-        if value < 0:
-            raise ValueError(f"--{name} {value}: must be 0 or more")
+    require_at_least(args, workers=0, examples=0)
     return args
 
 
