@@ -54,10 +54,8 @@ def small(folder: Folder, name: Path) -> Iterator[Fixture]:
 
 def full(folder: Folder, name: Path) -> Iterator[Fixture]:
     """full.json, and one npz for all of its cases."""
-    cases = folder.json(name)
-    arrays = folder.arrays(name.with_suffix(".npz"))
-    for case, settings in cases.items():
-        yield Fixture(f"{name.stem}/{case}", partial(_full, folder, name, settings, arrays.under(case)))
+    for case, settings, arrays in folder.cases(name):
+        yield Fixture(f"{name.stem}/{case}", partial(_full, folder, name, settings, arrays))
 
 
 def weights_fixtures(folder: Folder, name: Path) -> Iterator[Fixture]:

@@ -26,10 +26,8 @@ SUMS = Tolerance(relative=5e-7)
 
 def ops_fixtures(folder: Folder, name: Path) -> Iterator[Fixture]:
     """ops.json"""
-    cases = folder.json(name)
-    arrays = folder.arrays(name.with_suffix(".npz"))
-    for case, settings in cases.items():
-        yield Fixture(f"{name.stem}/{case}", partial(_run, settings, arrays.under(case)))
+    for case, settings, arrays in folder.cases(name):
+        yield Fixture(f"{name.stem}/{case}", partial(_run, settings, arrays))
 
 
 def _run(case: Settings, arrays: Arrays) -> Iterator[Comparison]:

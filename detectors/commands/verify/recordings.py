@@ -115,3 +115,9 @@ class Folder:
         if name not in self.arrays_of:
             self.arrays_of[name] = Arrays(self.path(name))
         return self.arrays_of[name]
+
+    def cases(self, name: Path) -> Iterator[tuple[str, Settings, Arrays]]:
+        """Name, settings and arrays of every case of a JSON file, whose npz file has the same stem."""
+        settings = self.json(name)
+        arrays = self.arrays(name.with_suffix(".npz"))
+        return ((case, settings[case], arrays.under(case)) for case in settings)

@@ -26,10 +26,8 @@ from detectors.structures import Detections, HeadOutputs
 
 def decoding(folder: Folder, name: Path) -> Iterator[Fixture]:
     """region_decode.json, and its npz."""
-    cases = folder.json(name)
-    arrays = folder.arrays(name.with_suffix(".npz"))
-    for case, settings in cases.items():
-        yield Fixture(f"{name.stem}/{case}", partial(_decoding, settings, arrays.under(case)))
+    for case, settings, arrays in folder.cases(name):
+        yield Fixture(f"{name.stem}/{case}", partial(_decoding, settings, arrays))
 
 
 def _decoding(case: Settings, arrays: Arrays) -> Iterator[Comparison]:

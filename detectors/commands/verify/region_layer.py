@@ -45,10 +45,8 @@ TRAINING_FLAGS = ("rescore", "bias_match")
 
 def region_training(folder: Folder, name: Path) -> Iterator[Fixture]:
     """region_train.json, and its npz."""
-    cases = folder.json(name)
-    arrays = folder.arrays(name.with_suffix(".npz"))
-    for case, settings in cases.items():
-        yield Fixture(f"{name.stem}/{case}", partial(_training, settings, arrays.under(case)))
+    for case, settings, arrays in folder.cases(name):
+        yield Fixture(f"{name.stem}/{case}", partial(_training, settings, arrays))
 
 
 def region_settings(case: Mapping, anchors: np.ndarray) -> Region:
