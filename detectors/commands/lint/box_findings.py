@@ -10,12 +10,13 @@ from detectors.data.suspicious_boxes import overreach, sides_at_input, suspiciou
 def box_findings(split: Split, *, size: tuple[int, int], resize: str) -> list[Finding]:
     """Wrong and suspicious boxes, kind by kind. size: (height, width) of the model input."""
     annotations = split.annotations
+    image_of = annotations.image  # (T,)
     beyond = overreach(annotations)  # (T,) pixels
     sides = sides_at_input(annotations, size, resize)  # (T, 2)
     first_twins = _first_twins(annotations)
 
     def details(kind: str, row: int) -> str:
-        height, width = annotations.sizes[annotations.image[row]].tolist()
+        height, width = annotations.sizes[image_of[row]].tolist()
         if kind in ("outside-image", "partly-outside"):
             return f", by {beyond[row]:.6g} px out of {width} x {height}"
         if kind == "tiny-box":
@@ -25,8 +26,7 @@ def box_findings(split: Split, *, size: tuple[int, int], resize: str) -> list[Fi
     findings = []
     for kind, rows in suspicious(annotations, size=size, resize=resize).items():
         for row in rows.tolist():
-            image = int(annotations.image[row])
-            findings.append(split.box_finding(kind, image, row, details(kind, row)))
+            findings.append(split.box_finding(kind, int(image_of[row]), row, details(kind, row)))
     return findings
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from detectors.commands.lint.findings import Finding
@@ -24,7 +25,7 @@ class LintReport:
         str, str
     ]  # split -> the earlier split that lists the same images; only that one is checked
 
-    @property
+    @cached_property
     def kinds(self) -> dict[str, list[Finding]]:
         """Kind -> its findings: errors first, in the order of KINDS. Kinds without findings are left out."""
         order = sorted(KINDS, key=lambda kind: not KINDS[kind].error)  # stable
@@ -107,16 +108,20 @@ def columns(rows: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
     return {column: {name: row[column] for name, row in rows.items()} for column in names}
 
 
+def bucket_rows(table: Mapping[str, Mapping[str, int]]) -> tuple[list[list[str]], list[int]]:
+    """Each bucket's cells, its name and a number for each split; and its sum over all splits."""
+    buckets = list(dict.fromkeys(bucket for counts in table.values() for bucket in counts))
+    rows = [[bucket, *(f"{counts.get(bucket, 0):,}" for counts in table.values())] for bucket in buckets]
+    return rows, [sum(counts.get(bucket, 0) for counts in table.values()) for bucket in buckets]
+
+
 def table_lines(title: str, table: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
     """One line per bucket: a number for each split, and a bar for the sum over all splits."""
-    buckets = list(dict.fromkeys(bucket for counts in table.values() for bucket in counts))
-    totals = [sum(counts.get(bucket, 0) for counts in table.values()) for bucket in buckets]
+    rows, totals = bucket_rows(table)
     largest = max([*totals, 1])
-    rows = []
-    for bucket, total in zip(buckets, totals, strict=True):
-        numbers = [f"{counts.get(bucket, 0):,}" for counts in table.values()]
+    for row, total in zip(rows, totals, strict=True):
         bar = "#" * -(-BAR * total // largest)  # rounded up
-        rows.append([bucket, *numbers, f"  {bar}"])
+        row.append(f"  {bar}")
     last = len(table) + 1
     lines = text_table(("", *table, ""), rows, widths=(0, *[10] * len(table)), left=(0, last), gap=0)
     yield title

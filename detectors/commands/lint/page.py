@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from detectors.commands.lint.findings import Finding, Split
-from detectors.commands.lint.lint_report import LintReport, columns
+from detectors.commands.lint.lint_report import LintReport, bucket_rows, columns
 from detectors.commands.lint.pictures import SplitImages, picture, split_images
 from detectors.data.problems import KINDS, LISTED
 
@@ -118,10 +118,8 @@ def _jpeg(image: np.ndarray) -> str:
 def _statistics(statistics: Mapping) -> Iterator[str]:
     yield "<h2>Statistics</h2>"
     for title, table in {"boxes per class": columns(statistics["classes"]), **statistics["tables"]}.items():
-        buckets = list(dict.fromkeys(bucket for counts in table.values() for bucket in counts))
-        totals = [sum(counts.get(bucket, 0) for counts in table.values()) for bucket in buckets]
+        rows, totals = bucket_rows(table)
         largest = max([*totals, 1])
-        rows = [[bucket, *(f"{counts.get(bucket, 0):,}" for counts in table.values())] for bucket in buckets]
         yield f"<h3>{escape(title)}</h3>"
         yield _table(["", *table], rows, bars=[total / largest for total in totals])
 

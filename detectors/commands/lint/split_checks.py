@@ -41,16 +41,20 @@ class _ImageIndex:
 
     def add(self, image: _ListedImage, facts: Mapping[str, ImageFacts]) -> tuple[_ListedImage, str] | None:
         """Adds an image. Returns an earlier image that is the same and how they match, or None."""
-        match = self._match(image, facts)
+        file = os.path.realpath(image.path)
+        match = self._match(image, file, facts)
         digest = facts[image.path].digest
-        self.by_file.setdefault(os.path.realpath(image.path), image)
+        self.by_file.setdefault(file, image)
         if digest:
             self.by_digest.setdefault(digest, image)
         self.by_name.setdefault(Path(image.path).name, []).append(image)
         return match
 
-    def _match(self, image: _ListedImage, facts: Mapping[str, ImageFacts]) -> tuple[_ListedImage, str] | None:
-        same_file = self.by_file.get(os.path.realpath(image.path))
+    def _match(
+        self, image: _ListedImage, file: str, facts: Mapping[str, ImageFacts]
+    ) -> tuple[_ListedImage, str] | None:
+        """file: the image's resolved path."""
+        same_file = self.by_file.get(file)
         if same_file and same_file.split != image.split:
             return same_file, f"the same file is in {same_file.split}"
         if same_file:
