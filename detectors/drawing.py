@@ -109,11 +109,14 @@ def draw_detections(
     return draw_boxes(image, boxes, texts, colours=colours, gt_boxes=gt_boxes, gt_texts=gt_texts)
 
 
-def fit_image(image: np.ndarray, side: int) -> tuple[np.ndarray, float]:
-    """(the image resized so that its longer side is `side` pixels, the factor to multiply its boxes by)."""
+def fit_image(image: np.ndarray, side: int, *, enlarging: int = cv2.INTER_LINEAR) -> tuple[np.ndarray, float]:
+    """(the image resized so that its longer side is `side` pixels, the factor to multiply its boxes by).
+
+    enlarging: OpenCV's interpolation for an image that becomes larger.
+    """
     factor = side / max(image.shape[:2])
     wh = [max(1, round(pixels * factor)) for pixels in image.shape[1::-1]]
-    return cv2.resize(image, wh, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR), factor
+    return cv2.resize(image, wh, interpolation=cv2.INTER_AREA if factor < 1 else enlarging), factor
 
 
 def outline(image: np.ndarray, boxes: np.ndarray, colours: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 
 from detectors.commands.lint.findings import Finding, Split
 from detectors.data.images import ImageError, read_image
-from detectors.drawing import draw_boxes
+from detectors.drawing import draw_boxes, fit_image
 
 # (split name, image path) -> the split, and the index of the image in it
 SplitImages = dict[tuple[str, str], tuple[Split, int]]
@@ -37,9 +37,7 @@ def picture(finding: Finding, images: SplitImages) -> np.ndarray | None:
     box = finding.problem.box
     boxes = np.array([box] if box else []).reshape(-1, 4)  # (0 or 1, 4)
     gt_boxes, gt_texts = _other_boxes(finding, images)
-    scale = PICTURE_SIDE / max(image.shape[:2])
-    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    resized = cv2.resize(image, None, fx=scale, fy=scale, interpolation=interpolation)
+    resized, scale = fit_image(image, PICTURE_SIDE, enlarging=cv2.INTER_CUBIC)
     canvas, shift = _with_margin(resized, boxes * scale)
     return draw_boxes(
         canvas,

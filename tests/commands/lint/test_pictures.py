@@ -60,6 +60,14 @@ def test_a_point_is_drawn_as_a_square_around_it(draw):
     np.testing.assert_allclose(bottom, 120 + pictures.SEEN_PIXELS / 2, atol=1)
 
 
+def test_a_line_of_pixels_keeps_its_width(tmp_path):
+    """480 / 1000 of one pixel is no pixel, and an image without pixels cannot be drawn."""
+    path = str(tmp_path / "thin.png")
+    write_image(tmp_path / "thin.png", (1, 1000))
+    finding = Finding("train", Problem("unreadable", path, "", path, None))
+    assert pictures.picture(finding, {}).shape == (1, 480, 3)
+
+
 def test_findings_without_a_picture(tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     for path in ("", str(tmp_path / "none.jpg"), str(tmp_path / "broken.jpg")):
