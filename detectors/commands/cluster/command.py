@@ -35,7 +35,7 @@ from detectors.commands.cluster.kmeans import Shapes, best_iou, kmeans, shapes_o
 from detectors.commands.cluster.plotting import plot_anchors
 from detectors.config.build import build
 from detectors.config.check import check
-from detectors.config.entry import verb
+from detectors.config.entry import require_at_least, verb
 from detectors.config.schema import Config, composed
 from detectors.data.augment.fitting import RESIZES
 from detectors.data.augment.transforms import MIN_SIDE
@@ -69,12 +69,11 @@ def main(arguments: list[str] | None = None) -> None:
         annotations, boxes, config, k=args.k, restarts=args.restarts, seed=args.seed, sample=args.sample
     )
     print("\n".join(result_lines(result, args.overrides)))
-    for path in filter(None, (args.json, args.plot)):
-        path.parent.mkdir(parents=True, exist_ok=True)
     if args.json:
         write_json(args.json, asdict(result))
         print(f"written: {args.json}")
     if args.plot:
+        args.plot.parent.mkdir(parents=True, exist_ok=True)
         plot_anchors(
             args.plot,
             boxes.wh,
@@ -89,10 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     args = _parser().parse_intermixed_args(arguments)
-    for name, least in (("k", 1), ("restarts", 1), ("seed", 0), ("sample", 1)):
-        value = getattr(args, name)
-        if value < least:
-            raise ValueError(f"--{name} {value}: must be {least} or more")
+    require_at_least(args, k=1, restarts=1, seed=0, sample=1)
     if args.plot and args.plot.suffix not in (".png", ".svg", ".pdf"):
         raise ValueError(f"--plot {args.plot}: must end in .png, .svg or .pdf")
     return args
@@ -136,8 +132,9 @@ def boxes_at_input(annotations: Annotations, config: Config) -> BoxShapes:
     # (n, 2), (N,): few distinct image sizes, many images
     sizes, size_index = np.unique(annotations.sizes, axis=0, return_inverse=True)
     scales = [fit((height, width), input_size).scale_xy((height, width)) for height, width in sizes.tolist()]
-    scale_xy = np.array(scales).reshape(-1, 2)[size_index.reshape(-1)][annotations.image]  # (T, 2)
-    corner = np.tile(annotations.sizes[:, ::-1], 2)[annotations.image]  # (T, 4) width, height, width, height
+    image_of = annotations.image  # (T,)
+    scale_xy = np.array(scales).reshape(-1, 2)[size_index.reshape(-1)][image_of]  # (T, 2)
+    corner = np.tile(annotations.sizes[:, ::-1], 2)[image_of]  # (T, 4) width, height, width, height
     boxes = np.clip(annotations.boxes_original, 0, corner)
     wh = (boxes[:, 2:] - boxes[:, :2]) * scale_xy
     used = ~annotations.crowd
@@ -247,7 +244,7 @@ def _anchor_sets(
     side = np.array([size[1], size[0]])
     configured = anchors(size).boxes_cxcywh[:, 2:].double().numpy()  # (A, 2)
     yield anchor_set("proposed here", proposed, wh)
-    yield anchor_set(f"{name}, as configured", np.unique(configured, axis=0), wh)
+    yield anchor_set(f"{name}, as configured", configured, wh)
     for published, cells in YOLO_ANCHORS.items():
         yield anchor_set(f"Darknet's {published}", np.array(cells) / DARKNET_CELLS * side, wh)
     for levels, pixels in ((ssd300_levels, 300), (ssd512_levels, 512)):
@@ -258,8 +255,8 @@ def _anchor_sets(
 
 def anchor_set(name: str, anchors: np.ndarray, wh: np.ndarray) -> AnchorSet:
     """anchors: (K, 2), wh: (T, 2) shapes of the boxes, both in pixels of the model input."""
-    iou = best_iou(wh, anchors)
     distinct = np.unique(anchors, axis=0)
+    iou = best_iou(wh, distinct)
     distinct = distinct[np.argsort(distinct.prod(1), kind="stable")]
     return AnchorSet(name, distinct.tolist(), float(iou.mean()), float((iou >= RECALL_IOU).mean()))
 
