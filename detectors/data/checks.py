@@ -11,7 +11,6 @@ from PIL import Image
 from detectors.annotations import Annotations
 from detectors.data.problems import Problem, raise_or_log
 
-NAMES_LISTED = 20  # lines of a long list that an error prints; the rest is counted
 # Pixels. No image is that large, and nothing computed from such a box overflows in float32.
 LARGEST_SIDE = 2.0**20
 
@@ -88,10 +87,3 @@ def header_size(path: str | Path) -> tuple[int, int]:
             return image.height, image.width
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"its annotation has no size, and the image cannot be opened ({error})") from error
-
-
-def shortened(lines: list[str]) -> list[str]:
-    """The first NAMES_LISTED lines, and how many more there are."""
-    if len(lines) <= NAMES_LISTED:
-        return lines
-    return [*lines[:NAMES_LISTED], f"... and {len(lines) - NAMES_LISTED} more"]

@@ -25,10 +25,9 @@ from detectors.data.checks import (
     check_class_names,
     header_size,
     settled,
-    shortened,
     to_offsets,
 )
-from detectors.data.problems import Problem
+from detectors.data.problems import Problem, shortened
 from detectors.data.suggestions import did_you_mean
 
 COCO_PARTS = ("categories", "images", "annotations")

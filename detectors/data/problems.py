@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
-LISTED = 20  # findings of one kind that a message prints; the rest is counted
+LISTED = 20  # lines of a long list that a message prints; the rest is counted
 
 logger = logging.getLogger(__name__)
 
@@ -132,8 +132,12 @@ def raise_or_log(problems: Sequence[Problem], on_error: str) -> None:
 def _describe(kind: str, problems: Sequence[Problem]) -> str:
     """The findings of one kind: their number, the first LISTED, and the fix."""
     lines = [f"{KINDS[kind].title}: {len(problems)}"]
-    lines += [f"  {problem}" for problem in problems[:LISTED]]
-    if len(problems) > LISTED:
-        lines.append(f"  ... and {len(problems) - LISTED} more")
+    lines += [f"  {line}" for line in shortened(problems)]
     lines.append(f"  fix: {KINDS[kind].fix}")
     return "\n".join(lines)
+
+
+def shortened(items: Sequence[object]) -> list[str]:
+    """The first LISTED items as lines, and how many more there are."""
+    lines = [str(item) for item in items[:LISTED]]
+    return lines if len(items) <= LISTED else [*lines, f"... and {len(items) - LISTED} more"]

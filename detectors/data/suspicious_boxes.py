@@ -9,8 +9,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 
 from detectors.annotations import Annotations
+from detectors.boxes import paired_iou
 from detectors.data.problems import KINDS, Problem
 
 REACH = 0.5  # pixels by which a box may reach out of its image, because of rounding
@@ -57,6 +59,7 @@ def twins(annotations: Annotations, iou: float = TWINS) -> np.ndarray:
     boxes = annotations.boxes_original[rows]
     image = annotations.image[rows]
     limit = boxes[:, 0] + (1 - iou) / iou * (boxes[:, 2] - boxes[:, 0]) * (1 + 1e-9)  # largest xmin of a twin
+    corners = torch.from_numpy(boxes)
     parts = [np.zeros((0, 2), np.int64)]
     first = np.arange(len(rows))
     step = 0
@@ -64,17 +67,10 @@ def twins(annotations: Annotations, iou: float = TWINS) -> np.ndarray:
         step += 1  # compare each remaining box with the one `step` places further on
         first = first[first + step < len(rows)]
         first = first[(image[first] == image[first + step]) & (boxes[first + step, 0] <= limit[first])]
-        alike = first[_row_ious(boxes[first], boxes[first + step]) > iou]
+        alike = first[(paired_iou(corners[first], corners[first + step]) > iou).numpy()]
         parts.append(np.stack([rows[alike], rows[alike + step]], 1))
     pairs = np.sort(np.concatenate(parts), 1)
     return pairs[np.lexsort((pairs[:, 0], pairs[:, 1]))]
-
-
-def _row_ious(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(P, 4), (P, 4) -> (P,) the IoU of a[i] and b[i]; 0 for two boxes without area."""
-    overlap = (np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])).clip(0).prod(1)
-    union = (a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - overlap
-    return np.divide(overlap, union, out=np.zeros(len(a)), where=union > 0)
 
 
 def suspicious(annotations: Annotations, *, size: tuple[int, int], resize: str) -> dict[str, np.ndarray]:
