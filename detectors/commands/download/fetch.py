@@ -106,16 +106,15 @@ def fetch(url: str, target: Path, *, progress: bool = True) -> None:
     disk is full; the part is kept.
     """
     part = Part(target, url)
-    with tqdm(
-        desc=target.name,
-        unit="B",
-        unit_scale=True,
-        leave=False,
-        disable=None if progress else True,  # None: shown on a terminal only
-    ) as bar:
+    with byte_bar(target.name, progress) as bar:
         _complete(part, target, bar)
     os.replace(part.path, target)
     part.discard()
+
+
+def byte_bar(title: str, progress: bool) -> tqdm:
+    """A bar that counts bytes, shown on a terminal only; never if not `progress`."""
+    return tqdm(desc=title, unit="B", unit_scale=True, leave=False, disable=None if progress else True)
 
 
 def _complete(part: Part, target: Path, bar: tqdm) -> None:

@@ -15,6 +15,8 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
+from detectors.commands.download.fetch import byte_bar
+
 
 class DamagedArchive(ValueError):
     """An archive that differs from the published one."""
@@ -60,13 +62,7 @@ def unpack(path: Path, root: Path, contents: Sequence[tuple[str, str]], *, progr
 
 def _extract(path: Path, draft: Path, progress: bool) -> None:
     extract = _extract_zip if zipfile.is_zipfile(path) or path.suffix == ".zip" else _extract_tar
-    with tqdm(
-        desc=f"unpack {path.name}",
-        unit="B",
-        unit_scale=True,
-        leave=False,
-        disable=None if progress else True,  # None: shown on a terminal only
-    ) as bar:
+    with byte_bar(f"unpack {path.name}", progress) as bar:
         extract(path, draft, bar)
 
 
