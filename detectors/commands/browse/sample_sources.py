@@ -82,13 +82,7 @@ def open_source(title: str, overrides: Sequence[str], args: argparse.Namespace) 
 def _read_annotations(config: Config, split: str, class_names: tuple[str, ...] | None) -> Annotations:
     if class_names is None and split != "train" and config.data.class_names is None:
         class_names = assemble.read_annotations(config.data, "train").class_names
-    annotations = assemble.read_annotations(config.data, split, class_names)
-    if len(annotations) == 0:
-        image_sets = getattr(config.data, split)
-        raise ValueError(
-            f"data.{split}={image_sets}: there is no image in this split; choose another one, or add images"
-        )
-    return annotations
+    return assemble.read_annotations(config.data, split, class_names)
 
 
 def _build_loader(

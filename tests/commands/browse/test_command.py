@@ -304,7 +304,7 @@ def test_a_split_without_images(rectangle, capsys):
     with pytest.raises(SystemExit, match="2"):
         command.main([*rectangle, "data.train=[none]", "data.class_names=[cat,dog]"])
     error = capsys.readouterr().err
-    assert re.search(r"data\.train=\[.none.\]: there is no image in this split|none\.txt", error)
+    assert "none.txt" in error
 
 
 def test_samples_do_not_depend_on_the_global_generators(shapes):
