@@ -250,15 +250,6 @@ def multibox_loss(outputs: HeadOutputs, targets: Targets, grid: AnchorGrid, vari
 # ---------------------------------------------------------------- evaluation
 
 
-def voc_iou(a, b):
-    """Plain IoU of two boxes with continuous edges, as lists of four numbers."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    return width * height / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height)
-
-
 def voc_judge(gt_boxes, detections, threshold, inclusive):
     """Codes of one class's detections, in their order.
 
@@ -271,10 +262,10 @@ def voc_judge(gt_boxes, detections, threshold, inclusive):
         best = None
         best_iou = -1.0
         for t, (gt_image, gt_box, _) in enumerate(gt_boxes):
-            iou = voc_iou(box, gt_box)
-            if gt_image == image and iou > best_iou:
+            overlap = iou(box, gt_box)
+            if gt_image == image and overlap > best_iou:
                 best = t
-                best_iou = iou
+                best_iou = overlap
         if best is None or not (best_iou >= threshold if inclusive else best_iou > threshold):
             codes[d] = "F"
         elif gt_boxes[best][2]:

@@ -24,24 +24,11 @@ COURSE = recorded.course_cases(FIXTURES)
 # The recordings of frontend.py hold less.
 NOTEBOOK = [name for name, case in COURSE.items() if case["about"]["source"] == "notebook"]
 SIGMOID = (0, 1, 4)  # x, y and objectness, which the network outputs before the sigmoid
-SCALES = ("object_scale", "noobject_scale", "class_scale", "coord_scale")
 
 
 def course_loss(case: dict, **changes) -> RegionLoss:
-    """The preset with a recording's settings, in float64.
-
-    The course counts batches: the warm-up ends with batch W - 1 in the notebook, with batch W in frontend.py.
-    """
-    batches = int(case["warm_up_batches"]) + (case["about"]["source"] == "frontend")
-    loss = preset_loss(
-        "region_keras",
-        **dict(zip(SCALES, case["scales"].tolist(), strict=True)),
-        class_weights=case["class_weights"].tolist(),
-        ignore_truths=int(case["true_box_buffer"]),
-        prior_images=batches * len(case["y_pred"]),
-        **changes,
-    )
-    return loss.double()
+    """The preset with a recording's settings, in float64."""
+    return keras_course.course_loss(case, case["about"]["source"] == "frontend", **changes)
 
 
 def course_setup(case: dict):
@@ -160,7 +147,7 @@ def test_region_equals_darknet_on_the_courses_cases(name, seen):
     """The same predictions and boxes through Darknet's layer, recorded beside the course's numbers."""
     case = COURSE[name]
     raw, outputs, encoded, grid = course_setup(case)
-    loss = preset_loss("region", **dict(zip(SCALES, case["scales"].tolist(), strict=True)))
+    loss = preset_loss("region", **dict(zip(keras_course.SCALES, case["scales"].tolist(), strict=True)))
     loss.images_seen += seen - len(raw)
     (len(raw) * sum(loss(outputs, encoded, grid).values())).backward()
     delta = torch.from_numpy(case[f"darknet_delta_seen{seen}"]).double()

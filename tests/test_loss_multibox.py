@@ -20,6 +20,7 @@ from detectors.matching import MultiBoxMatcher
 from detectors.structures import EncodedTargets, HeadOutputs
 from detectors.targets import TargetEncoder
 from tests import oracles
+from tests.test_losses import check_gradients
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SSD_CASES = sorted(path.stem for path in (FIXTURES / "ssd").glob("loss_*.npz"))
@@ -80,23 +81,7 @@ def test_multibox_of_ports(prefix, name):
     assert_close(encoded.offsets[image, anchor], expected_offsets, atol=2e-4, rtol=1e-4)
     assert_close(terms["box"].item(), float(case[f"{prefix}_loss_loc"]), rtol=1e-5, atol=1e-6)
     assert_close(terms["class"].item(), float(case[f"{prefix}_loss_conf"]), rtol=1e-5, atol=1e-6)
-    check_port_gradients(case, prefix, offsets.grad, logits.grad)
-
-
-def check_port_gradients(case, prefix: str, offsets_grad: torch.Tensor, logits_grad: torch.Tensor) -> None:
-    norms = torch.stack([offsets_grad.norm(), logits_grad.norm()])
-    assert_close(norms, torch.from_numpy(case[f"{prefix}_grad_norms"]).float(), rtol=1e-4, atol=1e-6)
-    image, anchor = case[f"{prefix}_pos"].reshape(-1, 2).astype(int).T
-    expected = torch.from_numpy(case[f"{prefix}_grad_loc_pos"].reshape(-1, 4)).float()
-    assert_close(offsets_grad[image, anchor], expected, atol=1e-5, rtol=1e-4)
-    rows = {(b, a) for b, a in logits_grad.abs().sum(-1).nonzero().tolist()}
-    recorded = np.concatenate([case[f"{prefix}_{kind}"].reshape(-1, 2) for kind in ("pos", "neg")])
-    assert rows == {(b, a) for b, a in recorded.astype(int).tolist()}
-    for kind in ("pos", "neg"):
-        if f"{prefix}_grad_conf_{kind}" in case.files:
-            image, anchor = case[f"{prefix}_{kind}"].reshape(-1, 2).astype(int).T
-            expected = case[f"{prefix}_grad_conf_{kind}"].reshape(-1, logits_grad.shape[-1])
-            assert_close(logits_grad[image, anchor], torch.from_numpy(expected).float(), atol=1e-6, rtol=1e-4)
+    check_gradients(case, prefix, offsets.grad, logits.grad)
 
 
 def test_a_box_without_area_takes_no_anchor_unlike_in_torchvision():

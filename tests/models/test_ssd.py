@@ -11,15 +11,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from detectors.models.detector import Detector
 from detectors.models.ssd import MultiBoxHead, ssd160, ssd160_levels, ssd300, ssd512
-from detectors.structures import HeadOutputs
-
-
-def raw_outputs(detector: Detector, x: torch.Tensor) -> HeadOutputs:
-    """The network without the normalisation of pixels."""
-    with torch.no_grad():
-        return detector.head(detector.neck(detector.backbone(x)))
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,13 @@ from time import sleep
 import pytest
 import torch
 
-from detectors.structures import Batch, ImageInfo, Targets
+from detectors.structures import Batch, ImageInfo
 from detectors.training.progress import Clock, Progress, Recent
+from tests import oracles
 
 
 def batch_of(path: str) -> Batch:
-    nothing = Targets(
-        torch.zeros(1, 0, 4), torch.zeros(1, 0, dtype=torch.int64), torch.zeros(1, 0, dtype=torch.bool)
-    )
+    nothing = oracles.pad_targets([[]])
     return Batch(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), nothing, [ImageInfo(0, path, path, (8, 8))])
 
 

@@ -161,7 +161,7 @@ def test_error_messages(voc, tmp_path, capsys):
     assert "--k 0: must be 1 or more" in message(*settings, "--k", "0")
     assert "--restarts 0: must be 1 or more" in message(*settings, "--restarts", "0")
     assert "must end in .png" in message(*settings, "--plot", "anchors.txt")
-    assert "data=voc08" in message("data=voc08")
+    assert "data=voc08: there is no such choice; did you mean voc07?" in message("data=voc08")
     too_few = message(*settings, "model=yolov2", "input.resize=stretch", "--k", "9")
     assert "--k 9: voc has only 7 different shapes to cluster" in too_few
     empty = write_voc(tmp_path / "empty", {"a": "", "b": ""})

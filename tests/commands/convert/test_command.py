@@ -224,12 +224,12 @@ def test_unsafe_damaged_and_unknown_files_are_refused(tmp_path, narrow, capsys):
     target = tmp_path / "x.pt"
     torch.save({"model": {"a": torch.zeros(1)}, "args": argparse.Namespace(lr=1)}, tmp_path / "a.pth")
     message = refused(capsys, tmp_path / "a.pth", target)
-    assert "a.pth: refused" in message and "argparse.Namespace" in message
+    assert "a.pth: refused, because it is no plain file of tensors (it asks for argparse.Namespace" in message
     torch.save({"a": Harmful()}, tmp_path / "b.pth")
     assert "b.pth: refused" in refused(capsys, tmp_path / "b.pth", target)
     (tmp_path / "c.pth").write_bytes(narrow.read_bytes()[:-1000])
     message = refused(capsys, tmp_path / "c.pth", target)
-    assert "c.pth: cannot be read as a checkpoint" in message
+    assert "c.pth: cannot be read as a checkpoint, it may be truncated" in message
     torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "d.pth")
     message = refused(capsys, tmp_path / "d.pth", target)
     assert "d.pth: unknown network, with conv.weight as its first parameter" in message
@@ -277,4 +277,4 @@ def test_names_files(tmp_path):
 def test_a_truncated_file_from_the_wild(tmp_path, shared, capsys):
     path = shared / "bad-input/checkpoints/vgg16_reducedfc_truncated_196608.pth"
     message = refused(capsys, path, tmp_path / "x.pt", "--names", "voc")
-    assert f"{path.name}: cannot be read as a checkpoint" in message
+    assert f"{path.name}: cannot be read as a checkpoint, it may be truncated" in message

@@ -10,17 +10,8 @@ import pytest
 
 from detectors.commands.verify import command
 from detectors.commands.verify.recordings import Folder
+from tests.commands.verify.test_command import run
 from tests.recorded import copy, write_cases
-
-
-def run(folder: Path, capsys) -> tuple[int, str]:
-    """The command's exit status and output."""
-    status = 0
-    try:
-        command.main([str(folder)])
-    except SystemExit as end:
-        status = end.code
-    return status, capsys.readouterr().out
 
 
 @pytest.fixture
