@@ -122,7 +122,7 @@ def _small(folder: Folder, name: Path, case: Settings, file: Path) -> Iterator[C
         recorded = arrays.under(build)
         yield from _layers(build, outputs, recorded)
         if build == "gpu" and case.get("dets"):
-            raw = _raw(network, images)[:1]  # Darknet's boxes are those of the first image
+            raw = outputs[-2][:1]  # the region layer's input; Darknet's boxes are those of the first image
             for k, det in enumerate(case["dets"]):
                 yield from region_decoding.compare_detections(
                     raw, config.region, tuple(images.shape[-2:]), det, recorded.under(f"det{k}"), f"det{k}"
@@ -135,19 +135,9 @@ def _images(case: Settings, config: DarknetCfg, batch: int) -> Tensor:
     return torch.from_numpy(darknet_images(case["input_seed"], batch, config.net.channels, *size))
 
 
-@torch.no_grad()
-def _raw(network: DarknetNetwork, images: Tensor) -> Tensor:
-    return network.raw(images)
-
-
 def _layers(build: str, outputs: list[Tensor], recorded: Arrays) -> Iterator[Comparison]:
     """The statistics of every layer, and all values of the layers that are stored in full."""
-    yield compare_numbers(
-        f"{build} all {len(outputs)} layers: statistics",
-        _statistics(outputs),
-        recorded["layer_mean_std_min_max"],
-        LAYERS,
-    )
+    yield _compare_statistics(build, outputs, recorded)
     compared = []
     for key in recorded:
         if match := re.fullmatch(r"layer(\d+)", key):
@@ -157,13 +147,14 @@ def _layers(build: str, outputs: list[Tensor], recorded: Arrays) -> Iterator[Com
         yield merge(f"{build} values of {len(compared)} layers", compared)
 
 
-def _statistics(outputs: list[Tensor]) -> np.ndarray:
-    """(layers, 4) mean, std, min, max of each layer, computed in float64."""
+def _compare_statistics(build: str, outputs: list[Tensor], recorded: Arrays) -> Comparison:
+    """Mean, standard deviation, minimum and maximum of every layer, computed in float64."""
     rows = []
     for output in outputs:
         x = output.double()
         rows.append([x.mean().item(), x.std(correction=0).item(), x.min().item(), x.max().item()])
-    return np.array(rows)
+    title = f"{build} all {len(outputs)} layers: statistics"
+    return compare_numbers(title, np.array(rows), recorded["layer_mean_std_min_max"], LAYERS)
 
 
 def _like(output: Tensor, recorded: np.ndarray) -> Tensor:
@@ -190,18 +181,13 @@ def _full(folder: Folder, name: Path, case: Settings, arrays: Arrays) -> Iterato
             outputs = network.outputs(images)
         yield from _full_layers(build, outputs, arrays)
         if build == "gpu" and case.get("dets"):
-            yield from _best_detections(_raw(network, images), config, case["dets"], arrays)
+            yield from _best_detections(outputs[-2], config, case["dets"], arrays)
 
 
 def _full_layers(build: str, outputs: list[Tensor], arrays: Arrays) -> Iterator[Comparison]:
     """The statistics of every layer, and the layers' values at the stored places."""
     recorded = arrays.under(build)
-    yield compare_numbers(
-        f"{build} all {len(outputs)} layers: statistics",
-        _statistics(outputs),
-        recorded["layer_mean_std_min_max"],
-        LAYERS,
-    )
+    yield _compare_statistics(build, outputs, recorded)
     for key in recorded:
         if key.endswith("_value"):
             layer = key.removesuffix("_value")

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detectors.boxes import pairwise_iou, xyxy_to_cxcywh
+from detectors.boxes import cxcywh_to_xyxy, pairwise_iou, xyxy_to_cxcywh
 from detectors.coders import YoloBoxCoder
 from detectors.commands.verify.comparison import EXACT, Comparison, Fixture, Tolerance, agree, compare_numbers
 from detectors.commands.verify.presets import preset_loss
@@ -260,8 +260,7 @@ def _ignored(case: Arrays, setup: Setup, frontend: bool) -> Iterator[Comparison]
     yield compare_numbers("which objectness counts", counted, recorded, EXACT)
     predicted = YoloBoxCoder().decode(setup.outputs.offsets.detach(), setup.grid)
     buffer = torch.from_numpy(case["true_boxes"]) * setup.grid.levels[0].stride
-    boxes = torch.cat([buffer[..., :2] - buffer[..., 2:] / 2, buffer[..., :2] + buffer[..., 2:] / 2], -1)
-    best_iou = pairwise_iou(boxes, predicted).amax(1)
+    best_iou = pairwise_iou(cxcywh_to_xyxy(buffer), predicted).amax(1)
     yield compare_numbers("best IoU", best_iou, case["best_iou"].reshape(counted.shape), BEST_IOU)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detectors.boxes import xyxy_to_cxcywh
 from detectors.commands.verify.comparison import EXACT, Comparison, Fixture, Tolerance, agree, compare_numbers
 from detectors.commands.verify.recordings import Arrays, Folder
 from detectors.commands.verify.streams import pcg_normal
@@ -142,11 +143,9 @@ def recorded_grid(case: Arrays, folder: Path, dtype: torch.dtype = torch.float32
     else:
         corners = case["priors"]
     corners = torch.from_numpy(np.asarray(corners, np.float64)) * INPUT_SIDE
-    centres = (corners[:, :2] + corners[:, 2:]) / 2
-    sizes = corners[:, 2:] - corners[:, :2]
     count = len(corners)
     return AnchorGrid(
-        torch.cat([centres, sizes], 1).to(dtype),
+        xyxy_to_cxcywh(corners).to(dtype),
         torch.ones(count, dtype=dtype),
         torch.zeros(count, 2),
         (INPUT_SIDE, INPUT_SIDE),
