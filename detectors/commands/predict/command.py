@@ -11,7 +11,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 
 import cv2
@@ -42,30 +44,29 @@ def main(arguments: list[str] | None = None) -> None:
         places = args.places[1:]
     paths = list(find_images(places))
     pictures = picture_paths(paths, args.output)
-    errors: list[ImageError] = []
-
-    def report_error(error: ImageError) -> None:
-        errors.append(error)
-        sys.stderr.write(f"error: {error}\n")
-
-    given = ((str(path), None) for path in paths)
-    results = predictor.images_and_predictions(given, score=args.score, on_error=report_error)
-    started = time.perf_counter()
-    for image, prediction in results:
-        seconds = time.perf_counter() - started
+    left_out = 0
+    for path in paths:
+        try:
+            image = predictor.model.read(str(path))
+            started = time.perf_counter()
+            prediction = predictor.predict_image(image, path=str(path), score=args.score)
+        except ImageError as error:
+            left_out += 1
+            sys.stderr.write(f"error: {error}\n")
+            continue
         if args.cfg:
+            seconds = time.perf_counter() - started
             print("\n".join(darknet_lines(prediction, seconds)))
         for line in detection_lines(prediction):
             print(line)
-        target = pictures[Path(prediction.path)]
+        target = pictures[path]
         target.parent.mkdir(parents=True, exist_ok=True)
         picture = draw_detections(image, _as_detections(prediction), prediction.class_names)
         if not cv2.imwrite(str(target), picture[..., ::-1]):
             raise ValueError(f"{target}: the picture could not be written")
-        started = time.perf_counter()
     print(f"pictures: {args.output}")
-    if errors:
-        raise ValueError(f"images that could not be used and were left out, see above: {len(errors)}")
+    if left_out:
+        raise ValueError(f"images that could not be used and were left out, see above: {left_out}")
 
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -126,7 +127,8 @@ def _darknet_files(args: argparse.Namespace) -> DarknetFiles:
 def picture_paths(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:
     """Where each image's picture goes: folder/STEM.png, and a longer name where two images would share one.
 
-    x.jpg and x.png give x.jpg.png and x.png.png; a/x.jpg and b/x.jpg give a/x.png and b/x.png.
+    x.jpg and x.png give x.jpg.png and x.png.png; a/x.jpg and b/x.jpg give a/x.png and b/x.png. What still
+    shares a name, such as one file in two spellings, gets a number: x-2.png.
     """
     targets = {path: [Path(f"{path.stem}.png")] for path in paths}
     for path in paths:
@@ -136,12 +138,16 @@ def picture_paths(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:
             targets[path] += [parents / f"{path.stem}.png", parents / f"{path.name}.png"]
     chosen: dict[Path, Path] = {}
     for level in range(max(map(len, targets.values()), default=0)):
-        open_paths = [path for path in targets if path not in chosen]
-        names = [targets[path][min(level, len(targets[path]) - 1)] for path in open_paths]
+        names = {path: t[min(level, len(t) - 1)] for path, t in targets.items() if path not in chosen}
+        wanted = Counter(names.values())
         taken = set(chosen.values())
-        for path, name in zip(open_paths, names, strict=True):
-            if names.count(name) == 1 and name not in taken:
-                chosen[path] = name
+        chosen |= {path: name for path, name in names.items() if wanted[name] == 1 and name not in taken}
+        if len(chosen) == len(targets):
+            break
+    taken = set(chosen.values())
+    for path in [path for path in targets if path not in chosen]:
+        chosen[path] = next(name for n in count(2) if (name := Path(f"{path.stem}-{n}.png")) not in taken)
+        taken.add(chosen[path])
     return {path: folder / name for path, name in chosen.items()}
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -87,6 +87,15 @@ class CheckpointModel:
         return self.module.detections(self.module(batch), infos, self.size).above(score)
 
 
+class Framed(NamedTuple):
+    """An image as the network takes it."""
+
+    path: str | None  # of the image; None for an array or a PIL image
+    size: tuple[int, int]  # (height, width) of the image
+    tensor: Tensor  # (3, H, W) network input
+    info: ImageInfo
+
+
 class Predictor:
     """Finds objects in images; made by `load`. `module` is its network, an nn.Module in evaluation mode.
 
@@ -110,64 +119,42 @@ class Predictor:
         score: the lowest score that counts. batch_size: images that go through the network together.
         FileNotFoundError or ValueError names an image that cannot be used.
         """
-        pairs = self.images_and_predictions(given_images(images), score=score, batch_size=batch_size)
-        return [prediction for _, prediction in pairs]
-
-    def images_and_predictions(
-        self,
-        images: Iterator[Given],
-        *,
-        score: float,
-        batch_size: int = 1,
-        on_error: Callable[[ImageError], None] | None = None,
-    ) -> Iterator[tuple[np.ndarray, Prediction]]:
-        """Each image (h, w, 3) uint8 RGB with its Prediction. Holds one batch of images at a time.
-
-        on_error: gets the error of an image that cannot be used, which is then left out; None raises it.
-        """
-        framed = self._framed(images, on_error)
+        framed = self._framed(given_images(images))
+        predictions = []
         while group := list(islice(framed, batch_size)):
-            yield from self._predict_batch(group, score)
+            predictions += self._predict_batch(group, score)
+        return predictions
 
-    def _framed(
-        self, images: Iterator[Given], on_error: Callable[[ImageError], None] | None
-    ) -> Iterator[tuple[str | None, np.ndarray, Tensor, ImageInfo]]:
+    def predict_image(self, image: np.ndarray, *, path: str | None = None, score: float = 0.3) -> Prediction:
+        """The Prediction for one image (h, w, 3) uint8 RGB. path: where it was read from."""
+        (prediction,) = self._predict_batch([self._frame(path, image)], score)
+        return prediction
+
+    def _framed(self, images: Iterator[Given]) -> Iterator[Framed]:
         for path, image in images:
-            try:
-                pixels = self.model.read(path) if image is None else image
-                tensor, info = self._prepare(path, pixels)
-            except ImageError as error:
-                if on_error is None:
-                    raise
-                on_error(error)
-            else:
-                yield path, pixels, tensor, info
+            yield self._frame(path, self.model.read(path) if image is None else image)
 
-    def _prepare(self, path: str | None, image: np.ndarray) -> tuple[Tensor, ImageInfo]:
-        """The network's input. A ValueError about the image becomes an ImageError that names it."""
+    def _frame(self, path: str | None, image: np.ndarray) -> Framed:
+        """A ValueError about the image becomes an ImageError that names it."""
         try:
-            return self.model.prepare(image)
+            tensor, info = self.model.prepare(image)
         except ValueError as error:
             raise ImageError(path or "the given image", str(error)) from error
+        return Framed(path, image.shape[:2], tensor, info)
 
     @torch.no_grad()
-    def _predict_batch(
-        self, group: list[tuple[str | None, np.ndarray, Tensor, ImageInfo]], score: float
-    ) -> Iterator[tuple[np.ndarray, Prediction]]:
-        batch = torch.stack([tensor for _, _, tensor, _ in group]).to(self.model.device)
-        detections = self.model.detect(batch, [info for _, _, _, info in group], score).to("cpu")
-        for number, (path, image, _, _) in enumerate(group):
+    def _predict_batch(self, group: Sequence[Framed], score: float) -> Iterator[Prediction]:
+        batch = torch.stack([framed.tensor for framed in group]).to(self.model.device)
+        detections = self.model.detect(batch, [framed.info for framed in group], score).to("cpu")
+        for number, framed in enumerate(group):
             one = detections.of_image(number)
-            yield (
-                image,
-                Prediction(
-                    path,
-                    image.shape[:2],
-                    one.boxes.float().numpy(),
-                    one.scores.float().numpy(),
-                    one.labels.numpy(),
-                    self.class_names,
-                ),
+            yield Prediction(
+                framed.path,
+                framed.size,
+                one.boxes.float().numpy(),
+                one.scores.float().numpy(),
+                one.labels.numpy(),
+                self.class_names,
             )
 
 

@@ -10,10 +10,9 @@ import torch
 from PIL import Image
 
 import detectors
-from detectors.commands.predict.command import picture_paths
+from detectors.commands.predict.command import main, picture_paths
 from detectors.config.check import check
 from detectors.config.schema import composed, to_plain
-from detectors.data.images import ImageError
 from detectors.training import assemble
 from detectors.training.checkpoint import Checkpoint, save_checkpoint
 
@@ -92,12 +91,23 @@ def test_what_cannot_be_used_is_named(run, given, message):
         detectors.load(run).predict(given)
 
 
-def test_one_unusable_image_does_not_stop_the_others(run, images):
-    errors: list[ImageError] = []
-    given = ((str(images / name), None) for name in ("a.png", "notes.txt", "c.png"))
-    results = detectors.load(run).images_and_predictions(given, score=0.3, on_error=errors.append)
-    assert [Path(found.path).name for _, found in results] == ["a.png", "c.png"]
-    assert [str(error).split(": ")[0] for error in errors] == [str(images / "notes.txt")]
+def test_one_unusable_image_does_not_stop_the_others(run, images, tmp_path, capsys):
+    given = [str(images / name) for name in ("a.png", "notes.txt", "c.png")]
+    with pytest.raises(SystemExit) as ended:
+        main([str(run), *given, "--score", "0", "--output", str(tmp_path / "drawn")])
+    assert ended.value.code == 2
+    output, error = capsys.readouterr()
+    predicted = dict.fromkeys(line.split(": ")[0] for line in output.splitlines()[:-1])
+    assert list(predicted) == [given[0], given[2]]
+    assert error.startswith(f"error: {given[1]}: ") and "left out, see above: 1" in error
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["a.png", "c.png"]
+
+
+def test_one_image_is_predicted_as_among_others(run, images):
+    detector = detectors.load(run)
+    path = str(images / "a.png")
+    same([detector.predict_image(detector.model.read(path), path=path)], detector.predict(path))
+    assert detector.predict_image(np.zeros((4, 4, 3), np.uint8)).path is None
 
 
 @pytest.mark.parametrize(
@@ -128,3 +138,13 @@ def test_no_two_pictures_share_a_name():
     assert pictures[Path("a/z.jpg")] == Path("out/z.png")
     assert pictures[Path("x.png")] == Path("out/x.png.png")
     assert pictures[Path("b/x.jpg")] == Path("out/b/x.png")
+
+
+def test_every_image_has_a_picture():
+    """One file in two spellings, and names that clash on every level."""
+    here = [Path("a.jpg"), Path.cwd() / "a.jpg"]
+    clashing = [Path(name) for name in ("/nx/x.jpg", "x.png", "x.jpg.png", "b/x.jpg.png")]
+    for paths in (here, clashing, [*here, *clashing]):
+        pictures = picture_paths(paths, Path("out"))
+        assert pictures.keys() == set(paths)
+        assert len(set(pictures.values())) == len(paths)
