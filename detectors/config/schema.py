@@ -78,6 +78,9 @@ class ShapesConfig:
     size: int = _at_least(32, 160)  # pixels of either side
 
 
+SPLITS = ("train", "val", "test")
+
+
 @dataclass
 class ImageFolders:
     """COCO only: the folder of each annotation file's images. VOC's image sets all use JPEGImages."""

@@ -13,7 +13,7 @@ import torch
 from detectors.annotations import Annotations
 from detectors.config.build import build
 from detectors.config.check import check
-from detectors.config.schema import Config, DataConfig
+from detectors.config.schema import SPLITS, Config, DataConfig
 from detectors.data.annotation_cache import Scanned, cached
 from detectors.data.augment.mixing import Mixing
 from detectors.data.augment.transforms import build_transform, no_augmentation
@@ -28,8 +28,6 @@ from detectors.data.suggestions import did_you_mean
 from detectors.data.voc import scan_voc, voc_sources
 from detectors.models.detector import Detector
 from detectors.training.checkpoint import Checkpoint
-
-SPLITS = ("train", "val", "test")
 
 logger = logging.getLogger(__name__)
 

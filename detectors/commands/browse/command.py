@@ -28,7 +28,7 @@ from detectors.commands.browse.cells import (
 )
 from detectors.commands.browse.sample_sources import SampleSource, describe, open_sources
 from detectors.config.entry import require_at_least, verb
-from detectors.config.schema import to_yaml
+from detectors.config.schema import SPLITS, to_yaml
 from detectors.drawing import image_grid
 from detectors.training.tracking import Tracker
 
@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--split",
         default="train",
-        choices=("train", "val", "test"),
+        choices=SPLITS,
         help="train: as in training; val, test: as in evaluation (train)",
     )
     parser.add_argument("--images", type=int, default=COLUMNS * ROWS, help="number of samples (16)")
