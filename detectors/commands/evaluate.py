@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -16,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from detectors.config.build import trust
 from detectors.config.check import check
 from detectors.config.entry import entry_point
-from detectors.config.schema import Config, DataConfig, EvaluateConfig
+from detectors.config.schema import Config, DataConfig, EvaluateConfig, to_plain
 from detectors.data.checks import settled
 from detectors.data.files import write_json
 from detectors.data.loading import BatchLoader
@@ -106,7 +105,7 @@ def with_data(config: Config, settings: EvaluateConfig) -> Config:
     """
     if not settings.data:
         return config
-    changed = check(OmegaConf.merge(asdict(config), {"data": settings.data}))
+    changed = check(OmegaConf.merge(to_plain(config), {"data": settings.data}))
     split = settings.split
     seen = [] if split == "train" else trained_on(config.data, changed.data, split)
     if seen:

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from detectors.annotations import Annotations
 from detectors.config.build import build, trust
 from detectors.config.check import check
 from detectors.config.entry import entry_point
-from detectors.config.schema import INSTALLED, PACKAGE, Config, to_plain, to_yaml
+from detectors.config.schema import INSTALLED, PACKAGE, Config, merged, to_plain, to_yaml
 from detectors.data.checks import settled
 from detectors.data.suspicious_boxes import remark
 from detectors.training import assemble, engine
@@ -80,7 +80,7 @@ def resumed_config(stored: ckpt.Checkpoint, overrides: list[str]) -> Config:
                 f"{change}: a resumed run keeps the configuration of {stored.path}; "
                 f"only trainer.* and data.{{{','.join(HARMLESS)}}} may change"
             )
-    return check(OmegaConf.merge(stored.config, OmegaConf.from_dotlist(changes)))
+    return check(merged(stored.config, changes))
 
 
 def build_run(config: Config, folder: Path, stored: ckpt.Checkpoint | None) -> engine.Run:
@@ -170,12 +170,11 @@ def describe_run(run: engine.Run, annotations: Annotations) -> None:
     detector = run.task.module
     grid = detector.grid(config.input.size)
     levels = ", ".join(f"{level.rows}x{level.columns}x{level.per_location}" for level in grid.levels)
-    gflops = detector.flops(config.input.size) / 1e9
     val_paths = run.task.val_annotations.paths
     shared = len(set(annotations.paths) & set(val_paths))
     note = f" ({shared} of them are training images, too, on which AP says nothing)" if shared else ""
     print(
-        f"{config.name}: {detector.parameter_count:,} parameters, {gflops:.2f} GFLOPs at "
+        f"{config.name}: {detector.parameter_count:,} parameters, {run.task.gflops:.2f} GFLOPs at "
         f"{config.input.size}, {grid.num_anchors} anchors ({levels})\n"
         f"{config.data.name}: {len(annotations)} training images with {len(annotations.labels)} boxes of "
         f"{len(annotations.class_names)} classes, {len(val_paths)} validation images{note}\n"
