@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from detectors.config.build import MOVED, build, describe_type, fits, signature_problems
-from detectors.config.schema import Config
+from detectors.config.schema import SPLITS, Config
 from detectors.data.suggestions import did_you_mean
 
 # Builder -> keywords that the program supplies, not the yaml
@@ -96,15 +96,10 @@ def _read(schema: type, given: Any, place: str, problems: list[SettingProblem]) 
         where = _join(place, name)
         if (group := _group(hints[name], value)) is not None:
             values[name] = value if is_dataclass(value) else _read(group, value, where, problems)
+        elif value == "???":
+            problems.append((where, f"{where} is missing: set {where}=..."))
         elif text := _wrong(value, hints[name], known[name].metadata):
-            problems.append(
-                (
-                    where,
-                    f"{where}={value!r}: {text}"
-                    if value != "???"
-                    else f"{where} is missing: set {where}=...",
-                )
-            )
+            problems.append((where, f"{where}={value!r}: {text}"))
     return schema(**values)
 
 
@@ -120,8 +115,6 @@ def _default(field) -> Any:
 
 def _wrong(value: Any, hint: Any, rules: Mapping[str, Any]) -> str | None:
     """What is wrong with a single value, and what would be right; None for a right one."""
-    if value == "???":
-        return "missing"
     if not fits(value, hint):
         return f"must be {describe_type(hint)}"
     if "choices" in rules and value not in rules["choices"]:
@@ -180,7 +173,7 @@ def _data_complete(config: Config) -> Iterator[SettingProblem]:
             f"data.class_names={data.class_names}: must name each class once; "
             "null takes all that the annotations name",
         )
-    for split in ("train", "val", "test") if data.format == "coco" else ():
+    for split in SPLITS if data.format == "coco" else ():
         yield from _coco_split(config, split)
 
 
