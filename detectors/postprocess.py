@@ -19,6 +19,10 @@ def yolo_logistic_scores(outputs: HeadOutputs) -> Tensor:
     return outputs.objectness.sigmoid()[..., None] * outputs.class_logits.sigmoid()
 
 
+# Darknet's softmax=1 and softmax=0
+YOLO_SCORE_RULES: dict[str, ScoreRule] = {"softmax": yolo_scores, "logistic": yolo_logistic_scores}
+
+
 def ssd_scores(outputs: HeadOutputs) -> Tensor:
     """(B, A, C): softmax over classes and background, without the background's column."""
     return outputs.class_logits.softmax(-1)[..., 1:]

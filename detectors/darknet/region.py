@@ -14,7 +14,7 @@ from detectors.coders import YoloBoxCoder
 from detectors.darknet.sections import Region
 from detectors.losses import RegionLoss
 from detectors.matching import ResponsibleCellMatcher
-from detectors.postprocess import PostProcess, yolo_logistic_scores, yolo_scores
+from detectors.postprocess import YOLO_SCORE_RULES, PostProcess
 from detectors.structures import Detections, HeadOutputs
 
 
@@ -57,8 +57,12 @@ def region_loss_settings(settings: Region) -> dict[str, float | str]:
         "class_scale": settings.class_scale,
         "ignore_iou": settings.thresh,
         "objectness_target": "iou" if settings.rescore else "one",
-        "class_activation": "softmax" if settings.softmax else "logistic",
+        "class_activation": _class_activation(settings),
     }
+
+
+def _class_activation(settings: Region) -> str:
+    return "softmax" if settings.softmax else "logistic"
 
 
 def region_matcher(settings: Region) -> ResponsibleCellMatcher:
@@ -67,7 +71,7 @@ def region_matcher(settings: Region) -> ResponsibleCellMatcher:
 
 def region_postprocess(settings: Region, *, score_threshold: float, nms_iou: float) -> PostProcess:
     """Darknet's get_region_detections and do_nms_sort."""
-    rule = yolo_scores if settings.softmax else yolo_logistic_scores
+    rule = YOLO_SCORE_RULES[_class_activation(settings)]
     return PostProcess(
         coder=YoloBoxCoder(), score_rule=rule, score_threshold=score_threshold, nms_iou=nms_iou
     )
@@ -80,8 +84,6 @@ def region_detections(
 
     Boxes are decoded in cells, because the input need not be a multiple of the grid: 100 x 76 pixels give
     4 x 3 cells.
-
-
     """
     rows, columns = raw.shape[-2:]
     grid = YoloAnchors(settings.anchors, stride=1)((rows, columns)).to(raw.device)

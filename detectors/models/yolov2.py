@@ -18,12 +18,9 @@ from detectors.losses import RegionLoss
 from detectors.matching import ResponsibleCellMatcher
 from detectors.models.darknet19 import Darknet19, TinyDarknet
 from detectors.models.detector import Detector
-from detectors.postprocess import PostProcess, yolo_logistic_scores, yolo_scores
-from detectors.structures import HeadOutputs, Loss, ScoreRule, builder
+from detectors.postprocess import YOLO_SCORE_RULES, PostProcess
+from detectors.structures import HeadOutputs, Loss, builder
 from detectors.targets import TargetEncoder
-
-# Darknet's softmax=1 and softmax=0
-SCORE_RULES: dict[str, ScoreRule] = {"softmax": yolo_scores, "logistic": yolo_logistic_scores}
 
 
 class PassthroughNeck(nn.Module):
@@ -198,8 +195,9 @@ def _region_detector(
         raise ValueError(
             f"num_classes={num_classes}: a detector needs at least one class (background does not count)"
         )
-    if class_activation not in SCORE_RULES:
-        raise ValueError(f"class_activation={class_activation!r}: choose one of {', '.join(SCORE_RULES)}")
+    if class_activation not in YOLO_SCORE_RULES:
+        names = ", ".join(YOLO_SCORE_RULES)
+        raise ValueError(f"class_activation={class_activation!r}: choose one of {names}")
     coder = YoloBoxCoder()
     return Detector(
         backbone=backbone,
@@ -210,7 +208,7 @@ def _region_detector(
         loss=loss or RegionLoss(class_activation=class_activation),
         postprocess=PostProcess(
             coder=coder,
-            score_rule=SCORE_RULES[class_activation],
+            score_rule=YOLO_SCORE_RULES[class_activation],
             score_threshold=score_threshold,
             nms_iou=nms_iou,
             max_detections=max_detections,
