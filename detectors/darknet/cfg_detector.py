@@ -77,8 +77,6 @@ def with_classes(config: DarknetCfg, num_classes: int) -> DarknetCfg:
     """The same network for another number of classes.
 
     ValueError if it does not end in a convolution and a region layer, or does not take images of 3 channels.
-
-
     """
     region = config.region
     if config.net.channels != 3:

@@ -76,9 +76,6 @@ def frame(image_size: tuple[int, int], size: tuple[int, int], resize: str) -> Im
 
     to_original inverts them as Darknet's correct_region_boxes does: a letterbox is shifted by exactly half of
     the free space, although the image is placed at that number rounded down.
-
-
-
     """
     inner_size = letterbox_size(image_size, size) if resize == "letterbox" else size
     scale_xy = (inner_size[1] / image_size[1], inner_size[0] / image_size[0])

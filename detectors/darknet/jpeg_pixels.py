@@ -84,7 +84,6 @@ def _double_columns(plane: np.ndarray, divisor: int) -> np.ndarray:
 
     divisor: 4, or 16 for a plane from _double_rows. With 4, stb_image swaps the two weights of the second to
     last column; so does this function.
-
     """
     left = 3 * plane[:, 1:] + plane[:, :-1]
     right = 3 * plane[:, :-1] + plane[:, 1:]

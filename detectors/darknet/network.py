@@ -116,7 +116,6 @@ class DarknetNetwork(nn.Module):
 
         batch_norm: the arithmetic of Darknet's "gpu" build, in which all weights are trained, or of its "cpu"
         build (evaluation only). A trained network's raw outputs differ by about 1e-3 between the two.
-
         """
         super().__init__()
         if batch_norm not in BATCH_NORMS:

@@ -34,9 +34,6 @@ class Section:
         else:
             self._values[key] = (value, line)
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._values
-
     def error(self, problem: str, key: str | None = None) -> ValueError:
         """An error to raise: about the option `key`, or about the section as a whole."""
         if key in self._values:
@@ -66,8 +63,8 @@ class Section:
         """Comma-separated numbers; () without the key."""
         return tuple(self._parse_number(part, key) for part in self._split(key))
 
-    def flag(self, key: str, default: bool = False) -> bool:
-        return self.integer(key, int(default), minimum=-(2**31)) != 0
+    def flag(self, key: str) -> bool:
+        return self.integer(key, 0, minimum=-(2**31)) != 0
 
     def ignore(self, *keys: str) -> None:
         """Options that Darknet knows and that make no difference in a network of the YOLOv2 family."""

@@ -78,7 +78,6 @@ class Tracker:
     """
 
     def __init__(self, folder: Path | str, *, purge_step: int | None = None):
-        self.folder = Path(folder)
         self._writer = SummaryWriter(str(folder), purge_step=purge_step, flush_secs=10)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:

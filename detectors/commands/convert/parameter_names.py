@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-VGG16_STAGES = (2, 2, 3, 3, 3)  # convolutions of each; a pool follows
+from detectors.models.vgg import VGG16_CONVS
+
 FC6 = "fc6"
 FC7 = "fc7"
 
@@ -17,7 +18,7 @@ def _layer_index() -> dict[str, int]:
     """Caffe's layer -> its index in a list of VGG-16's convolutions, ReLUs and pools, then fc6, ReLU, fc7."""
     indices = {}
     index = 0
-    for stage, count in enumerate(VGG16_STAGES, 1):
+    for stage, count in enumerate(VGG16_CONVS, 1):
         for n in range(1, count + 1):
             indices[f"conv{stage}_{n}"] = index
             index += 2  # with its ReLU

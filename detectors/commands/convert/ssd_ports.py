@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from detectors.commands.convert import parameter_names
+from detectors.models.ssd import PIXEL_MEAN
 from detectors.training.transfer import shape_of
 
 
@@ -23,7 +24,7 @@ class Port(NamedTuple):
 
     title: str
     names: Callable[[int], dict[str, str]]  # levels -> {its name: Caffe's}
-    pixel_mean: tuple[float, ...] = (123.0, 117.0, 104.0)
+    pixel_mean: tuple[float, ...] = PIXEL_MEAN
     pixel_std: tuple[float, ...] = (1.0, 1.0, 1.0)
     clip_default_boxes: str | None = None
     is_detector: bool = True  # else a backbone only
