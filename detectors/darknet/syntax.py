@@ -9,6 +9,8 @@ import math
 import re
 from pathlib import Path
 
+from detectors.data.text_files import decode_text
+
 MAX_FILE_BYTES = 1 << 20  # the longest cfg of the YOLOv2 family has 2,726
 MAX_SECTIONS = 1000  # yolov2.cfg has 33
 INTEGER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
@@ -105,8 +107,8 @@ class Section:
         return value
 
 
-def read_text(path: Path | str) -> str:
-    """FileNotFoundError if there is no such file; ValueError if it is too large to be a cfg."""
+def read_cfg_text(path: Path | str) -> str:
+    """FileNotFoundError if there is no such file; ValueError if it is too large to be a cfg, or no text."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such cfg file")
@@ -116,7 +118,7 @@ def read_text(path: Path | str) -> str:
         raise ValueError(
             f"{path}: larger than {MAX_FILE_BYTES} bytes, so not a Darknet cfg; is it the .weights file?"
         )
-    return data.decode("utf-8-sig", errors="replace")
+    return decode_text(data, path, what="cfg file")
 
 
 def read_sections(path: Path | str, text: str | None = None) -> list[Section]:
@@ -128,7 +130,7 @@ def read_sections(path: Path | str, text: str | None = None) -> list[Section]:
     """
     path = Path(path)
     if text is None:
-        text = read_text(path)
+        text = read_cfg_text(path)
     sections: list[Section] = []
     for number, line in enumerate(text.split("\n"), 1):
         _read_line("".join(line.split()), number, path, sections)

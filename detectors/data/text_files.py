@@ -6,7 +6,7 @@ import codecs
 from pathlib import Path
 
 # UTF-32's little-endian mark begins with UTF-16's, so it is looked for first.
-MARKS = (
+BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -28,7 +28,7 @@ def read_text(path: Path, *, what: str) -> str:
 
 def decode_text(data: bytes, path: Path, *, what: str) -> str:
     """read_text() for bytes that were read already; `path` is for messages."""
-    encoding = next((name for mark, name in MARKS if data.startswith(mark)), "utf-8")
+    encoding = next((name for mark, name in BYTE_ORDER_MARKS if data.startswith(mark)), "utf-8")
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:

@@ -26,7 +26,7 @@ from detectors.darknet import sections
 from detectors.darknet.cfg import read_cfg
 from detectors.darknet.cfg_detector import darknet_detector
 from detectors.darknet.region import region_loss_settings
-from detectors.darknet.syntax import read_text
+from detectors.darknet.syntax import read_cfg_text
 from detectors.darknet.weights import Header, LoadReport, load_weights, save_weights
 from detectors.models.detector import Detector
 from detectors.structures import HeadOutputs
@@ -106,7 +106,7 @@ def darknet_configuration(
     early = [override for override in request.overrides if override not in late]
     model = {
         "_target_": "detectors.darknet.cfg_detector.darknet_detector",
-        "cfg": read_text(request.cfg),
+        "cfg": read_cfg_text(request.cfg),
         "score_threshold": 0.005,
         "nms_iou": 0.45,
     }
@@ -117,7 +117,7 @@ def darknet_configuration(
 
 def _check_same_outputs(detector: Detector, request: Request, classes: int) -> None:
     """ValueError unless our detector and the cfg's layers, with these weights, agree on random pixels."""
-    reference = darknet_detector(num_classes=classes, cfg=read_text(request.cfg))
+    reference = darknet_detector(num_classes=classes, cfg=read_cfg_text(request.cfg))
     load_weights(reference, request.source)
     size = [cells * reference.anchors.stride for cells in (3, 4)]
     images = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)) * 255
