@@ -1,12 +1,15 @@
 """Evaluates a checkpoint: python evaluate.py run=RUN_OR_CHECKPOINT [split=test].
 
-Writes evaluation.json and detections.json (COCO's results format) beside the checkpoint.
+Writes evaluation.json and detections.json (COCO's results format) beside the checkpoint. Their names say what
+was evaluated: see file_suffix.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,13 +29,20 @@ from detectors.training import assemble
 from detectors.training import checkpoint as ckpt
 from detectors.training.detection import DetectionTask, detect
 from detectors.training.engine import device_name
+from detectors.training.run_files import SUMMARY, read_record
+
+LOADING = ("on_error", "cache", "workers", "prefetch", "image_cache", "reduced_decode")  # do not name files
 
 
 @entry_point("evaluate")
 def main(cfg: DictConfig) -> float | None:
     """Returns COCO's AP."""
     trust(cfg.builders)
-    settings = check(cfg, EvaluateConfig)
+    return evaluate(check(cfg, EvaluateConfig))
+
+
+def evaluate(settings: EvaluateConfig) -> float | None:
+    """Evaluates as the settings say, prints the numbers and writes them. Returns COCO's AP."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = assemble.choose_device(settings.device)
@@ -54,15 +64,18 @@ def main(cfg: DictConfig) -> float | None:
         "device": device_name(device),
         **fault_counts(scanned[1], loader),
     }
-    suffix = file_suffix(stored.path, settings.split)
+    where = f"{config.data.name} {settings.split} ({len(annotations)} images)"
+    print(f"{stored.path}, step {stored.step}, on {where}\n{result.table()}")
+    print(*fault_lines(scanned[1], loader), sep="", end="")
+    own = same_files(run_config.data, config.data) or is_recorded(
+        result.truths_hash, stored.path, settings.split
+    )
+    suffix = file_suffix(stored.path, settings.split, "" if own else data_label(content))
     target = stored.path.parent / f"evaluation{suffix}.json"
     write_json(target, content)
     write_json(
         stored.path.parent / f"detections{suffix}.json", coco_results(annotations, detections), indent=None
     )
-    where = f"{config.data.name} {settings.split} ({len(annotations)} images)"
-    print(f"{stored.path}, step {stored.step}, on {where}\n{result.table()}")
-    print(*fault_lines(scanned[1], loader), sep="", end="")
     print(f"written: {target}")
     return result.scalars[DetectionTask.metric]
 
@@ -88,14 +101,46 @@ def fault_lines(left_out: Sequence[Problem], loader: BatchLoader) -> list[str]:
     return lines
 
 
-def file_suffix(checkpoint: Path, split: str) -> str:
+def file_suffix(checkpoint: Path, split: str, other_data: str = "") -> str:
     """What the names of the written files end with.
 
-    evaluation.json, which compare reads, is best.pt's on `val`. Other splits and checkpoints get files of
-    their own.
+    evaluation.json, which compare reads, is best.pt's on `val` of the run's own data. Other splits,
+    checkpoints and data get files of their own. other_data: the data_label of data that are not the run's.
     """
     other = checkpoint.name != ckpt.BEST and (checkpoint.parent / ckpt.BEST).exists()
-    return ("" if split == "val" else f"_{split}") + (f"_{checkpoint.stem}" if other else "")
+    parts = ("" if split == "val" else split, checkpoint.stem if other else "", other_data)
+    return "".join(f"_{part}" for part in parts if part)
+
+
+def data_label(content: dict) -> str:
+    """NAME_HASH of the data of an evaluation, for a file name."""
+    return f"{re.sub('[^0-9A-Za-z.-]+', '-', content['data'])}_{content['truths_hash'][:8]}"
+
+
+def same_files(before: DataConfig, now: DataConfig) -> bool:
+    """Whether two settings name the same ground truth in the same place."""
+    return replace(before, **{name: getattr(now, name) for name in LOADING}) == now
+
+
+def is_recorded(truths: str, checkpoint: Path, split: str) -> bool:
+    """Whether a truths_hash is known as that of the run's own data, which may have moved.
+
+    It is in summary.json, for `val`, and in an earlier evaluation of the split.
+    """
+    own = [_recorded(checkpoint.parent / f"evaluation{file_suffix(checkpoint, split)}.json")]
+    if split == "val":
+        own.append(_recorded(checkpoint.parent / SUMMARY, "validation"))
+    return truths in own
+
+
+def _recorded(path: Path, group: str | None = None) -> object:
+    """The truths_hash in a JSON file; None if there is none, or the file is not usable."""
+    try:
+        content = read_record(path, "")
+    except (FileNotFoundError, ValueError):
+        return None
+    part = content if group is None else content.get(group)
+    return part.get("truths_hash") if isinstance(part, dict) else None
 
 
 def with_data(config: Config, settings: EvaluateConfig) -> Config:

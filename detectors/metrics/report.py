@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from math import isfinite
+
+import numpy as np
 
 from detectors.annotations import Annotations
 from detectors.metrics.coco import evaluate_coco
@@ -22,12 +25,14 @@ class Report:
     per_class: dict[str, dict[str, float | None]]
     images: int
     detections: int
+    truths_hash: str  # see truths_hash()
 
     def as_dict(self) -> dict:
         return {
             **self.scalars,
             "images": self.images,
             "detections": self.detections,
+            "truths_hash": self.truths_hash,
             "per_class": self.per_class,
         }
 
@@ -61,7 +66,37 @@ def report(annotations: Annotations, detections: Detections) -> Report:
         name: {key: _defined(column[k]) for key, column in columns.items()} | {"truths": int(voc.npos[k])}
         for k, name in enumerate(annotations.class_names)
     }
-    return Report(scalars, per_class, len(annotations), len(detections.scores))
+    return Report(scalars, per_class, len(annotations), len(detections.scores), truths_hash(annotations))
+
+
+def truths_hash(annotations: Annotations) -> str:
+    """16 hexadecimal digits that say what was measured on: numbers with different ones are not comparable.
+
+    Taken over image ids, image sizes, class names and every box with its class, flags and area. The folders
+    of the files, and the order of images, boxes and classes, do not matter.
+    """
+    classes = np.argsort(np.argsort(annotations.class_names))  # label -> place in the sorted names
+    ids = [str(image_id) for image_id in annotations.image_ids]
+    images = np.argsort(np.argsort(ids))  # row -> place in the sorted ids
+    rows = (
+        np.column_stack(
+            [
+                images[annotations.image],
+                classes[annotations.labels],
+                annotations.boxes_original,
+                annotations.areas,
+                annotations.difficult,
+                annotations.crowd,
+            ]
+        ).astype("<f8")
+        + 0.0
+    )  # -0.0 becomes 0.0
+    digest = hashlib.sha256(
+        repr((sorted(annotations.class_names), sorted(ids))).encode("utf-8", "surrogatepass")
+    )
+    digest.update(annotations.sizes[np.argsort(images)].astype("<i8").tobytes())
+    digest.update(rows[np.lexsort(rows.T)].tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _defined(value: float) -> float | None:

@@ -1,18 +1,23 @@
-"""Where evaluate.py writes, and what it refuses; that it evaluates is tested through the command in
-test_smoke.py.
-"""
+"""What evaluate.py writes where, and what it refuses; the command line is tested in test_smoke.py."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import asdict
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from detectors.commands.evaluate import fault_counts, fault_lines, file_suffix, with_data
+from detectors.commands import train as script
+from detectors.commands.compare import command as compare
+from detectors.commands.evaluate import evaluate, fault_counts, fault_lines, file_suffix, with_data
 from detectors.config.check import check
 from detectors.config.schema import Config, EvaluateConfig, composed
 from detectors.data.problems import Problem
+from detectors.training import engine
+from tests.data.files import box_xml, write_voc
 
 
 def test_only_the_best_checkpoint_on_val_writes_what_compare_reads(tmp_path):
@@ -72,3 +77,87 @@ def test_what_was_not_measured_on_is_told():
     first, second = fault_lines([*missing, flat], broken)
     assert first.endswith("does not count at all: 2 images that are not there, 1 boxes without area\n")
     assert second.endswith("count as missed: 1 broken\n")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A run of two steps on a data set of six images, with its val split as `val` and `test`."""
+    place = tmp_path_factory.mktemp("evaluate")
+    write_set(place / "own")
+    data = ["data=voc", f"data.root={place / 'own'}", "data.train=[train]", "data.val=[val]"]
+    make_run_folder = place / "run"
+    make_run_folder.mkdir()
+    settings = [
+        *data,
+        "data.name=mine",
+        "model=yolov2_160",
+        "input.size=[96,96]",
+        "trainer.steps=2",
+        "trainer.batch_size=2",
+        "trainer.device=cpu",
+        "trainer.progress=false",
+        "schedule.warmup_steps=0",
+        f"paths.cache={place / 'cache'}",
+        f"data.cache={place / 'cache'}",
+    ]
+    engine.train(script.build_run(check(composed(settings)), make_run_folder, None))
+    return place
+
+
+def write_set(root: Path, edge: int = 30) -> Path:
+    for split, seed in (("train", 0), ("val", 1)):
+        images = {f"{split}{n}": box_xml("cat", 5, 5, edge + n, 40 + seed) for n in range(3)}
+        write_voc(root, images, split=split)
+    return root
+
+
+def evaluated(place: Path, **settings) -> dict[str, str]:
+    """Runs the command; returns the truths_hash of each evaluation file in the run's folder."""
+    evaluate(EvaluateConfig(run=str(place / "run"), device="cpu", progress=False, **settings))
+    files = sorted((place / "run").glob("evaluation*.json"))
+    return {path.name: json.loads(path.read_text())["truths_hash"] for path in files}
+
+
+def test_other_data_get_a_file_of_their_own(trained):
+    """The run's own data keep evaluation.json, wherever they lie; others never overwrite it."""
+    own = evaluated(trained)
+    assert list(own) == ["evaluation.json"]
+    summary = json.loads((trained / "run/summary.json").read_text())
+    assert summary["validation"]["truths_hash"] == own["evaluation.json"]
+
+    before = (trained / "run/evaluation.json").read_bytes()
+    other = write_set(trained / "other", edge=31)
+    files = evaluated(trained, data={"root": str(other), "name": "other/set"})
+    (name,) = files.keys() - own.keys()
+    assert name == f"evaluation_other-set_{files[name][:8]}.json"
+    assert files[name] != own["evaluation.json"]
+    assert (trained / "run" / name.replace("evaluation", "detections")).is_file()
+    assert (trained / "run/evaluation.json").read_bytes() == before
+
+    (trained / "run/evaluation.json").unlink()
+    moved = shutil.copytree(trained / "own", trained / "moved")
+    assert evaluated(trained, data={"root": str(moved)})["evaluation.json"] == own["evaluation.json"]
+    with_workers = evaluated(trained, data={"prefetch": 3}, split="train")
+    assert "evaluation_train.json" in with_workers
+    again = evaluated(trained, data={"root": str(moved)}, split="train")
+    assert again == with_workers  # an earlier evaluation of the split tells that these are the run's own
+
+
+def test_evaluations_on_different_truths_are_not_compared_silently(trained, capsys):
+    evaluated(trained)
+    other = write_set(trained / "third", edge=33)
+    files = evaluated(trained, data={"root": str(other), "name": "third"})
+    name = next(name for name in files if "third" in name)
+    run = trained / "run"
+    compare.main([str(run), str(run / name), "--output", str(trained / "comparison")])
+    content = json.loads((trained / "comparison.json").read_text())
+    marks = [f"mine val {files['evaluation.json'][:8]}", f"third val {files[name][:8]}"]
+    assert [row["name"] for row in content["runs"]] == [
+        f"yolov2_160 (run) on {marks[0]}",
+        f"yolov2_160 ({name}) on {marks[1]}",
+    ]
+    assert content["notes"][0] == (
+        "the runs were evaluated on different ground truth, so their AP cannot be compared: "
+        f"yolov2_160 (run) {marks[0]}, yolov2_160 ({name}) {marks[1]}"
+    )
+    assert content["notes"][0] in capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from detectors.annotations import Annotations
 from detectors.metrics.coco import evaluate_coco
-from detectors.metrics.report import report
+from detectors.metrics.report import report, truths_hash
 from detectors.metrics.voc import evaluate_voc
 from detectors.structures import Detections
 
@@ -66,3 +67,41 @@ def test_each_number_is_the_evaluators(annotations):
 def test_without_detections_every_class_with_boxes_has_zero(annotations):
     result = report(annotations, Detections.concatenate([]))
     assert result.scalars["AP"] == result.scalars["AP50_voc10"] == 0
+
+
+def test_the_hash_is_that_of_the_truths_alone(annotations):
+    """Folders and the order of images, boxes and classes do not change it; everything measured on does."""
+    reordered = Annotations(
+        class_names=("none", "dog", "cat"),
+        image_ids=("b", "a"),
+        paths=("/moved/b.jpg", "/moved/a.jpg"),
+        sizes=annotations.sizes[::-1],
+        offsets=np.array([0, 1, 3]),
+        boxes_original=annotations.boxes_original[[2, 1, 0]],
+        labels=np.array([2, 1, 2]),
+        difficult=annotations.difficult,
+        crowd=annotations.crowd,
+        areas=annotations.areas[[2, 1, 0]],
+        category_ids=(7, 8, 9),
+    )
+    assert truths_hash(reordered) == truths_hash(annotations)
+    flag = np.array([False, True, False])
+    changes = {
+        "class_names": ("cat", "dog", "other"),
+        "image_ids": ("a", "c"),
+        "sizes": np.full((2, 2), 101),
+        "offsets": np.array([0, 1, 3]),
+        "boxes_original": annotations.boxes_original + np.array([0, 0, 0, 0.5]),
+        "labels": np.array([0, 1, 1]),
+        "difficult": flag,
+        "crowd": flag,
+        "areas": annotations.areas + 1,
+    }
+    hashes = {name: truths_hash(replace(annotations, **{name: value})) for name, value in changes.items()}
+    assert len({*hashes.values(), truths_hash(annotations)}) == len(changes) + 1
+    assert truths_hash(Annotations.without_images(("cat",))) == truths_hash(
+        Annotations.without_images(["cat"])
+    )
+    assert report(annotations, Detections.concatenate([])).as_dict()["truths_hash"] == truths_hash(
+        annotations
+    )

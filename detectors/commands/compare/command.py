@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
+from detectors.commands.compare.run_names import distinctly_named, read_settings
 from detectors.config.entry import verb
 from detectors.data.files import write_json, write_text
 from detectors.tables import cell, markdown_table
+from detectors.training.run_files import SUMMARY, read_evaluation, read_summary
 
 # Title of the column, key in comparison.json, and how a number is written.
 COMPARED = (
@@ -46,8 +47,10 @@ LEGEND = (
 @verb
 def main(arguments: list[str] | None = None) -> None:
     args = _arguments(arguments)
-    runs = distinctly_named([read_run(folder, args.split) for folder in args.runs])
-    notes = differences(runs)
+    runs = [read_run(place, args.split) for place in args.runs]
+    runs = distinctly_named(runs, [read_settings(run_folder_of(place)) for place in args.runs])
+    notes = [*truth_notes(runs), *differences(runs)]
+    runs = with_truths(runs)
     text = "\n\n".join([run_table(runs), per_class_table(runs), *[f"Note: {note}" for note in notes], LEGEND])
     markdown = args.output.with_suffix(".md")
     numbers = args.output.with_suffix(".json")
@@ -61,7 +64,13 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
         prog="detectors compare", description="One table for several evaluated runs."
     )
     add = parser.add_argument
-    add("runs", nargs="+", type=Path, metavar="RUN", help="a run folder that evaluate.py has seen")
+    add(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="a run folder that evaluate.py has seen, or one of its files evaluation_*.json",
+    )
     add("--split", default="val", help="which evaluation to compare (val)")
     add(
         "--output",
@@ -72,51 +81,67 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_intermixed_args(arguments)
 
 
-def read_run(folder: Path, split: str) -> dict:
-    """summary.json and evaluation.json of a run as one record.
+def read_run(place: Path, split: str) -> dict:
+    """summary.json and an evaluation of a run as one record.
 
-    FileNotFoundError or ValueError says which command writes the file that is missing or damaged.
+    place: a run folder, or an evaluation file in one. FileNotFoundError or ValueError says which command
+    writes the file that is missing or damaged.
     """
+    folder = run_folder_of(place)
+    summary = read_summary(folder / SUMMARY, f"train.py writes it; is {folder} a run folder?")
     suffix = "" if split == "val" else f"_{split}"
-    summary = _read_json(folder / "summary.json", f"train.py writes it; is {folder} a run folder?")
+    file = place if place != folder else folder / f"evaluation{suffix}.json"
     fix = f"write it with: python evaluate.py run={folder} split={split}"
-    evaluation = _read_json(folder / f"evaluation{suffix}.json", fix)
+    if not file.exists() and (others := sorted(path.name for path in folder.glob("evaluation*.json"))):
+        fix += f"; or give one that is there: {', '.join(others)}"
+    evaluation = read_evaluation(file, fix)
     height, width = summary["input_size"]
-    training = {key: value for key, value in summary.items() if key not in ("validation", "input_size")}
+    training = {
+        key: value for key, value in summary.items() if key not in ("validation", "best", "input_size")
+    }
     return {
         **training,
         **evaluation,
         "input": f"{width}x{height}",
         "device": summary["device"],
-        "folder": str(folder),
+        "folder": str(place),
     }
 
 
-def distinctly_named(runs: list[dict]) -> list[dict]:
-    """Runs of one recipe share a name: adds the last parts of their folders that tell them apart."""
-    names = [run["name"] for run in runs]
-    named = []
-    for run in runs:
-        twins = [other for other in runs if other["name"] == run["name"]]
-        parts = Path(run["folder"]).parts
-        depth = next((n for n in range(1, len(parts) + 1) if _tails(twins, n) == len(twins)), len(parts))
-        suffix = f" ({'/'.join(parts[-depth:])})" if names.count(run["name"]) > 1 else ""
-        named.append(run | {"name": run["name"] + suffix})
-    return named
+def run_folder_of(place: Path) -> Path:
+    """The run folder of a place on the command line: itself, or the folder of an evaluation file."""
+    return place.parent if place.suffix == ".json" and not place.is_dir() else place
 
 
-def _tails(runs: list[dict], depth: int) -> int:
-    """How many different endings of `depth` parts the folders have."""
-    return len({Path(run["folder"]).parts[-depth:] for run in runs})
+def truth_notes(runs: list[dict]) -> list[str]:
+    """What is to be said about the ground truth of the rows: that it differs, or that it is not known."""
+    notes = []
+    if len(_known_truths(runs)) > 1:
+        values = ", ".join(f"{run['name']} {_truths(run)}" for run in runs)
+        notes.append(
+            f"the runs were evaluated on different ground truth, so their AP cannot be compared: {values}"
+        )
+    if unknown := [run["name"] for run in runs if "truths_hash" not in run]:
+        notes.append(
+            "evaluated by an older version, which did not record the ground truth, so that it may differ: "
+            f"{', '.join(unknown)}; evaluate again to be sure"
+        )
+    return notes
 
 
-def _read_json(path: Path, fix: str) -> dict:
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: no such file; {fix}") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: no JSON ({error}); {fix}") from error
+def with_truths(runs: list[dict]) -> list[dict]:
+    """The runs, named with their ground truth where that differs."""
+    if len(_known_truths(runs)) < 2:
+        return runs
+    return [run | {"name": f"{run['name']} on {_truths(run)}"} for run in runs]
+
+
+def _known_truths(runs: list[dict]) -> set[str]:
+    return {run["truths_hash"] for run in runs if "truths_hash" in run}
+
+
+def _truths(run: dict) -> str:
+    return f"{run['data']} {run['split']} {run.get('truths_hash', 'unknown')[:8]}"
 
 
 def differences(runs: list[dict]) -> list[str]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from detectors.commands.compare import command
 
 
-def write_run(folder, name: str, **changes) -> None:
-    folder.mkdir()
+def write_run(folder, name: str, *, evaluated: dict | None = None, settings: str = "", **changes) -> None:
+    """A run folder. changes: of the summary; evaluated: of the evaluation; settings: config.yaml's text."""
+    folder.mkdir(parents=True)
     summary = {
         "name": name,
         "model": "yolov2_tiny",
@@ -36,7 +40,9 @@ def write_run(folder, name: str, **changes) -> None:
         "inference_images_per_second": 200.0,
         "device": "cpu, 1 threads",
         "per_class": {"disc": {"AP50_voc10": 0.75}, "ring": {"AP50_voc10": None}},
-    }
+    } | (evaluated or {})
+    if settings:
+        (folder / "config.yaml").write_text(settings)
     (folder / "summary.json").write_text(json.dumps(summary))
     (folder / "evaluation.json").write_text(json.dumps(evaluation))
 
@@ -75,8 +81,6 @@ def test_what_is_missing_is_said(tmp_path, capsys):
 
 def test_runs_of_one_recipe_can_be_told_apart_and_compared(tmp_path, capsys):
     """Two seeds share a name: rows carry their folders, and a difference between them is noted."""
-    (tmp_path / "x").mkdir()
-    (tmp_path / "y").mkdir()
     for folder, name, images in (("x/seed0", "one", 800), ("x/seed1", "one", 400), ("y/seed1", "one", 800)):
         write_run(tmp_path / folder, name, images_seen=images)
     write_run(tmp_path / "other", "two")
@@ -87,3 +91,137 @@ def test_runs_of_one_recipe_can_be_told_apart_and_compared(tmp_path, capsys):
     assert names == ["one (x/seed0)", "one (x/seed1)", "one (y/seed1)", "two"]
     (note,) = [note for note in content["notes"] if "training images" in note]
     assert "one (x/seed0) 800, one (x/seed1) 400" in note
+
+
+def names_of(place: Path, *folders: str) -> list[str]:
+    command.main([*(str(place / folder) for folder in folders), "--output", str(place / "comparison")])
+    return [run["name"] for run in json.loads((place / "comparison.json").read_text())["runs"]]
+
+
+def test_what_differs_stands_beside_the_name(tmp_path):
+    """The settings that differ, and the folder where they do not tell the runs apart."""
+    template = (
+        "name: one\nseed: {}\noptimizer:\n  rate: {}\npaths:\n  output: {}\n"
+        "trainer:\n  init_without: {}\n  clip_grad_norm: {}\n"
+    )
+    values = {"a": (0, 0.1, "x", [], "null"), "b": (1, 0.1, "y", [], "null"), "c": (1, 0.1, "z", [], "null")}
+    for folder, row in values.items():
+        write_run(tmp_path / folder, "one", settings=template.format(*row))
+    write_run(tmp_path / "d", "two", settings="name: two\nseed: 7\n")
+    assert names_of(tmp_path, "a", "b", "d") == ["one (seed=0)", "one (seed=1)", "two"]
+    assert names_of(tmp_path, "a", "b", "c") == ["one (seed=0)", "one (seed=1, b)", "one (seed=1, c)"]
+    write_run(tmp_path / "e", "one", settings=template.format(3, 0.2, "x", ["head", "neck"], 20.0))
+    assert names_of(tmp_path, "a", "e") == [
+        "one (seed=0, optimizer.rate=0.1, trainer.init_without=[], 1 more)",
+        "one (seed=3, optimizer.rate=0.2, trainer.init_without=['head','neck'], 1 more)",
+    ]
+
+
+def test_an_evaluation_without_a_hash_is_read_and_said(tmp_path, capsys):
+    write_run(tmp_path / "new", "new", evaluated={"truths_hash": "0123456789abcdef"})
+    write_run(tmp_path / "old", "old")
+    assert names_of(tmp_path, "new", "old") == ["new", "old"]
+    assert (
+        "Note: evaluated by an older version, which did not record the ground truth, so that it may differ: "
+        "old; evaluate again to be sure\n"
+    ) in capsys.readouterr().out
+    write_run(tmp_path / "other", "other", evaluated={"truths_hash": "fedcba9876543210", "data": "voc"})
+    assert names_of(tmp_path, "new", "old", "other") == [
+        "new on shapes val 01234567",
+        "old on shapes val unknown",
+        "other on voc val fedcba98",
+    ]
+
+
+def test_other_evaluations_are_offered(tmp_path, capsys):
+    write_run(tmp_path / "run", "one")
+    (tmp_path / "run/evaluation.json").rename(tmp_path / "run/evaluation_voc_01234567.json")
+    assert error_of(capsys, tmp_path / "run") == (
+        f"error: {tmp_path}/run/evaluation.json: no such file; write it with: python evaluate.py "
+        f"run={tmp_path}/run split=val; or give one that is there: evaluation_voc_01234567.json"
+    )
+    assert names_of(tmp_path, "run/evaluation_voc_01234567.json") == ["one"]
+
+
+def error_of(capsys, *arguments) -> str:
+    """The first line on stderr of a comparison that must fail, which must be its only message."""
+    with pytest.raises(SystemExit) as end:
+        command.main([str(argument) for argument in arguments])
+    assert end.value.code == 2
+    message, hint = capsys.readouterr().err.splitlines()
+    assert hint.startswith("(HYDRA_FULL_ERROR=1 shows")
+    return message
+
+
+WRONG = (None, "text", [1], 3.5, -0.25, {"a": 1}, True, float("nan"), float("inf"))
+
+
+@pytest.mark.parametrize("file", ["summary.json", "evaluation.json"])
+def test_a_wrong_field_is_one_message(file, tmp_path, capsys):
+    """Each key that is read, in turn missing and of every other type."""
+    write_run(tmp_path / "run", "one", evaluated={"truths_hash": "0123456789abcdef"})
+    path = tmp_path / "run" / file
+    whole = json.loads(path.read_text())
+    errors = 0
+    for key in whole.keys() - {"validation"}:
+        contents = [{name: value for name, value in whole.items() if name != key}]
+        contents += [whole | {key: wrong} for wrong in WRONG]
+        for content in contents:
+            path.write_text(json.dumps(content))
+            with suppress(SystemExit):
+                command.main([str(tmp_path / "run"), "--output", str(tmp_path / "comparison")])
+            if text := capsys.readouterr().err:
+                message, _ = text.splitlines()
+                assert message.startswith(f"error: {path}: ") and "run" in message.partition("; ")[2]
+                errors += 1
+    assert errors > 6 * len(whole)
+    path.write_text(json.dumps(whole | {"AP": "high"}))
+    if file == "evaluation.json":
+        assert error_of(capsys, tmp_path / "run") == (
+            f'error: {path}: AP is "high", must be a number or null; '
+            f"write it with: python evaluate.py run={tmp_path / 'run'} split=val"
+        )
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "no JSON (Expecting value"),
+        (b"[]", "holds [], must be a JSON object"),
+        (b"3", "holds 3, must be a JSON object"),
+        (b'{"AP": NaN}', "no JSON (the number NaN)"),
+        (b'{"AP": 1e999}', "no JSON (the number 1e999)"),
+        (b'{"AP": ' + b"1" * 5000 + b"}", "no JSON (Exceeds the limit"),
+        (b"[" * 100_000, "no JSON (maximum recursion depth"),
+        (b"\xff\xfe\xff", "the JSON file is not UTF-16 text"),
+        (b'{"name": "\xe9"}', "the JSON file is not UTF-8 text"),
+        ("fifo", "no regular file"),
+        ("folder", "no regular file"),
+    ],
+)
+def test_a_file_that_is_no_record_is_one_message(content, reason, tmp_path, capsys):
+    write_run(tmp_path / "run", "one")
+    for name in ("summary.json", "evaluation.json"):
+        path = tmp_path / "run" / name
+        before = path.read_bytes()
+        path.unlink()
+        if content == "fifo":
+            os.mkfifo(path)
+        elif content == "folder":
+            path.mkdir()
+        else:
+            path.write_bytes(content)
+        assert error_of(capsys, tmp_path / "run").startswith(f"error: {path}: {reason}")
+        path.rmdir() if content == "folder" else path.unlink()
+        path.write_bytes(before)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    ["[1, 2", "- a", "a: &x [1]\nb: *x", "{" * 3000, "a: \x07", "\t", "d: 2001-99-99", "!!python/x a"],
+)
+def test_a_configuration_that_is_none_is_one_message(settings, tmp_path, capsys):
+    write_run(tmp_path / "run", "one", settings=settings)
+    message = error_of(capsys, tmp_path / "run")
+    assert message.startswith(f"error: {tmp_path / 'run/config.yaml'}: no ")
+    assert message.endswith("; remove it, and compare names the runs by their folders")

@@ -1,0 +1,112 @@
+"""The JSON files of a run folder, as evaluate.py and `detectors compare` read them.
+
+They may come from others.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from detectors.config.build import describe_type, fits
+from detectors.data.text_files import read_text
+
+SUMMARY = "summary.json"
+
+# Key -> type, of the keys that are read.
+SUMMARY_FIELDS = {
+    "name": str,
+    "model": str,
+    "data": str,
+    "input_size": tuple[int, int],
+    "parameters": int,
+    "gflops": float,
+    "steps": int,
+    "images_seen": int,
+    "train_seconds": float,
+    "train_images_per_second": float,
+    "device": str,
+}
+EVALUATION_FIELDS = {
+    "data": str,
+    "split": str,
+    "truths_hash": str,
+    "images": int,
+    "AP": float | None,
+    "AP50": float | None,
+    "AP50_voc07": float | None,
+    "AP50_voc10": float | None,
+    "inference_images_per_second": float,
+    "device": str,
+    "per_class": dict,
+}
+CLASS_FIELDS = {"AP50_voc10": float | None}
+NEWER = {"truths_hash"}  # keys that older versions did not write
+WORDS = {dict: "a JSON object", tuple[int, int]: "[height, width] in pixels"}
+
+
+def read_summary(path: Path, fix: str) -> dict[str, Any]:
+    """summary.json as a dict. See read_record."""
+    content = read_record(path, fix)
+    check_fields(content, SUMMARY_FIELDS, str(path), fix)
+    return content
+
+
+def read_evaluation(path: Path, fix: str) -> dict[str, Any]:
+    """An evaluation file as a dict. See read_record."""
+    content = read_record(path, fix)
+    check_fields(content, EVALUATION_FIELDS, str(path), fix)
+    for name, row in content["per_class"].items():
+        place = f"{path}: per_class[{name!r}]"
+        if not isinstance(row, dict):
+            raise ValueError(f"{place} is {_kind(row)}, must be a JSON object; {fix}")
+        check_fields(row, CLASS_FIELDS, place, fix)
+    return content
+
+
+def read_record(path: Path, fix: str) -> dict[str, Any]:
+    """A JSON file with an object in it.
+
+    FileNotFoundError or ValueError names the file, what is wrong with it, and `fix`, the command to run.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file; {fix}")
+    if not path.is_file():
+        raise ValueError(f"{path}: no regular file; {fix}")
+    text = read_text(path, what="JSON file")
+    try:
+        content = json.loads(text, parse_constant=_finite, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: no JSON ({error}); {fix}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: holds {_kind(content)}, must be a JSON object; {fix}")
+    return content
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text}")
+    return value
+
+
+def check_fields(content: Mapping[str, Any], fields: Mapping[str, Any], place: str, fix: str) -> None:
+    """ValueError for the first key that is missing or whose value has the wrong type."""
+    for name, hint in fields.items():
+        if name not in content:
+            if name in NEWER:
+                continue
+            raise ValueError(f"{place}: {name} is missing; {fix}")
+        value = content[name]
+        if not (isinstance(value, dict) if hint is dict else fits(value, hint)):
+            what = WORDS.get(hint) or describe_type(hint)
+            raise ValueError(f"{place}: {name} is {_kind(value)}, must be {what}; {fix}")
+
+
+def _kind(value: Any) -> str:
+    """A short value as it is, a long one by its type."""
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"a {type(value).__name__}"
