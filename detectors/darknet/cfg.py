@@ -30,6 +30,13 @@ from detectors.darknet.sections import (
 from detectors.darknet.syntax import Section, read_sections
 
 ACTIVATIONS = ("leaky", "linear", "relu", "logistic")
+# Those of Darknet, then those of later versions of it, whose weights would be wrong with relu.
+OTHER_ACTIVATIONS = (
+    *("loggy", "elu", "selu", "relie", "plse", "hardtan", "lhtan", "ramp", "tanh", "stair"),
+    *("mish", "hard_mish", "swish", "gelu", "relu6", "revleaky"),
+    *("normalize_channels", "normalize_channels_softmax", "normalize_channels_softmax_maxval"),
+)
+POLICIES = ("random", "poly", "constant", "step", "exp", "sigmoid", "steps")
 ALIASES = {"network": "net", "conv": "convolutional", "max": "maxpool", "avg": "avgpool", "soft": "softmax"}
 # Limits for one image. YOLOv2 at 608 pixels: 5e7 parameters, 4e7 outputs of all layers, 3e10 multiply-adds.
 MAX_PARAMETERS = 2**28
@@ -60,7 +67,8 @@ def read_cfg(path: Path | str, text: str | None = None) -> DarknetCfg:
         raise first.error("there are no layers after it")
     _check_region_is_last(rest, layers)
     unused = tuple(line for section in (first, *rest) for line in section.unused)
-    return DarknetCfg(Path(path), net, tuple(layers), unused)
+    notes = tuple(line for section in (first, *rest) for line in section.notes)
+    return DarknetCfg(Path(path), net, tuple(layers), unused, notes)
 
 
 def _layers(sections: list[Section], image_shape: Shape) -> list[Layer]:
@@ -106,6 +114,8 @@ def _check_region_is_last(sections: list[Section], layers: list[Layer]) -> None:
 def _net(section: Section) -> Net:
     section.ignore("time_steps", "notruth", "random", "adam", "B1", "B2", "eps")
     section.ignore("aspect", "center", "clip", "min_ratio", "max_ratio", "inputs", "min_crop", "max_crop")
+    policy = section.word("policy", POLICIES, default="constant", otherwise="constant")
+    steps, scales = _milestones(section, policy)
     return Net(
         batch=section.integer("batch", 1, minimum=1),
         subdivisions=section.integer("subdivisions", 1, minimum=1),
@@ -115,12 +125,12 @@ def _net(section: Section) -> Net:
         momentum=section.number("momentum", 0.9),
         decay=section.number("decay", 0.0001),
         learning_rate=section.number("learning_rate", 0.001),
-        policy=section.text("policy", "constant"),
+        policy=policy,
         burn_in=section.integer("burn_in", 0),
         power=section.number("power", 4.0),
         max_batches=section.integer("max_batches", 0),
-        steps=section.integers("steps"),
-        scales=section.numbers("scales"),
+        steps=steps,
+        scales=scales,
         step=section.integer("step", 1),
         scale=section.number("scale", 1.0),
         gamma=section.number("gamma", 1.0),
@@ -129,6 +139,22 @@ def _net(section: Section) -> Net:
         exposure=section.number("exposure", 1.0),
         hue=section.number("hue", 0.0),
     )
+
+
+def _milestones(section: Section, policy: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """steps and scales, which only policy=steps reads. Of scales, those for a step count."""
+    if policy != "steps":
+        section.ignore("steps", "scales")
+        return (), ()
+    steps = section.integers("steps")
+    scales = section.numbers("scales")
+    if not steps or len(scales) < len(steps):
+        raise section.error(
+            "policy=steps needs a scale for each step; "
+            f"{len(steps)} steps and {len(scales)} scales are given",
+            "scales",
+        )
+    return steps, scales[: len(steps)]
 
 
 def _convolutional(section: Section, shapes: Sequence[Shape]) -> _Plan:
@@ -144,7 +170,9 @@ def _convolutional(section: Section, shapes: Sequence[Shape]) -> _Plan:
         padding=size // 2 if section.flag("pad") else padding,
         groups=section.integer("groups", 1, minimum=1),
         batch_normalize=section.flag("batch_normalize"),
-        activation=section.text("activation", "logistic"),
+        activation=section.word(
+            "activation", (*ACTIVATIONS, *OTHER_ACTIVATIONS), default="logistic", otherwise="relu"
+        ),
     )
     _check_convolutional(section, settings, channels)
     out = [(side + 2 * settings.padding - size) // settings.stride + 1 for side in (rows, columns)]
@@ -248,7 +276,8 @@ def _avgpool(section: Section, shapes: Sequence[Shape]) -> _Plan:
 
 
 def _softmax(section: Section, shapes: Sequence[Shape]) -> _Plan:
-    section.refuse("tree", "spatial")
+    section.refuse_files("tree")
+    section.refuse("spatial")
     section.ignore("noloss")
     inputs = prod(shapes[-1])
     groups = section.integer("groups", 1, minimum=1)
@@ -273,7 +302,8 @@ def _cost(section: Section, shapes: Sequence[Shape]) -> _Plan:
 
 
 def _region(section: Section, shapes: Sequence[Shape]) -> _Plan:
-    section.refuse("tree", "map", "background")
+    section.refuse_files("tree", "map")
+    section.refuse("background")
     section.ignore("absolute", "log", "sqrt", "classfix", "max", "mask_scale", "max_boxes")
     if section.integer("coords", 4) != 4:
         raise section.error("YOLOv2 has 4", "coords")
@@ -301,10 +331,12 @@ def _region(section: Section, shapes: Sequence[Shape]) -> _Plan:
 def _check_region(
     section: Section, num_anchors: int, classes: int, anchors: tuple[float, ...], *, channels: int
 ) -> None:
-    if len(anchors) != 2 * num_anchors or min(anchors) <= 0:
+    positive = sum(number > 0 for number in anchors)
+    if not len(anchors) == positive == 2 * num_anchors:
+        others = f", and {len(anchors) - positive} not above 0 (an empty place is 0)"
         raise section.error(
             f"num={num_anchors} needs {2 * num_anchors} numbers above 0, width and height of each anchor; "
-            f"{len(anchors)} are given",
+            f"{positive} are given{others if len(anchors) > positive else ''}",
             "anchors",
         )
     needed = num_anchors * (5 + classes)

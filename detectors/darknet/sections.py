@@ -122,6 +122,7 @@ class DarknetCfg:
     net: Net
     layers: tuple[Layer, ...]
     unused: tuple[str, ...]  # one line for each option of the file that has no effect
+    notes: tuple[str, ...]  # one line for each value that Darknet reads as something else than stands there
 
     @property
     def parameters(self) -> int:

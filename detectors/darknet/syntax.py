@@ -1,110 +1,200 @@
 """The syntax of Darknet's .cfg files: sections of `key=value` lines. Errors name the file, line and section.
 
-What the sections mean is defined in cfg.py.
+Numbers are read by C's rules, as Darknet reads them: what follows the number is ignored, and a text without
+one is 0. Words are compared whole, remarks included. What the sections mean is defined in cfg.py.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 from detectors.data.text_files import decode_text
 
 MAX_FILE_BYTES = 1 << 20  # the longest cfg of the YOLOv2 family has 2,726
 MAX_SECTIONS = 1000  # yolov2.cfg has 33
-INTEGER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
+INT_MIN, INT_MAX = -(2**31), 2**31 - 1
+MAX_FLOAT = (2 - 2**-23) * 2.0**127  # float32's
+BLANKS = str.maketrans("", "", " \t\r\n")  # what Darknet removes, also between two digits
+REMARK = re.compile("[#;]")
+INTEGER_LITERAL = re.compile(r"[+-]?\d+", re.ASCII)
+NUMBER_LITERAL = re.compile(
+    r"[+-]?(0x([\da-f]+\.?[\da-f]*|\.[\da-f]+)(p[+-]?\d+)?"
+    r"|(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf(inity)?|nan)",
+    re.ASCII | re.IGNORECASE,
+)
+ATOI = re.compile(r"\s*([+-]?)0*(\d{0,20})", re.ASCII)
+_Number = TypeVar("_Number", int, float)
+
+
+def atoi(text: str) -> int:
+    """The integer at the start of a text, 0 without one: C's atoi, but beyond 20 digits only "too large"."""
+    sign, digits = ATOI.match(text).groups()
+    return int(sign + (digits or "0"))
+
+
+def atof(text: str) -> float:
+    """The number at the start of a text, 0 without one: C's atof."""
+    match = NUMBER_LITERAL.match(text.lstrip(" \t\n\v\f\r"))
+    if match is None:
+        return 0.0
+    try:
+        return float.fromhex(match[0]) if match[1] and match[2] else float(match[0])
+    except OverflowError:
+        return math.inf
+
+
+class Option(NamedTuple):
+    """The value of a key, as it stands in the file."""
+
+    raw: str
+    line: int
+
+    @property
+    def text(self) -> str:
+        """Without blanks, as Darknet sees it."""
+        return self.raw.translate(BLANKS)
 
 
 class Section:
-    """One [section]: its options, read with a type and a range. Options that are never read are `unused`."""
+    """One [section]: its options, read with a type and a range. Options that are never read are `unused`.
+
+    notes: one line for each value that Darknet reads as something else than what stands there.
+    """
 
     def __init__(self, path: Path, kind: str, line: int):
         self.path = path
         self.kind = kind
         self.line = line
-        self._values: dict[str, tuple[str, int]] = {}  # key -> text, line
+        self.notes: list[str] = []
+        self._values: dict[str, Option] = {}
         self._known: set[str] = set()
-        self._duplicates: list[str] = []
+        self._without_effect: list[str] = []
 
-    def add(self, key: str, value: str, line: int) -> None:
-        """If a key is given twice, the first one counts, as in Darknet."""
-        if key in self._values:
-            self._duplicates.append(
-                f"{self.path}:{line}: [{self.kind}] {key}={value} is a duplicate and not used"
-            )
+    def add(self, key: str, option: Option) -> None:
+        """If a key is given twice, the first one counts; one without a value does not. Both as in Darknet."""
+        place = f"{self.path}:{option.line}: [{self.kind}] {key}={_short(option.text)}"
+        if not option.text:
+            self._without_effect.append(f"{place} has no value and is not used")
+        elif key in self._values:
+            self._without_effect.append(f"{place} is a duplicate and not used")
         else:
-            self._values[key] = (value, line)
+            self._values[key] = option
 
     def error(self, problem: str, key: str | None = None) -> ValueError:
         """An error to raise: about the option `key`, or about the section as a whole."""
         if key in self._values:
-            value, line = self._values[key]
-            return ValueError(f"{self.path}:{line}: [{self.kind}] {key}={value}: {problem}")
+            return ValueError(f"{self._place(key)}: {problem}")
         option = f" {key} (not given)" if key else ""
         return ValueError(f"{self.path}:{self.line}: [{self.kind}]{option}: {problem}")
 
-    def text(self, key: str, default: str) -> str:
-        self._known.add(key)
-        return self._values[key][0] if key in self._values else default
+    def word(self, key: str, known: Sequence[str], *, default: str, otherwise: str) -> str:
+        """One of the words that Darknet knows. Another text means `otherwise`, and a note says so."""
+        option = self._find(key)
+        text = default if option is None else option.text
+        if text in known:
+            return text
+        hint = "; put the remark on a line of its own" if text.startswith(tuple(known)) else ""
+        self.notes.append(
+            f"{self._place(key)}: Darknet compares the whole text, knows no such {key} "
+            f"and takes {otherwise}{hint}"
+        )
+        return otherwise
 
-    def integer(self, key: str, default: int, *, minimum: int = 0, maximum: int = 2**31 - 1) -> int:
-        value = self._parse_integer(self.text(key, str(default)), key)
+    def integer(self, key: str, default: int, *, minimum: int = 0, maximum: int = INT_MAX) -> int:
+        option = self._find(key)
+        value = default if option is None else self._read(key, [option.raw], self._atoi)[0]
         if not minimum <= value <= maximum:
-            raise self.error(f"must be between {minimum} and {maximum}", key)
+            problem = f"must be between {minimum} and {maximum}"
+            if option is not None and not INTEGER_LITERAL.fullmatch(option.text):
+                problem = (
+                    f"{_short(option.text)!r} is not an integer: Darknet reads {value}, and it {problem}"
+                )
+            raise self.error(problem, key)
         return value
 
     def integers(self, key: str) -> tuple[int, ...]:
-        """Comma-separated integers; () without the key."""
-        return tuple(self._parse_integer(part, key) for part in self._split(key))
+        """A number for each part between commas, also for an empty one; () without the key."""
+        return self._read(key, self._split(key), self._atoi)
 
     def number(self, key: str, default: float) -> float:
-        return self._parse_number(self.text(key, repr(default)), key)
+        option = self._find(key)
+        return default if option is None else self._read(key, [option.raw], self._atof)[0]
 
     def numbers(self, key: str) -> tuple[float, ...]:
-        """Comma-separated numbers; () without the key."""
-        return tuple(self._parse_number(part, key) for part in self._split(key))
+        """A number for each part between commas, also for an empty one; () without the key."""
+        return self._read(key, self._split(key), self._atof)
 
     def flag(self, key: str) -> bool:
-        return self.integer(key, 0, minimum=-(2**31)) != 0
+        return self.integer(key, 0, minimum=INT_MIN) != 0
 
     def ignore(self, *keys: str) -> None:
         """Options that Darknet knows and that make no difference in a network of the YOLOv2 family."""
         self._known.update(keys)
 
     def refuse(self, *keys: str) -> None:
-        """Options that would turn this layer into one that is not supported, unless they are 0."""
+        """Numbers that would turn this layer into one that is not supported, unless they are 0."""
         for key in keys:
-            if self.text(key, "0") != "0":
-                raise self.error("not supported, since no network of the YOLOv2 family has it", key)
+            if self.flag(key):
+                raise self._unsupported(key)
+
+    def refuse_files(self, *keys: str) -> None:
+        """Files that would turn this layer into one that is not supported. Darknet opens even a file "0"."""
+        for key in keys:
+            if self._find(key) is not None:
+                raise self._unsupported(key)
 
     @property
     def unused(self) -> list[str]:
         """One line for each option that has no effect."""
-        unknown = [
-            f"{self.path}:{line}: [{self.kind}] {key}={value} is not known and not used"
-            for key, (value, line) in self._values.items()
-            if key not in self._known
-        ]
-        return unknown + self._duplicates
+        unknown = [key for key in self._values if key not in self._known]
+        return [f"{self._place(key)} is not known and not used" for key in unknown] + self._without_effect
+
+    def _find(self, key: str) -> Option | None:
+        self._known.add(key)
+        return self._values.get(key)
+
+    def _place(self, key: str) -> str:
+        """`file:line: [section] key=value`, for messages."""
+        option = self._values[key]
+        return f"{self.path}:{option.line}: [{self.kind}] {key}={_short(option.text)}"
+
+    def _unsupported(self, key: str) -> ValueError:
+        return self.error("not supported, since no network of the YOLOv2 family has it", key)
 
     def _split(self, key: str) -> list[str]:
-        text = self.text(key, "")
-        return text.rstrip(",").split(",") if text else []
+        option = self._find(key)
+        return [] if option is None else option.raw.split(",")
 
-    def _parse_integer(self, text: str, key: str) -> int:
-        if not INTEGER.fullmatch(text):
-            raise self.error(f"{text!r} is not an integer", key)
-        return int(text)
+    def _read(
+        self, key: str, parts: Sequence[str], convert: Callable[[str, str], _Number]
+    ) -> tuple[_Number, ...]:
+        """The numbers of some texts. A note lists them unless they are what stands before any remark."""
+        literal = INTEGER_LITERAL if convert == self._atoi else NUMBER_LITERAL
+        values = tuple(convert(key, part.translate(BLANKS)) for part in parts)
+        if not all(literal.fullmatch(REMARK.split(part, maxsplit=1)[0].strip()) for part in parts):
+            shown = _short(", ".join(f"{value:.9g}" for value in values))
+            self.notes.append(f"{self._place(key)}: Darknet reads {shown} here")
+        return values
 
-    def _parse_number(self, text: str, key: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            raise self.error(f"{text!r} is not a number", key)
+    def _atoi(self, key: str, text: str) -> int:
+        value = atoi(text)
+        if not INT_MIN <= value <= INT_MAX:
+            raise self.error(f"{_short(text)!r} is not an integer of 32 bits", key)
         return value
+
+    def _atof(self, key: str, text: str) -> float:
+        value = atof(text)
+        if not abs(value) <= MAX_FLOAT:
+            raise self.error(f"{_short(text)!r} is not a number of 32 bits", key)
+        return value
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def read_cfg_text(path: Path | str) -> str:
@@ -133,35 +223,38 @@ def read_sections(path: Path | str, text: str | None = None) -> list[Section]:
         text = read_cfg_text(path)
     sections: list[Section] = []
     for number, line in enumerate(text.split("\n"), 1):
-        _read_line("".join(line.split()), number, path, sections)
+        _read_line(line, number, path, sections)
     if not sections:
         raise ValueError(f"{path}: no [section] in this file; a Darknet cfg begins with [net]")
     return sections
 
 
-def _read_line(line: str, number: int, path: Path, sections: list[Section]) -> None:
-    """Adds one line, already without spaces, to the sections."""
+def _read_line(raw: str, number: int, path: Path, sections: list[Section]) -> None:
+    """Adds one line to the sections."""
+    line = raw.translate(BLANKS)
     if not line or line[0] in "#;":
         return
-    # Darknet's numbers end at the first character that is not a digit, so a comment may follow on the line.
-
-    line = line.partition("#")[0]
     if line[0] == "[":
         sections.append(_open_section(line, number, path, len(sections)))
         return
-    key, equals, value = line.partition("=")
+    key, equals, _ = line.partition("=")
     if not equals or not key:
         raise ValueError(f"{path}:{number}: {line[:60]!r} is neither a [section] nor key=value")
     if not sections:
         raise ValueError(
             f"{path}:{number}: {line[:60]!r} comes before the first section; a Darknet cfg begins with [net]"
         )
-    sections[-1].add(key[:60], value, number)
+    sections[-1].add(key[:60], Option(raw.partition("=")[2], number))
 
 
 def _open_section(line: str, number: int, path: Path, sections_so_far: int) -> Section:
     if line[-1] != "]":
-        raise ValueError(f"{path}:{number}: {line[:60]!r} opens a section but has no closing ]")
+        problem = (
+            "has a remark behind it, which Darknet takes for a part of the name; put it on a line of its own"
+            if "]" in line
+            else "opens a section but has no closing ]"
+        )
+        raise ValueError(f"{path}:{number}: {line[:60]!r} {problem}")
     if sections_so_far == MAX_SECTIONS:
         raise ValueError(
             f"{path}:{number}: more than {MAX_SECTIONS} sections; a network of the YOLOv2 family has about 30"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+from random import Random
 
+import numpy as np
 import pytest
 
 from detectors.darknet.cfg import read_cfg
 from detectors.darknet.sections import Convolutional, Cost, Dropout, MaxPool, Route
+from detectors.darknet.syntax import atof, atoi
 from tests.darknet import cfgs
 
 HEAD = "[net]\nwidth=32\nheight=32\nchannels=3\n"
@@ -85,7 +89,7 @@ def test_spaces_comments_and_line_ends(tmp_path):
         "[ net ]",
         " width = 32 ",
         "height=32# remark",
-        ";x",
+        " \t;x",
         "channels=3",
         "[conv]",
         "filters=2",
@@ -118,6 +122,121 @@ def test_options_without_effect_are_listed(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("value", "filters", "note"),
+    [
+        ("14 ; 2*(5+2)", 14, None),
+        ("14\t# 2, 3", 14, None),
+        ("+14", 14, None),
+        ("14abc", 14, "filters=14abc: Darknet reads 14 here"),
+        ("14 // last", 14, "filters=14//last: Darknet reads 14 here"),
+        ("14 2*(5+2)", 142, "filters=142*(5+2): Darknet reads 142 here"),
+        ("1 4", 14, "filters=14: Darknet reads 14 here"),
+        ("1e3", 1, "filters=1e3: Darknet reads 1 here"),
+        ("7.9", 7, "filters=7.9: Darknet reads 7 here"),
+        ("\u06617", None, None),
+        ("# 14", None, None),
+    ],
+)
+def test_integers_are_read_as_by_atoi(value, filters, note, tmp_path):
+    """A remark behind a number is nothing special; a number that is not what stands there is noted."""
+    path = cfgs.write(tmp_path, HEAD + f"[conv]\nactivation=leaky\nfilters = {value}\n")
+    if filters is None:
+        with pytest.raises(
+            ValueError, match="is not an integer: Darknet reads 0, and it must be between 1 and"
+        ):
+            read_cfg(path)
+        return
+    config = read_cfg(path)
+    assert config.layers[0].output[0] == filters
+    assert config.notes == ((f"{path}:7: [conv] {note}",) if note else ())
+    assert config.unused == ()
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\t\n", " \r\n"])
+@pytest.mark.parametrize("remark", ["# last", ";last", "last", "// last", "\t# last"])
+def test_words_are_compared_with_their_remarks(remark, line_end, tmp_path):
+    """As in Darknet, `linear # last` is no activation, and then relu is taken."""
+    text = (
+        HEAD + f"policy = steps {remark}\nsteps=1\n[conv]\nactivation=linear {remark}\n[cost]\ntype=sse # x\n"
+    )
+    path = tmp_path / "x.cfg"
+    path.write_bytes(text.replace("\n", line_end).encode())
+    config = read_cfg(path)
+    assert config.layers[0].settings.activation == "relu"
+    assert config.net.policy == "constant" and config.net.steps == ()
+    word = "".join(f"linear {remark}".split())
+    told = (
+        "Darknet compares the whole text, knows no such activation and takes relu; put the remark on a line "
+    )
+    assert config.notes[1] == f"{path}:8: [conv] activation={word}: {told}of its own"
+    assert "knows no such policy and takes constant" in config.notes[0]
+
+
+def test_lists_are_split_at_every_comma(tmp_path):
+    """Commas of a remark count, too, and a part without a number is 0."""
+    net = HEAD + "policy=steps\nsteps=10, 20 # 30, and, 5 more\nscales=.1,10.x,0x10,1e-1e,7,8\n"
+    path = cfgs.write(tmp_path, net + CONV)
+    config = read_cfg(path)
+    assert config.net.steps == (10, 20, 0, 5)
+    assert config.net.scales == (0.1, 10.0, 16.0, 0.1)
+    assert config.notes == (
+        f"{path}:6: [net] steps=10,20#30,and,5more: Darknet reads 10, 20, 0, 5 here",
+        f"{path}:7: [net] scales=.1,10.x,0x10,1e-1e,7,8: Darknet reads 0.1, 10, 16, 0.1, 7, 8 here",
+    )
+    anchors = REGION.replace("3,4", "3, 4 # two")
+    assert read_cfg(cfgs.write(tmp_path, HEAD + CONV + anchors)).region.anchors == ((1.0, 2.0), (3.0, 4.0))
+
+
+def test_a_comma_at_the_end_of_a_route_adds_layer_0(tmp_path):
+    text = HEAD + CONV + CONV.replace("40", "8") + "[route]\nlayers=-1,\n"
+    config = read_cfg(cfgs.write(tmp_path, text))
+    assert config.layers[-1].settings == Route((1, 0))
+    assert config.notes[0].endswith("[route] layers=-1,: Darknet reads -1, 0 here")
+
+
+def test_numbers_are_cs(tmp_path):
+    """atoi and strtod of this machine's C library as the oracle."""
+    c = ctypes.CDLL(None)
+    c.strtod.restype = ctypes.c_double
+    c.strtod.argtypes = [ctypes.c_char_p, ctypes.c_void_p]
+    rng = Random(0)
+    texts = [
+        "",
+        "inf",
+        "-Infinityx",
+        "nan",
+        "0x",
+        "0x.",
+        "0x1p3",
+        "0X.8P-1q",
+        "1e",
+        "1e+",
+        ".5.5",
+        ".",
+        "+-1",
+    ]
+    texts += [
+        "".join(rng.choices("0123456789+-.eExXpPaf ,#\x0b\u00e9", k=rng.randint(1, 9))) for _ in range(5000)
+    ]
+    for text in texts:
+        assert atoi(text) == c.atoi(text.encode()), text
+        np.testing.assert_equal(atof(text), c.strtod(text.encode(), None), text)
+
+
+def test_a_value_that_is_missing_leaves_the_default(tmp_path):
+    path = cfgs.write(tmp_path, HEAD + "[conv]\nfilters=\nfilters=2\nactivation=leaky\n")
+    config = read_cfg(path)
+    assert config.layers[0].output[0] == 2
+    assert config.unused == (f"{path}:6: [conv] filters= has no value and is not used",)
+
+
+def test_other_versions_activations_are_not_taken_for_relu(tmp_path):
+    for name in ("elu", "mish", "swish"):
+        with pytest.raises(ValueError, match=f"activation '{name}' is not supported"):
+            read_cfg(cfgs.write(tmp_path, HEAD + CONV.replace("leaky", name)))
+
+
 REGION = "[region]\nanchors=1,2,3,4\nnum=2\nclasses=15\n"
 
 
@@ -134,6 +253,25 @@ REGION = "[region]\nanchors=1,2,3,4\nnum=2\nclasses=15\n"
             "[yolo]: the YOLOv2 family has no such layer; known layers: convolutional, maxpool",
         ),
         (HEAD + "[convolutional\n", 5, "has no closing ]"),
+        (
+            HEAD + "[conv] # x\n",
+            5,
+            "'[conv]#x' has a remark behind it, which Darknet takes for a part of the",
+        ),
+        (HEAD + "policy=steps\nsteps=1,2\nscales=.1\n[conv]\n", 7, "2 steps and 1 scales are given"),
+        (HEAD + "policy=steps\nsteps=1,2\n[conv]\n", 1, "policy=steps needs a scale for each step"),
+        (HEAD + "[conv]\nfilters=99999999999 # x\n", 6, "'99999999999#x' is not an integer of 32 bits"),
+        (HEAD + "[conv]\nfilters=" + "9" * 9999, 6, "is not an integer of 32 bits"),
+        (HEAD + "momentum=1e39\n[conv]\n", 5, "'1e39' is not a number of 32 bits"),
+        (HEAD + "momentum=inf # x\n[conv]\n", 5, "'inf#x' is not a number of 32 bits"),
+        (
+            HEAD + CONV + REGION.replace("4\n", "4 # two, pairs\n"),
+            12,
+            "num=2 needs 4 numbers above 0, width and height of each anchor; "
+            "4 are given, and 1 not above 0 (an empty place is 0)",
+        ),
+        (HEAD + CONV + REGION + "tree=0\n", 15, "[region] tree=0: not supported"),
+        (HEAD + CONV + "xnor=2 # x\n", 11, "[convolutional] xnor=2#x: not supported"),
         (HEAD + "[conv]\nfilters 3\n", 6, "'filters3' is neither a [section] nor key=value"),
         (HEAD + "[conv]\n=3\n", 6, "'=3' is neither"),
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import replace
 
 import torch
@@ -43,6 +44,8 @@ def from_darknet(request: Request) -> Conversion:
     ValueError if the weights do not fit, or if our network does not compute the same as the cfg's.
     """
     cfg = None if request.cfg is None else read_cfg(request.cfg)
+    for line in (*cfg.notes, *cfg.unused) if cfg else ():
+        sys.stderr.write(f"note: {line}\n")
     region = cfg and cfg.region
     if request.model is None and region is None:
         problem = "Darknet's weights do not say which network they belong to"

@@ -117,8 +117,6 @@ def _darknet_files(args: argparse.Namespace) -> DarknetFiles:
         resize=args.resize or "letterbox",
         batch_norm=args.batch_norm or "cpu",
     )
-    for line in model.module.config.unused:
-        sys.stderr.write(f"note: {line}\n")
     if args.report:
         print("\n".join(model.report.lines()))
     return model

@@ -33,7 +33,7 @@ class DarknetFiles:
         resize: str = "letterbox",
         batch_norm: str = "cpu",
     ):
-        """batch_norm: the arithmetic of Darknet's "cpu" or "gpu" build.
+        """batch_norm: the arithmetic of Darknet's "cpu" or "gpu" build. Notes on the cfg go to stderr.
 
         FileNotFoundError or ValueError if the files do not fit each other, the last layer is not [region], or
         the network takes other pixels than RGB.
@@ -43,6 +43,8 @@ class DarknetFiles:
             raise ValueError(f"{cfg}: its last layer is not [region], so it finds no boxes")
         if network.config.net.channels != 3:
             raise ValueError(f"{cfg}: channels={network.config.net.channels}; images have 3")
+        for line in (*network.config.notes, *network.config.unused):
+            sys.stderr.write(f"note: {line}\n")
         self.module = network.to(device).eval()
         self.class_names = names_of(names, network.config)
         self.device = device

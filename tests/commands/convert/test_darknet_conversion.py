@@ -166,3 +166,21 @@ def test_our_models_equal_the_original_cfgs(tmp_path, shared, cfg, model, classe
     run(tmp_path / "in.weights", tmp_path / "ours.pt", "--cfg", path, "--model", model)
     run(tmp_path / "ours.pt", tmp_path / "out.weights")
     assert (tmp_path / "out.weights").read_bytes() == (tmp_path / "in.weights").read_bytes()
+
+
+def test_values_that_darknet_reads_otherwise_are_reported(tmp_path, capsys):
+    cfg = cfgs.write(tmp_path, cfgs.yolov2(NARROW, 20).replace("activation=linear", "activation=linear # x"))
+    save_weights(randomized(yolov2(num_classes=20, width=NARROW)), tmp_path / "in.weights")
+    run(tmp_path / "in.weights", tmp_path / "ours.pt", "--cfg", cfg)
+    assert "activation=linear#x: Darknet compares the whole text" in capsys.readouterr().err
+    message = refused(
+        capsys,
+        tmp_path / "in.weights",
+        tmp_path / "x.pt",
+        "--cfg",
+        cfg,
+        "--model",
+        "yolov2",
+        f"model.width={NARROW}",
+    )
+    assert "yolov2 is not the network of" in message

@@ -155,6 +155,14 @@ def test_options_without_effect_are_reported(files, tmp_path, capsys):
     assert "[region] mask=0,1 is not known and not used" in capsys.readouterr().err
 
 
+def test_values_that_darknet_reads_otherwise_are_reported(files, tmp_path, capsys):
+    files["cfg"].write_text(files["cfg"].read_text().replace("activation=linear", "activation=linear # last"))
+    main([*options(files, "cfg", "weights"), str(files["image"]), "--output", str(tmp_path / "drawn")])
+    error = capsys.readouterr().err
+    assert error.startswith(f"note: {files['cfg']}:")
+    assert "activation=linear#last: Darknet compares the whole text, knows no such activation" in error
+
+
 def test_a_jpeg_of_another_kind_is_read_and_reported(tmp_path, capsys):
     path = tmp_path / "progressive.jpg"
     Image.fromarray(np.full((16, 24, 3), 90, np.uint8)).save(path, progressive=True)
