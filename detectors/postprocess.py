@@ -28,12 +28,19 @@ def ssd_scores(outputs: HeadOutputs) -> Tensor:
     return outputs.class_logits.softmax(-1)[..., 1:]
 
 
+# Pixels, or cells, from the origin: beyond any input, and small enough for float64 to keep groups apart.
+SUPPRESSION_LIMIT = 2.0**20
+
+
 class PostProcess(nn.Module):
     """Detections of a whole batch in one pass.
 
     Darknet (get_region_detections, do_nms_sort): score > .005; suppression per class at IoU > .45; no limit
     on numbers. Caffe (detection_output_layer): score > .01; the best 400 of each class; suppression per class
     at IoU > .45; the best 200 of each image. Neither clips boxes before the suppression.
+
+    A diverging network gives huge boxes. They are returned as they are, and change nothing for other images
+    and classes. Boxes and scores that are not finite are dropped; Darknet and Caffe keep such boxes.
     """
 
     def __init__(
@@ -62,13 +69,14 @@ class PostProcess(nn.Module):
         """
         scores = self.score_rule(outputs)  # (B, A, C)
         boxes = self.coder.decode(outputs.offsets, grid)  # (B, A, 4)
-        # If a network diverges, exp() overflows. An infinite box breaks the suppression of the others.
-        scores = torch.where(boxes.isfinite().all(-1, keepdim=True), scores, 0)
+        # If a network diverges, exp() overflows. NaN would count as the best score among the candidates.
+        usable = boxes.isfinite().all(-1, keepdim=True) & scores.isfinite()
+        scores = torch.where(usable, scores, -torch.inf)
         image, anchor, label = self._candidates(scores)
         chosen = boxes[image, anchor]  # (T, 4)
         score = scores[image, anchor, label]  # (T,)
         group = image * scores.shape[-1] + label  # suppression is per image and class
-        keep = batched_nms(_from_zero(chosen.double()), score.double(), group, self.nms_iou)  # by score
+        keep = batched_nms(_bounded(chosen.double()), score.double(), group, self.nms_iou)  # by score
         keep = keep[image[keep].argsort(stable=True)]  # image by image, the best score first in each
         if self.max_detections:
             keep = keep[_rank(image[keep], len(scores)) < self.max_detections]
@@ -87,12 +95,15 @@ class PostProcess(nn.Module):
         return image, anchor[image, rank, label], label
 
 
-def _from_zero(boxes: Tensor) -> Tensor:
-    """(T, 4) float64 boxes, shifted so that no coordinate is below 0.
+def _bounded(boxes: Tensor) -> Tensor:
+    """(T, 4) float64 boxes for the suppression: clamped to SUPPRESSION_LIMIT, and shifted so that no
+    coordinate is below 0.
 
-    batched_nms may separate its groups by adding multiples of the largest coordinate. In float32 that loses
-    the last digits, and with negative coordinates a box left of the image reaches into another group.
+    batched_nms may separate its groups by adding multiples of the largest coordinate. In float32, or with one
+    huge box, that loses the digits of all boxes; with negative coordinates a box left of the image reaches
+    into another group.
     """
+    boxes = boxes.clamp(-SUPPRESSION_LIMIT, SUPPRESSION_LIMIT)
     return boxes - boxes.min() if len(boxes) else boxes
 
 

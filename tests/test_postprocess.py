@@ -6,6 +6,7 @@ Caffe's DetectionOutput; Darknet's get_region_detections with do_nms_sort.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
@@ -206,3 +207,68 @@ def test_a_box_outside_the_image_suppresses_no_other_class(swap):
     objectness[0, :2] = torch.tensor([3.0, 2.0])
     post = PostProcess(coder=YoloBoxCoder(), score_rule=yolo_scores, score_threshold=0.5, nms_iou=0.45)
     assert len(post(HeadOutputs(offsets, logits, objectness), grid).scores) == 2
+
+
+def yolo_outputs(boxes: torch.Tensor, labels: torch.Tensor, grid: AnchorGrid) -> HeadOutputs:
+    """Outputs of a batch (B, A, 4) whose boxes have the given labels and scores that fall along A."""
+    logits = torch.nn.functional.one_hot(labels, 3) * 60.0 - 30
+    objectness = torch.linspace(3, 1, boxes.shape[1]).expand(boxes.shape[:2])
+    return HeadOutputs(YoloBoxCoder().encode(boxes, grid), logits, objectness)
+
+
+def ordinary_boxes(count: int, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, A, 4) boxes that overlap in clusters, and (B, A) labels of 3 classes."""
+    generator = torch.Generator().manual_seed(5)
+    corner = torch.randint(0, 8, (batch, count, 2), generator=generator) * 30.0
+    corner = corner + torch.rand(batch, count, 2, generator=generator) * 8
+    size = 20 + 10 * torch.rand(batch, count, 2, generator=generator)
+    labels = torch.randint(0, 3, (batch, count), generator=generator)
+    return torch.cat([corner, corner + size], -1), labels
+
+
+@pytest.mark.parametrize("extent", [1e4, 1e6, 1e9, 1e20, 3e37])
+@pytest.mark.parametrize("cells", [12, 30])  # torchvision shifts the groups, or takes them one by one
+def test_a_huge_box_leaves_the_suppression_of_others_alone(extent, cells):
+    """Whatever its size: the other boxes, also of its image and class, are those without it, bit for bit."""
+    grid = YoloAnchors([(1.0, 1.0)], 10)((10 * cells, 10 * cells))
+    boxes, labels = ordinary_boxes(cells * cells, batch=4)
+    boxes[1, 7] = 0  # without an area
+    post = PostProcess(coder=YoloBoxCoder(), score_rule=yolo_scores, score_threshold=0.5, nms_iou=0.45)
+    outputs = yolo_outputs(boxes, labels, grid)
+    outputs.offsets[1, 7, 2:] = -50
+    expected = post(outputs, grid)
+    assert 100 < len(expected.scores) < boxes[..., 0].numel()
+    outputs.offsets[1, 7, 2:] = float(np.log(extent))
+    detections = post(outputs, grid)
+    sides = detections.boxes[:, 2:] - detections.boxes[:, :2]
+    huge = sides[:, 0] > 5 * extent
+    assert huge.sum() == 1 and detections.image[huge] == 1
+    assert_close(sides[huge][0], torch.full((2,), 10 * extent), rtol=1e-3, atol=0)
+    tiny = (expected.boxes[:, 2:] - expected.boxes[:, :2])[:, 0] < 1e-3
+    for name in ("image", "boxes", "scores", "labels"):
+        assert torch.equal(getattr(detections, name)[~huge], getattr(expected, name)[~tiny])
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_boxes_and_scores_that_are_not_finite_are_dropped(value):
+    """Also with a threshold below 0, and they take no place among the best candidates."""
+    grid = YoloAnchors([(1.0, 1.0)], 10)((120, 120))
+    boxes, labels = ordinary_boxes(144, batch=2)
+    post = PostProcess(
+        coder=YoloBoxCoder(),
+        score_rule=yolo_scores,
+        score_threshold=-1.0,
+        nms_iou=0.45,
+        candidates_per_class=144 - 50,
+    )
+    outputs = yolo_outputs(boxes, labels, grid)
+    usual = post(outputs, grid)
+    outputs.offsets[0, :25, 1] = value
+    outputs.class_logits[0, 25:50] = value
+    detections = post(outputs, grid)
+    assert detections.boxes.isfinite().all() and detections.scores.isfinite().all()
+    assert_close(detections.of_image(1).boxes, usual.of_image(1).boxes, rtol=0, atol=0)
+    alone = HeadOutputs(outputs.offsets[:1, 50:], outputs.class_logits[:1, 50:], outputs.objectness[:1, 50:])
+    cut = {name: getattr(grid, name)[50:] for name in ("boxes_cxcywh", "stride", "cell")}
+    rest = post(alone, replace(grid, **cut))
+    assert_close(detections.of_image(0).scores, rest.scores, rtol=0, atol=0)
