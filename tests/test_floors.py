@@ -45,7 +45,7 @@ PLACES = {
     "omegaconf": {"config", "commands", "train", "evaluate"},
     "albumentations": {"data.augment"},
     "matplotlib": {"commands.cluster.plotting"},
-    "pycocotools": {"data.coco", "metrics.coco"},
+    "pycocotools": {"metrics.coco_reference"},
     "tensorboard": {"training.tracking"},
     "torch.utils.tensorboard": {"training.tracking"},
     "torch.distributed": {"training.distributed"},

@@ -1,21 +1,19 @@
-"""COCO's twelve numbers, computed by pycocotools in memory, and results in the format of COCO's server.
+"""COCO's twelve numbers, and results in the format of COCO's server.
 
-Only this module and data/coco.py import pycocotools. Boxes are xywh only in COCO's files and in this module's
-dictionaries.
+pycocotools computes the same numbers in metrics/coco_reference.py, many times slower. Boxes are xywh only in
+COCO's files and in these modules.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from detectors.annotations import Annotations
 from detectors.metrics.arrays import DetectionArrays, to_arrays
+from detectors.metrics.coco_arrays import CocoBoxes, coco_tables
 from detectors.structures import Detections
 
 STATISTICS = (
@@ -33,9 +31,9 @@ STATISTICS = (
     "AR_large",
 )
 
-# Positions in COCOeval's tables: area range "all", and 100 detections per image and class.
-ALL_AREAS = 0
-MOST_DETECTIONS = -1
+ALL, SMALL, MEDIUM, LARGE = range(4)  # size ranges
+AT_50 = 0  # positions in IOU_THRESHOLDS
+AT_75 = 5
 
 
 @dataclass(frozen=True)
@@ -65,37 +63,56 @@ def evaluate_coco(annotations: Annotations, detections: Detections) -> CocoResul
     ValueError: see metrics.arrays.to_arrays.
     """
     arrays = to_arrays(annotations, detections)
-    ids = annotations.image_ids
-    if not all(isinstance(image_id, int) for image_id in ids):
-        ids = tuple(range(len(annotations)))  # COCOeval needs integer ids; VOC's are strings
-    return _evaluate(
-        _ground_truth(annotations, ids),
-        _results(annotations, arrays, ids),
-        annotations.class_names,
-        annotations.category_ids,
+    image = _image_order(annotations)
+    truths = CocoBoxes(
+        image=image[annotations.image],
+        label=annotations.labels,
+        xywh=to_xywh(annotations.boxes_original),
+        score=np.zeros(len(annotations.labels)),
+        area=annotations.areas,
+        crowd=annotations.crowd,
+        ignored=annotations.difficult,
     )
+    no = np.zeros(len(arrays.scores), dtype=bool)
+    xywh = to_xywh(arrays.boxes_original)
+    ours = CocoBoxes(image[arrays.image], arrays.labels, xywh, arrays.scores, xywh[:, 2:].prod(1), no, no)
+    tables = coco_tables(truths, ours, classes=len(annotations.class_names))
+    return to_result(tables.precision, tables.recall, annotations.class_names, annotations.category_ids)
 
 
-def evaluate_json(ground_truth: dict, results: list[dict]) -> CocoResult:
-    """pycocotools' numbers for the contents of an instances file and of a results file.
+def _image_order(annotations: Annotations) -> np.ndarray:
+    """(N,) the place of each image. COCOeval sorts images by id, which decides between equal scores."""
+    ids = annotations.image_ids
+    place = np.arange(len(ids))
+    if all(isinstance(image_id, int) for image_id in ids):
+        place[np.argsort(np.array(ids, dtype=np.int64), kind="stable")] = np.arange(len(ids))
+    return place
 
-    Classes are in the order of the category ids.
-    ValueError for a result whose image is not in the instances file; pycocotools would drop it silently.
+
+def to_result(
+    precision: np.ndarray, recall: np.ndarray, class_names: tuple[str, ...], category_ids: Sequence[int]
+) -> CocoResult:
+    """From tables whose classes are in the order of class_names; see coco_arrays.Tables.
+
+    category_ids: COCOeval takes means over classes in the order of their ids, which decides the last bit.
     """
-    image_ids = {image["id"] for image in ground_truth["images"]}
-    unknown = {result["image_id"] for result in results} - image_ids
-    if unknown:
-        examples = ", ".join(map(repr, sorted(unknown, key=str)[:3]))
-        raise ValueError(
-            f"results name {len(unknown)} images that the annotation file does not have ({examples}): "
-            "is it another split?"
-        )
-    categories = sorted(ground_truth["categories"], key=lambda category: category["id"])
-    return _evaluate(
-        ground_truth,
-        results,
-        tuple(category["name"] for category in categories),
-        tuple(category["id"] for category in categories),
+    order = np.argsort(category_ids, kind="stable")
+    p = precision[:, :, order]
+    r = recall[:, order]
+    stats = [mean_of_defined(values) for values in (p[..., ALL], p[AT_50, ..., ALL], p[AT_75, ..., ALL])]
+    stats += [mean_of_defined(p[..., size]) for size in (SMALL, MEDIUM, LARGE)]
+    stats += [mean_of_defined(r[..., ALL, limit]) for limit in range(r.shape[-1])]
+    stats += [mean_of_defined(r[..., size, -1]) for size in (SMALL, MEDIUM, LARGE)]
+    per_class = [precision[:, :, label, ALL] for label in range(len(class_names))]  # C arrays (10, 101)
+    return CocoResult(
+        class_names,
+        dict(zip(STATISTICS, stats, strict=True)),
+        ap=np.array([mean_of_defined(values) for values in per_class]),
+        ap50=np.array([mean_of_defined(values[AT_50]) for values in per_class]),
+        ap75=np.array([mean_of_defined(values[AT_75]) for values in per_class]),
+        # Without ground truth the whole axis is -1, and so is its plain mean.
+        ap_table=precision.mean(1),
+        ar_table=recall.mean(0),
     )
 
 
@@ -104,111 +121,24 @@ def coco_results(annotations: Annotations, detections: Detections) -> list[dict]
 
     JSON keeps all digits: evaluating the file gives the same numbers to the last bit.
     """
-    return _results(annotations, to_arrays(annotations, detections), annotations.image_ids)
+    return results_json(annotations, to_arrays(annotations, detections), annotations.image_ids)
 
 
-class _BoxEvaluation(COCOeval):
-    """COCOeval for boxes that also ignores those marked `difficult`.
-
-    COCOeval itself ignores only crowds: it overwrites `ignore` with `iscrowd`.
-    """
-
-    def __init__(self, ground_truth: COCO, results: COCO):
-        super().__init__(ground_truth, results, "bbox")
-
-    def _prepare(self) -> None:
-        super()._prepare()
-        for boxes in self._gts.values():
-            for box in boxes:
-                box["ignore"] = box["ignore"] or box.get("difficult", 0)
-
-
-def _evaluate(
-    ground_truth: dict, results: list[dict], class_names: tuple[str, ...], category_ids: tuple[int, ...]
-) -> CocoResult:
-    numbered = [  # as COCO.loadRes does, which cannot take an empty list
-        result | {"id": i, "area": result["bbox"][2] * result["bbox"][3], "iscrowd": 0}
-        for i, result in enumerate(results, start=1)
-    ]
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        evaluation = _BoxEvaluation(_index(ground_truth), _index(ground_truth | {"annotations": numbered}))
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    precision = evaluation.eval["precision"][..., MOST_DETECTIONS]  # (10 IoUs, 101 recalls, C, 4 areas)
-    recall = evaluation.eval["recall"]  # (10 IoUs, C, 4 areas, 3 limits on detections)
-    at = {round(float(iou), 2): i for i, iou in enumerate(evaluation.params.iouThrs)}
-    column = [list(evaluation.params.catIds).index(category) for category in category_ids]
-    per_class = [precision[:, :, k, ALL_AREAS] for k in column]  # C arrays (10, 101)
-    return CocoResult(
-        class_names,
-        dict(zip(STATISTICS, map(float, evaluation.stats), strict=True)),
-        ap=np.array([_mean_of_defined(p) for p in per_class]),
-        ap50=np.array([_mean_of_defined(p[at[0.5]]) for p in per_class]),
-        ap75=np.array([_mean_of_defined(p[at[0.75]]) for p in per_class]),
-        # Without ground truth the whole axis is -1, and so is its plain mean.
-        ap_table=precision.mean(1)[:, column],
-        ar_table=recall.mean(0)[column],
-    )
-
-
-def _index(contents: dict) -> COCO:
-    coco = COCO()
-    copies = [dict(row) for row in contents["annotations"]]  # COCOeval writes into them
-    coco.dataset = contents | {"annotations": copies}
-    coco.createIndex()
-    return coco
-
-
-def _ground_truth(annotations: Annotations, ids: tuple[int, ...]) -> dict:
-    """The contents of an instances file. Annotation ids start at 1: COCOeval takes id 0 for "not matched"."""
-    columns = (
-        annotations.image,
-        annotations.labels,
-        _xywh(annotations.boxes_original),
-        annotations.areas,
-        annotations.crowd,
-        annotations.difficult,
-    )
-    rows = zip(*(column.tolist() for column in columns), strict=True)
-    return {
-        "images": [
-            {"id": image_id, "height": int(height), "width": int(width)}
-            for image_id, (height, width) in zip(ids, annotations.sizes, strict=True)
-        ],
-        "categories": [
-            {"id": category_id, "name": name}
-            for category_id, name in zip(annotations.category_ids, annotations.class_names, strict=True)
-        ],
-        "annotations": [
-            {
-                "id": number,
-                "image_id": ids[image],
-                "category_id": annotations.category_ids[label],
-                "bbox": xywh,
-                "area": area,
-                "iscrowd": int(crowd),
-                "difficult": int(difficult),
-            }
-            for number, (image, label, xywh, area, crowd, difficult) in enumerate(rows, start=1)
-        ],
-    }
-
-
-def _results(annotations: Annotations, arrays: DetectionArrays, ids: tuple[int | str, ...]) -> list[dict]:
+def results_json(annotations: Annotations, arrays: DetectionArrays, ids: tuple[int | str, ...]) -> list[dict]:
     """The contents of a results file."""
-    columns = (arrays.image, arrays.labels, _xywh(arrays.boxes_original), arrays.scores)
+    columns = (arrays.image, arrays.labels, to_xywh(arrays.boxes_original), arrays.scores)
     return [
         {"image_id": ids[image], "category_id": annotations.category_ids[label], "bbox": xywh, "score": score}
         for image, label, xywh, score in zip(*(column.tolist() for column in columns), strict=True)
     ]
 
 
-def _xywh(boxes: np.ndarray) -> np.ndarray:
+def to_xywh(boxes: np.ndarray) -> np.ndarray:
     """(T, 4) xyxy -> (T, 4) corner and size."""
     return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
 
 
-def _mean_of_defined(precision: np.ndarray) -> float:
+def mean_of_defined(precision: np.ndarray) -> float:
+    """-1 without a defined value."""
     defined = precision[precision > -1]
     return float(defined.mean()) if defined.size else -1.0

@@ -14,7 +14,8 @@ import torch
 
 from detectors.annotations import Annotations
 from detectors.commands.verify.evaluators import coco_records
-from detectors.metrics.coco import STATISTICS, coco_results, evaluate_coco, evaluate_json
+from detectors.metrics.coco import STATISTICS, coco_results, evaluate_coco
+from detectors.metrics.coco_reference import evaluate_json
 from detectors.structures import Detections
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "evaluation"

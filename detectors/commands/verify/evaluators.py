@@ -26,7 +26,8 @@ from detectors.commands.verify.comparison import (
     merge,
 )
 from detectors.commands.verify.recordings import Folder, Settings
-from detectors.metrics.coco import STATISTICS, CocoResult, evaluate_coco, evaluate_json
+from detectors.metrics.coco import STATISTICS, CocoResult, evaluate_coco
+from detectors.metrics.coco_reference import evaluate_json
 from detectors.metrics.voc import evaluate_voc
 from detectors.structures import Detections
 

@@ -12,7 +12,8 @@ import numpy as np
 from detectors.commands.verify.comparison import Comparison, Fixture, Tolerance, absent, compare_numbers
 from detectors.commands.verify.evaluators import SAME, coco_evaluations, json_stem, voc_records
 from detectors.commands.verify.recordings import Folder, Settings
-from detectors.metrics.coco import STATISTICS, evaluate_json
+from detectors.metrics.coco import STATISTICS
+from detectors.metrics.coco_reference import evaluate_json
 from detectors.metrics.voc import ap_11_point, ap_area, evaluate_voc
 
 CURVE = Tolerance(absolute=1e-5)  # from the test in Caffe that the pair was taken from
