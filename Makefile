@@ -29,7 +29,8 @@ demo: $(READY)
 	@$(BIN)/python -m detectors compare $(DEMO)/yolov2 $(DEMO)/ssd --output $(DEMO)/comparison
 	@echo "curves and pictures: $(BIN)/tensorboard --logdir $(DEMO)"
 
-# Each writes its own log, shown as a whole when it has ended: two at once would mix their lines.
+# Each writes its own log, shown when it has ended, but for the lines of single steps: two at once would mix
+# their lines.
 demo-yolov2: MODEL = yolov2_160
 demo-ssd: MODEL = ssd160
 demo-yolov2 demo-ssd: $(READY)
@@ -37,7 +38,7 @@ demo-yolov2 demo-ssd: $(READY)
 	@run=$(DEMO)/$(@:demo-%=%); \
 	{ $(BIN)/python train.py model=$(MODEL) seed=$(SEED) trainer.threads=1 trainer.progress=false hydra.run.dir=$$run $(ARGS) && \
 	  $(BIN)/python evaluate.py run=$$run threads=1 progress=false; } > $$run.log 2>&1; \
-	status=$$?; echo "== $(@:demo-%=%)"; cat $$run.log; exit $$status
+	status=$$?; echo "== $(@:demo-%=%)"; grep -v '^step .*: loss' $$run.log; exit $$status
 
 test: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4

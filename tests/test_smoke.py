@@ -112,6 +112,7 @@ def test_ctrl_c_leaves_a_checkpoint_that_can_go_on(place):
     assert process.returncode == 130, error
     assert f"go on with: python train.py trainer.resume={folder}" in error
     assert "Traceback" not in error
+    assert error.splitlines()[-1] in (folder / "train.log").read_text()
     steps = int(error.split("stopped after step ")[1].split(";")[0]) + 2
     status, out, error = call(place, "train.py", f"trainer.resume={folder}", f"trainer.steps={steps}")
     assert status == 0, error

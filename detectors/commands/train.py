@@ -5,6 +5,7 @@ Without overrides it trains the demo's YOLOv2.
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -25,7 +26,11 @@ from detectors.training import assemble, engine
 from detectors.training import checkpoint as ckpt
 from detectors.training.detection import DetectionTask
 from detectors.training.initial_weights import initial_weights, start_from
+from detectors.training.run_files import SUMMARY
+from detectors.training.run_log import errors_in_log
 from detectors.training.tracking import Tracker
+
+logger = logging.getLogger(__name__)
 
 HARMLESS = (
     "root",
@@ -38,23 +43,37 @@ HARMLESS = (
 
 @entry_point("train")
 def main(cfg: DictConfig) -> float | None:
-    """Returns the task's metric (COCO's AP) of the last evaluation, so that a sweep can optimise it."""
+    """Returns the task's metric (COCO's AP) of the last evaluation, so that a sweep can optimise it; None for
+    a run that had finished before.
+    """
     trust(cfg.builders)
     stored = stored_run(cfg.trainer.resume)
     config = check(cfg) if stored is None else resumed_config(stored, list(HydraConfig.get().overrides.task))
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
-    run = build_run(config, Path(HydraConfig.get().runtime.output_dir), stored)
     try:
-        evaluation = engine.train(run)
-        run.tracker.hparams(to_plain(config), [f"val/{name}" for name in run.task.headline])
+        with errors_in_log():
+            return train_run(config, Path(HydraConfig.get().runtime.output_dir), stored)
     except KeyboardInterrupt as stop:
         print(stop, file=sys.stderr)
         raise SystemExit(130) from stop
+
+
+def train_run(config: Config, folder: Path, stored: ckpt.Checkpoint | None) -> float | None:
+    """Trains a new or a resumed run in `folder`, see main. A finished run is left as it is."""
+    if stored is not None and stored.step >= config.trainer.steps:
+        logger.info(
+            f"{stored.path}: finished, it is at step {stored.step} and trainer.steps={config.trainer.steps}; "
+            f"to train on: trainer.steps={2 * stored.step}; its numbers: {folder / SUMMARY}"
+        )
+        return None
+    run = build_run(config, folder, stored)
+    try:
+        evaluation = engine.train(run)
+        run.tracker.hparams(to_plain(config), [f"val/{name}" for name in run.task.headline])
     finally:
         run.tracker.close()
-    table = evaluation.table() if evaluation.images else "no evaluation: data.val is empty"
-    print(f"{left_out(run)}{table}\nrun folder: {run.folder}")
+    logger.info(f"{left_out(run)}{engine.outcome(run, evaluation)}\nrun folder: {run.folder}")
     return evaluation.scalars[run.task.metric]
 
 
@@ -86,8 +105,9 @@ def resumed_config(stored: ckpt.Checkpoint, overrides: list[str]) -> Config:
 def build_run(config: Config, folder: Path, stored: ckpt.Checkpoint | None) -> engine.Run:
     """All parts of a training, in their state at step 0 or at the stored step.
 
-    Prints what is about to happen.
+    Says what is about to happen.
     """
+    first_step = stored.step + 1 if stored else 0
     device = assemble.choose_device(config.trainer.device)
     origin = None
     if config.trainer.init_from and stored is None:
@@ -97,7 +117,7 @@ def build_run(config: Config, folder: Path, stored: ckpt.Checkpoint | None) -> e
     if stored is not None:
         assemble.load_state(detector, stored)
     elif origin is not None:
-        print(*start_from(detector, origin, config, annotations.class_names), sep="\n")
+        logger.info("\n".join(start_from(detector, origin, config, annotations.class_names)))
     val_loader = assemble.eval_loader(
         config,
         val_annotations,
@@ -112,13 +132,13 @@ def build_run(config: Config, folder: Path, stored: ckpt.Checkpoint | None) -> e
         ),
         optimizer=build(config.optimizer, detector),
         train_loader=assemble.train_loader(config, annotations, start_step=stored.step if stored else 0),
-        tracker=Tracker(folder, purge_step=stored.step + 1 if stored else None),
+        tracker=Tracker(folder, purge_step=first_step if stored else None),
         device=device,
     )
     if stored is not None:
         engine.restore(run, stored)
-    run.tracker.text("run/config", to_yaml(config), run.progress.step)
-    run.tracker.text("run/commit", commit(), run.progress.step)
+    run.tracker.text("run/config", to_yaml(config), first_step)
+    run.tracker.text("run/commit", commit(), first_step)
     describe_run(run, annotations)
     return run
 
@@ -137,7 +157,7 @@ def left_out(run: engine.Run) -> str:
 def read_data(config: Config, class_names: Sequence[str] | None = None) -> list[Annotations]:
     """Ground truth to train on and to evaluate on; the second has no images if data.val is empty.
 
-    Prints one line if boxes were left out or look suspicious. class_names: those of a resumed run.
+    Logs one line if boxes were left out or look suspicious. class_names: those of a resumed run.
     """
     scanned = {}
     annotations = []
@@ -146,7 +166,7 @@ def read_data(config: Config, class_names: Sequence[str] | None = None) -> list[
         annotations.append(settled(scanned[split], config.data.on_error))
         class_names = annotations[-1].class_names
     if line := remark(scanned, size=tuple(config.input.size), resize=config.input.resize):
-        print(line, flush=True)
+        logger.info(line)
     return annotations if config.data.val else [*annotations, Annotations.without_images(class_names)]
 
 
@@ -164,7 +184,7 @@ def commit() -> str:
 
 
 def describe_run(run: engine.Run, annotations: Annotations) -> None:
-    """Prints what is about to happen, with the numbers that follow from the configuration."""
+    """Says what is about to happen, with the numbers that follow from the configuration."""
     config = run.config
     trainer = config.trainer
     detector = run.task.module
@@ -173,15 +193,14 @@ def describe_run(run: engine.Run, annotations: Annotations) -> None:
     val_paths = run.task.val_annotations.paths
     shared = len(set(annotations.paths) & set(val_paths))
     note = f" ({shared} of them are training images, too, on which AP says nothing)" if shared else ""
-    print(
+    logger.info(
         f"{config.name}: {detector.parameter_count:,} parameters, {run.task.gflops:.2f} GFLOPs at "
         f"{config.input.size}, {grid.num_anchors} anchors ({levels})\n"
         f"{config.data.name}: {len(annotations)} training images with {len(annotations.labels)} boxes of "
         f"{len(annotations.class_names)} classes, {len(val_paths)} validation images{note}\n"
         f"step {run.progress.step} to {trainer.steps}, "
         f"{trainer.batch_size * trainer.accumulate} images a step, on {run.device}\n"
-        f"curves: tensorboard --logdir {run.folder}",
-        flush=True,  # in a pipe or a log it must appear before the training, not after it
+        f"curves: tensorboard --logdir {run.folder}"
     )
 
 

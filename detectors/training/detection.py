@@ -21,6 +21,7 @@ from detectors.drawing import draw_detections
 from detectors.metrics.report import Report, report
 from detectors.models.detector import Detector
 from detectors.structures import Batch, Detections
+from detectors.training.run_log import shows_bar
 
 PROBE_SCORE = 0.3  # detections below this are not drawn
 
@@ -143,7 +144,7 @@ def detect(
     detector.eval()
     parts = []
     seconds = 0.0
-    for batch in tqdm(loader, disable=not progress, desc="evaluate", leave=False):
+    for batch in tqdm(loader, disable=not shows_bar(progress), desc="evaluate", leave=False):
         started = perf_counter()
         images = batch.images.to(device, non_blocking=True)
         detections = detector.detections(detector(images), batch.infos, images.shape[-2:]).to("cpu")

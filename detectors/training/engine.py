@@ -22,9 +22,12 @@ from detectors.config.schema import Config, to_plain, to_yaml
 from detectors.data.files import write_json, write_text
 from detectors.data.loading import BatchLoader
 from detectors.structures import Batch
+from detectors.tables import cell, text_table
 from detectors.training import checkpoint as ckpt
 from detectors.training.optim import rate_factor, set_rate
 from detectors.training.progress import Clock, Progress, Recent, stop_requests
+from detectors.training.run_files import SUMMARY
+from detectors.training.run_log import log_progress, shows_bar
 from detectors.training.tracking import Tracker
 
 
@@ -77,7 +80,7 @@ class Run:
 
 
 def train(run: Run) -> Evaluation:
-    """Trains to config.trainer.steps and returns the last evaluation.
+    """Trains to config.trainer.steps, which the run has not reached, and returns the last evaluation.
 
     Ctrl-C and SIGTERM end the run after the current step with a usable last.pt and raise KeyboardInterrupt.
     A loss that is not finite raises FloatingPointError with the step, the terms and the images.
@@ -89,8 +92,10 @@ def train(run: Run) -> Evaluation:
     batches = iter(run.train_loader)
     recent = Recent()
     clock = Clock(progress)
-    bar = tqdm(total=trainer.steps, initial=progress.step, disable=not trainer.progress, unit="step")
-    evaluation = None
+    assert progress.step < trainer.steps, "a finished run must not write its last points again"
+    bar = tqdm(
+        total=trainer.steps, initial=progress.step, disable=not shows_bar(trainer.progress), unit="step"
+    )
     module.train()
     with stop_requests() as stop, bar:
         while progress.step < trainer.steps and not stop:
@@ -122,14 +127,14 @@ def train(run: Run) -> Evaluation:
                 evaluation = evaluate_and_save(run)
                 module.train()
                 clock.resume()
-        if stop:
+        if stop and progress.step < trainer.steps:
             recent.check()
             clock.pause()
             save_run(run, ckpt.LAST)
             raise KeyboardInterrupt(
                 f"stopped after step {progress.step}; go on with: python train.py trainer.resume={run.folder}"
             )
-    return evaluation if evaluation is not None else evaluate_and_save(run)
+    return evaluation
 
 
 def clip_gradients(module: nn.Module, limit: float | None) -> Tensor | None:
@@ -143,7 +148,7 @@ def gradient_norm(module: nn.Module) -> Tensor:
 
 
 def log(run: Run, recent: Recent, clock: Clock, bar: tqdm, numbers: dict[str, float | Tensor]) -> None:
-    """Scalars to the tracker and the bar. This is where the host waits for the device."""
+    """Scalars to the tracker, the log and the bar. This is where the host waits for the device."""
     losses = recent.means()
     rates = clock.rates()
     scalars = {f"train/loss/{name}": value for name, value in losses.items()}
@@ -153,12 +158,21 @@ def log(run: Run, recent: Recent, clock: Clock, bar: tqdm, numbers: dict[str, fl
     if broken := len(run.train_loader.problems):
         scalars["train/broken_images"] = broken
     run.tracker.scalars(scalars, run.progress.step)
+    terms = ", ".join(f"{name} {value:.4g}" for name, value in losses.items() if name != "total")
+    log_progress(
+        f"step {run.progress.step} of {run.config.trainer.steps}: loss {losses['total']:.4g} ({terms}), "
+        f"rate {scalars['train/rate']:.4g}, grad_norm {scalars['train/grad_norm']:.4g}, "
+        f"{rates['images_per_second']:.1f} images/s, data_wait {rates['data_wait']:.2f}",
+        run.config.trainer.progress,
+    )
     bar.set_postfix(loss=f"{losses['total']:.3f}", images_per_s=f"{rates['images_per_second']:.1f}")
 
 
 def evaluate_and_save(run: Run) -> Evaluation:
-    """Evaluates, logs numbers and pictures, and writes last.pt and, after the best evaluation so far,
-    best.pt.
+    """Evaluates, logs numbers and pictures, and writes best.pt, if it is the best so far, the summary and
+    last.pt.
+
+    last.pt comes last: where it is at the final step, a resume finds nothing left to write.
     """
     started = perf_counter()
     evaluation = run.task.evaluate()
@@ -170,11 +184,43 @@ def evaluate_and_save(run: Run) -> Evaluation:
     best = score is not None and score > run.progress.best
     if best:
         run.progress.best = score
-    save_run(run, ckpt.LAST)
-    if best:
+        run.progress.best_step = run.progress.step
+        run.progress.best_scalars = dict(evaluation.scalars)
         save_run(run, ckpt.BEST)
+    if evaluation.images:
+        numbers = ", ".join(f"{name} {cell(evaluation.scalars[name], '.4f')}" for name in run.task.headline)
+        log_progress(
+            f"evaluation after step {run.progress.step}: {numbers}, {evaluation.images} images in "
+            f"{seconds:.1f} s{', the best so far' if best else ''}",
+            run.config.trainer.progress,
+        )
     write_summary(run, evaluation)
+    run.tracker.flush()
+    save_run(run, ckpt.LAST)
     return evaluation
+
+
+def outcome(run: Run, evaluation: Evaluation) -> str:
+    """The table of the last evaluation, and its numbers beside those of the best one."""
+    if not evaluation.images:
+        return "no evaluation: data.val is empty"
+    progress = run.progress
+    numbers = {
+        ckpt.LAST: (progress.step, evaluation.scalars),
+        ckpt.BEST: (progress.best_step, best_scalars(run)),
+    }
+    rows = [
+        (name, cell(step), *[cell(scalars.get(key), ".4f") for key in run.task.headline])
+        for name, (step, scalars) in numbers.items()
+    ]
+    lines = text_table(("checkpoint", "step", *run.task.headline), rows)
+    return "\n".join([f"evaluation after step {progress.step}, the last:", evaluation.table(), *lines])
+
+
+def best_scalars(run: Run) -> dict[str, float | None]:
+    """The numbers of the best evaluation so far; the deciding one alone after a resume of an older run."""
+    progress = run.progress
+    return {run.task.metric: progress.best if progress.best >= 0 else None, **progress.best_scalars}
 
 
 def device_name(device: torch.device) -> str:
@@ -218,7 +264,10 @@ def restore(run: Run, checkpoint: ckpt.Checkpoint) -> None:
 
 
 def write_summary(run: Run, evaluation: Evaluation) -> None:
-    """summary.json: facts about the training for comparisons. config.yaml: the settings of the run."""
+    """summary.json: facts about the training for comparisons; the last evaluation (`validation`), the best.
+
+    config.yaml: the settings of the run.
+    """
     config = run.config
     progress = run.progress
     summary = {
@@ -230,7 +279,8 @@ def write_summary(run: Run, evaluation: Evaluation) -> None:
         "train_seconds": progress.train_seconds,
         "train_images_per_second": progress.images_seen / max(progress.train_seconds, 1e-9),
         "device": device_name(run.device),
-        "validation": evaluation.as_dict(),
+        "validation": {"step": progress.step, **evaluation.as_dict()},
+        "best": {"step": progress.best_step, **best_scalars(run)},
     }
-    write_json(run.folder / "summary.json", summary)
+    write_json(run.folder / SUMMARY, summary)
     write_text(run.folder / "config.yaml", to_yaml(config))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 
 import torch
@@ -22,6 +22,8 @@ class Progress:
     images_seen: int = 0
     train_seconds: float = 0.0  # in training steps and waiting for data, without evaluation
     best: float = -1.0  # the task's metric in the best evaluation
+    best_step: int | None = None  # of the best evaluation; unknown in older checkpoints
+    best_scalars: dict[str, float | None] = field(default_factory=dict)  # all numbers of the best evaluation
 
 
 class Recent:

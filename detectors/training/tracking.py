@@ -105,6 +105,10 @@ class Tracker:
         for summary in hparams(dict(_flat(settings)), {check_tag(tag): 0.0 for tag in metrics}):
             self._writer.file_writer.add_summary(summary)
 
+    def flush(self) -> None:
+        """Writes what is buffered."""
+        self._writer.flush()
+
     def close(self) -> None:
         """Writes what is buffered and closes the file."""
         self._writer.close()

@@ -49,7 +49,8 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
+def one_thread(caplog):
+    caplog.set_level("INFO")
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -137,7 +138,7 @@ def test_all_batches_of_a_step_have_its_size(cache, tmp_path, monkeypatch):
     assert {key[:2] for key in run.task.module._grids} == {*sizes, (96, 96)}
 
 
-def test_a_new_run_starts_from_other_weights(cache, tmp_path, capsys):
+def test_a_new_run_starts_from_other_weights(cache, tmp_path, caplog):
     """Its own step, optimiser and images_seen begin at nothing; a resume of it goes on with its own
     checkpoint.
     """
@@ -146,7 +147,7 @@ def test_a_new_run_starts_from_other_weights(cache, tmp_path, capsys):
         tmp_path / "after", cache, f"trainer.init_from={tmp_path / 'before'}", "seed=1", "trainer.steps=2"
     )
     stored = ckpt.load_checkpoint(ckpt.find_checkpoint(tmp_path / "before"))
-    assert f"weights of {stored.path}: " in capsys.readouterr().out
+    assert f"weights of {stored.path}: " in caplog.text
     state = run.task.module.state_dict()
     assert all(state[name].equal(tensor) for name, tensor in stored.model.items())
     assert (run.progress.step, run.progress.images_seen, run.task.module.loss.images_seen) == (0, 0, 0)
@@ -342,8 +343,8 @@ def test_without_validation_images_a_run_ends_without_an_ap(tmp_path, cache):
     assert json.loads((run.folder / "summary.json").read_text())["validation"]["AP"] is None
 
 
-def test_validation_images_that_are_trained_on_are_told(tmp_path, cache, capsys):
+def test_validation_images_that_are_trained_on_are_told(tmp_path, cache, caplog):
     make_run(tmp_path / "run", cache, "data.val=[train]")
-    assert "10 validation images (10 of them are training images, too" in capsys.readouterr().out
+    assert "10 validation images (10 of them are training images, too" in caplog.text
     make_run(tmp_path / "other", cache)
-    assert "4 validation images\n" in capsys.readouterr().out
+    assert "4 validation images\n" in caplog.text

@@ -1,0 +1,100 @@
+"""train.log, through the command: it holds what the terminal showed, with or without a progress bar."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[2]
+FAST = ("debug=fast", "trainer.device=cpu", "trainer.threads=1", "data.shapes.train=12", "data.shapes.val=4")
+SMALL = ("input.size=[96,96]", "data.shapes.size=96", "model.width=0.05")
+STAMP = re.compile(r"^\[[-0-9]{10} [:,0-9]{12}\]\[([A-Z]+)\] ")
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory) -> dict[str, str]:
+    cache = tmp_path_factory.mktemp("cache")
+    return {**os.environ, "DETECTORS_CACHE": str(cache), "OMP_NUM_THREADS": "1", "TERM": "xterm"}
+
+
+def train(environment: dict[str, str], *arguments: str) -> tuple[int, str, str]:
+    command = [sys.executable, "train.py", *arguments, *FAST, *SMALL]
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stdout, done.stderr
+
+
+def log_lines(folder: Path) -> list[str]:
+    """The lines of train.log without their stamps."""
+    return [STAMP.sub("", line) for line in (folder / "train.log").read_text().splitlines()]
+
+
+def test_in_a_pipe_the_log_holds_the_same_lines(environment, tmp_path):
+    """One line for each log point and each evaluation, although trainer.progress is true; no bar."""
+    folder = tmp_path / "run"
+    status, out, error = train(environment, f"hydra.run.dir={folder}")
+    assert (status, error) == (0, "")
+    lines = out.splitlines()
+    assert log_lines(folder) == lines
+    assert [line.split(":")[0] for line in lines if line.startswith("step ") and ": loss" in line] == [
+        f"step {step} of 4" for step in (1, 2, 3, 4)
+    ]
+    assert [line.split(":")[0] for line in lines if line.startswith("evaluation after step")] == [
+        *(f"evaluation after step {step}" for step in (2, 4)),
+        "evaluation after step 4, the last",
+    ]
+    assert "step 0 to 4, 8 images a step, on cpu" in lines and lines[-1] == f"run folder: {folder}"
+    stamps = [STAMP.match(line) for line in (folder / "train.log").read_text().splitlines()]
+    assert {stamp[1] for stamp in stamps if stamp} == {"INFO"}
+
+
+def test_on_a_terminal_the_bar_takes_the_place_of_the_lines(environment, tmp_path):
+    """They go to train.log, where everything else is, too."""
+    folder = tmp_path / "run"
+    main, side = pty.openpty()
+    termios.tcsetwinsize(side, (40, 120))
+    command = [sys.executable, "train.py", *FAST, *SMALL, f"hydra.run.dir={folder}"]
+    with subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=side, stderr=side) as process:
+        os.close(side)
+        shown = b""
+        while chunk := _read(main):
+            shown += chunk
+    os.close(main)
+    assert process.returncode == 0
+    text = shown.decode().replace("\r", "\n")
+    assert "step/s" in text and ": loss" not in text and "evaluation after step 2" not in text
+    log = log_lines(folder)
+    assert sum(": loss" in line for line in log) == 4
+    assert sum(line.startswith("evaluation after step") for line in log) == 3
+    assert f"run folder: {folder}" in text and log[-1] == f"run folder: {folder}"
+
+
+def _read(terminal: int) -> bytes:
+    """b"" when the other side is closed, for which Linux raises."""
+    try:
+        return os.read(terminal, 65536)
+    except OSError:
+        return b""
+
+
+def test_each_job_has_its_own_log_and_the_error_that_ended_it(environment, tmp_path):
+    """Two jobs: the first ends by itself, the second with a loss that is not finite."""
+    status, out, error = train(
+        environment,
+        "-m",
+        "optimizer.rate=0.001,1e30",
+        f"hydra.sweep.dir={tmp_path}",
+        "hydra.sweep.subdir=${hydra:job.num}",
+    )
+    assert status == 2
+    first, second = (log_lines(tmp_path / number) for number in "01")
+    assert first[-1] == f"run folder: {tmp_path}/0" and not any("error" in line for line in first)
+    message = next(line for line in error.splitlines() if line.startswith("error: "))
+    assert message.startswith("error: step ") and message in second
+    assert set(first) | set(second) - set(error.splitlines()) <= set(out.splitlines())
