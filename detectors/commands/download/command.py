@@ -183,10 +183,10 @@ def install(archive: Archive, root: Path, *, keep_archives: bool, progress: bool
     target = root / archive.name
     if not target.exists():
         print(f"  {archive.url} ({gigabytes(archive.size)})", flush=True)
-        fetch(archive.url, target, progress=progress)
+        fetch(archive.url, target, max_bytes=2 * archive.size, progress=progress)
     try:
         verify_checksum(target, archive.md5)
-        unpack(target, root, archive.contents, progress=progress)
+        unpack(target, root, archive.contents, max_bytes=2 * archive.unpacked, progress=progress)
     except DamagedArchive as error:
         target.unlink()
         raise ValueError(

@@ -6,6 +6,7 @@ import errno
 import http.client
 import ipaddress
 import json
+import math
 import os
 import re
 import ssl
@@ -38,16 +39,22 @@ RESUME_HINT = "run the same command again to resume where it stopped"
 class Part:
     """An unfinished download: FILE.part, and FILE.part.json with size and validators of the whole file."""
 
-    def __init__(self, target: Path, url: str):
+    def __init__(self, target: Path, url: str, *, max_bytes: float = math.inf):
+        self.max_bytes = max_bytes
         self.path = target.with_name(f"{target.name}.part")
         self.note_path = target.with_name(f"{target.name}.part.json")
         self.url = url
         try:
-            self.note = json.loads(self.note_path.read_text())
+            note = json.loads(self.note_path.read_bytes())
         except (FileNotFoundError, ValueError):
-            self.note = {}
+            note = None
+        self.note = note if isinstance(note, dict) else {}
         total = self.note.get("size")
-        if self.note.get("url") != url or (total is not None and self.bytes_on_disk > total):
+        if (
+            not isinstance(total, int | None)
+            or self.note.get("url") != url
+            or (total is not None and self.bytes_on_disk > total)
+        ):
             self.discard()
 
     @property
@@ -66,8 +73,12 @@ class Part:
     def begin(self, response: http.client.HTTPResponse) -> None:
         """Starts over, for a response with the whole file."""
         self.path.write_bytes(b"")
-        length = response.headers.get("Content-Length")
-        self.note = {"url": self.url, "size": int(length) if length else None, **validators(response)}
+        length = response.headers.get("Content-Length", "")
+        self.note = {
+            "url": self.url,
+            "size": int(length) if length.isdecimal() else None,
+            **validators(response),
+        }
         self.note_path.write_text(json.dumps(self.note))
 
     def continues(self, response: http.client.HTTPResponse) -> bool:
@@ -98,14 +109,14 @@ def validators(response: http.client.HTTPResponse) -> dict[str, str | None]:
     return {"etag": response.headers.get("ETag"), "modified": response.headers.get("Last-Modified")}
 
 
-def fetch(url: str, target: Path, *, progress: bool = True) -> None:
+def fetch(url: str, target: Path, *, max_bytes: float = math.inf, progress: bool = True) -> None:
     """Writes `target` atomically. An unfinished download stays in `target`.part, where a later call resumes.
 
     Reconnects until ATTEMPTS consecutive attempts bring no byte. Starts over if the server does not support
     Range or if its file has changed. Raises ValueError if the server refuses or does not answer, or if the
-    disk is full; the part is kept.
+    disk is full; the part is kept. Raises ValueError for a file above max_bytes; the part is removed.
     """
-    part = Part(target, url)
+    part = Part(target, url, max_bytes=max_bytes)
     with byte_bar(target.name, progress) as bar:
         _complete(part, target, bar)
     os.replace(part.path, target)
@@ -158,7 +169,9 @@ def _attempt(part: Part, bar: tqdm) -> None:
         total = part.note["size"]
         bar.total = total
         bar.n = part.bytes_on_disk
+        _check_size(part, total or 0)
         while block := response.read1(BLOCK):
+            _check_size(part, part.bytes_on_disk + len(block))
             rest = memoryview(block)
             while rest:  # unbuffered: the size of the part counts only bytes that are on disk
                 written = file.write(rest)
@@ -169,6 +182,15 @@ def _attempt(part: Part, bar: tqdm) -> None:
     if total is not None and part.bytes_on_disk > total:
         part.discard()
         raise ConnectionError("the server sent more bytes than announced")
+
+
+def _check_size(part: Part, size: int) -> None:
+    if size > part.max_bytes:
+        part.discard()
+        raise ValueError(
+            f"{part.url}: the server sends more than {part.max_bytes:,} bytes, more than this archive has; "
+            "what was downloaded is removed; a proxy may answer in its place"
+        )
 
 
 def _open_response(part: Part) -> http.client.HTTPResponse:

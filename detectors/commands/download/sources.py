@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from detectors.data.text_files import read_text
+
 VOC = "http://host.robots.ox.ac.uk/pascal/VOC"
 COCO = "http://images.cocodataset.org"  # no https: the certificate is for another host name
 BCCD_COMMIT = "d272fb14cdff6e473fafeeeba32aba5f560e9e43"
@@ -53,7 +55,7 @@ def lists_complete(root: Path, *, year: str = "", splits: tuple[str, ...]) -> bo
     lists = [folder / "ImageSets" / "Main" / f"{split}.txt" for split in splits]
     if not all(path.is_file() for path in lists):
         return False
-    names = {name for path in lists for name in path.read_text().split()}
+    names = {name for path in lists for name in read_text(path, what="split list").split()}
     return bool(names) and all(names <= _stems(folder / part) for part in ("JPEGImages", "Annotations"))
 
 

@@ -239,3 +239,20 @@ def test_no_proxy_is_used_for_loopback_addresses(server, tmp_path, monkeypatch):
     get(server, tmp_path)
     assert is_loopback("localhost") and is_loopback("::1")
     assert not is_loopback("images.cocodataset.org") and not is_loopback("10.0.0.1")
+
+
+@pytest.mark.parametrize("lengths", [True, False])
+def test_a_body_that_is_too_long_is_refused_and_removed(server, tmp_path, lengths):
+    server.lengths = lengths
+    with pytest.raises(ValueError, match="a.tar: the server sends more than 299,999 bytes"):
+        fetch(server.url("a.tar"), tmp_path / "a.tar", max_bytes=299_999, progress=False)
+    assert file_names(tmp_path) == []
+    fetch(server.url("a.tar"), tmp_path / "a.tar", max_bytes=300_000, progress=False)
+
+
+@pytest.mark.parametrize("note", ["[]", "3", '{"size": "9"}', "\ufeff{", "\0"])
+def test_a_note_that_is_none_of_ours_starts_over(server, tmp_path, note):
+    (tmp_path / "a.tar.part").write_bytes(b"old")
+    (tmp_path / "a.tar.part.json").write_text(note)
+    get(server, tmp_path)
+    assert (tmp_path / "a.tar").read_bytes() == CONTENT
