@@ -13,7 +13,7 @@ from torch import nn
 
 from detectors.config.build import build, find_target
 from detectors.config.check import ConfigError, check
-from detectors.config.schema import Config, EvaluateConfig
+from detectors.config.schema import Config, EvaluateConfig, output_folder
 from detectors.postprocess import yolo_logistic_scores
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -181,6 +181,8 @@ def test_where_a_run_writes():
     assert node.run.dir.startswith("/o/train/")
     assert node.run.dir.endswith("_yolov2_160")
     assert node.job.chdir is False
+    assert composed(return_hydra_config=True).hydra.run.dir.startswith(f"{output_folder()}/train/")
+    assert output_folder() == CONF.parent / "outputs"
 
 
 def test_where_bccd_lies_comes_from_the_environment(monkeypatch):

@@ -104,7 +104,7 @@ def test_a_recipe_is_trained_evaluated_and_used(scripts, empty, data_root):
     call(empty, detectors, "train", *recipe, *CPU, "hydra.run.dir=run")
     call(empty, detectors, "evaluate", "run=run", "split=test", "threads=1", "progress=false")
     out = call(empty, detectors, "predict", "run", str(data_root / "JPEGImages/val0.jpg"), "--score", "0.001")
-    assert "pictures: outputs/predict" in out
+    assert f"pictures: {empty / 'outputs/predict'}" in out
     written = {path.relative_to(empty).parts[0] for path in empty.rglob("*") if path.is_file()}
     assert written <= {"run", "outputs", ".cache"}
     assert (empty / "run/evaluation_test.json").is_file()

@@ -224,6 +224,11 @@ def composed(overrides: Sequence[str]) -> dict[str, Any]:
     return config
 
 
+def output_folder() -> Path:
+    """paths.output as train.py has it, for commands that Hydra does not run: all of them write there."""
+    return Path(composed([])["paths"]["output"])
+
+
 def merged(stored: Mapping[str, Any], changes: Sequence[str]) -> DictConfig:
     """A checkpoint's configuration with changes of the form key=value over it."""
     return OmegaConf.merge(stored, OmegaConf.from_dotlist([change.lstrip("+") for change in changes]))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from detectors.commands.compare.run_names import distinctly_named, read_settings
 from detectors.config.entry import verb
+from detectors.config.schema import output_folder
 from detectors.data.files import write_json, write_text
 from detectors.tables import cell, markdown_table
 from detectors.training.run_files import SUMMARY, read_evaluation, read_summary
@@ -52,8 +53,11 @@ def main(arguments: list[str] | None = None) -> None:
     notes = [*truth_notes(runs), *differences(runs)]
     runs = with_truths(runs)
     text = "\n\n".join([run_table(runs), per_class_table(runs), *[f"Note: {note}" for note in notes], LEGEND])
-    markdown = args.output.with_suffix(".md")
-    numbers = args.output.with_suffix(".json")
+    output = args.output or output_folder() / "comparison"
+    if output.suffix in (".md", ".json"):
+        output = output.with_suffix("")
+    markdown = Path(f"{output}.md")
+    numbers = Path(f"{output}.json")
     write_text(markdown, text + "\n")
     write_json(numbers, {"runs": runs, "notes": notes})
     print(f"{text}\n\nwritten: {markdown}, {numbers}")
@@ -75,8 +79,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     add(
         "--output",
         type=Path,
-        default=Path("outputs/comparison"),
-        help="for .md and .json (outputs/comparison)",
+        help="for .md and .json (comparison in paths.output, below which train.py writes)",
     )
     return parser.parse_intermixed_args(arguments)
 

@@ -24,6 +24,7 @@ from detectors.commands.predict.inputs import find_images
 from detectors.commands.predict.predictor import Prediction, Predictor, load
 from detectors.config.build import trust
 from detectors.config.entry import verb
+from detectors.config.schema import output_folder
 from detectors.data.images import ImageError
 from detectors.drawing import draw_detections
 from detectors.structures import Detections
@@ -43,7 +44,8 @@ def main(arguments: list[str] | None = None) -> None:
         predictor = load(args.places[0], device=args.device)
         places = args.places[1:]
     paths = list(find_images(places))
-    pictures = picture_paths(paths, args.output)
+    output = args.output or output_folder() / "predict"
+    pictures = picture_paths(paths, output)
     left_out = 0
     for path in paths:
         try:
@@ -64,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
         picture = draw_detections(image, _as_detections(prediction), prediction.class_names)
         if not cv2.imwrite(str(target), picture[..., ::-1]):
             raise ValueError(f"{target}: the picture could not be written")
-    print(f"pictures: {args.output}")
+    print(f"pictures: {output}")
     if left_out:
         raise ValueError(f"images that could not be used and were left out, see above: {left_out}")
 
@@ -80,7 +82,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("places", nargs="+", type=Path, metavar="PLACE", help="a run or checkpoint, then images or folders")
     add("--score", "--thresh", type=float, help="lowest score shown (0.3; with --cfg 0.5, as in Darknet)")
-    add("--output", type=Path, default=Path("outputs/predict"), help="for pictures (outputs/predict)")
+    add("--output", type=Path, help="for pictures (predict in paths.output, below which train.py writes)")
     add("--device", default="auto", choices=("auto", "cpu", "cuda"))
     add("--builder", action="append", default=[], help="module.name of a builder of yours that the run needs")
     add = parser.add_argument_group("Darknet's files, instead of a run").add_argument

@@ -93,6 +93,20 @@ def test_runs_of_one_recipe_can_be_told_apart_and_compared(tmp_path, capsys):
     assert "one (x/seed0) 800, one (x/seed1) 400" in note
 
 
+@pytest.mark.parametrize(
+    ("output", "stem"), [(None, "comparison"), ("out/v1.2", "out/v1.2"), ("out/table.md", "out/table")]
+)
+def test_where_the_table_is_written(output, stem, tmp_path, monkeypatch, capsys):
+    """By default below paths.output, as train.py's runs, whatever the current folder is."""
+    monkeypatch.setattr(command, "output_folder", lambda: tmp_path)
+    write_run(tmp_path / "run", "one")
+    command.main([str(tmp_path / "run"), *(["--output", str(tmp_path / output)] if output else [])])
+    assert {path.name for path in (tmp_path / stem).parent.iterdir()} >= {
+        f"{Path(stem).name}.{kind}" for kind in ("md", "json")
+    }
+    assert capsys.readouterr().out.endswith(f"written: {tmp_path / stem}.md, {tmp_path / stem}.json\n")
+
+
 def names_of(place: Path, *folders: str) -> list[str]:
     command.main([*(str(place / folder) for folder in folders), "--output", str(place / "comparison")])
     return [run["name"] for run in json.loads((place / "comparison.json").read_text())["runs"]]

@@ -142,6 +142,15 @@ def test_one_unusable_image_does_not_stop_the_others(files, tmp_path, capsys):
     assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["image.png"]
 
 
+def test_pictures_go_below_train_s_outputs(files, tmp_path, monkeypatch, capsys):
+    """Whatever the current folder is: detectors.config.schema.output_folder."""
+    monkeypatch.setattr("detectors.commands.predict.command.output_folder", lambda: tmp_path / "outputs")
+    monkeypatch.chdir(tmp_path)
+    main([*options(files, "cfg", "weights"), str(files["image"])])
+    assert (tmp_path / "outputs/predict/image.png").is_file()
+    assert capsys.readouterr().out.endswith(f"pictures: {tmp_path}/outputs/predict\n")
+
+
 def darknet19_convs() -> list[list[int]]:
     from detectors.models.darknet19 import darknet19
     from tests.darknet.test_weights import shapes
