@@ -123,9 +123,12 @@ def read_source(request: Request, kind: str | None) -> Conversion:
     tensors = ssd_ports.state_dict_of(content, str(path))
     kind = kind or ssd_ports.identify(tensors)
     if kind is None:
-        known = ", ".join(port.title for port in ssd_ports.PORTS.values())
+        known = ", ".join(
+            f"{ssd_ports.PORTS[kind].title} ({', '.join(marks)})" for kind, marks in ssd_ports.MARKS.items()
+        )
         raise ValueError(
-            f"{path}: unknown network, with {next(iter(tensors))} as its first parameter; known are {known}"
+            f"{path}: unknown network, with {next(iter(tensors))} as its first parameter of {len(tensors)}; "
+            f"known are, by their parameters, {known}"
         )
     return from_ssd(ssd_ports.read_port(tensors, kind, str(path)), request)
 

@@ -166,11 +166,17 @@ def fill(config: Config, names: tuple[str, ...], source: WeightSource, request: 
 
 def _check_complete(transfer: Transfer, config: Config, source: WeightSource, request: Request) -> None:
     absent = [name for name, reason in transfer.left.items() if reason == ABSENT]
-    if not transfer.loaded or (source.classes and absent and not request.partial):
+    if absent and (not transfer.loaded or (source.classes and not request.partial)):
         raise ValueError(
             f"{request.source}: {source.title} has no {absent[0]}, which {config.name} needs "
             f"({len(absent)} of {len(transfer.state)} tensors are missing): this is another network; "
             "choose the model of the file, or load what fits with --partial"
+        )
+    if not transfer.loaded:
+        name, reason = next(iter(transfer.left.items()))
+        raise ValueError(
+            f"{request.source}: no tensor of {source.title} fits {config.name} ({name}: {reason}); "
+            "choose the model of the file"
         )
 
 

@@ -7,6 +7,7 @@ expect, clipping of default boxes, and torchvision's classes for COCO.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from detectors.commands.convert import parameter_names
 from detectors.models.ssd import PIXEL_MEAN
-from detectors.training.transfer import shape_of
+from detectors.training.transfer import check_ordinary, shape_of
 
 
 class Port(NamedTuple):
@@ -67,6 +68,9 @@ MARKS = {
     "vgg16": ("features.0.weight", "classifier.0.weight"),
     "vgg16_reduced": ("0.weight", "31.weight", "33.weight"),
 }
+# Under which programs store a state dict beside other things.
+STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
+WRAPPER_MODULES = re.compile(r"^((module|_orig_mod)\.)+")  # DataParallel's and torch.compile's
 COCO_OUTPUTS = 91  # torchvision's: background and COCO's ids 1 to 90
 COCO_UNUSED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # the ten of these ids that COCO does not use
 
@@ -101,21 +105,64 @@ class PortWeights:
 
 
 def state_dict_of(content: Any, where: str) -> dict[str, Tensor]:
-    """The tensors of a file: its content, or the entry "model" or "state_dict" of it.
+    """The tensors of a file: a dict of them, also within other dicts, without the names of wrappers.
 
-    Removes DataParallel's prefix "module.". ValueError if there are no tensors.
+    ValueError, with what was found, if there is no such dict, or a tensor is not an ordinary one.
     """
-    for key in ("model", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    tensors = {}
-    if isinstance(content, Mapping):
-        tensors = {str(name): tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
-    if not tensors:
+    found = _state_dict(content, where)
+    tensors = {WRAPPER_MODULES.sub("", name): tensor for name, tensor in found.items()}
+    if len(tensors) < len(found):
         raise ValueError(
-            f"{where}: no state dict, which is a dict of named tensors; it holds {type(content).__name__}"
+            f"{where}: some tensors are there with and without the prefix module.; save them once"
         )
-    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    for name, tensor in tensors.items():
+        check_ordinary(tensor, name, where)
+    return _without_common_module(tensors)
+
+
+def _without_common_module(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without modules that all names begin with (model.), if that makes a network of PORTS of it."""
+    inner = tensors
+    while identify(inner) is None:
+        modules = {name.partition(".")[0] for name in inner}
+        if len(modules) > 1 or not all("." in name for name in inner):
+            return tensors
+        inner = {name.partition(".")[2]: tensor for name, tensor in inner.items()}
+    return inner
+
+
+def _state_dict(content: Any, where: str) -> dict[str, Tensor]:
+    """The named tensors under a usual key, else those at the top, else those under the only key with any."""
+    outer = content
+    visited = []  # a pickle may hold a dict within itself
+    while isinstance(outer, Mapping) and id(outer) not in visited:
+        visited.append(id(outer))
+        inner = {key: value for key, value in outer.items() if isinstance(value, Mapping) and value}
+        usual = next((key for key in STATE_DICT_KEYS if key in inner), None)
+        if usual is None and (tensors := _named_tensors(outer)):
+            return tensors
+        if usual is None:
+            with_tensors = [key for key in inner if _named_tensors(inner[key])] or list(inner)
+            usual = with_tensors[0] if len(with_tensors) == 1 else None
+        outer = inner.get(usual)
+    held = type(content).__name__
+    if isinstance(content, Mapping):
+        keys = ", ".join(str(key)[:40] for key in list(content)[:8])
+        held = (
+            f"a dict with the keys {keys}{', ...' if len(content) > 8 else ''}" if keys else "an empty dict"
+        )
+    raise ValueError(
+        f"{where}: no state dict, which is a dict of named tensors, alone or under one of the keys "
+        f"{', '.join(STATE_DICT_KEYS)}; it holds {held}"
+    )
+
+
+def _named_tensors(content: Mapping) -> dict[str, Tensor]:
+    return {
+        name: tensor
+        for name, tensor in content.items()
+        if isinstance(name, str) and isinstance(tensor, Tensor)
+    }
 
 
 def identify(tensors: Mapping[str, Tensor]) -> str | None:
@@ -162,10 +209,10 @@ def _check_heads(weights: PortWeights, where: str) -> None:
             continue
         offsets = weights.channels(name)
         logits = weights.channels(name.replace("_loc.", "_conf."))
-        if not offsets or offsets % 4 or logits * 4 != offsets * weights.outputs:
+        if not offsets or offsets % 4 or logits * 4 != offsets * weights.outputs or weights.outputs < 2:
             raise ValueError(
                 f"{where}: {weights.origins[name]} has {offsets} channels, its class logits {logits}: "
-                "not a whole number of boxes"
+                "not a whole number of boxes with a background and a class"
             )
 
 

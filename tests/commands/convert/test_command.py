@@ -232,9 +232,47 @@ def test_unsafe_damaged_and_unknown_files_are_refused(tmp_path, narrow, capsys):
     assert "c.pth: cannot be read as a checkpoint, it may be truncated" in message
     torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "d.pth")
     message = refused(capsys, tmp_path / "d.pth", target)
-    assert "d.pth: unknown network, with conv.weight as its first parameter" in message
+    assert (
+        "d.pth: unknown network, with conv.weight as its first parameter of 1; known are, by their" in message
+    )
+    assert "ssd.pytorch (L2Norm.weight, vgg.0.weight)" in message
     assert "nothing.pth" in refused(capsys, tmp_path / "nothing.pth", target)
     assert not target.exists()
+
+
+def test_partial_needs_a_tensor_that_fits(tmp_path, narrow, capsys):
+    """Also where the names are all there, in other sizes."""
+    state = {
+        name: torch.zeros(0)
+        for name in renamed(ssd300(num_classes=90, width=NARROW), parameter_names.torchvision)
+    }
+    state |= {name: torch.zeros(4 * 91, 1, 1, 1) for name in state if "classification" in name}
+    state |= {name: torch.zeros(16, 1, 1, 1) for name in state if "regression" in name}
+    torch.save(state, tmp_path / "odd.pth")
+    message = refused(capsys, tmp_path / "odd.pth", tmp_path / "x.pt", "--partial", f"model.width={NARROW}")
+    assert "odd.pth: no tensor of torchvision's SSD fits ssd300_coco (backbone." in message
+    assert "the file's has another size); choose the model of the file" in message
+    assert not (tmp_path / "x.pt").exists()
+
+
+def test_a_wrapped_state_dict_is_converted(tmp_path, narrow):
+    tensors = {f"module.module.{name}": tensor for name, tensor in ckpt.read_tensors(narrow).items()}
+    torch.save({"net": tensors, "acc": 0.5}, tmp_path / "wrapped.pth")
+    for source in (narrow, tmp_path / "wrapped.pth"):
+        run(source, tmp_path / f"{source.stem}.pt", f"model.width={NARROW}")
+    one, other = (ckpt.load_checkpoint(tmp_path / f"{name}.pt").model for name in ("tv", "wrapped"))
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    "content", [[], "text", 3, torch.zeros(2), [[torch.zeros(1)]], {}, {"model": [1]}, None]
+)
+def test_files_of_anything_but_named_tensors_are_refused(tmp_path, capsys, content):
+    torch.save(content, tmp_path / "odd.pth")
+    for kind in ([], ["--from", "torchvision"], ["--from", "checkpoint"]):
+        message = refused(capsys, tmp_path / "odd.pth", tmp_path / "x.pt", *kind)
+        assert message.startswith(f"error: {tmp_path / 'odd.pth'}: ")
+        assert "no state dict" in message or "no checkpoint that train.py wrote" in message
 
 
 def test_unsuitable_arguments_are_refused(tmp_path, narrow, capsys):

@@ -267,6 +267,69 @@ def test_state_dict_of_unwraps_files():
             ssd_ports.state_dict_of(content, "x.pth")
 
 
+REDUCED = {name: torch.zeros(1) for name in ("0.weight", "31.weight", "33.weight")}
+
+
+@pytest.mark.parametrize("key", ["net", "model_state_dict", "network", "weights", "anything", None])
+@pytest.mark.parametrize("prefix", ["", "module.", "module.module.", "module._orig_mod.", "model.", "a.net."])
+def test_state_dicts_are_found_under_any_key_and_prefix(key, prefix):
+    """Beside an optimiser's state, whose tensors have no names of parameters."""
+    state = {f"{prefix}{name}": tensor for name, tensor in REDUCED.items()}
+    optimizer = {"state": {0: {"momentum_buffer": torch.zeros(2)}}, "param_groups": [{"lr": 0.1}]}
+    content = state if key is None else {"epoch": 3, key: state, "optimizer": optimizer}
+    for wrapped in (content, {"model": content}, {"state_dict": {"model": content}}):
+        assert ssd_ports.state_dict_of(wrapped, "x.pth") == REDUCED
+
+
+def test_what_is_no_state_dict_is_refused_with_its_keys():
+    tensor = torch.zeros(1)
+    circle: dict = {"epoch": 3}
+    circle["model"] = circle
+    for content, held in (
+        (tensor, "Tensor"),
+        ("text", "str"),
+        ([[tensor]], "list"),
+        ({}, "an empty dict"),
+        ({0: tensor, 1: tensor}, "a dict with the keys 0, 1"),
+        ({"a.weight": [0.5], "b": None}, "a dict with the keys a.weight, b"),
+        ({"G": {"a": tensor}, "D": {"a": tensor}}, "a dict with the keys G, D"),
+        ({str(n): n for n in range(9)}, "a dict with the keys 0, 1, 2, 3, 4, 5, 6, 7, ..."),
+        (circle, "a dict with the keys epoch, model"),
+    ):
+        with pytest.raises(ValueError) as raised:
+            ssd_ports.state_dict_of(content, "x.pth")
+        assert str(raised.value) == (
+            "x.pth: no state dict, which is a dict of named tensors, alone or under one of the keys "
+            f"state_dict, model_state_dict, model, net, network, weights; it holds {held}"
+        )
+    with pytest.raises(ValueError, match=r"with and without the prefix module\."):
+        ssd_ports.state_dict_of({"a": tensor, "module.a": tensor}, "x.pth")
+
+
+@pytest.mark.parametrize(
+    ("tensor", "kind"),
+    [
+        (torch.eye(2).to_sparse(), "torch.sparse_coo, torch.float32"),
+        (torch.quantize_per_tensor(torch.eye(2), 0.1, 0, torch.qint8), "torch.strided, torch.qint8"),
+        (torch.eye(2, dtype=torch.complex64), "torch.strided, torch.complex64"),
+        (torch.empty(2, device="meta"), "on the meta device, without numbers"),
+    ],
+)
+def test_tensors_that_are_not_ordinary_are_refused(tensor, kind):
+    with pytest.raises(ValueError) as raised:
+        ssd_ports.state_dict_of({**REDUCED, "2.weight": tensor}, "x.pth")
+    assert str(raised.value) == (f"x.pth: 2.weight is no ordinary tensor ({kind}); save it dense, as float32")
+    with pytest.raises(ValueError, match=r"x\.pth: w is no ordinary tensor"):
+        fit_tensors({"w": torch.eye(2)}, {"w": tensor}, where="x.pth", twin={}, partial=True)
+
+
+def test_whole_numbers_are_no_weights():
+    with pytest.raises(ValueError, match=r"x\.pth: w is torch\.int64 in the file and torch\.float32 here"):
+        fit_tensors({"w": torch.eye(2)}, {"w": torch.eye(2).long()}, where="x.pth", twin={})
+    half = fit_tensors({"w": torch.eye(2)}, {"w": torch.eye(2).half()}, where="x.pth", twin={})
+    assert torch.equal(half.state["w"], torch.eye(2))
+
+
 def test_the_first_missing_parameter_is_named():
     state = dict.fromkeys(parameter_names.torchvision(6), torch.zeros(4))
     del state["backbone.extra.3.2.bias"]
@@ -286,10 +349,19 @@ def test_heads_of_wrong_sizes_are_named():
     for name, tensor in (
         ("conf.3.bias", torch.zeros(41)),
         ("loc.0.weight", torch.zeros(7)),
+        ("loc.0.weight", torch.zeros(0)),
         ("loc.1.weight", torch.tensor(0.0)),
     ):
         with pytest.raises(ValueError, match=r"x.pth: loc\.\d\.\w+ has \d+ channels, its class logits \d+"):
             ssd_ports.read_port({**state, name: tensor}, "ssd.pytorch", "x.pth")
+
+
+def test_a_detector_needs_a_class_besides_the_background():
+    for logits in (0, 2):
+        state = dict.fromkeys(parameter_names.ssd_pytorch(6), torch.zeros(8))
+        state |= {f"conf.{n}.{part}": torch.zeros(logits) for n in range(6) for part in ("weight", "bias")}
+        with pytest.raises(ValueError, match="not a whole number of boxes with a background and a class"):
+            ssd_ports.read_port(state, "ssd.pytorch", "x.pth")
 
 
 @pytest.mark.parametrize(
