@@ -19,12 +19,12 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from detectors.config.build import MOVED, build, describe_type, fits, signature_problems
-from detectors.config.schema import SPLITS, Config
+from detectors.config.data_rules import DATA_RULES, SettingProblem
+from detectors.config.schema import Config
 from detectors.data.suggestions import did_you_mean
 
 # Builder -> keywords that the program supplies, not the yaml
 GIVEN = {"augment": (), "model": ("num_classes", "loss"), "loss": (), "optimizer": ("module",)}
-SettingProblem = tuple[str, str]  # place, and the sentence that says what is wrong with it
 
 
 class ConfigError(ValueError):
@@ -160,46 +160,6 @@ def _milestones_fit(config: Config) -> Iterator[SettingProblem]:
         )
 
 
-def _data_complete(config: Config) -> Iterator[SettingProblem]:
-    data = config.data
-    if data.format != "shapes" and not data.train:  # data.val may be empty: then a training is not evaluated
-        what = "annotation file" if data.format == "coco" else "image sets"
-        yield "data", f"data.train=[]: name the {what} of the train split, such as data.train=[train]"
-    if data.class_names is not None and (
-        not data.class_names or len(set(data.class_names)) < len(data.class_names)
-    ):
-        yield (
-            "data",
-            f"data.class_names={data.class_names}: must name each class once; "
-            "null takes all that the annotations name",
-        )
-    for split in SPLITS if data.format == "coco" else ():
-        yield from _coco_split(config, split)
-
-
-def _one_way_to_decode(config: Config) -> Iterator[SettingProblem]:
-    if config.data.reduced_decode and config.data.image_cache != "none":
-        cache = config.data.image_cache
-        what = f"data.reduced_decode=true and data.image_cache={cache}: the cache holds whole images"
-        yield "data", f"{what}; set data.reduced_decode=false, or data.image_cache=none"
-
-
-def _coco_split(config: Config, split: str) -> Iterator[SettingProblem]:
-    files = getattr(config.data, split)
-    folder = getattr(config.data.image_folders, split)
-    if len(files) > 1:
-        yield (
-            "data",
-            f"data.{split}={files}: COCO's format takes one annotation file for each split; join them first",
-        )
-    if files and folder is None:
-        yield (
-            "data",
-            f"data.image_folders.{split} is missing: "
-            f"set data.image_folders.{split}=... to the folder of the images of {files[0]}",
-        )
-
-
 def _scales_form_a_row(config: Config) -> Iterator[SettingProblem]:
     scales = config.input.multi_scale
     if scales is None or scales.min == scales.max == 0:
@@ -299,9 +259,8 @@ CONFIG_RULES: dict[types.FunctionType, tuple[str, ...]] = {
     _scales_form_a_row: ("input",),
     _warmup_fits: ("schedule", "trainer"),
     _milestones_fit: ("schedule",),
-    _data_complete: ("data",),
     _augmentation_agrees_with_evaluation: ("augment", "input"),
-    _one_way_to_decode: ("data",),
+    **DATA_RULES,
     _activations_agree: ("model", "loss"),
     _parts_can_be_built: ("model", "loss", "optimizer", "input", "data"),
 }

@@ -94,7 +94,7 @@ class ImageFolders:
 class DataConfig:
     name: str = MISSING
     format: str = _choice("voc", "coco", "shapes")
-    # VOC: the folder of Annotations/ or of VOC2007/; COCO: where relative paths start; shapes: the cache
+    # VOC: the folder of Annotations/ or of VOC2007/; COCO: where relative paths start; shapes: paths.cache
     root: str = MISSING
     train: list[str] = _empty()  # VOC: image sets; COCO: one annotation file
     val: list[str] = _empty()

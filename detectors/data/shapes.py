@@ -63,7 +63,7 @@ def write_shapes(
     except OSError as error:
         if not root.is_dir():  # otherwise another process was first, with the same files
             what = f"the generated images cannot be written there ({error.strerror})"
-            fix = "set data.root, or paths.cache, to a folder that can be written"
+            fix = "set paths.cache to a folder that can be written"
             raise ValueError(f"{root.parent}: {what}; {fix}") from error
     logger.info("wrote %d generated images to %s (%.1f s)", train + val, root, time.monotonic() - started)
     return root

@@ -72,6 +72,7 @@ def from_content(path: Path, content: Any) -> Checkpoint:
             "and an interpolation could read this machine's environment"
         )
     fields = {name: content[name] for name in names} | {"class_names": tuple(content["class_names"])}
+    fields["config"] = _with_shapes_in_the_cache(fields["config"])
     return Checkpoint(path, **_with_images_seen(fields))
 
 
@@ -83,6 +84,15 @@ def _interpolation(config: Any) -> str | None:
         config.values() if isinstance(config, dict) else config if isinstance(config, list | tuple) else ()
     )
     return next((text for value in values if (text := _interpolation(value)) is not None), None)
+
+
+def _with_shapes_in_the_cache(config: dict[str, Any]) -> dict[str, Any]:
+    """Older configurations could keep generated images under another data.root; they are drawn again."""
+    data = config.get("data")
+    paths = config.get("paths")
+    if not isinstance(data, dict) or data.get("format") != "shapes" or not isinstance(paths, dict):
+        return config
+    return config | {"data": data | {"root": paths.get("cache", data.get("root"))}}
 
 
 def _with_images_seen(fields: dict[str, Any]) -> dict[str, Any]:

@@ -128,3 +128,17 @@ def test_a_detector_of_a_cfg_from_before_the_move_is_loaded_and_resumed(cache, t
     assert config.model == model
     assert all(tensor.equal(old.model[name]) for name, tensor in detector.state_dict().items())
     assert resume_one_step(old, tmp_path).progress.step == 2
+
+
+def test_a_run_with_generated_images_in_another_root_is_loaded_and_resumed(cache, tmp_path):  # noqa: F811
+    """data.root could be set for data=shapes; the same images are drawn again in paths.cache."""
+    run = make_run(tmp_path, cache, "trainer.steps=1", "schedule.warmup_steps=0")
+    engine.train(run)
+    stored = ckpt.load_checkpoint(tmp_path / ckpt.LAST)
+    data = stored.config["data"] | {"root": str(tmp_path / "elsewhere")}
+    ckpt.save_checkpoint(replace(stored, config=stored.config | {"data": data}))
+    old = ckpt.load_checkpoint(tmp_path / ckpt.LAST)
+    _, config = assemble.load_detector(old, torch.device("cpu"))
+    assert config.data.root == str(cache)
+    assert resume_one_step(old, tmp_path).progress.step == 2
+    assert not (tmp_path / "elsewhere").exists()

@@ -66,7 +66,7 @@ def test_placement_and_crop_follow_the_pixels(annotations, tmp_path):
 def test_the_table_and_the_file(tmp_path, capsys):
     """The file has the rates of every round; the table's ratio is recomputed from it."""
     file = tmp_path / "rates.json"
-    settings = ["data.shapes.train=3", "data.shapes.val=1", f"data.root={tmp_path}"]
+    settings = ["data.shapes.train=3", "data.shapes.val=1", f"paths.cache={tmp_path}"]
     options = ["--size", "32", "32", "--images", "2", "--rounds", "3", "--json", str(file)]
     command.main(["data", *settings, "--augment", "none", "course", *options])
     printed = capsys.readouterr().out

@@ -1,0 +1,73 @@
+"""Rules about the settings of `data` that do not go together."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+from detectors.config.schema import SPLITS, Config
+from detectors.data.layouts import guess_format
+
+SettingProblem = tuple[str, str]  # place, and the sentence that says what is wrong with it
+
+
+def _data_complete(config: Config) -> Iterator[SettingProblem]:
+    data = config.data
+    if data.format != "shapes" and not data.train:  # data.val may be empty: then a training is not evaluated
+        what = "annotation file" if data.format == "coco" else "image sets"
+        yield "data", f"data.train=[]: name the {what} of the train split, such as data.train=[train]"
+    if data.class_names is not None and (
+        not data.class_names or len(set(data.class_names)) < len(data.class_names)
+    ):
+        yield (
+            "data",
+            f"data.class_names={data.class_names}: must name each class once; "
+            "null takes all that the annotations name",
+        )
+    for split in SPLITS if data.format == "coco" else ():
+        yield from _coco_split(config, split)
+
+
+def _coco_split(config: Config, split: str) -> Iterator[SettingProblem]:
+    files = getattr(config.data, split)
+    folder = getattr(config.data.image_folders, split)
+    if len(files) > 1:
+        yield (
+            "data",
+            f"data.{split}={files}: COCO's format takes one annotation file for each split; join them first",
+        )
+    if files and folder is None:
+        yield (
+            "data",
+            f"data.image_folders.{split} is missing: "
+            f"set data.image_folders.{split}=... to the folder of the images of {files[0]}",
+        )
+
+
+def _shapes_in_the_cache(config: Config) -> Iterator[SettingProblem]:
+    """The generated images lie in paths.cache: never in a folder of the user's own images."""
+    root = Path(config.data.root)
+    if config.data.format != "shapes" or root == Path(config.paths.cache):
+        return
+    guess = guess_format(root)
+    choice = f"did you mean data={guess}?" if guess else "for your own images add data=voc or data=coco"
+    yield (
+        "data",
+        f"data.root={root}: data=shapes generates its images in paths.cache and has no other root; {choice}",
+    )
+
+
+def _one_way_to_decode(config: Config) -> Iterator[SettingProblem]:
+    if config.data.reduced_decode and config.data.image_cache != "none":
+        cache = config.data.image_cache
+        what = f"data.reduced_decode=true and data.image_cache={cache}: the cache holds whole images"
+        yield "data", f"{what}; set data.reduced_decode=false, or data.image_cache=none"
+
+
+# Rule -> the sections it reads, see CONFIG_RULES in check.py
+DATA_RULES: dict[types.FunctionType, tuple[str, ...]] = {
+    _data_complete: ("data",),
+    _shapes_in_the_cache: ("data", "paths"),
+    _one_way_to_decode: ("data",),
+}
