@@ -161,10 +161,13 @@ def read_data(config: Config, class_names: Sequence[str] | None = None) -> list[
     """
     scanned = {}
     annotations = []
+    resumed = class_names is not None
     for split in ("train", "val") if config.data.val else ("train",):
         scanned[split] = assemble.scan_annotations(config.data, split, class_names)
         annotations.append(settled(scanned[split], config.data.on_error))
         class_names = annotations[-1].class_names
+    if not resumed:
+        assemble.refuse_empty_classes(config.data, annotations[0])
     if line := remark(scanned, size=tuple(config.input.size), resize=config.input.resize):
         logger.info(line)
     return annotations if config.data.val else [*annotations, Annotations.without_images(class_names)]

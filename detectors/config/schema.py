@@ -101,6 +101,7 @@ class DataConfig:
     test: list[str] = _empty()  # may stay empty
     image_folders: ImageFolders = _empty(ImageFolders)
     class_names: list[str] | None = None  # null: all classes that the annotations of train, val and test name
+    allow_empty_classes: bool = False  # train although a class of class_names has no box in `train`
     on_error: str = _choice("stop", "skip")  # a faulty file raises, or is logged, counted and skipped
     cache: str | None = None  # folder for parsed annotations; null parses them each time
     train_difficult: bool = True  # VOC's `difficult` objects: train on them (Caffe) or not (Darknet)

@@ -76,6 +76,32 @@ def infer_class_names(data: DataConfig) -> list[str]:
     return names
 
 
+def refuse_empty_classes(data: DataConfig, annotations: Annotations) -> None:
+    """ValueError for a name of data.class_names without a box in the training split: most likely a mistake.
+
+    With data.allow_empty_classes it is logged. annotations: of that split.
+    """
+    listed = data.class_names or []
+    used = _classes_with_boxes(annotations)
+    empty = [name for name in listed if name not in used]
+    if not empty:
+        return
+    others = _classes_with_boxes(_scan(data, "train", None)[0]) - set(listed)
+    hints = [f"{name!r}{did_you_mean(name, sorted(others), quoted=True, words=True)}" for name in empty]
+    what = f"classes of data.class_names without a box in data.train={data.train}:"
+    if data.allow_empty_classes:
+        logger.warning("%s %s", what, ", ".join(map(repr, empty)))
+        return
+    raise ValueError(
+        "\n  ".join([what, *hints])
+        + "\ncorrect or remove the names; data.allow_empty_classes=true trains although they cannot be learned"
+    )
+
+
+def _classes_with_boxes(annotations: Annotations) -> set[str]:
+    return {annotations.class_names[label] for label in set(annotations.labels.tolist())}
+
+
 def _scan(data: DataConfig, split: str, class_names: list[str] | None) -> Scanned:
     """Reads one split in its format, through the cache."""
     image_sets = getattr(data, split)

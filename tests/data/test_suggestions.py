@@ -16,6 +16,9 @@ from detectors.data.suggestions import did_you_mean, nearest
         ("zzz", {}, ""),
         ("zzz", {"listed": True}, "; there are: steps, batch_size"),
         ("batchsize", {"listed": True}, "; did you mean batch_size?"),
+        ("size", {}, ""),
+        ("Size", {"words": True, "quoted": True}, "; did you mean 'batch_size'?"),
+        ("siz", {"words": True}, ""),
     ],
 )
 def test_the_most_similar_name_is_suggested(name, settings, hint):

@@ -12,6 +12,7 @@ import torch
 from numpy.testing import assert_array_equal
 from torch.testing import assert_close
 
+from detectors.commands import train as script
 from detectors.config.schema import Config, to_plain
 from detectors.data.class_names import COCO_CLASSES, VOC_CLASSES
 from detectors.training import assemble
@@ -235,6 +236,53 @@ def test_classes_of_a_coco_set_are_in_the_order_of_their_ids(tmp_path):
     assert [train.category_ids[i] for i in (0, 2)] == [3, 7] and val.category_ids[:2] == (3, 5)
     with pytest.raises(ValueError, match="no category 'hose'; did you mean 'horse'"):
         assemble.read_annotations(data, "train", ["hose", "zebra"])
+
+
+def own_coco(tmp_path: Path, *overrides: str) -> Config:
+    """Boxes of `good dog` and cat; the category bird has none."""
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "height": 60, "width": 80}],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(["good dog", "cat", "bird"], start=1)],
+        "annotations": [
+            {"id": i, "image_id": 1, "category_id": i, "bbox": [1, 2, 30, 40], "area": 9, "iscrowd": 0}
+            for i in (1, 2)
+        ],
+    }
+    write_coco(tmp_path / "coco", content)
+    return configured(
+        "data=coco",
+        f"data.root={tmp_path / 'coco'}",
+        "data.train=[instances.json]",
+        "data.val=[]",
+        "data.image_folders.train=images",
+        f"paths.cache={tmp_path / 'cache'}",
+        *overrides,
+    )
+
+
+def test_a_class_without_a_box_is_refused_before_the_first_step(tmp_path, caplog):
+    config = own_coco(tmp_path, "data.class_names=[dog,cat,bird]")
+    message = (
+        "classes of data.class_names without a box in data.train=['instances.json']:\n"
+        "  'dog'; did you mean 'good dog'?\n"
+        "  'bird'\n"
+        "correct or remove the names; data.allow_empty_classes=true trains although they cannot be learned"
+    )
+    with pytest.raises(ValueError) as error:
+        script.read_data(config)
+    assert str(error.value) == message
+    script.read_data(config, config.data.class_names)  # a resumed run keeps its classes
+    config.data.allow_empty_classes = True
+    script.read_data(config)
+    assert "without a box in data.train=['instances.json']: 'dog', 'bird'" in caplog.text
+
+
+def test_a_class_of_voc_without_a_box_is_refused(tmp_path):
+    config = own_voc(tmp_path, "data.class_names=[horse,dog,zebra,Horses]", "data.on_error=skip")
+    with pytest.raises(ValueError, match=r"data.train=\['train'\]:\n  'zebra'\n  'Horses'\ncorrect"):
+        script.read_data(config)
+    script.read_data(own_voc(tmp_path, "data.class_names=[horse,dog]", "data.on_error=skip"))
+    script.read_data(own_voc(tmp_path))  # all classes that occur: zebra is in val only, and a warning
 
 
 def test_the_official_sets_name_their_classes():
