@@ -92,10 +92,8 @@ def refuse_empty_classes(data: DataConfig, annotations: Annotations) -> None:
     if data.allow_empty_classes:
         logger.warning("%s %s", what, ", ".join(map(repr, empty)))
         return
-    raise ValueError(
-        "\n  ".join([what, *hints])
-        + "\ncorrect or remove the names; data.allow_empty_classes=true trains although they cannot be learned"
-    )
+    fix = "correct or remove the names; data.allow_empty_classes=true trains although they cannot be learned"
+    raise ValueError("\n  ".join([what, *hints]) + f"\n{fix}")
 
 
 def _classes_with_boxes(annotations: Annotations) -> set[str]:

@@ -242,7 +242,7 @@ def own_coco(tmp_path: Path, *overrides: str) -> Config:
     """Boxes of `good dog` and cat; the category bird has none."""
     content = {
         "images": [{"id": 1, "file_name": "a.jpg", "height": 60, "width": 80}],
-        "categories": [{"id": i, "name": name} for i, name in enumerate(["good dog", "cat", "bird"], start=1)],
+        "categories": [{"id": i, "name": name} for i, name in ((1, "good dog"), (2, "cat"), (3, "bird"))],
         "annotations": [
             {"id": i, "image_id": 1, "category_id": i, "bbox": [1, 2, 30, 40], "area": 9, "iscrowd": 0}
             for i in (1, 2)
