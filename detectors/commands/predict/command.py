@@ -9,6 +9,8 @@ The second is Darknet's `detect`: the same boxes and scores, from the JPEG's byt
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import sys
 import time
 from collections import Counter
@@ -17,6 +19,7 @@ from itertools import count
 from pathlib import Path
 
 import cv2
+import numpy as np
 import torch
 
 from detectors.commands.predict.darknet_files import DarknetFiles
@@ -25,6 +28,7 @@ from detectors.commands.predict.predictor import Prediction, Predictor, load
 from detectors.config.build import trust
 from detectors.config.entry import verb
 from detectors.config.schema import output_folder
+from detectors.data.files import atomic_file
 from detectors.data.images import ImageError
 from detectors.drawing import draw_detections
 from detectors.structures import Detections
@@ -36,6 +40,10 @@ DARKNET_OPTIONS = ("weights", "names", "nms", "resize", "batch_norm", "report") 
 @verb
 def main(arguments: list[str] | None = None) -> None:
     args = _arguments(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(
+            errors="surrogateescape"
+        )  # prints a file's name as its bytes, whatever they are
     trust(args.builder)
     if args.cfg:
         predictor = Predictor(_darknet_files(args))
@@ -61,18 +69,44 @@ def main(arguments: list[str] | None = None) -> None:
             print("\n".join(darknet_lines(prediction, seconds)))
         for line in detection_lines(prediction):
             print(line)
-        target = pictures[path]
-        target.parent.mkdir(parents=True, exist_ok=True)
         picture = draw_detections(image, _as_detections(prediction), prediction.class_names)
-        if not cv2.imwrite(str(target), picture[..., ::-1]):
-            raise ValueError(f"{target}: the picture could not be written")
+        _write_picture(pictures[path], picture)
     print(f"pictures: {output}")
     if left_out:
         raise ValueError(f"images that could not be used and were left out, see above: {left_out}")
 
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
-    """ValueError for options that do not go together."""
+    """Options may stand between the places; what follows `--` is a place, whatever it begins with.
+
+    ValueError for options that do not go together or are out of range.
+    """
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    end = words.index("--") if "--" in words else len(words)
+    args = _parser().parse_intermixed_args(words[:end])
+    args.places += map(Path, words[end + 1 :])
+    given = [f"--{name.replace('_', '-')}" for name in DARKNET_OPTIONS if getattr(args, name) is not None]
+    if args.cfg is None and given:
+        raise ValueError(f"{', '.join(given)}: only together with --cfg, for Darknet's files")
+    if not args.places:
+        raise ValueError("name a run or checkpoint, then images or folders; or --cfg, --weights and images")
+    if args.cfg is None and len(args.places) < 2:
+        raise ValueError(
+            f"{args.places[0]}: a run or checkpoint alone; name the images to look at behind it, "
+            "or give --cfg and --weights"
+        )
+    if args.cfg is not None and args.weights is None:
+        raise ValueError(f"--cfg {args.cfg}: --weights is missing")
+    for name in ("score", "nms"):
+        value = getattr(args, name)
+        if value is not None and not 0 <= value <= 1:
+            raise ValueError(f"--{name} {value}: must be between 0 and 1")
+    if args.score is None:
+        args.score = 0.3 if args.cfg is None else 0.5
+    return args
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="detectors predict",
         usage="%(prog)s (RUN_OR_CHECKPOINT | --cfg CFG --weights WEIGHTS [--names NAMES]) "
@@ -80,10 +114,10 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
         description="Prints `image: class score xmin ymin xmax ymax`, and with --cfg Darknet's lines.",
     )
     add = parser.add_argument
-    add("places", nargs="+", type=Path, metavar="PLACE", help="a run or checkpoint, then images or folders")
+    add("places", nargs="*", type=Path, metavar="PLACE", help="a run or checkpoint, then images or folders")
     add("--score", "--thresh", type=float, help="lowest score shown (0.3; with --cfg 0.5, as in Darknet)")
     add("--output", type=Path, help="for pictures (predict in paths.output, below which train.py writes)")
-    add("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    add("--device", default="auto", help="auto, cpu, cuda, or one GPU of several: cuda:1 (auto)")
     add("--builder", action="append", default=[], help="module.name of a builder of yours that the run needs")
     add = parser.add_argument_group("Darknet's files, instead of a run").add_argument
     add("--cfg", type=Path, help="the network")
@@ -93,20 +127,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--resize", choices=("letterbox", "stretch"), help="how images are fitted (letterbox)")
     add("--batch-norm", choices=("cpu", "gpu"), help="which build of Darknet computes alike (cpu)")
     add("--report", action="store_true", default=None, help="list what was loaded, layer by layer")
-    args = parser.parse_intermixed_args(arguments)
-    given = [f"--{name.replace('_', '-')}" for name in DARKNET_OPTIONS if getattr(args, name) is not None]
-    if args.cfg is None and given:
-        raise ValueError(f"{', '.join(given)}: only together with --cfg, for Darknet's files")
-    if args.cfg is None and len(args.places) < 2:
-        raise ValueError(
-            f"{args.places[0]}: a run or checkpoint alone; name the images to look at behind it, "
-            "or give --cfg and --weights"
-        )
-    if args.cfg is not None and args.weights is None:
-        raise ValueError(f"--cfg {args.cfg}: --weights is missing")
-    if args.score is None:
-        args.score = 0.3 if args.cfg is None else 0.5
-    return args
+    return parser
 
 
 def _darknet_files(args: argparse.Namespace) -> DarknetFiles:
@@ -132,7 +153,7 @@ def picture_paths(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:
     """
     targets = {path: [Path(f"{path.stem}.png")] for path in paths}
     for path in paths:
-        resolved = path.resolve()
+        resolved = Path(os.path.realpath(path))  # of a link to itself, too
         for depth in range(len(resolved.parents)):
             parents = Path(*resolved.parts[-1 - depth : -1]) if depth else Path()
             targets[path] += [parents / f"{path.stem}.png", parents / f"{path.name}.png"]
@@ -149,6 +170,16 @@ def picture_paths(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:
         chosen[path] = next(name for n in count(2) if (name := Path(f"{path.stem}-{n}.png")) not in taken)
         taken.add(chosen[path])
     return {path: folder / name for path, name in chosen.items()}
+
+
+def _write_picture(target: Path, picture: np.ndarray) -> None:
+    """picture: (h, w, 3) uint8 RGB. ValueError if it cannot be written."""
+    _, data = cv2.imencode(".png", picture[..., ::-1])
+    try:
+        with atomic_file(target) as file:
+            file.write(data)
+    except OSError as error:
+        raise ValueError(f"{target}: the picture could not be written ({error.strerror})") from error
 
 
 def _as_detections(prediction: Prediction) -> Detections:

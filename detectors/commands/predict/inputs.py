@@ -47,8 +47,9 @@ def _checked(image: np.ndarray) -> np.ndarray:
 
 
 def find_images(places: list[Path]) -> Iterator[Path]:
-    """Files as they are; the images in folders, sorted by name.
+    """Files as they are; what has the name of an image in folders, sorted by name.
 
+    It may be anything: a folder or a FIFO, too, which the reader refuses.
     FileNotFoundError for a path that does not exist; ValueError for a folder without images.
     """
     for place in places:
@@ -57,7 +58,7 @@ def find_images(places: list[Path]) -> Iterator[Path]:
             if not inside:
                 raise ValueError(f"{place}: no image in this folder; looked for {', '.join(SUFFIXES)}")
             yield from inside
-        elif place.is_file():
+        elif place.exists():
             yield place
         else:
             raise FileNotFoundError(f"{place}: no such image or folder")

@@ -135,11 +135,11 @@ class Predictor:
             yield self._frame(path, self.model.read(path) if image is None else image)
 
     def _frame(self, path: str | None, image: np.ndarray) -> Framed:
-        """A ValueError about the image becomes an ImageError that names it."""
+        """A ValueError about the image, or too little memory, becomes an ImageError that names it."""
         try:
             tensor, info = self.model.prepare(image)
-        except ValueError as error:
-            raise ImageError(path or "the given image", str(error)) from error
+        except (ValueError, MemoryError) as error:
+            raise ImageError(path or "the given image", str(error) or "out of memory") from error
         return Framed(path, image.shape[:2], tensor, info)
 
     @torch.no_grad()
@@ -169,7 +169,7 @@ def load(
 
     place: a run folder (its best.pt), a .pt file, or a .cfg file.
     weights, names: with a .cfg, its .weights and a file with one class name a line (default: "0", "1", ...).
-    device: auto, cpu or cuda.
+    device: auto, cpu, cuda, or one GPU of several, such as cuda:1.
     FileNotFoundError or ValueError says what is missing or does not fit.
 
     >>> from detectors import load

@@ -107,6 +107,43 @@ def fails(capsys, *arguments: str) -> str:
     return capsys.readouterr().err
 
 
+def test_options_stand_anywhere(files, tmp_path, capsys, monkeypatch):
+    """Before, between and behind the places; behind -- there are places only."""
+    dashed = tmp_path / "--score"
+    dashed.write_bytes(files["image"].read_bytes())
+    monkeypatch.chdir(tmp_path)
+    network = options(files, "cfg", "weights")
+    image = str(files["image"])
+    results = []
+    for words in (
+        ["--thresh", ".2", *network, image, "./--score"],
+        [image, "--thresh", ".2", "./--score", *network],
+        [image, *network, "--thresh=.2", "--output", "pictures", "./--score"],
+        [*network, "--thresh", ".2", image, "--", "--score"],
+        [*network, image, "--thresh", ".2", "--", "--score"],
+        [*network, "--thresh", ".2", "--", image, "--score"],
+    ):
+        main(words if "pictures" in words else ["--output", "pictures", *words])
+        results.append([line for line in capsys.readouterr().out.splitlines() if "Predicted" not in line])
+    assert len(results[0]) > 3
+    assert any(line.startswith("--score: ") for line in results[0])
+    assert all(result == results[0] for result in results)
+
+
+@pytest.mark.parametrize("value", ["-0.1", "1.5", "nan", "inf", "30"])
+@pytest.mark.parametrize("option", ["score", "thresh", "nms"])
+def test_scores_and_overlaps_are_between_0_and_1(files, capsys, option, value):
+    words = [*options(files, "cfg", "weights"), str(files["image"]), f"--{option}", value]
+    name = "nms" if option == "nms" else "score"
+    assert f"error: --{name} {float(value)}: must be between 0 and 1\n" in fails(capsys, *words)
+
+
+def test_a_picture_that_cannot_be_written_is_named(files, tmp_path, capsys):
+    (tmp_path / "drawn").write_text("in the way")
+    words = [*options(files, "cfg", "weights"), str(files["image"]), "--output", str(tmp_path / "drawn")]
+    assert f"{tmp_path / 'drawn/image.png'}: the picture could not be written (" in fails(capsys, *words)
+
+
 def test_mistakes(files, tmp_path, capsys):
     image = str(files["image"])
     three = tmp_path / "three.names"
@@ -114,6 +151,7 @@ def test_mistakes(files, tmp_path, capsys):
     both = options(files, "cfg", "weights")
     assert "--names: only together with --cfg" in fails(capsys, *options(files, "names"), "run", image)
     assert "a run or checkpoint alone; name the images" in fails(capsys, "run")
+    assert "name a run or checkpoint, then images or folders" in fails(capsys)
     assert "--weights is missing" in fails(capsys, *options(files, "cfg"), image)
     assert "3 names, but" in fails(capsys, *both, "--names", str(three), image)
     assert "no such file of class names" in fails(capsys, *both, "--names", str(tmp_path / "absent"), image)
@@ -128,27 +166,23 @@ def test_mistakes(files, tmp_path, capsys):
     )
 
 
-def test_one_unusable_image_does_not_stop_the_others(files, tmp_path, capsys):
-    """An image too thin for the letterbox is named and left out; the others are predicted; status 2."""
-    thin = tmp_path / "thin.png"
-    Image.fromarray(np.zeros((9000, 3, 3), np.uint8)).save(thin)
-    images = [str(thin), str(files["image"])]
-    with pytest.raises(SystemExit) as ended:
-        main([*options(files, "cfg", "weights"), *images, "--output", str(tmp_path / "drawn")])
-    assert ended.value.code == 2
-    error = capsys.readouterr().err
-    assert f"error: {thin}: an image of 3 x 9000 pixels has no room in a letterbox" in error
-    assert "left out, see above: 1" in error
-    assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["image.png"]
-
-
-def test_pictures_go_below_train_s_outputs(files, tmp_path, monkeypatch, capsys):
-    """Whatever the current folder is: detectors.config.schema.output_folder."""
-    monkeypatch.setattr("detectors.commands.predict.command.output_folder", lambda: tmp_path / "outputs")
-    monkeypatch.chdir(tmp_path)
-    main([*options(files, "cfg", "weights"), str(files["image"])])
-    assert (tmp_path / "outputs/predict/image.png").is_file()
-    assert capsys.readouterr().out.endswith(f"pictures: {tmp_path}/outputs/predict\n")
+@pytest.mark.parametrize("resize", ["letterbox", "stretch"])
+def test_extreme_images_do_not_stop_the_others(files, tmp_path, capsys, resize):
+    """Those too thin for Darknet's letterbox are named and left out; the others are predicted; status 2."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name, size in (("dot", (1, 1)), ("line", (1, 9000)), ("strip", (9000, 3)), ("usual", (60, 80))):
+        Image.fromarray(np.zeros((*size, 3), np.uint8)).save(folder / f"{name}.png")
+    words = [*options(files, "cfg", "weights"), str(folder), "--output", str(tmp_path / "drawn")]
+    if resize == "stretch":
+        main([*words, "--resize", "stretch"])
+        assert len(list((tmp_path / "drawn").iterdir())) == 4
+        return
+    error = fails(capsys, *words)
+    assert f"error: {folder / 'line.png'}: an image of 9000 x 1 pixels has no room in a letterbox" in error
+    assert f"error: {folder / 'strip.png'}: an image of 3 x 9000 pixels has no room in a letterbox" in error
+    assert "left out, see above: 2" in error
+    assert {path.name for path in (tmp_path / "drawn").iterdir()} == {"dot.png", "usual.png"}
 
 
 def darknet19_convs() -> list[list[int]]:

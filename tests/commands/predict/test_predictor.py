@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +103,44 @@ def test_one_unusable_image_does_not_stop_the_others(run, images, tmp_path, caps
     assert list(predicted) == [given[0], given[2]]
     assert error.startswith(f"error: {given[1]}: ") and "left out, see above: 1" in error
     assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["a.png", "c.png"]
+
+
+EXTREMES = {"dot": (1, 1), "line": (1, 9000), "strip": (9000, 3), "pair": (2, 2), "usual": (60, 80)}
+
+
+@pytest.mark.parametrize("model", ["yolov2_160", "ssd160"])
+@pytest.mark.parametrize("resize", ["letterbox", "stretch"])
+def test_extreme_images_are_predicted(tmp_path, model, resize):
+    """A run's letterbox keeps at least one row and column of each."""
+    run = tmp_path / "run"
+    settings = [f"model={model}", f"input.resize={resize}", "model.width=0.125", "model.score_threshold=0.0"]
+    config = check(composed(settings))
+    state = assemble.build_detector(config, 2).state_dict()
+    save_checkpoint(Checkpoint(run / "best.pt", 0, to_plain(config), ("cat", "dog"), state, {}, {}, {}))
+    for name, size in EXTREMES.items():
+        Image.fromarray(np.full((*size, 3), 99, np.uint8)).save(tmp_path / f"{name}.png")
+    main([str(run), str(tmp_path), "--score", "0", "--output", str(tmp_path / "drawn"), "--device", "cpu"])
+    for name, size in EXTREMES.items():
+        assert Image.open(tmp_path / f"drawn/{name}.png").size == size[::-1]
+
+
+def test_what_only_has_the_name_of_an_image_is_left_out(run, images, tmp_path, capsysbinary):
+    """Folders, links to nowhere and to themselves, empty files; and names that are not UTF-8 are printed."""
+    folder = tmp_path / "images"
+    (folder / "folder.jpg").mkdir(parents=True)
+    (folder / "empty.jpg").touch()
+    (folder / "nowhere.jpg").symlink_to("absent")
+    (folder / "itself.jpg").symlink_to("itself.jpg")
+    latin = os.fsencode(folder) + b"/caf\xe9.png"
+    shutil.copy(images / "a.png", latin)
+    with pytest.raises(SystemExit, match="2"):
+        main([str(run), str(folder), "--score", "0", "--output", str(tmp_path / "drawn")])
+    output, error = capsysbinary.readouterr()
+    assert output.startswith(latin + b": ")
+    for name in ("empty", "folder", "itself", "nowhere"):
+        assert f"error: {folder / name}.jpg: the image cannot be ".encode() in error
+    assert b"left out, see above: 4" in error
+    assert os.listdir(os.fsencode(tmp_path / "drawn")) == [b"caf\xe9.png"]
 
 
 def test_one_image_is_predicted_as_among_others(run, images):
