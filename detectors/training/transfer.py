@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 ABSENT = "not in the file"
@@ -57,7 +56,7 @@ def fit_tensors(
     tensors: a file's, under our names. origins: our name -> the file's, for the report. where: for errors.
     twin: the state dict of the same network with the file's number of classes.
     ValueError names the first tensor of the file that fits neither `ours` nor `twin`, and both shapes,
-    unless partial=True; and the first that is not an ordinary tensor of our type.
+    unless partial=True; and the first that holds integers where ours does not.
     """
     transfer = Transfer(dict(ours))
     for name, tensor in ours.items():
@@ -65,7 +64,6 @@ def fit_tensors(
         if source is None:
             transfer.left[name] = ABSENT
             continue
-        check_ordinary(source, name, where)
         if source.is_floating_point() != tensor.is_floating_point():
             raise ValueError(f"{where}: {name} is {source.dtype} in the file and {tensor.dtype} here")
         if source.shape == tensor.shape:
@@ -82,14 +80,6 @@ def fit_tensors(
                 "another width or input size; choose the model of the file, or load what fits with --partial"
             )
     return transfer
-
-
-def check_ordinary(tensor: Tensor, name: str, where: str) -> None:
-    """ValueError for a tensor that is sparse, quantised, complex, nested or without numbers."""
-    special = tensor.is_quantized or tensor.is_complex() or tensor.is_nested or tensor.is_meta
-    if special or tensor.layout != torch.strided:
-        kind = "on the meta device, without numbers" if tensor.is_meta else f"{tensor.layout}, {tensor.dtype}"
-        raise ValueError(f"{where}: {name} is no ordinary tensor ({kind}); save it dense, as float32")
 
 
 def shape_of(tensor: Tensor) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from detectors.commands.convert import parameter_names
 from detectors.models.ssd import PIXEL_MEAN
-from detectors.training.transfer import check_ordinary, shape_of
+from detectors.training.transfer import shape_of
 
 
 class Port(NamedTuple):
@@ -71,6 +71,7 @@ MARKS = {
 # Under which programs store a state dict beside other things.
 STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
 WRAPPER_MODULES = re.compile(r"^((module|_orig_mod)\.)+")  # DataParallel's and torch.compile's
+MAX_NUMBERS = 2**28  # in a tensor; VGG-16's fc6 has 1e8
 COCO_OUTPUTS = 91  # torchvision's: background and COCO's ids 1 to 90
 COCO_UNUSED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # the ten of these ids that COCO does not use
 
@@ -116,7 +117,7 @@ def state_dict_of(content: Any, where: str) -> dict[str, Tensor]:
             f"{where}: some tensors are there with and without the prefix module.; save them once"
         )
     for name, tensor in tensors.items():
-        check_ordinary(tensor, name, where)
+        _check_ordinary(tensor, name, where)
     return _without_common_module(tensors)
 
 
@@ -163,6 +164,16 @@ def _named_tensors(content: Mapping) -> dict[str, Tensor]:
         for name, tensor in content.items()
         if isinstance(name, str) and isinstance(tensor, Tensor)
     }
+
+
+def _check_ordinary(tensor: Tensor, name: str, where: str) -> None:
+    """ValueError for a tensor that is sparse, quantised, complex, nested, huge or without numbers."""
+    special = tensor.is_quantized or tensor.is_complex() or tensor.is_nested or tensor.is_meta
+    if special or tensor.layout != torch.strided:
+        kind = "on the meta device, without numbers" if tensor.is_meta else f"{tensor.layout}, {tensor.dtype}"
+        raise ValueError(f"{where}: {name} is no ordinary tensor ({kind}); save it dense, as float32")
+    if tensor.numel() > MAX_NUMBERS:  # with strides of 0 they take no place in the file
+        raise ValueError(f"{where}: {name} has {tensor.numel():,} numbers, more than any layer here")
 
 
 def identify(tensors: Mapping[str, Tensor]) -> str | None:

@@ -319,8 +319,13 @@ def test_tensors_that_are_not_ordinary_are_refused(tensor, kind):
     with pytest.raises(ValueError) as raised:
         ssd_ports.state_dict_of({**REDUCED, "2.weight": tensor}, "x.pth")
     assert str(raised.value) == (f"x.pth: 2.weight is no ordinary tensor ({kind}); save it dense, as float32")
-    with pytest.raises(ValueError, match=r"x\.pth: w is no ordinary tensor"):
-        fit_tensors({"w": torch.eye(2)}, {"w": tensor}, where="x.pth", twin={}, partial=True)
+
+
+def test_a_huge_tensor_in_a_small_file_is_refused():
+    with pytest.raises(
+        ValueError, match=r"x\.pth: 2\.weight has 1,099,511,627,776 numbers, more than any layer"
+    ):
+        ssd_ports.state_dict_of({**REDUCED, "2.weight": torch.zeros(1).expand(2**40)}, "x.pth")
 
 
 def test_whole_numbers_are_no_weights():
