@@ -99,6 +99,7 @@ def resumed_config(stored: ckpt.Checkpoint, overrides: list[str]) -> Config:
                 f"{change}: a resumed run keeps the configuration of {stored.path}; "
                 f"only trainer.* and data.{{{','.join(HARMLESS)}}} may change"
             )
+    assemble.stored_config(stored)  # what is wrong in the file is not blamed on the overrides
     return check(merged(stored.config, changes))
 
 

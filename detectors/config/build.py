@@ -83,6 +83,9 @@ def signature_problems(node: Mapping[str, Any], place: str, given: Sequence[str]
 
     `given`: keywords that the code supplies.
     """
+    if not isinstance(node, Mapping):
+        yield f"{place}={node!r}: must be a group of settings; choose a yaml of conf/{place}/"
+        return
     if "_target_" not in node:
         yield f"{place}._target_ is missing: choose a yaml of conf/{place}/"
         return

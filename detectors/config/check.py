@@ -61,8 +61,8 @@ def _resolved(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
         what = str(error.msg or error).splitlines()[0]
         raise ConfigError([f"{error.full_key}: {what}; give it a value, or set what it refers to"]) from error
     for group in settings.values():
-        if isinstance(group, dict) and group.get("_target_") in MOVED:
-            group["_target_"] = MOVED[group["_target_"]]
+        if isinstance(group, dict) and isinstance(target := group.get("_target_"), str):
+            group["_target_"] = MOVED.get(target, target)
     _give_class_activation(settings)
     return settings
 

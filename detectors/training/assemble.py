@@ -12,7 +12,7 @@ import torch
 
 from detectors.annotations import Annotations
 from detectors.config.build import build
-from detectors.config.check import check
+from detectors.config.check import ConfigError, check
 from detectors.config.schema import SPLITS, Config, DataConfig
 from detectors.data.annotation_cache import Scanned, cached
 from detectors.data.augment.mixing import Mixing
@@ -28,6 +28,7 @@ from detectors.data.suggestions import did_you_mean
 from detectors.data.voc import scan_voc, voc_sources
 from detectors.models.detector import Detector
 from detectors.training.checkpoint import Checkpoint
+from detectors.training.checkpoint_checks import GO_ON, check_model_state
 
 logger = logging.getLogger(__name__)
 
@@ -233,12 +234,21 @@ def build_detector(config: Config, num_classes: int) -> Detector:
     return build(config.model, num_classes=num_classes, loss=build(config.loss))
 
 
+def stored_config(checkpoint: Checkpoint) -> Config:
+    """A checkpoint's configuration, checked. ValueError that names the checkpoint if it is not valid."""
+    try:
+        return check(checkpoint.config)
+    except ConfigError as error:
+        problems = "; ".join(error.problems)
+        raise ValueError(f"{checkpoint.path}: its configuration is not valid: {problems}; {GO_ON}") from error
+
+
 def load_detector(checkpoint: Checkpoint, device: torch.device) -> tuple[Detector, Config]:
     """A checkpoint's detector in evaluation mode, and its configuration.
 
     ValueError if the weights do not fit it.
     """
-    config = check(checkpoint.config)
+    config = stored_config(checkpoint)
     detector = build_detector(config, len(checkpoint.class_names))
     load_state(detector, checkpoint)
     return detector.to(device).eval(), config
@@ -246,10 +256,5 @@ def load_detector(checkpoint: Checkpoint, device: torch.device) -> tuple[Detecto
 
 def load_state(detector: Detector, checkpoint: Checkpoint) -> None:
     """A checkpoint's weights into a detector of the same shape. ValueError if they do not fit."""
-    try:
-        detector.load_state_dict(checkpoint.model)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise ValueError(
-            f"{checkpoint.path}: its weights do not fit the configuration that it names ({reason})"
-        ) from error
+    check_model_state(detector.state_dict(), checkpoint.model, str(checkpoint.path))
+    detector.load_state_dict(checkpoint.model)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from detectors.data.files import atomic_file
+from detectors.training.checkpoint_checks import GO_ON, check_content
 
 CHECKPOINT_FORMAT = 1
 LAST = "last.pt"
@@ -50,40 +51,25 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     no checkpoint of ours.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"{path}: no such checkpoint; a run folder holds {BEST} and {LAST}")
     return from_content(path, read_tensors(path))
 
 
 def from_content(path: Path, content: Any) -> Checkpoint:
     """A Checkpoint from what read_tensors returned. ValueError if it is none."""
-    if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
+    version = content.get("format") if isinstance(content, dict) else None
+    if type(version) is not int or version != CHECKPOINT_FORMAT:
         raise ValueError(
             f"{path}: a file of tensors, but no checkpoint that train.py wrote (format {CHECKPOINT_FORMAT})"
         )
     names = [name for name in Checkpoint.__dataclass_fields__ if name != "path"]
     if absent := [name for name in names if name not in content]:
-        raise ValueError(
-            f"{path}: a checkpoint without {', '.join(absent)}; it was damaged, or another version wrote it"
-        )
-    if (text := _interpolation(content["config"])) is not None:
-        raise ValueError(
-            f"{path}: refused, because its configuration holds {text!r}; train.py stores resolved values, "
-            "and an interpolation could read this machine's environment"
-        )
+        raise ValueError(f"{path}: a checkpoint without {', '.join(absent)}; {GO_ON}")
+    check_content(content, str(path))
     fields = {name: content[name] for name in names} | {"class_names": tuple(content["class_names"])}
     fields["config"] = _with_shapes_in_the_cache(fields["config"])
     return Checkpoint(path, **_with_images_seen(fields))
-
-
-def _interpolation(config: Any) -> str | None:
-    """The first text in nested dicts and lists that OmegaConf would interpolate."""
-    if isinstance(config, str):
-        return config if "${" in config else None
-    values = (
-        config.values() if isinstance(config, dict) else config if isinstance(config, list | tuple) else ()
-    )
-    return next((text for value in values if (text := _interpolation(value)) is not None), None)
 
 
 def _with_shapes_in_the_cache(config: dict[str, Any]) -> dict[str, Any]:
@@ -113,8 +99,10 @@ def read_tensors(path: Path) -> Any:
     FileNotFoundError without the file; ValueError for one that is truncated or holds something else, which it
     names.
     """
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
+    if not path.is_file():
+        raise ValueError(f"{path}: no regular file, so no checkpoint")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -149,12 +137,12 @@ def find_checkpoint(place: Path | str, which: str = BEST) -> Path:
     In a folder without `which`, last.pt takes its place. FileNotFoundError if there is neither.
     """
     place = Path(place)
-    if place.is_file():
-        return place
-    if not place.is_dir():
+    if not place.exists():
         raise FileNotFoundError(f"{place}: no such run folder or checkpoint")
+    if not place.is_dir():
+        return place
     for name in (which, LAST):
-        if (place / name).is_file():
+        if (place / name).exists():
             return place / name
     raise FileNotFoundError(
         f"{place}: neither {BEST} nor {LAST} in this folder; did the training reach its first evaluation?"
@@ -172,7 +160,12 @@ def random_state() -> dict[str, torch.Tensor]:
     return state
 
 
-def set_random_state(state: dict[str, torch.Tensor]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+def set_random_state(state: dict[str, torch.Tensor], path: Path) -> None:
+    """ValueError, with the checkpoint's path, if it is no state of random_state."""
+    try:
+        torch.set_rng_state(state["cpu"])
+        if "cuda" in state and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state["cuda"])
+    except (KeyError, RuntimeError, TypeError) as error:
+        reason = "cpu is missing" if isinstance(error, KeyError) else _first_line(error)
+        raise ValueError(f"{path}: random is no state of PyTorch's generators ({reason}); {GO_ON}") from error

@@ -24,6 +24,7 @@ from detectors.data.loading import BatchLoader
 from detectors.structures import Batch
 from detectors.tables import cell, text_table
 from detectors.training import checkpoint as ckpt
+from detectors.training.checkpoint_checks import checked_optimizer_state, stored_progress
 from detectors.training.optim import rate_factor, set_rate
 from detectors.training.progress import Clock, Progress, Recent, stop_requests
 from detectors.training.run_files import SUMMARY
@@ -250,17 +251,18 @@ def restore(run: Run, checkpoint: ckpt.Checkpoint) -> None:
     """Puts a checkpoint's optimiser, progress and random state into a run whose module already has its
     weights.
 
-    ValueError for a checkpoint of weights alone.
+    ValueError for a checkpoint of weights alone, or of another model's training.
     """
     if not checkpoint.optimizer:
         raise ValueError(
             f"{checkpoint.path}: it holds weights alone, as convert writes them, so a run cannot go on from "
             "it; start a new run with trainer.init_from instead of trainer.resume"
         )
-    run.optimizer.load_state_dict(checkpoint.optimizer)
-    run.progress = Progress(**checkpoint.progress)
+    place = str(checkpoint.path)
+    run.optimizer.load_state_dict(checked_optimizer_state(run.optimizer, checkpoint.optimizer, place))
+    run.progress = stored_progress(checkpoint.progress, checkpoint.step, place)
     run.task.resume(run.progress.images_seen)
-    ckpt.set_random_state(checkpoint.random)
+    ckpt.set_random_state(checkpoint.random, checkpoint.path)
 
 
 def write_summary(run: Run, evaluation: Evaluation) -> None:

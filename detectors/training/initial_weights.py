@@ -67,9 +67,10 @@ def _changed_meaning(
     transfer: Transfer, checkpoint: Checkpoint, config: Config, class_names: Sequence[str]
 ) -> Iterator[str]:
     """Warnings about weights that fit by size but were trained for other pixel values or other classes."""
-    before = checkpoint.config["model"]
+    before = checkpoint.config.get("model")
+    before = before if isinstance(before, dict) else {}
     for name in PIXEL_SETTINGS:
-        if name in before and name in config.model and list(before[name]) != list(config.model[name]):
+        if name in before and name in config.model and not _equal(before[name], config.model[name]):
             yield (
                 f"trained with {name}={before[name]}, but model.{name}={config.model[name]} here; "
                 "make them equal"
@@ -81,3 +82,9 @@ def _changed_meaning(
             "its classes have other names or another order, and its head fits by size alone; "
             "trainer.init_without=[head] starts it anew"
         )
+
+
+def _equal(before: object, now: object) -> bool:
+    """Whether two settings are the same; YAML's lists and tuples are alike."""
+    plain = [list(value) if isinstance(value, list | tuple) else value for value in (before, now)]
+    return plain[0] == plain[1]

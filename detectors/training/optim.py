@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import cos, pi, prod
 
 import torch
@@ -40,7 +39,7 @@ def sgd(
 
 @builder("optimizer")
 def adamw(
-    module: nn.Module, *, rate: float, weight_decay: float = 0.02, betas: Sequence[float] = (0.9, 0.999)
+    module: nn.Module, *, rate: float, weight_decay: float = 0.02, betas: tuple[float, float] = (0.9, 0.999)
 ) -> torch.optim.AdamW:
     """AdamW with decay on convolution weights only. It trains small networks from scratch in fewer steps.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,9 @@ EVALUATION_FIELDS = {
     "per_class": dict,
 }
 CLASS_FIELDS = {"AP50_voc10": float | None}
+LARGEST_NUMBER = 2**63  # beyond it are infinity, NaN, and numbers that no field means
 NEWER = {"truths_hash"}  # keys that older versions did not write
-WORDS = {dict: "a JSON object", tuple[int, int]: "[height, width] in pixels"}
+WORDS = {dict: "an object of names and values", list: "a list", tuple[int, int]: "[height, width] in pixels"}
 
 
 def read_summary(path: Path, fix: str) -> dict[str, Any]:
@@ -62,7 +64,7 @@ def read_evaluation(path: Path, fix: str) -> dict[str, Any]:
     for name, row in content["per_class"].items():
         place = f"{path}: per_class[{name!r}]"
         if not isinstance(row, dict):
-            raise ValueError(f"{place} is {_kind(row)}, must be a JSON object; {fix}")
+            raise ValueError(f"{place} is {kind_of(row)}, must be an object of names and values; {fix}")
         check_fields(row, CLASS_FIELDS, place, fix)
     return content
 
@@ -82,7 +84,7 @@ def read_record(path: Path, fix: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: no JSON ({error}); {fix}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: holds {_kind(content)}, must be a JSON object; {fix}")
+        raise ValueError(f"{path}: holds {kind_of(content)}, must be an object of names and values; {fix}")
     return content
 
 
@@ -94,19 +96,33 @@ def _finite(text: str) -> float:
 
 
 def check_fields(content: Mapping[str, Any], fields: Mapping[str, Any], place: str, fix: str) -> None:
-    """ValueError for the first key that is missing or whose value has the wrong type."""
+    """ValueError for the first key that is missing or whose value has the wrong type.
+
+    fields: key -> type annotation. place: the file, and where in it. fix: how to go on.
+    """
     for name, hint in fields.items():
         if name not in content:
             if name in NEWER:
                 continue
             raise ValueError(f"{place}: {name} is missing; {fix}")
         value = content[name]
-        if not (isinstance(value, dict) if hint is dict else fits(value, hint)):
-            what = WORDS.get(hint) or describe_type(hint)
-            raise ValueError(f"{place}: {name} is {_kind(value)}, must be {what}; {fix}")
+        container = typing.get_origin(hint) or hint
+        right = isinstance(value, container) if container is dict or hint is list else fits(value, hint)
+        if not right or (isinstance(value, int | float) and not abs(value) < LARGEST_NUMBER):
+            what = WORDS.get(dict if container is dict else hint) or describe_type(hint)
+            raise ValueError(f"{place}: {name} is {kind_of(value)}, must be {what}; {fix}")
 
 
-def _kind(value: Any) -> str:
-    """A short value as it is, a long one by its type."""
-    text = json.dumps(value)
-    return text if len(text) <= 40 else f"a {type(value).__name__}"
+def kind_of(value: Any) -> str:
+    """A short single value as it is, any other by its type, for messages."""
+    if isinstance(value, int) and abs(value) >= LARGEST_NUMBER:
+        return "a number of more than 18 digits"
+    if (
+        value is None
+        or isinstance(value, str | int | float)
+        or (isinstance(value, list | dict) and not value)
+    ):
+        text = json.dumps(value)
+        if len(text) <= 40:
+            return text
+    return f"a {type(value).__name__}"

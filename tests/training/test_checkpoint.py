@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,7 +117,7 @@ def test_a_truncated_checkpoint_from_the_wild(shared):
 def test_random_state_comes_back():
     state = ckpt.random_state()
     first = torch.rand(3)
-    ckpt.set_random_state(state)
+    ckpt.set_random_state(state, Path("last.pt"))
     assert_close(torch.rand(3), first, rtol=0, atol=0)
 
 

@@ -201,8 +201,8 @@ def test_a_wrong_field_is_one_message(file, tmp_path, capsys):
     ("content", "reason"),
     [
         (b"", "no JSON (Expecting value"),
-        (b"[]", "holds [], must be a JSON object"),
-        (b"3", "holds 3, must be a JSON object"),
+        (b"[]", "holds [], must be an object of names and values"),
+        (b"3", "holds 3, must be an object of names and values"),
         (b'{"AP": NaN}', "no JSON (the number NaN)"),
         (b'{"AP": 1e999}', "no JSON (the number 1e999)"),
         (b'{"AP": ' + b"1" * 5000 + b"}", "no JSON (Exceeds the limit"),
