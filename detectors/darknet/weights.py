@@ -41,13 +41,15 @@ class Header(NamedTuple):
 
     def to_bytes(self) -> bytes:
         """ValueError for numbers that the format cannot hold."""
+        if not all(-(2**31) <= number < 2**31 for number in self[:3]):
+            raise ValueError(f"version {'.'.join(map(str, self[:3]))}: a header holds numbers of 32 bits")
         limit = 2 ** (8 * self.seen_bytes - 1)
         if not 0 <= self.seen < limit:
             raise ValueError(
                 f"seen={self.seen}: a header of version {self.major}.{self.minor} "
                 f"holds numbers from 0 to {limit - 1}"
             )
-        version = np.array([self.major, self.minor, self.revision], "<i4").tobytes()
+        version = b"".join(number.to_bytes(4, "little", signed=True) for number in self[:3])
         return version + self.seen.to_bytes(self.seen_bytes, "little")
 
 

@@ -220,6 +220,9 @@ def test_missing_files_and_unsuitable_modules(tmp_path):
     message = r"seen=3000000000: a header of version 0.1 holds numbers from 0 to 2147483647"
     with pytest.raises(ValueError, match=message):
         save_weights(darknet19(width=NARROW), tmp_path / "x.weights", header=Header(0, 1, 0, 3_000_000_000))
+    with pytest.raises(ValueError, match=r"version 0\.2\.3000000000: a header holds numbers of 32 bits"):
+        save_weights(darknet19(width=NARROW), tmp_path / "x.weights", header=Header(0, 2, 3_000_000_000, 0))
+    assert not (tmp_path / "x.weights").exists()
 
 
 @pytest.mark.data

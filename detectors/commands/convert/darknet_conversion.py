@@ -150,7 +150,9 @@ def to_darknet(checkpoint: Checkpoint) -> list[str]:
         raise ValueError(
             f"{config.name} is not a Darknet network: only the YOLOv2 family can be written as .weights"
         )
-    version = [int(checkpoint.progress[key]) for key in WEIGHTS_HEADER if key in checkpoint.progress]
+    version = []
+    if all(key in checkpoint.progress for key in WEIGHTS_HEADER):
+        version = [int(checkpoint.progress[key]) for key in WEIGHTS_HEADER]
     seen = int(checkpoint.progress.get("images_seen", 0))
     header = Header(*version, seen=seen) if version else Header(seen=seen)
     save_weights(detector, checkpoint.path, header=header)

@@ -111,7 +111,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="detectors predict",
         usage="%(prog)s (RUN_OR_CHECKPOINT | --cfg CFG --weights WEIGHTS [--names NAMES]) "
         "IMAGE_OR_FOLDER ... [options]",
-        description="Prints `image: class score xmin ymin xmax ymax`, and with --cfg Darknet's lines.",
+        description="Prints `image: class score xmin ymin xmax ymax`, and with --cfg Darknet's lines. "
+        "Options may stand anywhere; what follows -- is a place, also if it begins with a dash.",
     )
     add = parser.add_argument
     add("places", nargs="*", type=Path, metavar="PLACE", help="a run or checkpoint, then images or folders")
