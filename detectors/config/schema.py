@@ -18,6 +18,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from detectors.config.build import trust
 from detectors.data.class_names import CLASS_LISTS
+from detectors.data.image_headers import PIXEL_LIMIT
 
 PACKAGE = Path(__file__).resolve().parents[1]
 INSTALLED = (
@@ -111,6 +112,7 @@ class DataConfig:
     image_cache: str = _choice("none", "ram", "disk")
     # Decode large JPEGs at 1/2, 1/4 or 1/8 if that leaves all the pixels that the input needs.
     reduced_decode: bool = False
+    max_pixels: int = _at_least(1, PIXEL_LIMIT)  # of an image; a larger one is a fault and is not decoded
     shapes: ShapesConfig = _empty(ShapesConfig)
 
 

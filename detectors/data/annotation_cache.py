@@ -27,7 +27,7 @@ from detectors.annotations import Annotations, Texts
 from detectors.data.problems import Problem
 
 # Increase it when a scan returns something else for the same files, or when the layout of the file changes.
-CACHE_FORMAT = 2
+CACHE_FORMAT = 3
 MAGIC = b"detectors annotations %d\n" % CACHE_FORMAT
 DIGEST = 32  # bytes
 ARRAYS = ("sizes", "offsets", "boxes_original", "labels", "difficult", "crowd", "areas")

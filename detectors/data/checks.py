@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from detectors.annotations import Annotations
 from detectors.data.problems import Problem, raise_or_log
 
 # Pixels. No image is that large, and nothing computed from such a box overflows in float32.
 LARGEST_SIDE = 2.0**20
+NUMBERS = {int, float}  # the types of JSON's numbers; bool is neither of them
 
 
 def check_class_names(class_names: Sequence[str]) -> tuple[str, ...]:
@@ -74,16 +73,4 @@ def as_size(height: object, width: object) -> tuple[int, int] | None:
 
 
 def _is_side(value: object) -> bool:
-    return isinstance(value, int | float) and 1 <= value <= LARGEST_SIDE  # False for NaN
-
-
-def header_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) from an image file's header, without decoding it.
-
-    The camera's orientation tag is ignored, as in images.py.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"its annotation has no size, and the image cannot be opened ({error})") from error
+    return type(value) in NUMBERS and 1 <= value <= LARGEST_SIDE  # False for NaN

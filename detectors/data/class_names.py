@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from detectors.data.text_files import read_text
+
 VOC_CLASSES = (
     "aeroplane",
     "bicycle",
@@ -114,11 +116,12 @@ CLASS_LISTS = {"voc": VOC_CLASSES, "coco": COCO_CLASSES}
 def read_names(path: Path) -> tuple[str, ...]:
     """Read a file with one class name per line.
 
-    Raises FileNotFoundError, or ValueError if the file is empty or names a class twice.
+    Raises FileNotFoundError, or ValueError if the file is no text, is empty or names a class twice.
     """
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"{path}: no such file of class names (voc and coco are known without one)")
-    names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    lines = read_text(path, what="file of class names").split("\n")
+    names = tuple(line.strip() for line in lines if line.strip())
     twice = sorted({name for name in names if names.count(name) > 1})
     if not names:
         raise ValueError(f"{path}: is empty; write one class name per line")

@@ -5,73 +5,35 @@ Only this module knows COCO's coordinates: [x, y, width, height], 0-based, conti
 
 from __future__ import annotations
 
-import gc
-import json
 import math
 import os
 import reprlib
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from detectors.annotations import Annotations
 from detectors.data.checks import (
+    NUMBERS,
     as_box,
     as_size,
     box_faults,
     check_class_names,
-    header_size,
     settled,
     to_offsets,
 )
+from detectors.data.coco_file import (
+    Instances,
+    as_id,
+    entry_name,
+    garbage_collection_paused,
+    load_instances,
+)
+from detectors.data.image_headers import header_size
+from detectors.data.listed_files import ListedFolder, special_file
 from detectors.data.problems import Problem, shortened
 from detectors.data.suggestions import did_you_mean
-
-COCO_PARTS = ("categories", "images", "annotations")
-NUMBERS = {int, float}  # the types of JSON's numbers; bool is neither of them
-
-
-@dataclass
-class _Instances:
-    """A file's content, and the part of it that can be used."""
-
-    file: Path
-    content: dict[str, list]
-    problems: list[Problem] = field(default_factory=list)
-    categories: dict[int, str] = field(default_factory=dict)  # id -> name, sorted by id
-    # Image id -> row; None: the image was left out and reported.
-    row_of: dict[str | int, int | None] = field(default_factory=dict)
-    image_ids: list[str | int] = field(default_factory=list)  # (N)
-    paths: list[str] = field(default_factory=list)  # (N)
-    sizes: list[tuple[int, int]] = field(default_factory=list)  # (N) (height, width)
-    entry: list[int] = field(default_factory=list)  # (T) index into the file's annotations
-    row: list[int] = field(default_factory=list)  # (T) the image
-    label: list[int] = field(default_factory=list)  # (T)
-    xywh: list[tuple[float, ...]] = field(default_factory=list)  # (T)
-
-    def report(self, kind: str, what: str, image: str = "", box: tuple[float, ...] | None = None) -> None:
-        self.problems.append(Problem(kind, str(self.file), what, image, box))
-
-    def entries(self, part: str, keys: tuple[str, ...], kind: str) -> Iterator[tuple[int, dict]]:
-        """The entries of a list that have all `keys`, with their indices. The others are reported."""
-        for number, entry in enumerate(self.content[part]):
-            if not isinstance(entry, dict):
-                what = f"is {reprlib.repr(entry)}, not an object with {keys[0]!r}"
-                self.report(kind, f"{part}[{number}] {what}")
-                continue
-            absent = [key for key in keys if key not in entry]
-            if absent:
-                self.report(kind, f"{part}[{number}] lacks {', '.join(map(repr, absent))}")
-            else:
-                yield number, entry
-
-    def image_of(self, entry: dict) -> str:
-        """The path of the image that an annotation belongs to; "" if the image was left out."""
-        row = self.row_of[entry["image_id"]]
-        return "" if row is None else self.paths[row]
 
 
 def read_coco(
@@ -95,7 +57,7 @@ def scan_coco(
     """Read an instances file. Also returns what was left out.
 
     Labels are 0..C-1 in the order of the category ids, which have gaps in COCO and are kept in
-    `category_ids`.
+    `category_ids`. Categories with one name are one class, with the lowest of their ids.
     class_names: selects and orders the classes instead. Boxes of other classes are left out, unreported. A
     class that the file does not have (another split may) gets an unused category id.
 
@@ -103,8 +65,8 @@ def scan_coco(
     the file's (of the segmentation), or width * height where it has none.
     Raises FileNotFoundError or ValueError if the whole file, the folder or class_names is wrong.
     """
-    with _garbage_collection_paused():
-        instances = _Instances(Path(annotation_file), _load(Path(annotation_file)))
+    with garbage_collection_paused():
+        instances = Instances(Path(annotation_file), load_instances(Path(annotation_file)))
         _read_categories(instances)
         category_ids, names = _classes(instances, class_names)
         _read_images(instances, Path(image_folder))
@@ -119,7 +81,7 @@ def coco_sources(*, annotation_file: str | os.PathLike, image_folder: str | os.P
 
 
 def _to_annotations(
-    instances: _Instances, category_ids: tuple[int, ...], names: tuple[str, ...]
+    instances: Instances, category_ids: tuple[int, ...], names: tuple[str, ...]
 ) -> Annotations:
     """The only place where COCO's boxes become xyxy.
 
@@ -134,7 +96,7 @@ def _to_annotations(
         image = instances.paths[row[bad]]
         number = instances.entry[bad]
         entry = instances.content["annotations"][number]
-        label = f"{_entry_name(number, entry)} of {Path(image).name}"
+        label = f"{entry_name(number, entry)} of {Path(image).name}"
         what = f"{label}: {names[labels[bad]]} {reprlib.repr(entry['bbox'])}"
         instances.report(str(kinds[bad]), what, image, as_box(boxes[bad]))
     keep = np.flatnonzero(kinds == "")
@@ -163,51 +125,34 @@ def _areas(entries: list[dict], xywh: np.ndarray) -> np.ndarray:
     return np.where(valid, areas, xywh[:, 2] * xywh[:, 3])
 
 
-def _load(file: Path) -> dict[str, list]:
-    """The file's content, which has the three lists."""
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such annotation file (data.annotation_file)")
-    try:
-        content = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: not valid JSON ({error})") from error
-    for part in COCO_PARTS:
-        if not isinstance(content, dict) or not isinstance(content.get(part), list):
-            raise ValueError(
-                f"{file}: no list of {part!r}; an instances file contains images, annotations and categories"
-            )
-    if not content["images"]:
-        raise ValueError(f"{file}: lists no image")
-    return content
-
-
-def _read_categories(instances: _Instances) -> None:
-    """Category ids must be integers, as in COCO's evaluation."""
+def _read_categories(instances: Instances) -> None:
+    """Category ids must be integers, as in COCO's evaluation. Several ids may have one name: one class."""
     for number, category in instances.entries("categories", ("id", "name"), "broken-entry"):
-        identity = category["id"]
+        identity = as_id(category["id"])
         name = category["name"]
         if type(identity) is not int or abs(identity) >= 2**63 or not isinstance(name, str) or not name:
-            what = f"has the id {reprlib.repr(identity)} and the name {reprlib.repr(name)}"
+            what = f"has the id {reprlib.repr(category['id'])} and the name {reprlib.repr(name)}"
             what += ", not an integer and a string"
             instances.report("broken-entry", f"categories[{number}] {what}")
-        elif identity in instances.categories or name in instances.categories.values():
-            what = f"repeats the id or the name of another: {identity}, {name}"
+        elif instances.categories.get(identity, name) != name:
+            what = f"repeats the id of another: {identity}, {name}"
             instances.report("broken-entry", f"categories[{number}] {what}")
         else:
             instances.categories[identity] = name
     instances.categories = dict(sorted(instances.categories.items()))
 
 
-def _classes(instances: _Instances, class_names: list[str] | None) -> tuple[tuple[int, ...], tuple[str, ...]]:
+def _classes(instances: Instances, class_names: list[str] | None) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """(C) category ids and (C) names, in the order of the labels.
 
     ValueError for a name that the file has under a similar spelling, or if the file has none of the names:
     both are most likely mistakes. Any other absent name gets a category id that the file does not use.
     """
+    id_of = {name: identity for identity, name in reversed(instances.categories.items())}  # the lowest id
+    id_of = dict(sorted(id_of.items(), key=lambda item: item[1]))
     if class_names is None:
-        return tuple(instances.categories), tuple(instances.categories.values())
+        return tuple(id_of.values()), tuple(id_of)
     names = check_class_names(class_names)
-    id_of = {name: identity for identity, name in instances.categories.items()}
     absent = [name for name in names if name not in id_of]
     others = [name for name in id_of if name not in names]
     hints = {name: did_you_mean(name, others, quoted=True) for name in absent}
@@ -216,52 +161,60 @@ def _classes(instances: _Instances, class_names: list[str] | None) -> tuple[tupl
         lines = shortened([f"{instances.file}: no category {name!r}{hints[name]}" for name in wrong])
         lines += [f"its categories: {', '.join(id_of)}", "correct data.class_names"]
         raise ValueError("\n".join(lines))
-    largest = max([0, *id_of.values()])
+    largest = max([0, *instances.categories])
     id_of |= {name: largest + number for number, name in enumerate(absent, start=1)}
     return tuple(id_of[name] for name in names), names
 
 
-def _read_images(instances: _Instances, folder: Path) -> None:
+def _read_images(instances: Instances, folder: Path) -> None:
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder (data.image_folder)")
-    with os.scandir(folder) as entries:
-        file_names = {entry.name for entry in entries}  # one listing instead of a lookup per image
+        raise FileNotFoundError(f"{folder}: no such folder (of the images of {instances.file})")
+    listed = ListedFolder(folder, suffixes=True)
     for number, image in instances.entries("images", ("id", "file_name"), "broken-entry"):
-        identity = image["id"]
+        identity = as_id(image["id"])
         name = image["file_name"]
-        if type(identity) not in (int, str) or not isinstance(name, str) or not name:
-            what = f"has the id {reprlib.repr(identity)} and the file_name {reprlib.repr(name)}"
+        if identity is None or not isinstance(name, str) or not name:
+            what = f"has the id {reprlib.repr(image['id'])} and the file_name {reprlib.repr(name)}"
             what += ", not an integer or string and a string"
             instances.report("broken-entry", f"images[{number}] {what}")
-            if type(identity) in (int, str):
+            if identity is not None:
                 instances.row_of.setdefault(identity, None)  # leaves out its boxes, too
-            continue
-        path = os.path.join(folder, name)
-        if identity in instances.row_of:
+        elif identity in instances.row_of:
             what = f"images[{number}] {name} repeats the id of another: {identity}"
-            instances.report("broken-entry", what, path)
+            instances.report("broken-entry", what, "" if listed.leads_out(name) else listed.join(name))
+        elif listed.leads_out(name):
+            what = f"images[{number}]: the file_name {name!r} leads out of {folder}{listed.hint(name)}"
+            instances.report("outside-folder", what)
+            instances.row_of[identity] = None
         else:
-            known = name in file_names
-            instances.row_of[identity] = _add_image(instances, image, path, known=known)
+            instances.row_of[identity] = _add_image(instances, image, identity, listed)
 
 
-def _add_image(instances: _Instances, image: dict, path: str, *, known: bool) -> int | None:
-    """The row of the new image; None if it is left out. known: the file is directly in the image folder."""
-    if not (known or os.path.isfile(path)):  # file_name may lead to a subfolder
-        instances.problems.append(Problem("missing-image", path, f"listed in {instances.file}", path))
+def _add_image(instances: Instances, image: dict, identity: int | str, listed: ListedFolder) -> int | None:
+    """The row of the new image; None if it is left out."""
+    name = image["file_name"]
+    found = listed.find(name)
+    if found is None:
+        path = listed.join(name)
+        what = f"listed in {instances.file}{listed.hint(name)}"
+        instances.problems.append(Problem("missing-image", path, what, path))
+        return None
+    path, is_file = found
+    if not is_file:
+        instances.problems.append(special_file(path))
         return None
     try:
         size = as_size(image.get("height"), image.get("width")) or header_size(path)
     except ValueError as error:
         instances.problems.append(Problem("broken-image", path, str(error), path))
         return None
-    instances.image_ids.append(image["id"])
+    instances.image_ids.append(identity)
     instances.paths.append(path)
     instances.sizes.append(size)
     return len(instances.paths) - 1
 
 
-def _read_boxes(instances: _Instances, names: tuple[str, ...]) -> None:
+def _read_boxes(instances: Instances, names: tuple[str, ...]) -> None:
     """Collect the boxes of four numbers whose image and class are used."""
     labels = {
         identity: names.index(name) if name in names else None
@@ -273,12 +226,14 @@ def _read_boxes(instances: _Instances, names: tuple[str, ...]) -> None:
         try:
             row = instances.row_of[entry["image_id"]]
             label = labels[entry["category_id"]]
+            if type(entry["image_id"]) is bool or type(entry["category_id"]) is bool:
+                raise TypeError  # as a key, true is 1
         except (KeyError, TypeError):  # TypeError: a list or an object instead of an id
             _report_unknown_id(instances, number, entry)
             continue
         if not isinstance(box, list) or len(box) != 4 or not NUMBERS.issuperset(map(type, box)):
             what = f"bbox is {reprlib.repr(box)}, not four numbers [x, y, width, height]"
-            what = f"{_entry_name(number, entry)}: {what}"
+            what = f"{entry_name(number, entry)}: {what}"
             instances.report("broken-object", what, instances.image_of(entry))
         elif row is not None and label is not None:
             instances.entry.append(number)
@@ -288,28 +243,12 @@ def _read_boxes(instances: _Instances, names: tuple[str, ...]) -> None:
             instances.xywh.append(tuple(value if abs(value) < 1e300 else math.inf for value in box))
 
 
-def _report_unknown_id(instances: _Instances, number: int, entry: dict) -> None:
-    name = _entry_name(number, entry)
+def _report_unknown_id(instances: Instances, number: int, entry: dict) -> None:
+    name = entry_name(number, entry)
     image = entry["image_id"]
-    if not isinstance(image, int | float | str) or image not in instances.row_of:
+    if type(image) not in (int, float, str) or image not in instances.row_of:
         what = f"{name}: image_id {reprlib.repr(image)} is not in the file's images"
         instances.report("broken-object", what)
     else:
         what = f"{name}: category_id {reprlib.repr(entry['category_id'])} is not in the file's categories"
         instances.report("unknown-class", what, instances.image_of(entry))
-
-
-def _entry_name(number: int, entry: dict) -> str:
-    return f"annotation {entry['id']}" if type(entry.get("id")) is int else f"annotations[{number}]"
-
-
-@contextmanager
-def _garbage_collection_paused() -> Iterator[None]:
-    """Parsing creates millions of objects without cycles, and the collector would scan them over and over."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

@@ -1,13 +1,40 @@
-"""Writing files atomically: a reader sees the old file or the new one, never a part of either."""
+"""Reading regular files only, and writing atomically.
+
+A reader sees the old file or the new one, never a part of either.
+"""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+SPECIAL = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def require_regular(path: str | os.PathLike) -> None:
+    """OSError for anything but a regular file, after following links; nothing is opened.
+
+    Opening a FIFO waits for ever for its writer, and a device may have no end. `strerror` says what is wrong.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except ValueError as error:
+        raise FileNotFoundError(errno.ENOENT, f"no file can have this name: {error}", str(path)) from error
+    if not stat.S_ISREG(mode):
+        kind = SPECIAL.get(stat.S_IFMT(mode), "no regular file")
+        raise OSError(errno.EINVAL, f"it is {kind}, not a file", str(path))
 
 
 @contextmanager

@@ -43,6 +43,14 @@ KINDS: dict[str, Kind] = {
         True, "images that are not there", "restore them, or remove their names from the list of images"
     ),
     "broken-image": Kind(True, "images that cannot be decoded", "restore the files, or leave them out"),
+    "too-large": Kind(
+        True, "images with more pixels than data.max_pixels", "make them smaller, or raise data.max_pixels"
+    ),
+    "outside-folder": Kind(
+        True,
+        "names that lead out of the folder of their images",
+        "move the files into the folder, and write their names relative to it",
+    ),
     "size-differs": Kind(
         True, "images whose size differs from their annotation", "annotate the image as it is stored"
     ),

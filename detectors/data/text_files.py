@@ -5,6 +5,8 @@ from __future__ import annotations
 import codecs
 from pathlib import Path
 
+from detectors.data.files import require_regular
+
 # UTF-32's little-endian mark begins with UTF-16's, so it is looked for first.
 BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -19,11 +21,17 @@ def read_text(path: Path, *, what: str) -> str:
     """The content of a text file in UTF-8, or in the encoding that its byte-order mark names.
 
     what: the kind of file, for messages, such as "split list". The text has no mark; its lines end in \\n.
-    FileNotFoundError if there is no such file; ValueError if it is no text in these encodings.
+    FileNotFoundError if there is no such file; ValueError if it cannot be read, is not a regular file (a FIFO
+    would block), or is no text in these encodings.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such {what}")
-    return decode_text(path.read_bytes(), path, what=what)
+    try:
+        require_regular(path)
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}: no such {what}") from error
+    except OSError as error:
+        raise ValueError(f"{path}: the {what} cannot be read ({error.strerror})") from error
+    return decode_text(data, path, what=what)
 
 
 def decode_text(data: bytes, path: Path, *, what: str) -> str:

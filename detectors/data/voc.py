@@ -18,22 +18,18 @@ import numpy as np
 from detectors.annotations import Annotations
 from detectors.data.checks import (
     as_box,
-    as_size,
     box_faults,
     check_class_names,
-    header_size,
     settled,
     to_offsets,
 )
+from detectors.data.files import require_regular
+from detectors.data.image_headers import IMAGE_SUFFIXES, header_size
+from detectors.data.listed_files import ListedFolder, special_file, split_suffix
 from detectors.data.problems import Problem
 from detectors.data.suggestions import did_you_mean
-
-CORNERS = ("xmin", "ymin", "xmax", "ymax")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")  # the first one present wins; upper case counts, too
-LAYOUT = (
-    "a VOC folder contains JPEGImages/NAME.jpg, Annotations/NAME.xml and ImageSets/Main/SPLIT.txt "
-    "with one NAME per line"
-)
+from detectors.data.voc_files import index_images, locate_image_set, read_split_list, xml_path
+from detectors.data.voc_xml import corners_of, parse_xml, size_of
 
 
 @dataclass
@@ -80,7 +76,7 @@ def scan_voc(
     """
     known_names = None if class_names is None else check_class_names(class_names)
     if not image_sets:
-        raise ValueError("data.image_sets is empty: name at least one split list, such as train")
+        raise ValueError("no image set: name at least one split list, such as train")
     content = _VocContent()
     for image_set in image_sets:
         _read_image_set(content, Path(root), image_set)
@@ -152,131 +148,73 @@ def _report_boxes(
         if kinds[index] == "unknown-class":
             what += hint(name)
         box = as_box(corners[index] - [1, 1, 0, 0])
-        xml = _xml_path(content.folders[image], content.stems[image])
+        xml = xml_path(content.folders[image], content.stems[image])
         content.problems.append(Problem(str(kinds[index]), str(xml), what, content.images[image], box))
 
 
 def _read_image_set(content: _VocContent, root: Path, image_set: str) -> None:
-    folder, name = _locate(root, image_set)
-    split = folder / "ImageSets" / "Main" / f"{name}.txt"
-    stems = _stems(split, image_set)
-    images = _images(folder)
-    for stem in stems:
-        if stem not in images:
-            path = f"{folder / 'JPEGImages' / stem}{IMAGE_SUFFIXES[0]}"
-            content.problems.append(Problem("missing-image", path, f"listed in {split}", path))
-            continue
-        annotation = _parse(content, _xml_path(folder, stem), images[stem], split)
-        if annotation is not None:
-            _read_xml(content, annotation, folder, stem, images[stem])
-
-
-def _stems(split: Path, image_set: str) -> list[str]:
-    """The names in a split list."""
-    if not split.is_file():
-        available = sorted(path.stem for path in split.parent.glob("*.txt"))
-        raise FileNotFoundError(
-            f"{split}: no such split list{did_you_mean(split.stem, available, quoted=True)} "
-            f"(data.image_sets={image_set}; there are: {', '.join(available) or 'none'})"
-        )
-    try:
-        lines = split.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{split}: the split list is not UTF-8 text ({error.reason} at byte {error.start})"
-        ) from error
-    stems = [line.strip() for line in lines if line.strip()]
-    if not stems:
-        raise ValueError(f"{split}: the split list is empty")
-    return stems
-
-
-def _locate(root: Path, image_set: str) -> tuple[Path, str]:
-    """The folder and the name: (root / "VOC2007", "trainval") for "VOC2007/trainval"."""
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root}: no such folder (data.root)")
-    year, _, name = image_set.rpartition("/")
-    folder = root / year
-    parts = ("JPEGImages", "Annotations", "ImageSets/Main")
-    absent = [part for part in parts if not (folder / part).is_dir()]
-    if absent:
-        years = sorted(path.parent.name for path in root.glob("*/ImageSets"))
-        if years:
-            hint = f"it is a devkit with {', '.join(years)}: write data.image_sets=[{years[0]}/{name}]"
+    folder, split = locate_image_set(root, image_set)
+    listed = ListedFolder(folder / "JPEGImages", suffixes=False)
+    annotated = ListedFolder(folder / "Annotations", suffixes=False)
+    files = index_images(listed.names)
+    for stem in read_split_list(split, files):
+        if listed.leads_out(stem):
+            what = f"{stem!r} leads out of {listed.path}{listed.hint(stem)}"
+            content.problems.append(Problem("outside-folder", str(split), what))
+        elif stem not in files:
+            suffix = "" if split_suffix(stem)[1] else IMAGE_SUFFIXES[0]
+            path = f"{os.path.join(listed.path, stem)}{suffix}"
+            what = f"listed in {split}{listed.hint(stem)}"
+            content.problems.append(Problem("missing-image", path, what, path))
+        elif not listed.names[files[stem]]:
+            content.problems.append(special_file(listed.join(files[stem])))
         else:
-            hint = _layout_hint(folder)
-        where = f"(data.root={root}, data.image_sets={image_set})"
-        raise FileNotFoundError(f"{folder}: not a VOC folder, it lacks {', '.join(absent)} {where}; {hint}")
-    return folder, name
+            image = listed.join(files[stem])
+            annotation = _parse(content, xml_path(folder, stem), image, split, annotated)
+            if annotation is not None:
+                _read_xml(content, annotation, folder, stem, image)
 
 
-def _layout_hint(folder: Path) -> str:
-    """How to rearrange a folder with another layout."""
-    suffixes = [path.suffix.lower() for path in folder.iterdir()] if folder.is_dir() else []
-    xml_files = suffixes.count(".xml")
-    images = sum(suffixes.count(suffix) for suffix in IMAGE_SUFFIXES)
-    hints = [LAYOUT]
-    if xml_files:
-        hints.append(f"move the {xml_files} XML files directly in {folder} into Annotations/")
-    if images:
-        hints.append(f"move the {images} images directly in {folder} into JPEGImages/")
-    return "; ".join(hints)
-
-
-def _images(folder: Path) -> dict[str, str]:
-    """Stem -> image file. One listing is faster than a lookup per image, and also finds .JPG and .png."""
-    rank = {suffix: number for number, suffix in enumerate(IMAGE_SUFFIXES)}
-    candidates = []
-    with os.scandir(folder / "JPEGImages") as entries:
-        for entry in entries:
-            stem, suffix = os.path.splitext(entry.name)
-            if suffix.lower() in rank:
-                candidates.append((-rank[suffix.lower()], entry.path, stem))
-    # Of several files with one stem, the last one stays: sorting puts the preferred suffix last.
-    return {stem: path for _, path, stem in sorted(candidates)}
-
-
-def _xml_path(folder: Path, stem: str) -> Path:
-    return folder / "Annotations" / f"{stem}.xml"
-
-
-def _parse(content: _VocContent, path: Path, image: str, split: Path) -> ElementTree.Element | None:
+def _parse(
+    content: _VocContent, path: Path, image: str, split: Path, annotated: ListedFolder
+) -> ElementTree.Element | None:
     """The root element; None, with a problem added, if there is none.
 
     A root other than <annotation> is accepted only if it has an <object>: otherwise any XML file would pass
     for an image without objects.
     """
     try:
-        root = ElementTree.fromstring(path.read_bytes())
+        require_regular(path)
+        root = parse_xml(path.read_bytes())
         if root.tag == "annotation" or root.find("object") is not None:
             return root
         what = f"its root is <{root.tag[:40]}>, not <annotation>, and it has no <object>"
         problem = Problem("broken-annotation", str(path), what, image)
     except FileNotFoundError:
-        problem = Problem("missing-annotation", str(path), f"{split} lists {path.stem}", image)
+        what = f"{split} lists {path.stem}{annotated.hint(path.stem)}"
+        problem = Problem("missing-annotation", str(path), what, image)
     except OSError as error:
         problem = Problem("broken-annotation", str(path), f"cannot be read ({error.strerror})", image)
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
-        # ValueError and LookupError: encodings that expat does not know.
-        problem = Problem("broken-annotation", str(path), f"not well-formed XML ({error})", image)
+    except ValueError as error:
+        problem = Problem("broken-annotation", str(path), str(error), image)
     content.problems.append(problem)
     return None
 
 
 def _read_xml(content: _VocContent, root: ElementTree.Element, folder: Path, stem: str, image: str) -> None:
     try:
-        size = _size(root) or header_size(image)
+        size = size_of(root) or header_size(image)
     except ValueError as error:
         content.problems.append(Problem("broken-image", image, str(error), image))
         return
     for number, element in enumerate(root.findall("object"), start=1):
         name = " ".join((element.findtext("name") or "").split())
         try:
-            corners = _corners(element, name)
+            corners = corners_of(element, name)
         except ValueError as error:
             label = f"object {number} {name}".rstrip()
             what = f"{label}: {error}"
-            content.problems.append(Problem("broken-object", str(_xml_path(folder, stem)), what, image))
+            content.problems.append(Problem("broken-object", str(xml_path(folder, stem)), what, image))
             continue
         content.row.append(len(content.images))
         content.number.append(number)
@@ -287,40 +225,6 @@ def _read_xml(content: _VocContent, root: ElementTree.Element, folder: Path, ste
     content.folders.append(folder)
     content.images.append(image)
     content.sizes.append(size)
-
-
-def _corners(element: ElementTree.Element, name: str) -> list[float]:
-    """The corners of an <object>, as written.
-
-    Only its direct children count: a person in VOC2007 has <part>s with names and boxes of their own.
-    """
-    if not name:
-        raise ValueError("no <name>")
-    box = element.find("bndbox")
-    if box is None:
-        raise ValueError("no <bndbox>")
-    return [_number(box, corner) for corner in CORNERS]  # by name: VOC2012 writes xmax first
-
-
-def _number(parent: ElementTree.Element, tag: str) -> float:
-    text = parent.findtext(tag)
-    try:
-        return float((text or "").replace("_", "?"))  # Python reads 1_0 as ten
-    except ValueError:
-        what = f"no <{tag}>" if text is None else f"<{tag}> is {text[:40]!r}, not a number"
-        raise ValueError(what) from None
-
-
-def _size(root: ElementTree.Element) -> tuple[int, int] | None:
-    """(height, width); None if <size> is missing, zero or invalid, as some tools write it.
-
-    The caller then reads the size from the image's header.
-    """
-    size = root.find("size")
-    try:
-        return None if size is None else as_size(_number(size, "height"), _number(size, "width"))
-    except ValueError:
-        return None
 
 
 def _check_unique(images: list[str], image_sets: list[str]) -> None:
@@ -334,5 +238,5 @@ def _check_unique(images: list[str], image_sets: list[str]) -> None:
     if repeated:
         sets = ", ".join(image_sets)
         raise ValueError(
-            f"{repeated[0]}: listed more than once in data.image_sets=[{sets}] ({len(repeated)} such images)"
+            f"{repeated[0]}: listed more than once in the image sets {sets} ({len(repeated)} such images)"
         )

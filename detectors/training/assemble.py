@@ -167,7 +167,8 @@ def train_dataset(config: Config, annotations: Annotations) -> DetectionDataset:
 def image_reader(config: Config, annotations: Annotations, kind: str) -> ImageReader:
     """Decodes images, and keeps them as `kind` says: none, ram or disk."""
     cache = open_cache(kind, annotations, Path(config.paths.cache) / "images")
-    return ImageReader(annotations, cache=cache, reduced=config.data.reduced_decode)
+    data = config.data
+    return ImageReader(annotations, cache=cache, reduced=data.reduced_decode, max_pixels=data.max_pixels)
 
 
 def train_loader(config: Config, annotations: Annotations, *, start_step: int) -> BatchLoader:

@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from detectors.annotations import Annotations
 from detectors.config.schema import Config
-from detectors.data.images import read_image
 from detectors.data.loading import BatchLoader
 from detectors.drawing import draw_detections
 from detectors.metrics.report import Report, report
@@ -110,7 +109,7 @@ class DetectionTask:
         annotations = self.val_annotations
         rows = annotations.rows(index)
         return draw_detections(
-            read_image(annotations.paths[index]),
+            self.val_loader.dataset.reader.read(index).image,
             self._last_detections.of_image(index).above(PROBE_SCORE),
             annotations.class_names,
             gt_boxes=annotations.boxes_original[rows],

@@ -209,12 +209,6 @@ FAULTS = {
         "categories[3] repeats",
         3,
     ),
-    "same name": (
-        lambda content: content["categories"].append({"id": 4, "name": "bicycle"}),
-        "broken-entry",
-        "categories[3] repeats",
-        3,
-    ),
 }
 
 
@@ -245,12 +239,64 @@ def test_invalid_sizes_areas_and_flags_are_replaced(tmp_path, value):
     content["images"][0]["height"] = value
     first_entry(content)["area"] = value
     first_entry(content)["iscrowd"] = value
+    content["images"][1] |= {"height": True, "width": True}  # true is no number
     annotations, problems = scan_coco(**write_coco(tmp_path, content))
     assert not problems
     assert_array_equal(annotations.sizes, [[60, 80]] * 3)
     first_area = 0 if value == 0 else 3 * 4
     assert_array_equal(annotations.areas, [30 * 10.25, first_area, 4800])
     assert_array_equal(annotations.crowd, [True, False, False])
+
+
+def test_ids_that_share_a_name_are_one_class(tmp_path):
+    """Nothing is lost; the class has the lowest of its ids."""
+    content = copy.deepcopy(CONTENT)
+    content["categories"] += [{"id": 91, "name": "bicycle"}, {"id": 1, "name": "stop sign"}]
+    content["categories"] += [{"id": 1, "name": "stop sign"}]
+    content["annotations"][1]["category_id"] = 91
+    content["annotations"][0]["category_id"] = 1
+    files = write_coco(tmp_path, content)
+    annotations, problems = scan_coco(**files)
+    assert not problems
+    assert annotations.class_names == ("stop sign", "bicycle", "toothbrush")
+    assert annotations.category_ids == (1, 2, 90)
+    assert_array_equal(annotations.labels, [1, 0, 1])
+    chosen = read_coco(**files, class_names=["zebra", "bicycle", "stop sign"])
+    assert chosen.category_ids == (92, 2, 1)  # 92: unused in the file
+    assert_array_equal(chosen.labels, [1, 2, 1])
+
+
+def test_whole_valued_floats_are_ids(tmp_path):
+    """Of images and categories, in their own lists and in the annotations."""
+    content = copy.deepcopy(CONTENT)
+    for entry in (*content["images"], *content["categories"]):
+        entry["id"] = float(entry["id"])
+    content["annotations"][0] |= {"image_id": 5.0, "category_id": 90.0}
+    annotations, problems = scan_coco(**write_coco(tmp_path, content))
+    assert not problems and annotations.category_ids == (2, 13, 90)
+    assert list(annotations.image_ids) == [7, 3, 5] and all(type(i) is int for i in annotations.image_ids)
+    assert_array_equal(annotations.labels, [0, 2, 0])
+
+
+@pytest.mark.parametrize("value", [3.5, math.nan, math.inf, True, None, [1]])
+def test_other_ids_are_reported(tmp_path, value):
+    content = copy.deepcopy(CONTENT)
+    files = write_coco(tmp_path, content)
+    content["images"].append({"id": value, "file_name": "g.jpg"})
+    content["images"].append({"id": 1, "file_name": "g.jpg"})
+    content["categories"].append({"id": value, "name": "x"})
+    content["categories"].append({"id": 1, "name": "y"})
+    content["annotations"].append({"id": 8, "image_id": value, "category_id": 2, "bbox": [1, 1, 5, 5]})
+    content["annotations"].append({"id": 9, "image_id": 7, "category_id": value, "bbox": [1, 1, 5, 5]})
+    files["annotation_file"].write_text(json.dumps(content))
+    annotations, problems = scan_coco(**files)
+    assert [problem.what.partition(",")[0] for problem in problems] == [
+        f"categories[3] has the id {value} and the name 'x'",
+        f"images[3] has the id {value} and the file_name 'g.jpg'",
+        f"annotation 8: image_id {value} is not in the file's images",
+        f"annotation 9: category_id {value} is not in the file's categories",
+    ]
+    assert len(annotations.labels) == 3
 
 
 STRUCTURE = {
@@ -321,7 +367,10 @@ def test_missing_files(tmp_path):
 )
 def test_invalid_json_is_refused(tmp_path, text):
     (tmp_path / "instances.json").write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(ValueError, match=r"instances\.json: (not valid JSON|no list of 'categories')"):
+    with pytest.raises(
+        ValueError,
+        match=r"instances\.json: (not valid JSON|the annotation file is not UTF-8|no list of 'categories')",
+    ):
         read_coco(annotation_file=tmp_path / "instances.json", image_folder=tmp_path)
 
 

@@ -37,7 +37,9 @@ def annotations(tmp_path) -> Annotations:
 def decoded(monkeypatch) -> list[str]:
     """The names of the decoded files, in order."""
     names = []
-    monkeypatch.setattr(images, "read_image", lambda path: names.append(Path(path).stem) or read_image(path))
+    monkeypatch.setattr(
+        images, "read_image", lambda path, limit: names.append(Path(path).stem) or read_image(path, limit)
+    )
     return names
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
+import struct
 
 import cv2
 import numpy as np
@@ -11,6 +13,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
+from detectors.data import images
+from detectors.data.image_headers import ORIENTATION, header_size
 from detectors.data.images import ImageError, ImageReader, check_size, divisor_for, read_image, read_reduced
 from detectors.data.voc import read_voc
 from tests.data.files import box_xml, write_image, write_voc
@@ -95,7 +99,7 @@ def test_the_first_frame_of_an_animation_is_read(tmp_path):
     ("content", "kind", "what"),
     [
         (None, "missing-image", "the image cannot be read (No such file or directory)"),
-        ("folder", "broken-image", "the image cannot be read (Is a directory)"),
+        ("folder", "broken-image", "the image cannot be read (it is a folder, not a file)"),
         (b"", "broken-image", "the image cannot be decoded (the file is empty)"),
         (b"not an image", "broken-image", "the image cannot be decoded (Unsupported image file"),
         (b"\xff\xd8\xff", "broken-image", "the image cannot be decoded ("),
@@ -199,19 +203,129 @@ def test_the_reader_keeps_the_wanted_size(tmp_path):
             reader.read(0, (10, 10))
 
 
+@pytest.mark.parametrize(
+    ("kind", "mode", "options"),
+    [
+        ("BMP", "RGB", {}),
+        ("BMP", "L", {}),
+        ("TIFF", "RGB", {}),
+        ("TIFF", "CMYK", {}),
+        ("TIFF", "RGBA", {"compression": "tiff_lzw"}),
+        ("TIFF", "1", {"compression": "group4"}),
+        ("WEBP", "RGB", {}),
+    ],
+)
+def test_formats_that_pillow_decodes(tmp_path, kind, mode, options):
+    data = encoded(smooth(mode), kind, **options)
+    (tmp_path / "file").write_bytes(data)
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    assert_array_equal(read_image(str(tmp_path / "file")), expected)
+    assert header_size(tmp_path / "file") == (40, 60)
+    (tmp_path / "file").write_bytes(data[: len(data) // 2])
+    with pytest.raises(ImageError, match="cannot be decoded"):
+        read_image(str(tmp_path / "file"))
+
+
+def test_tiff_with_16_or_32_bits_and_as_stored(tmp_path):
+    """The upper 8 bits, as of PNG; numbers without a range are refused; the orientation tag is ignored."""
+    deep = np.arange(12 * 20, dtype=np.uint16).reshape(12, 20) * 257
+    for order in ("<", ">"):
+        Image.fromarray(deep.astype(f"{order}u2")).save(tmp_path / "deep.tif")
+        assert_array_equal(read_image(str(tmp_path / "deep.tif")), (deep >> 8)[..., None].repeat(3, 2))
+    Image.fromarray(deep.astype(np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(ImageError, match=r"its pixels are 32-bit numbers; save it with 8 bits per channel"):
+        read_image(str(tmp_path / "float.tif"))
+    smooth().save(tmp_path / "turned.tif", tiffinfo={ORIENTATION: 6})
+    assert header_size(tmp_path / "turned.tif") == (40, 60)
+    assert_array_equal(read_image(str(tmp_path / "turned.tif")), np.asarray(smooth()))
+
+
+KINDS_OF_FILES = [
+    ("JPEG", "RGB", {}),
+    ("JPEG", "L", {"progressive": True}),
+    ("JPEG", "RGB", {"exif": b"Exif\0\0" + bytes(60000), "comment": b"\xff\xc0" * 30000}),
+    ("PNG", "RGB", {}),
+    ("BMP", "RGB", {}),
+    ("TIFF", "L", {}),
+    ("GIF", "P", {}),
+    ("WEBP", "RGB", {}),
+]
+
+
+@pytest.mark.parametrize(("kind", "mode", "options"), KINDS_OF_FILES)
+def test_the_header_has_the_size(tmp_path, kind, mode, options, monkeypatch):
+    """An image with more than max_pixels is refused before any decoder sees it."""
+    path = tmp_path / "file"
+    path.write_bytes(encoded(smooth(mode, (41, 67)), kind, **options))
+    assert header_size(path) == (41, 67)
+    assert read_image(str(path), 41 * 67).shape == (41, 67, 3)
+    for name in ("decode_image", "pillow_reader"):
+        monkeypatch.setattr(images, name, None)
+    monkeypatch.setattr(images.Image, "open", None)
+    for read in (
+        lambda: read_image(str(path), 41 * 67 - 1),
+        lambda: read_reduced(str(path), 2, 41 * 67 - 1),
+    ):
+        with pytest.raises(ImageError) as caught:
+            read()
+        assert str(caught.value) == f"{path}: the image has 67 x 41 pixels, more than data.max_pixels=2746"
+        assert caught.value.problem.kind == "too-large"
+
+
+def bomb(kind: str, side: int) -> bytes:
+    """A small file whose header states side x side pixels."""
+    data = bytearray(encoded(smooth(), kind))
+    if kind == "PNG":
+        data[16:24] = struct.pack(">2I", side, side)
+    else:
+        place = data.index(b"\xff\xc0") + 5
+        data[place : place + 4] = struct.pack(">2H", side, side)
+    return bytes(data)
+
+
+@pytest.mark.parametrize(("kind", "side"), [("PNG", 13378), ("PNG", 2**31 - 1), ("JPEG", 65000)])
+def test_the_default_limit_refuses_bombs(tmp_path, kind, side):
+    (tmp_path / "file").write_bytes(bomb(kind, side))
+    with pytest.raises(
+        ImageError, match=rf"has {side} x {side} pixels, more than data.max_pixels=178956970$"
+    ):
+        read_image(str(tmp_path / "file"))
+    assert header_size(tmp_path / "file") == (side, side)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\xff\xd8", b"\xff\xd8\xff\xd9", b"\xff\xd8\xff\xc0\0", b"\x89PNG\r\n\x1a\n", b"BM", b"II"]
+)
+def test_a_header_without_size_is_an_error(tmp_path, data):
+    (tmp_path / "file").write_bytes(data)
+    with pytest.raises(ValueError, match=r"the image cannot be opened \(its header states no size\)"):
+        header_size(tmp_path / "file")
+
+
+def test_special_files_are_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    for path, reason in {tmp_path / "fifo": "a FIFO", "/dev/zero": "a device", tmp_path: "a folder"}.items():
+        for read in (read_image, lambda path: read_reduced(path, 2)):
+            with pytest.raises(ImageError) as caught:
+                read(str(path))
+            assert str(caught.value) == f"{path}: the image cannot be read (it is {reason}, not a file)"
+        with pytest.raises(ValueError, match=f"it is {reason}, not a file"):
+            header_size(path)
+
+
 @pytest.mark.data
 def test_real_broken_and_unusual_files(shared):
     """A truncated JPEG is refused; zero padding after the end, grey and unannotated images are accepted."""
-    images = shared / "bad-input/images"
+    folder = shared / "bad-input/images"
     for read in (read_image, lambda path: read_reduced(path, 2)):
         with pytest.raises(ImageError, match=r"kangaroo_00090_truncated\.jpg: .*truncated"):
-            read(str(images / "kangaroo_00090_truncated.jpg"))
-    assert read_image(str(images / "kangaroo_00053_zero_padded_524288.jpg")).shape == (655, 1000, 3)
-    assert read_reduced(str(images / "kangaroo_00053_zero_padded_524288.jpg"), 2).image.shape == (328, 500, 3)
+            read(str(folder / "kangaroo_00090_truncated.jpg"))
+    assert read_image(str(folder / "kangaroo_00053_zero_padded_524288.jpg")).shape == (655, 1000, 3)
+    assert read_reduced(str(folder / "kangaroo_00053_zero_padded_524288.jpg"), 2).image.shape == (328, 500, 3)
     for name in ("raccoon-150", "raccoon-152", "raccoon-161", "coco_000000000086_grayscale"):
-        path = str(images / f"{name}.jpg")
+        path = str(folder / f"{name}.jpg")
         for image in (read_image(path), read_reduced(path, 4).image):
             assert image.shape[2] == 3 and (image[..., 0] == image[..., 1]).all()
-    assert read_image(str(images / "coco_000000226111_no_annotations.jpg")).shape == (640, 480, 3)
+    assert read_image(str(folder / "coco_000000226111_no_annotations.jpg")).shape == (640, 480, 3)
     for name in ("BloodImage_00338", "BloodImage_00343"):
-        assert read_image(str(images / f"{name}.jpg")).shape == (480, 640, 3)
+        assert read_image(str(folder / f"{name}.jpg")).shape == (480, 640, 3)

@@ -1,7 +1,10 @@
 """Text files of users: every encoding that names itself, and one message for the others."""
 
+import os
+
 import pytest
 
+from detectors.data.class_names import read_names
 from detectors.data.text_files import read_text
 
 
@@ -39,3 +42,24 @@ def test_no_file(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         read_text(tmp_path / "a.names", what="names file")
     assert str(error.value) == f"{tmp_path / 'a.names'}: no such names file"
+
+
+def test_class_names_have_no_byte_order_mark(tmp_path):
+    (tmp_path / "a.names").write_bytes(b"\xef\xbb\xbfv\xc3\xa9lo\r\n\r\ncasque bleu\r\n")
+    assert read_names(tmp_path / "a.names") == ("vélo", "casque bleu")
+    (tmp_path / "a.names").write_bytes(b"v\xe9lo\n")
+    with pytest.raises(ValueError, match=r"a\.names: the file of class names is not UTF-8 text"):
+        read_names(tmp_path / "a.names")
+
+
+def test_a_fifo_is_refused_before_it_is_opened(tmp_path):
+    os.mkfifo(tmp_path / "a.names")
+    with pytest.raises(ValueError) as error:
+        read_names(tmp_path / "a.names")
+    message = "the file of class names cannot be read (it is a FIFO, not a file)"
+    assert str(error.value) == f"{tmp_path / 'a.names'}: {message}"
+
+
+@pytest.mark.data
+def test_the_reported_names_file(shared):
+    assert read_names(shared / "bad-input/reported/names-bom/utf-8-sig.names")[0] == "vélo"

@@ -14,7 +14,8 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from detectors.data.class_names import VOC_CLASSES
-from detectors.data.voc import CORNERS, scan_voc
+from detectors.data.voc import scan_voc
+from detectors.data.voc_xml import CORNERS
 
 SAMPLE_STRIDE = 12  # the plain tests read every 12th image
 # Split -> images, objects, objects that are not difficult:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from detectors.commands.browse.sample_sources import SampleSource, ShownSample
-from detectors.data.images import read_image
 from detectors.data.loading import Sample
 from detectors.data.sampling import Key
 from detectors.drawing import captioned, class_colours, draw_boxes, fit_image, image_grid, outline
@@ -61,7 +60,7 @@ def original_cell(source: SampleSource, index: int, side: int) -> np.ndarray:
     rows = annotations.rows(index)
     flags = zip(annotations.difficult[rows], annotations.crowd[rows], strict=True)
     picture = _draw_all_boxes(
-        read_image(annotations.paths[index]),
+        source.dataset.reader.read(index).image,
         annotations.boxes_original[rows],
         annotations.labels[rows],
         annotations.class_names,

@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
     config = check(composed(args.overrides))
     splits, same_lists = read_splits(config.data, args.splits)
     paths = [path for split in splits for path in split.annotations.paths]
-    facts = inspect_all(paths, args.workers)
+    facts = inspect_all(paths, args.workers, config.data.max_pixels)
     report = examine(config, splits, facts, same_lists)
     if args.json:
         _write(args.json, json.dumps(as_json(report), indent=1) + "\n")

@@ -10,6 +10,7 @@ import signal
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,9 +21,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from detectors.commands.lint.findings import Finding, Split
+from detectors.data.image_headers import ORIENTATION, PIXEL_LIMIT
 from detectors.data.images import ImageError, check_size, read_image
 
-ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 PNG_DEPTH = 24  # offset in a PNG file of the byte that holds the bits per channel
 THUMBNAIL_SIDE = 8  # pixels; thumbnails of a picture and of a re-encoded copy are nearly the same
 MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)  # a JPEG marker, except fill bytes and restarts
@@ -42,10 +43,10 @@ class ImageFacts(NamedTuple):
     thumbnail: bytes = b""  # THUMBNAIL_SIDE x THUMBNAIL_SIDE grey values
 
 
-def inspect(path: str) -> ImageFacts:
+def inspect(path: str, max_pixels: int = PIXEL_LIMIT) -> ImageFacts:
     """Decodes a file as training does. Never raises: every exception becomes a fault of the file."""
     try:
-        image = read_image(path)
+        image = read_image(path, max_pixels)
     except ImageError as error:
         return ImageFacts(fault=(error.problem.kind, error.problem.what))
     except Exception as error:  # a bug in a decoder must not stop the check of the other files
@@ -117,17 +118,18 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def inspect_all(paths: Iterable[str], workers: int) -> dict[str, ImageFacts]:
+def inspect_all(paths: Iterable[str], workers: int, max_pixels: int = PIXEL_LIMIT) -> dict[str, ImageFacts]:
     """Path -> ImageFacts in the given order, each file inspected once. Shows a progress bar on stderr.
 
     workers: number of processes; 0 inspects in this one.
     """
     paths = list(dict.fromkeys(paths))
+    inspect_one = partial(inspect, max_pixels=max_pixels)
     if workers == 0:
-        return _collect(paths, map(inspect, paths))
+        return _collect(paths, map(inspect_one, paths))
     try:
         with ProcessPoolExecutor(workers, initializer=_start_worker) as pool:
-            return _collect(paths, pool.map(inspect, paths, chunksize=IMAGES_PER_TASK))
+            return _collect(paths, pool.map(inspect_one, paths, chunksize=IMAGES_PER_TASK))
     except BrokenProcessPool as error:
         raise ValueError(
             "a process that decodes images was killed, perhaps because memory ran out; try fewer --workers"

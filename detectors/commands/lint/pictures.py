@@ -31,7 +31,7 @@ def split_images(splits: Sequence[Split]) -> SplitImages:
 
 def picture(finding: Finding, images: SplitImages) -> np.ndarray | None:
     """The finding's image with its box in red and the other boxes dashed. None without a decodable image."""
-    image = _read(finding.problem.image)  # (h, w, 3)
+    image = None if finding.problem.kind == "too-large" else _read(finding.problem.image)  # (h, w, 3)
     if image is None:
         return None
     box = finding.problem.box

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+from detectors.data.image_headers import IMAGE_SUFFIXES
+
+SUFFIXES = (*IMAGE_SUFFIXES, ".webp")
 
 Images = str | PathLike | np.ndarray | Image.Image | Iterable
 Given = tuple[str | None, np.ndarray | None]  # a path to be read, or (h, w, 3) uint8 RGB

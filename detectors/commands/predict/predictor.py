@@ -71,12 +71,13 @@ class CheckpointModel:
         self.class_names = checkpoint.class_names
         self.device = device
         self.size = tuple(config.input.size)
+        self.max_pixels = config.data.max_pixels
         self.transform = build_transform(
             augment=no_augmentation(), size=self.size, resize=config.input.resize, train=False
         )
 
     def read(self, path: str) -> np.ndarray:
-        return read_image(path)
+        return read_image(path, self.max_pixels)
 
     def prepare(self, image: np.ndarray) -> tuple[Tensor, ImageInfo]:
         framed = self.transform(image, np.zeros((0, 4)), np.zeros(0, np.int64), 0)

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import logging
 import re
 import shutil
 from collections import Counter
@@ -15,11 +16,11 @@ from PIL import Image
 
 from detectors.commands import train
 from detectors.commands.lint import command
-from detectors.commands.lint.image_checks import ORIENTATION
 from detectors.config.check import check
 from detectors.config.schema import composed
+from detectors.data.image_headers import ORIENTATION
 from detectors.data.problems import KINDS
-from tests.data.files import box_xml, write_coco, write_voc
+from tests.data.files import box_xml, write_coco, write_image, write_voc
 
 VOC_KINDS = sorted(set(KINDS) - {"broken-entry"})  # broken-entry is for COCO only
 SIZE = (60, 80)  # (height, width)
@@ -34,7 +35,14 @@ FAULTS = {  # stem -> objects; break_files() adds the faults of files
     "broken-object": box_xml("cat", "ten", 10, 50, 30),
     "alike-classes": box_xml("Dog", 10, 10, 50, 50),  # also the only box of a rare class
     **dict.fromkeys(
-        ("missing-image", "broken-image", "missing-annotation", "broken-annotation", "size-differs"),
+        (
+            "too-large",
+            "missing-image",
+            "broken-image",
+            "missing-annotation",
+            "broken-annotation",
+            "size-differs",
+        ),
         VALID["cat"],
     ),
     **dict.fromkeys(
@@ -63,6 +71,7 @@ def break_files(root: Path, images: Path) -> None:
     (images / "missing-image.jpg").unlink()
     data = (images / "broken-image.jpg").read_bytes()
     (images / "broken-image.jpg").write_bytes(data[: len(data) // 2])
+    write_image(images / "too-large.jpg", (61, 81))
     (root / "Annotations" / "missing-annotation.xml").unlink()
     (root / "Annotations" / "broken-annotation.xml").write_text("<annotation><object>")
     with (images / "trailing-bytes.jpg").open("ab") as file:
@@ -80,7 +89,7 @@ def break_files(root: Path, images: Path) -> None:
         (images / f"{stem}.jpg").unlink()
     shutil.copy(images / "valid_0.jpg", images / "duplicate-image.jpg")
     val_list = root / "ImageSets" / "Main" / "val.txt"
-    val_list.write_text(val_list.read_text() + "in-two-splits\n")
+    val_list.write_text(val_list.read_text() + "in-two-splits\n../outside-folder\n")
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +98,8 @@ def faulty(tmp_path_factory) -> Path:
 
 
 def data_of(faulty: Path) -> list[str]:
-    return ["data=voc", f"data.root={faulty}", "data.class_names=[bird,cat,dog,Dog]", "input.size=[32,32]"]
+    settings = ["data.class_names=[bird,cat,dog,Dog]", f"data.max_pixels={SIZE[0] * SIZE[1]}"]
+    return ["data=voc", f"data.root={faulty}", *settings, "input.size=[32,32]"]
 
 
 def run(capsys, *arguments: object) -> tuple[int, str]:
@@ -145,7 +155,7 @@ def test_every_kind_of_finding_is_reported_once(faulty, tmp_path, capsys):
         line = f"{finding['file']}: {finding['what']}" if finding["what"] else finding["file"]
         assert len(re.findall(re.escape(line) + "\n", printed)) == 1, line
         if finding["kind"] not in ("alike-classes", "rare-class", "absent-class"):
-            assert finding["kind"] in finding["file"], finding
+            assert finding["kind"] in finding["file"] + finding["what"], finding
     errors = sum(KINDS[kind].error for kind in VOC_KINDS)
     warnings = len(VOC_KINDS) - errors
     assert (report["errors"], report["warnings"]) == (errors, warnings)
@@ -155,7 +165,7 @@ def test_every_kind_of_finding_is_reported_once(faulty, tmp_path, capsys):
         assert finding["file"] in page.text
     assert page.tags["script"] == page.tags["link"] == 0
     without_picture = page.text.count("this image cannot be shown")
-    assert without_picture == 2  # the missing and the broken image
+    assert without_picture == 3  # the missing, the broken and the too large image
     assert len(page.pictures) + without_picture == sum(bool(finding["image"]) for finding in findings)
     assert all(max(decoded(picture).shape) >= 480 for picture in page.pictures)
 
@@ -216,14 +226,18 @@ def test_splits_can_be_chosen(faulty, tmp_path, capsys):
     assert status == 1
     report = json.loads((tmp_path / "a.json").read_text())
     assert list(report["statistics"]["splits"]) == ["val"]
-    assert [finding["kind"] for finding in report["findings"] if finding["error"]] == ["unknown-class"]
+    assert [finding["kind"] for finding in report["findings"] if finding["error"]] == [
+        "outside-folder",
+        "unknown-class",
+    ]
 
 
-def test_training_reports_in_one_line_what_it_left_out(faulty, capsys):
+def test_training_reports_in_one_line_what_it_left_out(faulty, caplog):
+    caplog.set_level(logging.INFO, logger="detectors.commands.train")
     config = check(composed([*data_of(faulty), "data.on_error=skip"]))
     annotations, val_annotations = train.read_data(config)
-    assert (len(annotations), len(val_annotations)) == (30, 3)
-    (line,) = capsys.readouterr().out.splitlines()
+    assert (len(annotations), len(val_annotations)) == (31, 3)
+    (line,) = [r.getMessage() for r in caplog.records if r.name == "detectors.commands.train"]
     for part in ("left out boxes without area: 1 in train", "left out objects of unknown classes: 1 in val"):
         assert f"; {part};" in line
     assert "; boxes that reach out of their image: 1 in train;" in line

@@ -115,7 +115,7 @@ def test_files_that_cannot_be_used(tmp_path, data, kind):
 
 
 def test_an_exception_in_a_decoder_becomes_a_fault_of_the_file(tmp_path, monkeypatch):
-    def fail(path):
+    def fail(path, max_pixels):
         raise SystemError("decoder bug")
 
     monkeypatch.setattr(image_checks, "read_image", fail)
