@@ -68,7 +68,10 @@ def from_checkpoint(stored: ckpt.Checkpoint, request: Request) -> Conversion:
     if request.model is None:
         config = check(merged(stored.config, request.overrides))
     else:
-        inherited = {key: stored.config["model"].get(key) for key in INHERITED}
+        model = stored.config.get("model")
+        if not isinstance(model, dict):
+            raise ValueError(f"{stored.path}: its configuration has no model; it was damaged or changed")
+        inherited = {key: model.get(key) for key in INHERITED}
         config = configuration(request, request.model, names, inherited)
     if names != stored.class_names:
         config.data.class_names = list(names)
@@ -82,7 +85,7 @@ def from_checkpoint(stored: ckpt.Checkpoint, request: Request) -> Conversion:
     )
     transfer = fill(config, names, source, request)
     notes = [
-        f"checkpoint of {stored.config['name']}, step {stored.step}, "
+        f"checkpoint of {stored.config.get('name')}, step {stored.step}, "
         f"{len(stored.class_names)} classes -> {config.name}"
     ]
     kept = {key: stored.progress[key] for key in (*WEIGHTS_HEADER, "images_seen") if key in stored.progress}

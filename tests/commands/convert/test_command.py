@@ -255,6 +255,19 @@ def test_partial_needs_a_tensor_that_fits(tmp_path, narrow, capsys):
     assert not (tmp_path / "x.pt").exists()
 
 
+@pytest.mark.parametrize("model", [None, 3, "x", []])
+def test_a_checkpoint_without_a_model_is_refused(tmp_path, narrow, capsys, model):
+    run(narrow, tmp_path / "ours.pt", f"model.width={NARROW}")
+    content = ckpt.read_tensors(tmp_path / "ours.pt")
+    content["config"]["model"] = model
+    torch.save(content, tmp_path / "odd.pt")
+    capsys.readouterr()
+    for options in ([], ["--model", "ssd512"]):
+        message = refused(capsys, tmp_path / "odd.pt", tmp_path / "x.pt", *options)
+        assert message.startswith("error: ") and "Traceback" not in message
+    assert message.startswith(f"error: {tmp_path / 'odd.pt'}: its configuration has no model;")
+
+
 def test_a_wrapped_state_dict_is_converted(tmp_path, narrow):
     tensors = {f"module.module.{name}": tensor for name, tensor in ckpt.read_tensors(narrow).items()}
     torch.save({"net": tensors, "acc": 0.5}, tmp_path / "wrapped.pth")

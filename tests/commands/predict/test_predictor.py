@@ -124,22 +124,50 @@ def test_extreme_images_are_predicted(tmp_path, model, resize):
 
 
 def test_what_only_has_the_name_of_an_image_is_left_out(run, images, tmp_path, capsysbinary):
-    """Folders, links to nowhere and to themselves, empty files; and names that are not UTF-8 are printed."""
+    """Folders, FIFOs, devices, links to nowhere and to themselves, empty files, images of too many pixels.
+
+    Names that are not UTF-8 are printed.
+    """
     folder = tmp_path / "images"
     (folder / "folder.jpg").mkdir(parents=True)
     (folder / "empty.jpg").touch()
     (folder / "nowhere.jpg").symlink_to("absent")
     (folder / "itself.jpg").symlink_to("itself.jpg")
+    (folder / "device.jpg").symlink_to("/dev/zero")
+    os.mkfifo(folder / "pipe.jpg")
+    Image.new("1", (20_000, 20_000)).save(folder / "huge.png")
     latin = os.fsencode(folder) + b"/caf\xe9.png"
     shutil.copy(images / "a.png", latin)
     with pytest.raises(SystemExit, match="2"):
         main([str(run), str(folder), "--score", "0", "--output", str(tmp_path / "drawn")])
     output, error = capsysbinary.readouterr()
     assert output.startswith(latin + b": ")
-    for name in ("empty", "folder", "itself", "nowhere"):
+    for name in ("device", "empty", "folder", "itself", "nowhere", "pipe"):
         assert f"error: {folder / name}.jpg: the image cannot be ".encode() in error
-    assert b"left out, see above: 4" in error
+    assert f"error: {folder / 'huge.png'}: the image has 20000 x 20000 pixels, more than".encode() in error
+    assert b"left out, see above: 7" in error
     assert os.listdir(os.fsencode(tmp_path / "drawn")) == [b"caf\xe9.png"]
+
+
+def test_a_pipe_among_the_places_is_left_out(run, images, tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SystemExit, match="2"):
+        main([str(run), str(tmp_path / "pipe"), str(images / "a.png"), "--output", str(tmp_path / "drawn")])
+    assert f"error: {tmp_path / 'pipe'}: the image cannot be read (it is a FIFO, not a file)" in (
+        capsys.readouterr().err
+    )
+    assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize("suffix", ["bmp", "BMP", "tif", "tiff", "webp", "gif", "PNG"])
+def test_other_formats_are_predicted_as_the_png(run, images, tmp_path, suffix):
+    Image.open(images / "a.png").quantize(64).convert("RGB").save(tmp_path / "a.png")
+    path = tmp_path / "other" / f"a.{suffix}"
+    path.parent.mkdir()
+    Image.open(tmp_path / "a.png").save(path, **({"lossless": True} if suffix == "webp" else {}))
+    detector = detectors.load(run)
+    place = path if suffix == "gif" else path.parent  # a folder's GIFs are no images
+    same(detector.predict(place, score=0.1), detector.predict(tmp_path / "a.png", score=0.1))
 
 
 def test_one_image_is_predicted_as_among_others(run, images):
