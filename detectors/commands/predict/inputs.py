@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from os import PathLike
 from pathlib import Path
@@ -60,7 +61,7 @@ def find_images(places: list[Path]) -> Iterator[Path]:
             if not inside:
                 raise ValueError(f"{place}: no image in this folder; looked for {', '.join(SUFFIXES)}")
             yield from inside
-        elif place.exists():
+        elif os.path.lexists(place):  # of a link to nowhere, too: the reader names it
             yield place
         else:
             raise FileNotFoundError(f"{place}: no such image or folder")

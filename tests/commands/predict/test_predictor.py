@@ -149,13 +149,16 @@ def test_what_only_has_the_name_of_an_image_is_left_out(run, images, tmp_path, c
     assert os.listdir(os.fsencode(tmp_path / "drawn")) == [b"caf\xe9.png"]
 
 
-def test_a_pipe_among_the_places_is_left_out(run, images, tmp_path, capsys):
-    os.mkfifo(tmp_path / "pipe")
+def test_what_is_no_file_among_the_places_is_left_out(run, images, tmp_path, capsys):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    link = tmp_path / "link"
+    link.symlink_to("absent")
     with pytest.raises(SystemExit, match="2"):
-        main([str(run), str(tmp_path / "pipe"), str(images / "a.png"), "--output", str(tmp_path / "drawn")])
-    assert f"error: {tmp_path / 'pipe'}: the image cannot be read (it is a FIFO, not a file)" in (
-        capsys.readouterr().err
-    )
+        main([str(run), str(pipe), str(link), str(images / "a.png"), "--output", str(tmp_path / "drawn")])
+    error = capsys.readouterr().err
+    assert f"error: {pipe}: the image cannot be read (it is a FIFO, not a file)" in error
+    assert f"error: {link}: the image cannot be read (No such file or directory)" in error
     assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["a.png"]
 
 
