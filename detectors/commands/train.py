@@ -61,7 +61,7 @@ def main(cfg: DictConfig) -> float | None:
 
 def train_run(config: Config, folder: Path, stored: ckpt.Checkpoint | None) -> float | None:
     """Trains a new or a resumed run in `folder`, see main. A finished run is left as it is."""
-    if stored is not None and stored.step >= config.trainer.steps:
+    if stored is not None and stored.optimizer and stored.step >= config.trainer.steps:
         logger.info(
             f"{stored.path}: finished, it is at step {stored.step} and trainer.steps={config.trainer.steps}; "
             f"to train on: trainer.steps={2 * stored.step}; its numbers: {folder / SUMMARY}"

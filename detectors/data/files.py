@@ -42,7 +42,10 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Open a binary file for writing under a temporary name, and rename it to `path` at the end.
 
     After a kill or on a full disk, the previous file is still complete. Creates the folder.
+    ValueError if `path` is a folder.
     """
+    if path.is_dir():
+        raise ValueError(f"{path}: a folder lies where a file is to be written; move it away")
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:

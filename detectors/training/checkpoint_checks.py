@@ -108,7 +108,8 @@ def _tensor_problem(value: Any) -> str | None:
     """What is wrong with a stored weight or an entry of the optimiser's state; None for a usable tensor."""
     if not isinstance(value, Tensor):
         return f"is {kind_of(value)}, must be a tensor"
-    if value.layout != torch.strided or value.device.type != "cpu" or value.dtype not in FLOATS + INTEGERS:
+    odd = value.is_nested or value.layout != torch.strided
+    if odd or value.device.type != "cpu" or value.dtype not in FLOATS + INTEGERS:
         return f"is a tensor of type {value.dtype}, {value.layout}, {value.device.type}, which no network has"
     # Strides of 0 make a huge tensor of a small file.
     if value.untyped_storage().nbytes() < value.numel() * value.element_size():

@@ -41,3 +41,12 @@ def test_json_and_text(tmp_path):
     assert (tmp_path / "a.json").read_text().endswith("}\n")
     write_text(tmp_path / "b.txt", "größer\n")
     assert (tmp_path / "b.txt").read_bytes() == "größer\n".encode()
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
+    (tmp_path / "a.json").mkdir()
+    with pytest.raises(
+        ValueError, match=rf"^{tmp_path}/a.json: a folder lies where a file is to be written; "
+    ):
+        write_json(tmp_path / "a.json", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,12 @@ from detectors.training import checkpoint as ckpt
 from detectors.training.checkpoint_checks import GO_ON
 from detectors.training.initial_weights import initial_weights, start_from
 from tests.training.test_engine import cache, make_run, one_thread  # noqa: F401 - fixtures
+
+
+def nested_tensor() -> torch.Tensor:
+    with warnings.catch_warnings(action="ignore"):  # PyTorch's, that it is a prototype
+        return torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+
 
 GONE = object()
 NAN = float("nan")
@@ -43,6 +50,7 @@ CHANGES = {
     "tensors": [torch.ones(2, 7), torch.ones(3)],
     "a complex tensor": torch.ones(2, dtype=torch.complex64),
     "a tensor of NaN": torch.full((2, 7), NAN),
+    "a nested tensor": nested_tensor(),
     "a sparse tensor": torch.ones(2, 7).to_sparse(),
     "a tensor larger than the file": torch.ones(1).expand(10**6, 10**6),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -141,3 +142,12 @@ def test_an_older_checkpoint_knows_the_best_number_alone(cache, tmp_path):  # no
     ckpt.save_checkpoint(stored)
     resume(tmp_path, "trainer.steps=2")
     assert json.loads((tmp_path / "summary.json").read_text())["best"] == {"step": None, "AP": 0.9}
+
+
+def test_weights_alone_are_no_finished_run(cache, tmp_path):  # noqa: F811
+    """However many steps they have behind them, as convert writes them."""
+    run = make_run(tmp_path, cache, "trainer.steps=2")
+    engine.train(run)
+    stored = replace(ckpt.load_checkpoint(tmp_path / ckpt.LAST), optimizer={}, random={})
+    with pytest.raises(ValueError, match=r"last.pt: it holds weights alone, as convert writes them"):
+        script.train_run(run.config, tmp_path, stored)
