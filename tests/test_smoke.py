@@ -114,8 +114,10 @@ def test_ctrl_c_leaves_a_checkpoint_that_can_go_on(place):
     assert "Traceback" not in error
     assert error.splitlines()[-1] in (folder / "train.log").read_text()
     steps = int(error.split("stopped after step ")[1].split(";")[0]) + 2
+    typed = (folder / ".hydra/overrides.yaml").read_text()
     status, out, error = call(place, "train.py", f"trainer.resume={folder}", f"trainer.steps={steps}")
     assert status == 0, error
+    assert (folder / ".hydra/overrides.yaml").read_text() == typed
     assert f"step {steps - 2} to {steps}" in out
     assert json.loads((folder / "summary.json").read_text())["steps"] == steps
 

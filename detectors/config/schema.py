@@ -207,12 +207,18 @@ def run_folder(resume: str | None, fresh: str) -> str:
     return str(Path(resume).parent if Path(resume).is_file() else Path(resume))
 
 
+def hydra_subdir(resume: str | None) -> str | None:
+    """Where Hydra records what was typed: a resume leaves the record of the run's start as it is."""
+    return None if resume else ".hydra"
+
+
 def shared_or(shared: str | None, folder: str, otherwise: str) -> str:
     """Where a data set lies that can be in paths.shared: below it, if one is given."""
     return f"{shared}/{folder}" if shared else otherwise
 
 
 OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
+OmegaConf.register_new_resolver("hydra_subdir", hydra_subdir, replace=True)
 OmegaConf.register_new_resolver("known_classes", lambda name: list(CLASS_LISTS[name]), replace=True)
 OmegaConf.register_new_resolver("shared_or", shared_or, replace=True)
 ConfigStore.instance().store(name="train_schema", node=Config)
