@@ -104,11 +104,16 @@ def fault_lines(left_out: Sequence[Problem], loader: BatchLoader) -> list[str]:
 def file_suffix(checkpoint: Path, split: str, other_data: str = "") -> str:
     """What the names of the written files end with.
 
-    evaluation.json, which compare reads, is best.pt's on `val` of the run's own data. Other splits,
-    checkpoints and data get files of their own. other_data: the data_label of data that are not the run's.
+    evaluation.json, which compare reads, is best.pt's on `val` of the run's own data, or last.pt's in a run
+    without best.pt. Other splits, checkpoints and data get files of their own. other_data: the data_label of
+    data that are not the run's.
     """
-    other = checkpoint.name != ckpt.BEST and (checkpoint.parent / ckpt.BEST).exists()
-    parts = ("" if split == "val" else split, checkpoint.stem if other else "", other_data)
+    main_checkpoint = ckpt.BEST if (checkpoint.parent / ckpt.BEST).exists() else ckpt.LAST
+    parts = (
+        "" if split == "val" else split,
+        "" if checkpoint.name in (ckpt.BEST, main_checkpoint) else checkpoint.stem,
+        other_data,
+    )
     return "".join(f"_{part}" for part in parts if part)
 
 

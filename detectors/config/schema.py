@@ -148,7 +148,7 @@ class TrainerConfig:
     clip_grad_norm: float | None = _at_least(0, None)  # null does not clip
     threads: int = _at_least(0, 0)  # of PyTorch on the CPU; 0: PyTorch's choice
     probe_images: int = _at_least(0, 4)  # fixed images drawn with their detections at every evaluation
-    progress: bool = True  # show a progress bar
+    progress: bool = True  # show a progress bar on a terminal; without one there are lines
     init_from: str | None = None  # a run folder or checkpoint: a new run starts from its weights if they fit
     init_without: list[str] = _empty()  # beginnings of parameter names that it does not load, such as head
     resume: str | None = None  # a run folder or checkpoint to go on from

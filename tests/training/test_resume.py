@@ -99,6 +99,23 @@ def test_points_after_the_checkpoint_are_written_anew(cache, tmp_path):  # noqa:
     assert_every_point_once(tmp_path, log=[1, 2, 3, 4, 5], evaluations=[3, 5], texts=False)
 
 
+def test_points_and_summary_are_on_disk_before_last_pt(cache, tmp_path, monkeypatch):  # noqa: F811
+    """So that a run killed right after last.pt was written has lost nothing of what a resume leaves out."""
+    seen = []
+    original = ckpt.save_checkpoint
+
+    def save(checkpoint: ckpt.Checkpoint) -> None:
+        if checkpoint.path.name == ckpt.LAST:
+            summary = json.loads((tmp_path / "summary.json").read_text())
+            seen.append((steps_of_all_tags(tmp_path)["val/AP"], summary["validation"]["step"]))
+            assert summary["best"]["step"] == ckpt.load_checkpoint(tmp_path / ckpt.BEST).step
+        original(checkpoint)
+
+    monkeypatch.setattr(ckpt, "save_checkpoint", save)
+    engine.train(make_run(tmp_path, cache))
+    assert seen == [([3], 3), ([3, 6], 6)]
+
+
 def test_last_and_best_stand_side_by_side(cache, tmp_path, monkeypatch, caplog):  # noqa: F811
     """In the summary, in the checkpoint, in what is printed; also after a resume."""
     course = iter([0.3, 0.0689, 0.0047])
