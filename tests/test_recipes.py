@@ -8,12 +8,15 @@ import re
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from detectors.anchors import YOLO_ANCHORS
 from detectors.config.schema import Config, MultiScaleConfig
+from detectors.darknet.cfg import read_cfg
 from detectors.training.assemble import multi_scale
 from detectors.training.optim import rate_factor
 from tests.test_configs import CONF, built, checked, choices
+from tests.yaml_settings import YAML_SETTINGS
 
 COCO_ANCHORS = "0.57273,0.677385 1.87446,2.06253 3.33843,5.47434 7.88282,3.52778 9.77052,9.16828"
 # cfg/*.cfg of Darknet f6afaab; batch and subdivisions of its comment "Training".
@@ -44,6 +47,35 @@ PUBLISHED = {
     "ssd512_voc0712": ".798",
     "ssd300_coco": ".251",
 }
+
+
+# What else a yaml holds: which builder, which other files, and what it is called.
+NO_SETTINGS = ("_target_", "defaults", "name")
+
+
+def settings_of(path: Path) -> dict:
+    """Dotted name -> value of everything that a yaml sets."""
+    settings = {}
+    for key, value in OmegaConf.to_container(OmegaConf.load(path), resolve=False).items():
+        if isinstance(value, dict):
+            settings |= {f"{key}.{name}": setting for name, setting in value.items()}
+        else:
+            settings[key] = value
+    return {key: value for key, value in settings.items() if key.rpartition(".")[2] not in NO_SETTINGS}
+
+
+@pytest.mark.parametrize(
+    ("group", "name"), [(group, name) for group in YAML_SETTINGS for name in choices(group)]
+)
+def test_a_yaml_says_what_the_originals_say(group, name):
+    """Every setting of every file."""
+    assert settings_of(CONF / group / f"{name}.yaml") == YAML_SETTINGS[group][name]
+
+
+def test_no_yaml_is_missing():
+    assert {group: sorted(files) for group, files in YAML_SETTINGS.items()} == {
+        group: choices(group) for group in YAML_SETTINGS
+    }
 
 
 def recipe(name: str) -> Config:
@@ -110,6 +142,33 @@ def test_darknets_numbers(name):
     }  # [net] and [region], `max`
     assert config.augment == {"_target_": "detectors.data.augment.transforms.darknet_augmentation", **regime}
     assert config.data.train_difficult is ("coco" in name)  # scripts/voc_label.py skips them; COCO has none
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", DARKNET)
+def test_darknets_own_cfg_files(name, shared):
+    """The numbers of the file itself. Its batch and subdivisions are those of testing, except the tiny's."""
+    config = recipe(name)
+    stem = {"yolov2_voc0712": "yolov2-voc", "yolov2_coco": "yolov2", "yolov2_tiny_voc0712": "yolov2-tiny-voc"}
+    cfg = read_cfg(shared / f"oracles/darknet/cfg-full/{stem[name]}.cfg")
+    net = cfg.net
+    region = cfg.region
+    assert [net.height, net.width] == config.input.size
+    assert (net.learning_rate, net.momentum, net.decay) == tuple(
+        config.optimizer[key] for key in ("rate", "momentum", "weight_decay")
+    )
+    schedule = config.schedule
+    assert (net.policy, net.burn_in, net.power) == ("steps", schedule.warmup_steps, schedule.warmup_power)
+    assert (list(net.steps), list(net.scales)) == (schedule.milestones, schedule.factors)
+    assert net.max_batches == config.trainer.steps
+    scales = ("coord_scale", "object_scale", "noobject_scale", "class_scale")
+    assert [getattr(region, key) for key in scales] == [config.loss[key] for key in scales]
+    assert (region.thresh, region.rescore, region.softmax) == (config.loss["ignore_iou"], True, True)
+    assert (region.jitter, region.random) == (config.augment["jitter"], config.input.multi_scale is not None)
+    assert region.anchors == built(config).anchors.shapes_cells
+    assert (net.hue, net.saturation, net.exposure) == tuple(
+        config.augment[key] for key in ("hue", "saturation", "exposure")
+    )
 
 
 @pytest.mark.parametrize("name", CAFFE)

@@ -1,0 +1,258 @@
+"""What every yaml of conf/ says, with the source of each number: literals, so that no change goes unseen.
+
+tests/test_recipes.py compares each file of the groups below with its entry, setting by setting. Sources:
+cfg: Darknet f6afaab, cfg/*.cfg. Region layer: src/parser.c, src/region_layer.c and examples/detector.c.
+Caffe: branch ssd, examples/ssd/ssd_pascal.py and ssd_coco.py (SSD300; SSD512 has no script of its own there).
+Course: experiencor/keras-yolo2, notebook "Yolo Step-by-Step" and utils.py. Ours: no original has it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Thresholds of `detector valid` (examples/detector.c): .005 and nms .45; it keeps every box.
+DARKNET_DETECTIONS = {
+    "model.score_threshold": 0.005,
+    "model.nms_iou": 0.45,
+    "model.max_detections": None,
+    "model.class_activation": "${oc.select:loss.class_activation,softmax}",  # softmax=1 in every cfg
+}
+# Caffe's det_out_param: confidence_threshold, nms_param (overlap, top_k), keep_top_k; its mean_value is
+# [104, 117, 123] in BGR, and its scale 1; clip: false; match_type PER_PREDICTION after the bipartite rounds.
+CAFFE_MODEL = {
+    "model.score_threshold": 0.01,
+    "model.nms_iou": 0.45,
+    "model.candidates_per_class": 400,
+    "model.max_detections": 200,
+    "model.pixel_mean": [123, 117, 104],
+    "model.pixel_std": [1, 1, 1],
+    "model.channel_order": "rgb",
+    "model.clip_default_boxes": None,
+    "model.bipartite": "greedy",
+    "model.batch_norm": False,
+}
+MODELS: dict[str, dict[str, Any]] = {
+    "yolov2": {  # yolov2-voc.cfg: width, height; filters=64 before [reorg]
+        "input.size": [416, 416],
+        "input.resize": "letterbox",
+        "model.width": 1.0,
+        "model.anchors": "voc",
+        "model.passthrough_channels": 64,
+        **DARKNET_DETECTIONS,
+    },
+    "yolov2_coco": {"input.size": [608, 608], "model.anchors": "coco"},  # yolov2.cfg
+    "yolov2_2016": {  # yolo-voc.cfg of November 2016
+        "input.resize": "stretch",
+        "model.anchors": "tiny_voc",
+        "model.passthrough_channels": None,
+    },
+    "yolov2_tiny": {  # yolov2-tiny-voc.cfg
+        "input.size": [416, 416],
+        "input.resize": "letterbox",
+        "model.width": 1.0,
+        "model.anchors": "tiny_voc",
+        "model.last_channels": 1024,
+        "model.stride": 32,
+        **DARKNET_DETECTIONS,
+    },
+    "yolov2_tiny_coco": {"model.anchors": "coco", "model.last_channels": 512},  # yolov2-tiny.cfg
+    "yolov2_160": {  # ours
+        "input.size": [160, 160],
+        "model.width": 0.25,
+        "model.anchors": [[1.3, 1.3], [2.3, 2.3], [3.6, 2.2], [2.4, 3.9], [4.3, 4.3]],
+        "model.last_channels": 256,
+        "model.stride": 16,
+    },
+    "ssd300": {
+        "input.size": [300, 300],
+        "input.resize": "stretch",
+        "model.width": 1.0,
+        "model.sizes": "voc",
+        **CAFFE_MODEL,
+    },
+    "ssd300_coco": {"model.sizes": "coco"},
+    "ssd512": {"input.size": [512, 512]},
+    "ssd512_coco": {"model.sizes": "coco"},
+    "ssd160": {"input.size": [160, 160], "model.width": 0.25, "model.batch_norm": True},  # ours
+}
+
+REGION = {  # [region] of yolov2-voc.cfg; the prior term of region_layer.c: `*(net.seen) < 12800`, scale .01
+    "coord_scale": 1.0,
+    "object_scale": 5.0,
+    "noobject_scale": 1.0,
+    "class_scale": 1.0,
+    "class_weights": None,
+    "normalizer": "batch",
+    "box_error": "log",
+    "weigh_small_boxes": True,  # (2 - w h), region_layer.c since March 2017
+    "objectness_target": "iou",  # rescore=1
+    "iou_gradient": False,
+    "ignore_iou": 0.6,  # thresh
+    "ignore_at_limit": False,  # best_iou > l.thresh
+    "ignore_truths": None,
+    "prior_scale": 0.01,
+    "prior_images": 12800,
+    "prior_boxes": "unassigned",
+    "class_activation": "softmax",
+    "shared_class": "last",
+}
+LOSSES: dict[str, dict[str, Any]] = {
+    "region": REGION,
+    "region_2016": {"weigh_small_boxes": False},
+    "region_keras": {  # the course's constants and custom_loss
+        **REGION,
+        "normalizer": "anchors",
+        "box_error": "cells",
+        "weigh_small_boxes": False,
+        "iou_gradient": True,
+        "ignore_at_limit": True,
+        "ignore_truths": 50,  # TRUE_BOX_BUFFER
+        "prior_scale": 1.0,
+        "prior_images": 0,  # WARM_UP_BATCHES
+        "prior_boxes": "all",
+        "shared_class": "lowest",
+    },
+    "multibox": {  # multibox_loss_param: neg_pos_ratio, loc_weight; normalization_mode VALID
+        "negatives_per_positive": 3.0,
+        "box_scale": 1.0,
+        "normalizer": "batch",
+        "recount_positives": False,
+    },
+    "multibox_torchvision": {  # torchvision/models/detection/ssd.py
+        "loss.recount_positives": True,
+        "model.bipartite": "last",
+        "model.clip_default_boxes": "wh",
+    },
+}
+
+# learning_rate, momentum and decay of yolov2-voc.cfg; base_lr, momentum and weight_decay of Caffe's solver
+SOLVER = {"rate": 0.001, "momentum": 0.9, "weight_decay": 0.0005}
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "sgd": {**SOLVER, "bias_rate_factor": 1.0, "decay_scales": False, "rate_in_momentum": False},
+    # lr_mult 2 and decay_mult 0 of biases; Normalize's scale has no decay_mult of its own
+    "sgd_caffe": {**SOLVER, "bias_rate_factor": 2.0, "decay_scales": True, "rate_in_momentum": True},
+    "adamw": {"rate": 0.004, "weight_decay": 0.02, "betas": [0.9, 0.999]},  # ours
+}
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "constant": {"warmup_steps": 0},
+    "cosine": {"warmup_steps": 100, "warmup_power": 1.0, "final_fraction": 0.0},  # ours
+    "poly": {"warmup_steps": 1000, "warmup_power": 4.0, "power": 4.0},  # darknet19.cfg; net.power's default
+    "step": {"warmup_steps": 0, "milestones": [80000, 100000], "factors": [0.1, 0.1]},  # ssd_pascal.py
+}
+
+HSV = {"hue": 0.1, "saturation": 1.5, "exposure": 1.5, "max_boxes": 30}  # [net]; `max` of parse_region
+AUGMENTATIONS: dict[str, dict[str, Any]] = {
+    "darknet": {"jitter": 0.3, **HSV},  # yolov2-voc.cfg
+    "darknet_tiny": {"jitter": 0.2},  # yolov2-tiny-voc.cfg
+    "darknet_2016": {"jitter": 0.2, **HSV},  # yolo-voc.cfg of November 2016
+    "ssd": {  # distort_param and expand_param of ssd_pascal.py's train_transform_param
+        "brightness": 32.0,
+        "contrast": 0.5,
+        "saturation": 0.5,
+        "hue": 18.0,
+        "expand": 4.0,
+        "colour_last": False,
+    },
+    "course": {},
+    "light": {},
+    "none": {},
+}
+
+SOLVER_OF_RECIPE = {f"optimizer.{key}": value for key, value in SOLVER.items()}
+RANDOM = {"min": 320, "max": 608, "step": 32, "every": 10, "final_steps": 200}  # random=1, detector.c
+CAFFE_RECIPE = {  # batch_size 32 on four GPUs; max_iter, stepvalue and gamma of ssd_pascal.py
+    **SOLVER_OF_RECIPE,
+    "schedule.milestones": [80000, 100000],
+    "schedule.factors": [0.1, 0.1],
+    "trainer.steps": 120000,
+    "trainer.batch_size": 8,
+    "trainer.accumulate": 4,
+    "trainer.init_from": "${paths.data}/weights/vgg16_reduced.pt",  # pretrain_model
+    "trainer.init_without": ["neck", "head"],
+}
+DARKNET_RECIPE = {  # batch=64, subdivisions=8, burn_in=1000, scales=.1,.1; the power is net.power's default
+    **SOLVER_OF_RECIPE,
+    "input.multi_scale": RANDOM,
+    "schedule.warmup_steps": 1000,
+    "schedule.warmup_power": 4.0,
+    "schedule.factors": [0.1, 0.1],
+    "trainer.batch_size": 8,
+    "trainer.accumulate": 8,
+}
+DARKNET19 = {  # darknet19_448.conv.23, see Darknet's page
+    "trainer.init_from": "${paths.data}/weights/darknet19_448.pt",
+    "trainer.init_without": ["neck", "head"],
+}
+EXPERIMENTS: dict[str, dict[str, Any]] = {
+    "yolov2_voc0712": {  # yolov2-voc.cfg
+        **DARKNET_RECIPE,
+        **DARKNET19,
+        "data.train_difficult": False,  # scripts/voc_label.py
+        "schedule.milestones": [40000, 60000],
+        "trainer.steps": 80200,
+    },
+    "yolov2_coco": {  # yolov2.cfg
+        **DARKNET_RECIPE,
+        **DARKNET19,
+        "schedule.milestones": [400000, 450000],
+        "trainer.steps": 500200,
+    },
+    "yolov2_tiny_voc0712": {  # yolov2-tiny-voc.cfg: batch=64, subdivisions=2, no burn_in
+        **DARKNET_RECIPE,
+        "data.train_difficult": False,
+        "schedule.warmup_steps": 0,
+        "schedule.milestones": [-1, 100, 20000, 30000],
+        "schedule.factors": [0.1, 10, 0.1, 0.1],
+        "trainer.steps": 40200,
+        "trainer.batch_size": 32,
+        "trainer.accumulate": 2,
+        "trainer.init_from": None,
+    },
+    "ssd300_voc0712": {**CAFFE_RECIPE, "data.train_difficult": True},  # use_difficult_gt
+    "ssd512_voc0712": {**CAFFE_RECIPE, "data.train_difficult": True},
+    "ssd300_coco": {  # ssd_coco.py
+        **CAFFE_RECIPE,
+        "schedule.milestones": [280000, 360000],
+        "trainer.steps": 400000,
+    },
+    "yolov2_keras_coco": {  # the course: lr=0.5e-4, BATCH_SIZE, epochs=100, OBJ_THRESHOLD, NMS_THRESHOLD
+        "input.size": [416, 416],
+        "input.resize": "stretch",
+        "model.anchors": "coco",
+        "model.score_threshold": 0.3,
+        "model.nms_iou": 0.3,
+        "optimizer.rate": 0.5e-4,
+        "optimizer.weight_decay": 0,
+        "optimizer.betas": [0.9, 0.999],
+        "schedule.warmup_steps": 0,
+        "trainer.steps": 100 * 7393,
+        "trainer.batch_size": 16,
+        "trainer.accumulate": 1,
+        "trainer.eval_every": 7393,
+        "trainer.init_from": "${paths.data}/weights/yolov2_coco.pt",
+        "trainer.init_without": ["head"],
+    },
+    "bccd_ssd300": {  # ours
+        "model.width": 0.25,
+        "model.batch_norm": True,
+        "trainer.steps": 1000,
+        "trainer.eval_every": 500,
+    },
+    "bccd_yolov2_tiny": {  # ours
+        "input.size": [240, 320],
+        "model.width": 0.25,
+        "model.stride": 16,
+        "model.anchors": [[1.25, 1.22], [3.16, 2.78], [3.19, 3.31], [3.75, 3.44], [6.75, 6.12]],
+        "trainer.steps": 2400,
+        "trainer.eval_every": 800,
+    },
+}
+
+YAML_SETTINGS: dict[str, dict[str, dict[str, Any]]] = {  # group -> file -> setting -> value
+    "model": MODELS,
+    "loss": LOSSES,
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+    "augment": AUGMENTATIONS,
+    "experiment": EXPERIMENTS,
+}
