@@ -7,11 +7,12 @@ BIN := .venv/bin
 READY := .venv/.ready
 DEMO := outputs/demo
 
-.PHONY: help demo demo-yolov2 demo-ssd test lint clean
+.PHONY: help demo demo-yolov2 demo-ssd test mutants lint clean
 
 help:
 	@echo "make demo    train YOLOv2 and SSD side by side on generated shapes, evaluate and compare them (SEED=0): minutes on two cores"
 	@echo "make test    the plain tests: on the CPU, offline"
+	@echo "make mutants plants one-line mistakes and runs the tests that must notice them (PART=losses: only these): ten minutes"
 	@echo "make lint    ruff: rules and format"
 	@echo "make clean   remove .venv and what runs and tools made, but no outputs"
 
@@ -42,6 +43,9 @@ demo-yolov2 demo-ssd: $(READY)
 
 test: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4
+
+mutants: $(READY)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants.run $(PART)
 
 lint: $(READY)
 	@$(BIN)/ruff check .

@@ -272,3 +272,19 @@ def test_boxes_and_scores_that_are_not_finite_are_dropped(value):
     cut = {name: getattr(grid, name)[50:] for name in ("boxes_cxcywh", "stride", "cell")}
     rest = post(alone, replace(grid, **cut))
     assert_close(detections.of_image(0).scores, rest.scores, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("candidates", [None, 2])
+def test_a_score_at_the_threshold_is_no_detection(candidates):
+    """score > threshold, as in Darknet and Caffe. sigmoid(0) is exactly .5."""
+    grid = YoloAnchors([(1.0, 1.0)], 10)((10, 30))
+    objectness = torch.tensor([[0.0, 0.1, 0.0]])
+    outputs = HeadOutputs(torch.full((1, 3, 4), 0.5), torch.zeros(1, 3, 1), objectness)
+    post = PostProcess(
+        coder=YoloBoxCoder(),
+        score_rule=yolo_scores,
+        score_threshold=0.5,
+        nms_iou=0.45,
+        candidates_per_class=candidates,
+    )
+    assert post(outputs, grid).scores.tolist() == objectness[0, 1:2].sigmoid().tolist()
