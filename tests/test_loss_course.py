@@ -147,7 +147,7 @@ def test_region_equals_darknet_on_the_courses_cases(name, seen):
     """The same predictions and boxes through Darknet's layer, recorded beside the course's numbers."""
     case = COURSE[name]
     raw, outputs, encoded, grid = course_setup(case)
-    loss = preset_loss("region", **dict(zip(keras_course.SCALES, case["scales"].tolist(), strict=True)))
+    loss = preset_loss("region", **dict(zip(keras_course.SCALE_NAMES, case["scales"].tolist(), strict=True)))
     loss.images_seen += seen - len(raw)
     (len(raw) * sum(loss(outputs, encoded, grid).values())).backward()
     delta = torch.from_numpy(case[f"darknet_delta_seen{seen}"]).double()

@@ -14,6 +14,7 @@ from detectors.coders import YoloBoxCoder
 from detectors.darknet.sections import Region
 from detectors.losses import RegionLoss
 from detectors.matching import ResponsibleCellMatcher
+from detectors.models.yolov2 import region_head_outputs
 from detectors.postprocess import YOLO_SCORE_RULES, PostProcess
 from detectors.structures import Detections, HeadOutputs
 
@@ -32,9 +33,7 @@ def activate(raw: Tensor, settings: Region) -> Tensor:
 def head_outputs(raw: Tensor, settings: Region) -> HeadOutputs:
     """(B, n * (5 + C), rows, columns) -> HeadOutputs, A = rows * columns * n, as models.yolov2.RegionHead."""
     entries = raw.unflatten(1, (len(settings.anchors), 5 + settings.classes))  # (B, n, 5 + C, rows, columns)
-    entries = entries.permute(0, 3, 4, 1, 2).flatten(1, 3)  # (B, A, 5 + C)
-    offsets = torch.cat([entries[..., :2].sigmoid(), entries[..., 2:4]], -1)
-    return HeadOutputs(offsets, class_logits=entries[..., 5:], objectness=entries[..., 4])
+    return region_head_outputs(entries.permute(0, 3, 4, 1, 2).flatten(1, 3))
 
 
 def darknet_index(anchor: Tensor, grid: tuple[int, int], num_anchors: int) -> Tensor:

@@ -65,6 +65,12 @@ class TinyNeck(nn.Module):
         return (self.last(features[0]),)
 
 
+def region_head_outputs(raw: Tensor) -> HeadOutputs:
+    """(B, A, 5 + C) a region head's raw numbers (x, y, w, h, objectness, classes ...) -> HeadOutputs."""
+    offsets = torch.cat([raw[..., :2].sigmoid(), raw[..., 2:4]], -1)
+    return HeadOutputs(offsets, class_logits=raw[..., 5:], objectness=raw[..., 4])
+
+
 class RegionHead(nn.Module):
     """A linear 1x1 convolution to K * (5 + C) channels.
 
@@ -83,9 +89,7 @@ class RegionHead(nn.Module):
         Only x and y go through a sigmoid.
         """
         raw = self.conv(features[0]).permute(0, 2, 3, 1)  # (B, rows, columns, K * (5 + C))
-        raw = raw.reshape(len(raw), -1, self.entries).float()  # (B, A, 5 + C)
-        offsets = torch.cat([raw[..., :2].sigmoid(), raw[..., 2:4]], -1)
-        return HeadOutputs(offsets, class_logits=raw[..., 5:], objectness=raw[..., 4])
+        return region_head_outputs(raw.reshape(len(raw), -1, self.entries).float())
 
 
 @builder("model")

@@ -133,11 +133,6 @@ def known_difference(comparison: Comparison, reason: str) -> Comparison:
     return replace(comparison, known=reason)
 
 
-def absent(what: str, reason: str) -> Comparison:
-    """A known difference without a comparison: recorded numbers that this code does not reproduce."""
-    return Comparison(what, 0.0, 0.0, "-", True, known=reason)
-
-
 def _incomparable(what: str, tolerance: Tolerance, note: str) -> Comparison:
     return Comparison(what, np.inf, np.inf, str(tolerance), False, note)
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detectors.commands.verify import region_decoding
+from detectors.commands.verify import darknet_models, region_decoding
 from detectors.commands.verify.comparison import (
     EXACT,
     Comparison,
@@ -182,6 +182,7 @@ def _full(folder: Folder, name: Path, case: Settings, arrays: Arrays) -> Iterato
         yield from _full_layers(build, outputs, arrays)
         if build == "gpu" and case.get("dets"):
             yield from _best_detections(outputs[-2], config, case["dets"], arrays)
+            yield from darknet_models.model_detections(network, images, case["dets"], arrays)
 
 
 def _full_layers(build: str, outputs: list[Tensor], arrays: Arrays) -> Iterator[Comparison]:

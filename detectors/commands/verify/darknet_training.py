@@ -93,18 +93,19 @@ class _Run:
             momentum=config.net.momentum,
             weight_decay=config.net.decay,
         )
-        self.seen = case["seen_start"]  # images
+        self.seen = case["seen_start"]  # images; the region loss counts them itself
+        self.loss = config.region and region_layer.seen_loss(config.region, seen=self.seen, batch=0)
         self.updates: list[int] = []  # the forward passes that an update followed
         self.rates: list[float] = []  # the learning rate of each update
 
     def forward(self, step: int, images: Tensor) -> Iterator[Comparison]:
         """One forward and backward pass, and an update after the last pass of a batch.
 
-        images: (B, C, H, W).
+        As in Darknet's train_network_datum, the images seen decide which pass is the last, also in a run that
+        starts within a batch. images: (B, C, H, W).
         """
         batch = len(images)
         subdivisions = self.case["subdivisions"]
-        self.seen += batch
         truth = self.arrays["truth"][step]
         loss_and_cost = self._region if self.config.region else self._classifier
         loss, cost, comparisons = loss_and_cost(step, images, truth)
@@ -113,7 +114,7 @@ class _Run:
         (loss / (batch * subdivisions)).backward()  # an update uses the mean over all images of its batch
         if step == 0:
             yield from _updates(self.network, self.arrays, scale=-batch * subdivisions)
-        if (step + 1) % subdivisions == 0:
+        if self.seen // batch % subdivisions == 0:
             self._update(step, batch_number=self.seen // (batch * subdivisions))
         yield compare_numbers(
             f"forward {step}: images seen", self.seen, self.arrays["seen_after"][step], EXACT
@@ -138,11 +139,11 @@ class _Run:
         grid = region_layer.cell_grid(settings, cells)
         targets = region_layer.region_targets(truth, cells)
         encoded = TargetEncoder(region_matcher(settings), YoloBoxCoder())(targets, grid, outputs)
-        loss = region_layer.seen_loss(settings, seen=self.seen, batch=batch)
-        total = batch * sum(loss(outputs, encoded, grid).values())
+        total = batch * sum(self.loss(outputs, encoded, grid).values())
+        self.seen = int(self.loss.images_seen)
         delta = region_layer.region_delta(raw.detach(), settings, truth, seen=self.seen)
         comparisons = self._first_region(activate(raw, settings), delta) if step == 0 else []
-        statistics = loss.statistics(outputs, encoded, grid)
+        statistics = self.loss.statistics(outputs, encoded, grid)
         printed = [float(number) for number in re.findall(r": +(-?nan|[\d.]+)", self.case["printed"][step])]
         ours = [float(statistics[key]) for key in region_layer.PRINTED]
         comparisons.append(
@@ -174,6 +175,7 @@ class _Run:
             raise ValueError(
                 f"{self.config.path}: the network must end in [region], [softmax] or [softmax], [cost]"
             )
+        self.seen += len(images)
         logits = self.network.outputs(images)[kinds.index(Softmax) - 1].flatten(1)
         one_hot = torch.from_numpy(truth)
         cross_entropy = -(one_hot * logits.log_softmax(1)).sum()

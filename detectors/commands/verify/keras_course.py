@@ -29,6 +29,7 @@ from detectors.commands.verify.recordings import Arrays, Folder
 from detectors.commands.verify.region_layer import COST, darknet_cost, delta_of
 from detectors.commands.verify.ssd_recordings import padded_targets
 from detectors.matching import ResponsibleCellMatcher
+from detectors.models import yolov2
 from detectors.structures import AnchorGrid, EncodedTargets, HeadOutputs, Level, Targets
 from detectors.targets import TargetEncoder
 
@@ -36,7 +37,7 @@ COURSE = Tolerance(absolute=1e-9, relative=1e-9)
 BEST_IOU = Tolerance(absolute=1e-6)  # stored as float32
 LOSS_F32 = Tolerance(relative=1e-5)  # the course's own float32 run
 DARKNET_DELTA = Tolerance(absolute=1e-4)
-SCALES = ("object_scale", "noobject_scale", "class_scale", "coord_scale")
+SCALE_NAMES = ("object_scale", "noobject_scale", "class_scale", "coord_scale")
 DARKNET_MAX_BOXES = 30  # of an image; Darknet drops the others
 COUNT_EPSILON = 1e-6  # what the course adds to a count before it divides by it
 
@@ -58,8 +59,7 @@ def manifest(folder: Folder, name: Path) -> Iterator[Fixture]:
 
 def course_outputs(y_pred: Tensor) -> HeadOutputs:
     """Raw predictions (B, rows, columns, K, 5 + C) -> HeadOutputs."""
-    raw = y_pred.flatten(1, 3)
-    return HeadOutputs(torch.cat([raw[..., :2].sigmoid(), raw[..., 2:4]], -1), raw[..., 5:], raw[..., 4])
+    return yolov2.region_head_outputs(y_pred.flatten(1, 3))
 
 
 def grid_of(case: Arrays) -> AnchorGrid:
@@ -91,7 +91,7 @@ def course_loss(case: Arrays, frontend: bool, **changes: Any) -> nn.Module:
     With warm_up_batches = W, the last batch of the warm-up training is W - 1, or W in frontend.py.
     """
     settings = {
-        **dict(zip(SCALES, case["scales"].tolist(), strict=True)),
+        **dict(zip(SCALE_NAMES, case["scales"].tolist(), strict=True)),
         "class_weights": case["class_weights"].tolist(),
         "ignore_truths": int(case["true_box_buffer"]),
         "prior_images": (int(case["warm_up_batches"]) + frontend) * len(case["y_pred"]),
@@ -266,7 +266,7 @@ def _ignored(case: Arrays, setup: Setup, frontend: bool) -> Iterator[Comparison]
 
 def _darknet(case: Arrays, setup: Setup, seen: int) -> Iterator[Comparison]:
     """Darknet's region layer on the same batch. seen: images seen, this batch included."""
-    loss = preset_loss("region", **dict(zip(SCALES, case["scales"].tolist(), strict=True)))
+    loss = preset_loss("region", **dict(zip(SCALE_NAMES, case["scales"].tolist(), strict=True)))
     loss.images_seen += seen - len(setup.raw)
     within_list = torch.arange(setup.targets.valid.shape[1]) < DARKNET_MAX_BOXES
     targets = replace(setup.targets, valid=setup.targets.valid & within_list)

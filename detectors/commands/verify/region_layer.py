@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from detectors.anchors import YoloAnchors
 from detectors.coders import YoloBoxCoder
-from detectors.commands.verify.comparison import Comparison, Fixture, Tolerance, compare_numbers
+from detectors.commands.verify.comparison import EXACT, Comparison, Fixture, Tolerance, compare_numbers
+from detectors.commands.verify.presets import preset_loss
 from detectors.commands.verify.recordings import Arrays, Folder, Settings
-from detectors.darknet.region import activate, head_outputs, region_loss, region_matcher
+from detectors.darknet.region import activate, head_outputs, region_loss_settings, region_matcher
 from detectors.darknet.sections import Region
 from detectors.structures import AnchorGrid, HeadOutputs, Matcher, Targets
 from detectors.targets import TargetEncoder
@@ -100,6 +101,7 @@ def _training(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
     encoded = TargetEncoder(region_matcher(settings), YoloBoxCoder())(targets, grid, outputs)
     (batch * sum(loss(outputs, encoded, grid).values())).backward()
     yield compare_numbers("delta_in", -raw.grad, arrays["delta_in"], DELTAS)
+    yield compare_numbers("images seen", loss.images_seen, case["seen"], EXACT)
     statistics = loss.statistics(outputs, encoded, grid)
     yield compare_numbers(
         "statistics", torch.stack([statistics[key] for key in PRINTED]), arrays["stats"], REGION_STATISTICS
@@ -120,8 +122,8 @@ def exact_grid(settings: Region, cells: tuple[int, int]) -> AnchorGrid:
 
 
 def seen_loss(settings: Region, *, seen: int, batch: int) -> nn.Module:
-    """The loss of a batch. seen: images seen, this batch included, as Darknet's layer counts them."""
-    loss = region_loss(settings)
+    """`loss=region` for a batch. seen: images seen, this batch included, as Darknet's layer counts them."""
+    loss = preset_loss("region", **region_loss_settings(settings))
     loss.images_seen += seen - batch
     return loss
 

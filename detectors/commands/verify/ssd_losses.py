@@ -1,9 +1,8 @@
 """SSD's loss (loss_*.npz): matching, targets, hard negatives, loss and gradients.
 
 The programs are Caffe, ssd.pytorch (ssdpt) and torchvision (tv). Positives are (image, default box) pairs.
-`tie_sets` lists (image, ground-truth box, default box) where rounding decides which default box the
-ground-truth box gets. Any of them is right, so everything that depends on the positives is compared with the
-recorded positives put in.
+Where rounding decides which default box a ground-truth box gets (ssd_ties.py), any of them is right, so
+everything that depends on the positives is compared with the recorded positives put in.
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ from detectors.commands.verify.comparison import (
 )
 from detectors.commands.verify.presets import preset_loss, preset_matcher
 from detectors.commands.verify.recordings import Arrays, Folder
+from detectors.commands.verify.ssd_ties import replayed
 from detectors.structures import BACKGROUND, AnchorGrid, EncodedTargets, HeadOutputs, Matches, Targets
 from detectors.targets import TargetEncoder
 
@@ -41,12 +41,10 @@ TARGET_TOLERANCE = Tolerance(absolute=1e-4, relative=2e-5)
 LOSS = Tolerance(absolute=1e-6, relative=1e-5)
 GRADIENTS = Tolerance(absolute=1e-6, relative=1e-4)
 LOC_GRADIENTS = Tolerance(absolute=1e-5, relative=1e-4)
-POSITIVE_IOU = 0.5
-IOU_ROUNDING = 1e-6  # rounding decides on which side of the threshold an IoU as near as this falls
 UNDERFLOW = (
     "ssd.pytorch subtracts the largest logit of the batch before exp(), so it never mines rows far below it"
 )
-REMARKS = ("notes", "mining_margin", "ssdpt_raises", "ssdpt_equals_caffe", "tv_equals_caffe")
+REMARKS = ("notes", "tie_sets", "mining_margin", "ssdpt_raises", "ssdpt_equals_caffe", "tv_equals_caffe")
 
 
 class Program(NamedTuple):
@@ -125,7 +123,7 @@ def _loss(arrays: Arrays, folder: Path, program: Program) -> Iterator[Comparison
         yield known_difference(comparison, f"{program.title}'s loss is {reason}")
         return
     iou = pairwise_iou(targets.boxes, grid.boxes)
-    matched, comparison = _positives(ours, recorded, iou, greedy=program.prefix == "caffe")
+    matched, comparison = _positives(ours, recorded, targets, iou, greedy=program.prefix == "caffe")
     yield comparison
     encoded = TargetEncoder(RecordedMatcher(matched), SSDBoxCoder())(
         ssd_recordings.recorded_targets(arrays, torch.float64),
@@ -156,47 +154,52 @@ def _invalid_loss(recorded: Recorded, targets: Targets) -> str | None:
     return None
 
 
-def _positives(ours: Tensor, recorded: Recorded, iou: Tensor, *, greedy: bool) -> tuple[Tensor, Comparison]:
+def _positives(
+    ours: Tensor, recorded: Recorded, targets: Targets, iou: Tensor, *, greedy: bool
+) -> tuple[Tensor, Comparison]:
     """The recorded matching (B, A), and its comparison with ours (B, A).
 
-    The two may differ where rounding decides: in ties, and where an IoU is at the threshold. iou: (B, M, A).
-    greedy: every ground-truth box gets a default box, so ties must not change the number of positives.
+    The two may differ where rounding decides, see ssd_ties. iou: (B, M, A).
     """
-    ties: dict[tuple[int, int], int] = {}  # (image, default box) -> ground-truth box
-    for image, gt_box, anchor in recorded.arrays["tie_sets"].reshape(-1, 3).astype(int).tolist():
-        ties.setdefault((image, anchor), gt_box)
-    matched = _recorded_matching(ours, recorded, ties)
-    if "pos_gt" in recorded:
-        different = _places(ours != matched)
-    else:
-        different = _places((ours >= 0) != (matched >= 0))
-    best_iou = iou.amax(1) if iou.shape[1] else iou.sum(1)  # (B, A)
-    unexplained = different - _places((best_iou - POSITIVE_IOU).abs() < IOU_ROUNDING)
-    tied = unexplained & ties.keys()
-    added = sum(int(matched[place] >= 0) - int(ours[place] >= 0) for place in tied)
-    if not greedy or added == 0:
-        unexplained -= tied
+    if not iou.shape[1]:
+        recorded.skip("pos_gt")
+        return ours, agree("positives", set(), {tuple(place) for place in recorded.pairs("pos").tolist()})
+    iou = torch.where(targets.valid[..., None], iou, -1).numpy()
+    wanted = _recorded_pairs(recorded, targets, iou.shape)
+    by_rule = _replayed_batch(iou, wanted, greedy=greedy)
+    is_wanted = np.take_along_axis(wanted, by_rule[:, None].clip(min=0), 1)[:, 0] & (by_rule >= 0)
+    matched = np.where(
+        wanted.any(1), np.where(is_wanted, by_rule, wanted.argmax(1)), BACKGROUND
+    )  # a positive that the rule does not allow has the first box that it can have
+    our_pairs = ours.numpy()[:, None] == np.arange(iou.shape[1])[:, None]  # (B, M, A)
+    wrong = (by_rule != matched) | (_replayed_batch(iou, our_pairs, greedy=greedy) != ours.numpy())
+    different = ours.numpy() != matched
+    unexplained = _places(torch.from_numpy(wrong)) if different.any() else set()
     only_ours = {(*place, int(ours[place])) for place in unexplained if ours[place] >= 0}
     only_recorded = {(*place, int(matched[place])) for place in unexplained if matched[place] >= 0}
-    remark = f" ({len(different)} places decided by rounding)" if different and not unexplained else ""
-    return matched, agree(f"positives{remark}", only_ours, only_recorded)
+    remark = f" ({different.sum()} places decided by rounding)" if different.any() and not unexplained else ""
+    return torch.from_numpy(matched), agree(f"positives{remark}", only_ours, only_recorded)
 
 
-def _recorded_matching(ours: Tensor, recorded: Recorded, ties: dict[tuple[int, int], int]) -> Tensor:
-    """(B, A) the recorded matching.
+def _replayed_batch(iou: np.ndarray, wanted: np.ndarray, *, greedy: bool) -> np.ndarray:
+    """(B, A) the matching of each image, see ssd_ties.replayed."""
+    return np.stack([replayed(*image, greedy=greedy) for image in zip(iou, wanted, strict=True)])
 
-    Without `pos_gt`, the ground-truth box of a positive is the one that we match or, if there is none, the
-    one in `ties`.
+
+def _recorded_pairs(recorded: Recorded, targets: Targets, shape: tuple[int, ...]) -> np.ndarray:
+    """(B, M, A) bool: ground-truth boxes with their default boxes.
+
+    Without `pos_gt`, a positive belongs to any box of its label.
     """
-    matched = torch.full_like(ours, BACKGROUND)
-    places = [tuple(place) for place in recorded.pairs("pos").tolist()]
+    pairs = np.zeros(shape, dtype=bool)
+    image, anchor = recorded.pairs("pos").T
     if "pos_gt" in recorded:
-        gt_boxes = recorded["pos_gt"].astype(int).tolist()
+        pairs[image, recorded["pos_gt"].astype(int), anchor] = True
     else:
-        gt_boxes = [int(ours[place]) if ours[place] >= 0 else ties.get(place, 0) for place in places]
-    for place, gt_box in zip(places, gt_boxes, strict=True):
-        matched[place] = gt_box
-    return matched
+        label = recorded["pos_label"].astype(int) - 1
+        same = targets.valid[image] & (targets.labels[image] == torch.from_numpy(label)[:, None])  # (K, M)
+        pairs[image, :, anchor] = same.numpy()
+    return pairs
 
 
 def _values(

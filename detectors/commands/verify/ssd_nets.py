@@ -21,15 +21,15 @@ import torch
 from torch import Tensor
 
 from detectors.commands.convert import parameter_names
-from detectors.commands.convert.ssd_ports import COCO_OUTPUTS, COCO_UNUSED
+from detectors.commands.convert.ssd_ports import COCO_OUTPUTS, COCO_UNUSED, identify
 from detectors.commands.verify.comparison import (
     EXACT,
     Comparison,
     Fixture,
     Tolerance,
-    absent,
     agree,
     compare_numbers,
+    known_difference,
     merge,
 )
 from detectors.commands.verify.recordings import Arrays, Folder
@@ -181,4 +181,11 @@ def _names(program: str, names: Any) -> Iterator[Comparison]:
         levels = sum(caffe.endswith("_mbox_loc.weight") for caffe in names.values())
         yield agree("names", RESIZE_RULES[program](levels), dict(names))
     else:
-        yield absent("names", f"files of {program} are not read here")
+        levels = sum(caffe.endswith("_mbox_loc.weight") for caffe in names.values())
+        comparisons = [
+            agree("recognised as a file of", identify(names), None),
+            agree("Caffe's names", set(names.values()), set(parameter_names.torchvision(levels).values())),
+        ]
+        yield known_difference(
+            merge("names", comparisons), f"files of {program} are not read here; the network is the same"
+        )

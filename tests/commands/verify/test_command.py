@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import torch.nn.functional as F
 
 from detectors import anchors, layers, losses, matching
-from detectors.commands.verify import command
+from detectors.commands.verify import command, presets, ssd_detections
 from detectors.commands.verify.recordings import Folder
+from detectors.darknet import region
 from detectors.metrics import voc
+from detectors.models import yolov2
+from detectors.structures import HeadOutputs
 from detectors.training import optim
 from tests.darknet import streams
 from tests.recorded import FIXTURES, copy, write_cases
@@ -187,8 +192,15 @@ def test_two_folders_in_one_call(tmp_path, capsys):
 # Planted mistakes
 
 
-def patch_default(monkeypatch, function, name: str, value) -> None:
-    monkeypatch.setitem(function.__kwdefaults__, name, value)
+def patch_yaml(monkeypatch, name: str, value) -> None:
+    """A wrong setting in the yaml of every loss."""
+    original = presets.preset_config
+
+    def changed(*names):
+        config = original(*names)
+        return replace(config, loss={**config.loss, name: value})
+
+    monkeypatch.setattr(presets, "preset_config", changed)
 
 
 def wrong_reorg(monkeypatch):
@@ -196,15 +208,44 @@ def wrong_reorg(monkeypatch):
 
 
 def prior_term_one_batch_too_long(monkeypatch):
-    patch_default(monkeypatch, losses.RegionLoss.__init__, "prior_images", 12801)  # seen <= 12800
+    patch_yaml(monkeypatch, "prior_images", 12801)  # seen <= 12800
 
 
 def no_small_box_factor(monkeypatch):
-    patch_default(monkeypatch, losses.RegionLoss.__init__, "weigh_small_boxes", False)
+    patch_yaml(monkeypatch, "weigh_small_boxes", False)
 
 
 def gradient_through_the_iou(monkeypatch):
-    patch_default(monkeypatch, losses.RegionLoss.__init__, "iou_gradient", True)
+    patch_yaml(monkeypatch, "iou_gradient", True)
+
+
+def object_scale_in_the_yaml(monkeypatch):
+    patch_yaml(monkeypatch, "object_scale", 4.0)
+
+
+def prior_term_counted_in_batches(monkeypatch):
+    original = losses.RegionLoss.forward
+
+    def forward(self, outputs, encoded, grid):
+        before = self.images_seen.clone()
+        terms = original(self, outputs, encoded, grid)
+        self.images_seen.copy_(before + 1)
+        return terms
+
+    monkeypatch.setattr(losses.RegionLoss, "forward", forward)
+
+
+def no_sigmoid_on_y(monkeypatch):
+    def outputs(raw):
+        offsets = torch.cat([raw[..., :1].sigmoid(), raw[..., 1:4]], -1)
+        return HeadOutputs(offsets, class_logits=raw[..., 5:], objectness=raw[..., 4])
+
+    for module in (yolov2, region):  # the function's name in both
+        monkeypatch.setattr(module, "region_head_outputs", outputs)
+
+
+def torchvisions_boxes_are_not_clipped(monkeypatch):
+    monkeypatch.setattr(ssd_detections, "clip", lambda boxes, size: boxes)
 
 
 def last_box_overwrites(monkeypatch):
@@ -258,6 +299,26 @@ MISTAKES = {  # mistake -> source folder, files, and fixtures that must fail
         ("loss_mini_shared_prior (Caffe)", "loss_mini_ties (Caffe)"),
     ),
     clipped_default_boxes: ("ssd", ["priors.npz"], ("priors/ssd300_voc", "priors/ssd512_voc")),
+    object_scale_in_the_yaml: (
+        "darknet",
+        ["region_train.*", "train*", "cfg/nano-*"],
+        ("region_train/one", "train/nano-train.gpubn"),
+    ),
+    prior_term_counted_in_batches: (
+        "darknet",
+        ["region_train.*", "train*", "cfg/nano-*"],
+        ("region_train/batch4_mixed", "train/nano-train.gpubn"),
+    ),
+    no_sigmoid_on_y: (
+        "darknet",
+        ["region_train.*", "region_decode.*"],
+        ("region_train/one", "region_decode/voc13"),
+    ),
+    torchvisions_boxes_are_not_clipped: (
+        "ssd",
+        ["det_*.npz", "priors.npz"],
+        ("det_ssd300voc_border", "det_mini_random"),
+    ),
     eps_outside_the_root: ("ssd", ["l2norm.npz"], ("l2norm",)),
     decay_on_biases: (
         "darknet",

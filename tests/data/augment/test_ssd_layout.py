@@ -94,7 +94,7 @@ def test_a_crop_without_the_image():
     window = np.array([0, 0, 0.4, 0.4])
     draws = SSDDraws(UNCHANGED, Expansion((300, 300), (200, 200)), window, cv2.INTER_AREA, True)
     result = SSD.image(picture((50, 60), 0), draws, (20, 30))
-    assert_array_equal(result, np.broadcast_to(MEAN_RGB, (20, 30, 3)))
+    assert_array_equal(result, np.broadcast_to([123, 117, 104], (20, 30, 3)))  # Caffe's mean_value, in RGB
 
 
 def test_colour_last_differs_little():

@@ -1,0 +1,72 @@
+"""The models of conf/model on the recordings of the cfgs that they are built after (full.json)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from detectors.boxes import xyxy_to_cxcywh
+from detectors.commands.verify.comparison import EXACT, Comparison, Tolerance, compare_numbers
+from detectors.commands.verify.presets import preset_detector
+from detectors.commands.verify.recordings import Arrays, Settings
+from detectors.commands.verify.region_decoding import box_tolerance
+from detectors.darknet.framing import frame
+from detectors.darknet.network import DarknetNetwork
+from detectors.darknet.weights import convolutions
+from detectors.postprocess import to_original
+
+REGION_MODELS = ("yolov2", "yolov2_coco", "yolov2_tiny", "yolov2_tiny_coco")
+MODEL_SCORES = Tolerance(absolute=1e-5)
+
+
+def model_detections(
+    network: DarknetNetwork, images: Tensor, det: Settings, arrays: Arrays
+) -> Iterator[Comparison]:
+    """The same detections by the model of conf/model that has the cfg's layers and anchors, if there is one.
+
+    network: the cfg's, loaded. Only the two thresholds are the recording's, all else is the yaml's.
+    """
+    name = _model_of(network)
+    if name is None:
+        return
+    model = preset_detector(
+        name, num_classes=network.config.region.classes, score_threshold=det["thresh"], nms_iou=det["nms"]
+    ).eval()
+    for ours, darknets in zip(convolutions(model), convolutions(network), strict=True):
+        for tensor, values in zip(ours.tensors(), darknets.tensors(), strict=True):
+            tensor.data.copy_(values.data)
+    size = tuple(images.shape[-2:])
+    with torch.no_grad():
+        detections = model.postprocess(model(images * 255), model.grid(size))
+    info = frame((det["image_h"], det["image_w"]), size, "letterbox")
+    detections = to_original(detections, [info], clip=False)
+    recorded = np.argsort(-arrays["det_top_prob"], kind="stable")
+    best = detections.scores.argsort(descending=True, stable=True)[: len(recorded)]
+    title = f"model={name}: {len(recorded)} best detections"
+    labels = arrays["det_top_idx"][recorded, 1]
+    yield compare_numbers(f"{title}: classes", detections.labels[best], labels, EXACT)
+    scores = arrays["det_top_prob"][recorded]
+    yield compare_numbers(f"{title}: scores", detections.scores[best], scores, MODEL_SCORES)
+    boxes = xyxy_to_cxcywh(detections.boxes[best])
+    if det["relative"]:
+        boxes = boxes / torch.tensor([det["image_w"], det["image_h"]] * 2)
+    tolerance = box_tolerance(det)
+    yield compare_numbers(f"{title}: boxes", boxes, arrays["det_top_box"][recorded], tolerance)
+
+
+def _model_of(network: DarknetNetwork) -> str | None:
+    """The yaml of conf/model whose convolutions and anchors are the network's."""
+    region = network.config.region
+    for name in REGION_MODELS:
+        with torch.device("meta"):
+            model = preset_detector(name, num_classes=region.classes)
+        if _shapes(model) == _shapes(network) and model.anchors.shapes_cells == region.anchors:
+            return name
+    return None
+
+
+def _shapes(module: nn.Module) -> list[list[torch.Size]]:
+    return [[tensor.shape for tensor in layer.tensors()] for layer in convolutions(module)]
