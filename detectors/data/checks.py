@@ -1,4 +1,4 @@
-"""Checks shared by both readers. A box that cannot be used is reported and left out; it never becomes NaN."""
+"""Checks shared by the readers. A box that cannot be used is reported and left out; it never becomes NaN."""
 
 from __future__ import annotations
 

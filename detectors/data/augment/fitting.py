@@ -8,7 +8,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-GREY = 127  # letterbox bars and uncovered corners; Darknet pads with .5
+GREY = 127  # letterbox bars and uncovered corners; Darknet pads with .5 of 0..1, which is 127.5
 
 
 class Fit(NamedTuple):
