@@ -6,31 +6,41 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from detectors.boxes import xyxy_to_cxcywh
-from detectors.commands.verify.comparison import EXACT, Comparison, Tolerance, compare_numbers
+from detectors.commands.verify.comparison import EXACT, Comparison, Tolerance, agree, compare_numbers
 from detectors.commands.verify.presets import preset_detector
 from detectors.commands.verify.recordings import Arrays, Settings
 from detectors.commands.verify.region_decoding import box_tolerance
 from detectors.darknet.framing import frame
 from detectors.darknet.network import DarknetNetwork
 from detectors.darknet.weights import convolutions
+from detectors.models.detector import Detector
 from detectors.postprocess import to_original
 
-REGION_MODELS = ("yolov2", "yolov2_coco", "yolov2_tiny", "yolov2_tiny_coco")
+CFG_MODELS = {  # Darknet's own cfgs -> conf/model
+    "yolov2-voc": "yolov2",
+    "yolov2": "yolov2_coco",
+    "yolov2-tiny-voc": "yolov2_tiny",
+    "yolov2-tiny": "yolov2_tiny_coco",
+}
 MODEL_SCORES = Tolerance(absolute=1e-5)
 
 
 def model_detections(
     network: DarknetNetwork, images: Tensor, det: Settings, arrays: Arrays
 ) -> Iterator[Comparison]:
-    """The same detections by the model of conf/model that has the cfg's layers and anchors, if there is one.
+    """The same detections by the model of conf/model for this cfg, if there is one.
 
     network: the cfg's, loaded. Only the two thresholds are the recording's, all else is the yaml's.
     """
-    name = _model_of(network)
+    name = CFG_MODELS.get(network.config.path.stem) or _model_like(network)
     if name is None:
+        return
+    same = agree(f"model={name}: layers and anchors", _layout(_unloaded(name, network)), _layout(network))
+    yield same
+    if not same.passed:
         return
     model = preset_detector(
         name, num_classes=network.config.region.classes, score_threshold=det["thresh"], nms_iou=det["nms"]
@@ -57,16 +67,21 @@ def model_detections(
     yield compare_numbers(f"{title}: boxes", boxes, arrays["det_top_box"][recorded], tolerance)
 
 
-def _model_of(network: DarknetNetwork) -> str | None:
-    """The yaml of conf/model whose convolutions and anchors are the network's."""
-    region = network.config.region
-    for name in REGION_MODELS:
-        with torch.device("meta"):
-            model = preset_detector(name, num_classes=region.classes)
-        if _shapes(model) == _shapes(network) and model.anchors.shapes_cells == region.anchors:
-            return name
-    return None
+def _model_like(network: DarknetNetwork) -> str | None:
+    """The yaml of conf/model with the layers and anchors of a cfg that has another name."""
+    layout = _layout(network)
+    return next((name for name in CFG_MODELS.values() if _layout(_unloaded(name, network)) == layout), None)
 
 
-def _shapes(module: nn.Module) -> list[list[torch.Size]]:
-    return [[tensor.shape for tensor in layer.tensors()] for layer in convolutions(module)]
+def _unloaded(name: str, network: DarknetNetwork) -> Detector:
+    """The model of a yaml, without memory for its parameters."""
+    with torch.device("meta"):
+        return preset_detector(name, num_classes=network.config.region.classes)
+
+
+def _layout(network: Detector | DarknetNetwork) -> str:
+    """The shapes of all convolutions, and the anchors."""
+    of_model = isinstance(network, Detector)
+    anchors = network.anchors.shapes_cells if of_model else network.config.region.anchors
+    shapes = [tuple(tensor.shape) for layer in convolutions(network) for tensor in layer.tensors()]
+    return f"{anchors} {shapes}"
