@@ -96,6 +96,11 @@ KINDS: dict[str, Kind] = {
     "absent-class": Kind(
         False, "classes without a box in a split", "split the images differently, or leave the class out"
     ),
+    "empty-class": Kind(
+        False,
+        "classes without a box in any split",
+        "each is one class too many for the model: list only the others in data.class_names",
+    ),
     "rare-class": Kind(False, "classes with few boxes to learn from", "add images, or leave the class out"),
     "trailing-bytes": Kind(
         False,

@@ -102,10 +102,21 @@ def _classes_with_boxes(annotations: Annotations) -> set[str]:
 
 
 def _scan(data: DataConfig, split: str, class_names: list[str] | None) -> Scanned:
-    """Reads one split in its format, through the cache."""
-    image_sets = getattr(data, split)
-    if not image_sets:
+    """Reads one split, through the cache. An error about a list or a folder also names the setting."""
+    files = getattr(data, split)
+    if not files:
         raise ValueError(f"data.{split} is empty: {data.name} has no such split; set data.{split}=[...]")
+    try:
+        return _scan_format(data, split, class_names)
+    except FileNotFoundError as error:
+        settings = f"data.{split}={files}"
+        if data.format == "coco":
+            settings += f", data.image_folders.{split}={getattr(data.image_folders, split)}"
+        raise FileNotFoundError(f"{error} ({settings})") from error
+
+
+def _scan_format(data: DataConfig, split: str, class_names: list[str] | None) -> Scanned:
+    """Reads one split in its format."""
     if data.format == "coco":
         return _scan_coco(data, split, class_names)
     root = Path(data.root)
@@ -120,7 +131,7 @@ def _scan(data: DataConfig, split: str, class_names: list[str] | None) -> Scanne
         folder=data.cache,
         class_names=class_names,
         root=root,
-        image_sets=list(image_sets),
+        image_sets=list(getattr(data, split)),
     )
 
 

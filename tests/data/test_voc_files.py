@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from detectors.config.check import check
+from detectors.config.schema import composed
 from detectors.data.voc import read_voc, scan_voc
 from detectors.data.voc_files import read_split_list
+from detectors.training.assemble import read_annotations
 from tests.data.files import box_xml, write_voc
 
 LISTS = {  # content of a split list, stems of the images -> the names read
@@ -109,3 +112,18 @@ def test_xml_that_cannot_be_decoded_is_one_problem(tmp_path, declared, data, wha
 def test_the_reported_set_in_gb2312(shared):
     annotations = read_voc(root=shared / "bad-input/reported/voc-gb2312", image_sets=["train"])
     assert annotations.class_names == ("安全帽",) and annotations.labels.tolist() == [0, 0, 0]
+
+
+def test_an_error_about_a_list_names_its_setting(tmp_path):
+    """The settings that exist: data.train, not the reader's own parameters."""
+    root = write_voc(tmp_path, {"a": ""})
+    data = check(composed(["data=voc", f"data.root={root}", "data.train=[trian]"])).data
+    with pytest.raises(FileNotFoundError) as caught:
+        read_annotations(data, "train", ["cat"])
+    message = "trian.txt: no such split list; did you mean 'train'? (there are: train) (data.train=['trian'])"
+    assert str(caught.value) == f"{root}/ImageSets/Main/{message}"
+    data = check(composed(["data=coco", f"data.root={tmp_path}", "data.image_folders.train=no"])).data
+    with pytest.raises(FileNotFoundError) as caught:
+        read_annotations(data, "train", ["cat"])
+    settings = "(data.train=['annotations/train.json'], data.image_folders.train=no)"
+    assert str(caught.value) == f"{tmp_path}/annotations/train.json: no such annotation file {settings}"

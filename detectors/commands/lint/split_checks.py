@@ -106,16 +106,25 @@ def class_findings(splits: Sequence[Split]) -> list[Finding]:
     for rarer, other in alike(totals):
         what = f"boxes: {totals[rarer]}, beside {totals[other]} of {other}"
         findings.append(Finding("", Problem("alike-classes", f"class {rarer}", what)))
+    if any(totals.values()):  # otherwise nothing is annotated
+        empty = [name for name, total in totals.items() if not total]
+        findings += [
+            Finding("", Problem("empty-class", f"class {name}", "no box in any split")) for name in empty
+        ]
     for split, split_counts in counts.items():
-        findings += _count_findings(split, names, split_counts)
+        findings += _count_findings(split, names, split_counts, totals)
     return findings
 
 
-def _count_findings(split: str, names: Sequence[str], counts: np.ndarray) -> list[Finding]:
-    """Findings about classes with no box or few boxes. counts: (C,) boxes per class."""
+def _count_findings(
+    split: str, names: Sequence[str], counts: np.ndarray, totals: Mapping[str, int]
+) -> list[Finding]:
+    """Findings about classes with no box or few boxes. counts: (C,) boxes per class; totals: of all."""
     findings = []
     if counts.any():  # a split without any boxes is not annotated
         for label in np.flatnonzero(counts == 0):
+            if not totals[names[label]]:
+                continue
             problem = Problem("absent-class", f"class {names[label]}", f"no box in {split}")
             findings.append(Finding(split, problem))
     if split == "train":

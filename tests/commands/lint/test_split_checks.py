@@ -88,13 +88,14 @@ def test_class_names_of_benchmarks_are_not_similar(names):
 
 def test_class_findings():
     box = [1, 1, 9, 9]
-    names = ("Dog", "cat", "dog")
+    names = ("Dog", "cat", "dog", "animals")
     train = split_of([[box] * 24], [[1] * 12 + [2] * 9 + [0] * 3], class_names=names)
     val = split_of([[box] * 2], [[1, 1]], class_names=names, name="val")
     unlabelled = split_of([[]], class_names=names, name="test")
     findings = split_checks.class_findings([train, val, unlabelled])
     assert [(finding.split, finding.problem.kind, str(finding.problem)) for finding in findings] == [
         ("", "alike-classes", "class Dog: boxes: 3, beside 9 of dog"),
+        ("", "empty-class", "class animals: no box in any split"),
         ("train", "rare-class", "class Dog: boxes in train: 3"),
         ("train", "rare-class", "class dog: boxes in train: 9"),
         ("val", "absent-class", "class Dog: no box in val"),

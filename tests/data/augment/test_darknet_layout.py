@@ -156,7 +156,9 @@ def test_recorded_placements(shared):
 def test_the_rounding_error_on_photographs(shared):
     """Placement differs from Darknet's by no more than the rounding to whole levels."""
     worst = 0.0
-    for path in sorted((shared / "data/voc2012-animals").rglob("*.jpg"))[:4]:
+    photographs = sorted((shared / "data/voc2012-animals").rglob("*.jpg"))[:4]
+    assert len(photographs) == 4
+    for path in photographs:
         image = cv2.imread(str(path))[..., ::-1]
         for size in ((300, 237), (173, 416), (608, 500)):
             expected = darknet_augment.place(to_unit(image), size, size, (0, 0)).transpose(1, 2, 0) * 255
