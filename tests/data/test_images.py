@@ -13,10 +13,13 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
+from detectors.config.check import check
+from detectors.config.schema import composed
 from detectors.data import images
 from detectors.data.image_headers import ORIENTATION, header_size
 from detectors.data.images import ImageError, ImageReader, check_size, divisor_for, read_image, read_reduced
 from detectors.data.voc import read_voc
+from detectors.training.assemble import eval_loader, read_annotations, train_loader
 from tests.data.files import box_xml, write_image, write_voc
 
 
@@ -300,6 +303,27 @@ def test_a_header_without_size_is_an_error(tmp_path, data):
     (tmp_path / "file").write_bytes(data)
     with pytest.raises(ValueError, match=r"the image cannot be opened \(its header states no size\)"):
         header_size(tmp_path / "file")
+
+
+@pytest.mark.parametrize("reduced", [False, True])
+def test_data_max_pixels_is_that_of_the_loaders(tmp_path, reduced):
+    root = write_voc(tmp_path, {"a": box_xml("cat", 1, 1, 5, 5)}, size=(60, 80))
+    settings = [
+        "data=voc",
+        f"data.root={root}",
+        f"data.reduced_decode={reduced}",
+        "data.max_pixels=4799",
+        "data.class_names=[cat]",
+    ]
+    config = check(composed([*settings, f"paths.cache={tmp_path / 'cache'}"]))
+    annotations = read_annotations(config.data, "train")
+    loaders = [
+        train_loader(config, annotations, start_step=0),
+        eval_loader(config, annotations, batch_size=1),
+    ]
+    for loader in loaders:
+        with pytest.raises(ImageError, match=r"a\.jpg: the image has 80 x 60 pixels, more than data"):
+            next(iter(loader))
 
 
 def test_special_files_are_not_opened(tmp_path):

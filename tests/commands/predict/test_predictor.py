@@ -13,10 +13,11 @@ from PIL import Image
 
 import detectors
 from detectors.commands.predict.command import main, picture_paths
+from detectors.commands.predict.predictor import CheckpointModel
 from detectors.config.check import check
 from detectors.config.schema import composed, to_plain
 from detectors.training import assemble
-from detectors.training.checkpoint import Checkpoint, save_checkpoint
+from detectors.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,15 @@ def test_every_kind_of_input_gives_the_same_predictions(run, images):
     same(detector.predict(arrays[0], score=0.1), whole[:1])
     same(detector.predict([Image.fromarray(arrays[0]), arrays[1]], score=0.1), [whole[0], whole[2]])
     same(detectors.load(run / "best.pt").predict(paths[1], score=0.1), whole[1:2])
+
+
+def test_max_pixels_is_that_of_the_run(run, images):
+    checkpoint = load_checkpoint(run / "best.pt")
+    checkpoint.config["data"]["max_pixels"] = 60 * 80 - 1
+    model = CheckpointModel(checkpoint, torch.device("cpu"))
+    assert model.read(str(images / "c.png")).shape == (33, 47, 3)
+    with pytest.raises(ValueError, match=r"a\.png: the image has 80 x 60 pixels, more than=4799"):
+        model.read(str(images / "a.png"))
 
 
 def same(predictions: list, expected: list) -> None:
