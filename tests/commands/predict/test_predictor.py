@@ -62,7 +62,7 @@ def test_max_pixels_is_that_of_the_run(run, images):
     checkpoint.config["data"]["max_pixels"] = 60 * 80 - 1
     model = CheckpointModel(checkpoint, torch.device("cpu"))
     assert model.read(str(images / "c.png")).shape == (33, 47, 3)
-    with pytest.raises(ValueError, match=r"a\.png: the image has 80 x 60 pixels, more than=4799"):
+    with pytest.raises(ValueError, match=r"a\.png: the image has 80 x 60 pixels, more than"):
         model.read(str(images / "a.png"))
 
 
