@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from detectors.config.build import trust
 from detectors.config.check import check
@@ -38,21 +39,27 @@ LOADING = ("on_error", "cache", "workers", "prefetch", "image_cache", "reduced_d
 def main(cfg: DictConfig) -> float | None:
     """Returns COCO's AP."""
     trust(cfg.builders)
-    return evaluate(check(cfg, EvaluateConfig))
+    overrides = HydraConfig.get().overrides.task
+    own_cache = any(override.lstrip("+").startswith("paths.cache=") for override in overrides)
+    return evaluate(check(cfg, EvaluateConfig), own_cache=own_cache)
 
 
-def evaluate(settings: EvaluateConfig) -> float | None:
-    """Evaluates as the settings say, prints the numbers and writes them. Returns COCO's AP."""
+def evaluate(settings: EvaluateConfig, *, own_cache: bool = False) -> float | None:
+    """Evaluates as the settings say, prints the numbers and writes them. Returns COCO's AP.
+
+    own_cache: settings.paths.cache takes the place of the run's.
+    """
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = assemble.choose_device(settings.device)
     stored = ckpt.load_checkpoint(ckpt.find_checkpoint(settings.run, f"{settings.checkpoint}.pt"))
     detector, run_config = assemble.load_detector(stored, device)
-    config = with_data(run_config, settings)
+    config = with_data(with_cache(run_config, settings.paths.cache) if own_cache else run_config, settings)
     scanned = assemble.scan_annotations(config.data, settings.split, stored.class_names)
     annotations = settled(scanned, config.data.on_error)
     loader = assemble.eval_loader(config, annotations, batch_size=settings.batch_size)
-    detections, seconds = detect(detector, loader, device, progress=settings.progress)
+    precision = config.trainer.precision
+    detections, seconds = detect(detector, loader, device, progress=settings.progress, precision=precision)
     result = report(annotations, detections)
     content = {
         "checkpoint": stored.path.name,
@@ -148,14 +155,29 @@ def _recorded(path: Path, group: str | None = None) -> object:
     return part.get("truths_hash") if isinstance(part, dict) else None
 
 
+def with_cache(config: Config, cache: str) -> Config:
+    """The configuration with another paths.cache, and the settings that follow from it."""
+    data = replace(config.data, cache=config.data.cache and f"{cache}/annotations")
+    if data.format == "shapes":
+        data.root = cache
+    return replace(config, data=data, paths=replace(config.paths, cache=cache))
+
+
 def with_data(config: Config, settings: EvaluateConfig) -> Config:
     """The run's configuration with the data settings given to evaluate.py over its own.
 
-    ValueError if they name images that the run was trained on.
+    Another data set, as data=voc names one, keeps no split, class list or cache of the run's. A data.root
+    alone is the run's own set, moved. ValueError for images that the run was trained on.
     """
     if not settings.data:
         return config
-    changed = check(OmegaConf.merge(to_plain(config), {"data": settings.data}))
+    base = to_plain(config)
+    if {"name", "format"} <= settings.data.keys():  # as every yaml of conf/data does
+        base["data"] = {name: base["data"][name] for name in LOADING}
+        if settings.paths.cache != MISSING:
+            base["data"]["cache"] = f"{settings.paths.cache}/annotations"
+            base["paths"]["cache"] = settings.paths.cache
+    changed = check(OmegaConf.merge(base, {"data": settings.data}))
     split = settings.split
     seen = [] if split == "train" else trained_on(config.data, changed.data, split)
     if seen:

@@ -40,6 +40,20 @@ HARMLESS = (
     "image_cache",
 )  # settings of `data` that do not affect learning
 
+FIXED = (  # group, its settings that a resume cannot change (none: all), and why
+    (
+        "trainer",
+        ("batch_size", "accumulate"),
+        "the order of the images is counted in batches; leave it out, "
+        "or start a new run with trainer.init_from",
+    ),
+    (
+        "paths",
+        (),
+        "the places that follow from it are stored; set data.root or data.cache themselves",
+    ),
+)
+
 
 @entry_point("train")
 def main(cfg: DictConfig) -> float | None:
@@ -100,7 +114,19 @@ def resumed_config(stored: ckpt.Checkpoint, overrides: list[str]) -> Config:
                 f"only trainer.* and data.{{{','.join(HARMLESS)}}} may change"
             )
     assemble.stored_config(stored)  # what is wrong in the file is not blamed on the overrides
-    return check(merged(stored.config, changes))
+    config = merged(stored.config, changes)
+    _refuse_changes(stored, config)
+    return check(config)
+
+
+def _refuse_changes(stored: ckpt.Checkpoint, now: DictConfig) -> None:
+    """ValueError for a changed setting that would not do in a resumed run what it says."""
+    for group, names, reason in FIXED:
+        old, new = stored.config.get(group, {}), now.get(group, {})
+        for name in names or new:
+            if name in old and new[name] != old[name]:
+                what = f"{group}.{name}={new[name]}: the run of {stored.path} has {group}.{name}={old[name]}"
+                raise ValueError(f"{what}, and a resume cannot change it: {reason}")
 
 
 def build_run(config: Config, folder: Path, stored: ckpt.Checkpoint | None) -> engine.Run:

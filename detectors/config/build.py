@@ -10,6 +10,7 @@ from dataclasses import is_dataclass
 from importlib import import_module
 from typing import Any
 
+from detectors.config.typed import as_hinted
 from detectors.data.suggestions import did_you_mean
 
 MOVED = {  # `_target_`s of checkpoints and configurations that were stored before a move -> today's
@@ -78,6 +79,19 @@ def _is_builder(value: Any, module_name: str, group: str | None) -> bool:
     return marked is not None and group in (None, marked) and value.__module__ == module_name
 
 
+def with_whole_numbers(node: Mapping[str, Any], group: str) -> Mapping[str, Any]:
+    """A copy of a node in which 1e3 is a whole number where its builder wants one."""
+    try:
+        hints = _keyword_hints(find_target(node["_target_"], group))
+    except (KeyError, TypeError, ValueError):
+        return node  # signature_problems says what is wrong with it
+    return {name: as_hinted(value, hints.get(name, Any)) for name, value in node.items()}
+
+
+def _keyword_hints(target: Callable) -> dict[str, Any]:
+    return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+
+
 def signature_problems(node: Mapping[str, Any], place: str, given: Sequence[str]) -> Iterator[str]:
     """Problems of a node with its builder: an unknown, missing or ill-typed keyword.
 
@@ -94,7 +108,7 @@ def signature_problems(node: Mapping[str, Any], place: str, given: Sequence[str]
     except ValueError as error:
         yield f"{place}.{error}"
         return
-    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    hints = _keyword_hints(target)
     parameters = {name: p for name, p in inspect.signature(target).parameters.items() if name not in given}
     for name in node.keys() - {"_target_"} - parameters.keys():
         yield _unknown(node, place, name, target, parameters, given)

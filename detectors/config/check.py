@@ -18,9 +18,18 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from detectors.config.build import MOVED, build, describe_type, fits, signature_problems
+from detectors.config.build import (
+    MOVED,
+    build,
+    describe_type,
+    fits,
+    signature_problems,
+    with_whole_numbers,
+)
 from detectors.config.data_rules import DATA_RULES, SettingProblem
+from detectors.config.devices import device_problem
 from detectors.config.schema import Config
+from detectors.config.typed import as_hinted
 from detectors.data.suggestions import did_you_mean
 
 # Builder -> keywords that the program supplies, not the yaml
@@ -44,6 +53,7 @@ def check(cfg: DictConfig | Mapping[str, Any], schema: type = Config) -> Any:
     problems: list[SettingProblem] = []
     config = _read(schema, _resolved(cfg), "", problems)
     for group, given in GIVEN.items() if isinstance(config, Config) else ():
+        setattr(config, group, with_whole_numbers(getattr(config, group), group))
         problems += [(group, text) for text in signature_problems(getattr(config, group), group, given)]
     for rule, sections in CONFIG_RULES.items() if isinstance(config, Config) else ():
         if not {place.partition(".")[0] for place, _ in problems} & set(sections):
@@ -91,7 +101,10 @@ def _read(schema: type, given: Any, place: str, problems: list[SettingProblem]) 
         where = _join(place, name)
         hint = did_you_mean(name, known, listed=True, place=place)
         problems.append((where, f"{where}={given[name]!r}: there is no such setting{hint}"))
-    values = {name: given[name] if name in given else _default(f) for name, f in known.items()}
+    values = {
+        name: as_hinted(given[name], hints[name]) if name in given else _default(f)
+        for name, f in known.items()
+    }
     for name, value in values.items():
         where = _join(place, name)
         if (group := _group(hints[name], value)) is not None:
@@ -116,15 +129,28 @@ def _default(field) -> Any:
 def _wrong(value: Any, hint: Any, rules: Mapping[str, Any]) -> str | None:
     """What is wrong with a single value, and what would be right; None for a right one."""
     if not fits(value, hint):
-        return f"must be {describe_type(hint)}"
+        return f"must be {describe_type(hint)}{_quoting(value, hint)}"
     if "choices" in rules and value not in rules["choices"]:
         hint = did_you_mean(value, rules["choices"]) if isinstance(value, str) else ""
         return f"must be one of {', '.join(rules['choices'])}{hint}"
+    if "device" in rules and (text := device_problem(value)):
+        return text
+    if "above" in rules and value is not None and value <= rules["above"]:
+        return f"must be more than {rules['above']}; {rules['off']} switches it off"
     if "low" in rules and value is not None and value < rules["low"]:
         return f"must be {rules['low']} or more"
     if "high" in rules and value is not None and value > rules["high"]:
         return f"must be {rules['high']} or less"
     return None
+
+
+def _quoting(value: Any, hint: Any) -> str:
+    """How to quote, where YAML has made a number or true or false of a text."""
+    items = value if isinstance(value, list) else [value]
+    texts = {str, list[str]} & {hint, *typing.get_args(hint)}
+    if texts and any(isinstance(item, bool | int | float) for item in items):
+        return '; YAML reads yes, 1e3 and 007 as true and numbers: write "yes", "1e3", "007" in the yaml file'
+    return ""
 
 
 def _join(place: str, name: str) -> str:

@@ -8,9 +8,7 @@ import inspect
 import os
 import re
 import sys
-import typing
 from collections.abc import Callable
-from dataclasses import is_dataclass
 from typing import Any
 
 import hydra
@@ -22,7 +20,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from yaml import YAMLError
 
 from detectors.config.build import describe_type, find_target
-from detectors.config.schema import CONF
+from detectors.config.schema import CONF, HINTS, as_typed
 from detectors.data.suggestions import did_you_mean
 
 # Errors the user can fix. Any other is a fault of this code and keeps its traceback.
@@ -47,13 +45,23 @@ def entry_point(
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
-        if os.environ.get(FULL_ERROR) == "1":
-            return hydra.main(version_base="1.3", config_path=config_path, config_name=config_name)(task)
-        return _outside(
-            hydra.main(version_base="1.3", config_path=config_path, config_name=config_name)(_inside(task))
-        )
+        full = os.environ.get(FULL_ERROR) == "1"
+        application = hydra.main(version_base="1.3", config_path=config_path, config_name=config_name)
+        main = _with_arguments(application(task if full else _inside(task)))
+        return main if full else _outside(main)
 
     return decorate
+
+
+def _with_arguments(main: Callable[[], None]) -> Callable[[], None]:
+    """Prepares the command line before Hydra reads it."""
+
+    @functools.wraps(main)
+    def prepared() -> None:
+        sys.argv = [sys.argv[0], *as_typed(sys.argv[1:])]
+        main()
+
+    return prepared
 
 
 def _inside(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
@@ -180,8 +188,8 @@ def _unknown_key(error: Exception, cause: OmegaConfBaseException) -> str:
 
 def _wrong_type(error: Exception, cause: ValidationError) -> str:
     """trainer.steps=abc -> what the dataclass wants there."""
-    hints = typing.get_type_hints(cause.object_type) if is_dataclass(cause.object_type) else {}
-    what = f"must be {describe_type(hints[cause.key])}" if cause.key in hints else cause.msg.splitlines()[0]
+    hint = HINTS.get(cause.full_key)
+    what = cause.msg.splitlines()[0] if hint is None else f"must be {describe_type(hint)}"
     return f"{_source(error)}{cause.full_key}{_value(error)}: {what}"
 
 

@@ -17,6 +17,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from detectors.config.build import trust
+from detectors.config.typed import composable, setting_hints, with_quoted_texts
 from detectors.data.class_names import CLASS_LISTS
 from detectors.data.image_headers import PIXEL_LIMIT
 
@@ -32,8 +33,16 @@ def _choice(default: str, *others: str) -> Any:
     return field(default=default, metadata={"choices": (default, *others)})
 
 
+def _device() -> Any:
+    return field(default="auto", metadata={"device": True})  # auto, cpu, cuda or cuda:1
+
+
 def _at_least(low: float, default: float | None) -> Any:
     return field(default=default, metadata={"low": low})
+
+
+def _above_zero(default: float | None, *, off: str) -> Any:
+    return field(default=default, metadata={"above": 0, "off": off})
 
 
 def _probability(default: float) -> Any:
@@ -143,9 +152,9 @@ class TrainerConfig:
     eval_every: int = _at_least(0, 0)  # steps; 0 evaluates at the end only
     log_every: int = _at_least(1, 10)  # steps
     eval_batch_size: int = _at_least(1, 16)  # images
-    device: str = _choice("auto", "cpu", "cuda")
+    device: str = _device()
     precision: str = _choice("float32", "bfloat16")  # bfloat16: autocast; offsets and losses stay in float32
-    clip_grad_norm: float | None = _at_least(0, None)  # null does not clip
+    clip_grad_norm: float | None = _above_zero(None, off="null")  # null does not clip
     threads: int = _at_least(0, 0)  # of PyTorch on the CPU; 0: PyTorch's choice
     probe_images: int = _at_least(0, 4)  # fixed images drawn with their detections at every evaluation
     progress: bool = True  # show a progress bar on a terminal; without one there are lines
@@ -191,7 +200,7 @@ class EvaluateConfig:
     split: str = _choice("val", "test", "train")
     data: dict[str, Any] = _empty(dict)  # settings that replace those of the run's own data
     batch_size: int = _at_least(1, 16)  # images
-    device: str = _choice("auto", "cpu", "cuda")
+    device: str = _device()
     threads: int = _at_least(0, 0)
     progress: bool = True
     paths: PathsConfig = _empty(PathsConfig)
@@ -221,14 +230,20 @@ OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
 OmegaConf.register_new_resolver("hydra_subdir", hydra_subdir, replace=True)
 OmegaConf.register_new_resolver("known_classes", lambda name: list(CLASS_LISTS[name]), replace=True)
 OmegaConf.register_new_resolver("shared_or", shared_or, replace=True)
-ConfigStore.instance().store(name="train_schema", node=Config)
-ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
+ConfigStore.instance().store(name="train_schema", node=composable(Config))
+ConfigStore.instance().store(name="evaluate_schema", node=composable(EvaluateConfig))
+HINTS = setting_hints(EvaluateConfig) | setting_hints(Config)
+
+
+def as_typed(overrides: Sequence[str]) -> list[str]:
+    """Overrides whose texts stay what was typed, see with_quoted_texts."""
+    return with_quoted_texts(overrides, HINTS)
 
 
 def composed(overrides: Sequence[str]) -> dict[str, Any]:
     """train.py's configuration with these overrides, unchecked, for commands that Hydra does not run."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = OmegaConf.to_container(compose("train", list(overrides)), resolve=True)
+        config = OmegaConf.to_container(compose("train", as_typed(overrides)), resolve=True)
     trust(config["builders"])
     return config
 
@@ -240,7 +255,8 @@ def output_folder() -> Path:
 
 def merged(stored: Mapping[str, Any], changes: Sequence[str]) -> DictConfig:
     """A checkpoint's configuration with changes of the form key=value over it."""
-    return OmegaConf.merge(stored, OmegaConf.from_dotlist([change.lstrip("+") for change in changes]))
+    settings = [change.lstrip("+") for change in as_typed(changes)]
+    return OmegaConf.merge(stored, OmegaConf.from_dotlist(settings))
 
 
 def to_plain(config: Config | EvaluateConfig) -> dict[str, Any]:

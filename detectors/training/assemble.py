@@ -13,6 +13,7 @@ import torch
 from detectors.annotations import Annotations
 from detectors.config.build import build
 from detectors.config.check import ConfigError, check
+from detectors.config.devices import device_problem
 from detectors.config.schema import SPLITS, Config, DataConfig
 from detectors.data.annotation_cache import Scanned, cached
 from detectors.data.augment.mixing import Mixing
@@ -234,10 +235,23 @@ def eval_loader(
 
 
 def choose_device(name: str) -> torch.device:
-    """'auto' takes a GPU if there is one. ValueError for cuda without a GPU."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device=cuda: PyTorch sees no GPU here; set device=cpu or device=auto")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    """'auto' takes a GPU if there is one; cuda:1 is the second one.
+
+    ValueError for another name, or for a GPU that is not there.
+    """
+    if text := device_problem(name):
+        raise ValueError(f"device={name!r}: {text}")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={name}: PyTorch sees no GPU here; set device=cpu or device=auto")
+    if device.index is not None:
+        if device.index >= torch.cuda.device_count():
+            last = torch.cuda.device_count() - 1
+            raise ValueError(f"device={name}: PyTorch sees no such GPU here; the last one is cuda:{last}")
+        torch.cuda.set_device(device)  # so that its generator is the one that checkpoints store
+    return device
 
 
 def build_detector(config: Config, num_classes: int) -> Detector:

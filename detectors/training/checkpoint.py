@@ -68,7 +68,7 @@ def from_content(path: Path, content: Any) -> Checkpoint:
         raise ValueError(f"{path}: a checkpoint without {', '.join(absent)}; {GO_ON}")
     check_content(content, str(path))
     fields = {name: content[name] for name in names} | {"class_names": tuple(content["class_names"])}
-    fields["config"] = _with_shapes_in_the_cache(fields["config"])
+    fields["config"] = _with_clipping_or_null(_with_shapes_in_the_cache(fields["config"]))
     return Checkpoint(path, **_with_images_seen(fields))
 
 
@@ -79,6 +79,14 @@ def _with_shapes_in_the_cache(config: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(data, dict) or data.get("format") != "shapes" or not isinstance(paths, dict):
         return config
     return config | {"data": data | {"root": paths.get("cache", data.get("root"))}}
+
+
+def _with_clipping_or_null(config: dict[str, Any]) -> dict[str, Any]:
+    """Older configurations could have trainer.clip_grad_norm 0, which did not clip; today null says that."""
+    trainer = config.get("trainer")
+    if not isinstance(trainer, dict) or trainer.get("clip_grad_norm") != 0:
+        return config
+    return config | {"trainer": trainer | {"clip_grad_norm": None}}
 
 
 def _with_images_seen(fields: dict[str, Any]) -> dict[str, Any]:

@@ -56,8 +56,7 @@ class DetectionTask:
         Offsets, targets and losses are float32 whatever the precision of the network.
         """
         detector = self.module
-        low = self.config.trainer.precision == "bfloat16"
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=low):
+        with network_precision(self.config.trainer.precision, self.device):
             outputs = detector(batch.images)
         grid = detector.grid(batch.images.shape[-2:])
         encoded = detector.encoder(batch.targets, grid, outputs)
@@ -79,7 +78,8 @@ class DetectionTask:
     def evaluate(self) -> Report:
         """Average precision on the validation split. Leaves the detector in evaluation mode."""
         show = self.config.trainer.progress
-        detections, _ = detect(self.module, self.val_loader, self.device, progress=show)
+        precision = self.config.trainer.precision
+        detections, _ = detect(self.module, self.val_loader, self.device, progress=show, precision=precision)
         self._last_detections = detections
         self._last_report = report(self.val_annotations, detections)
         return self._last_report
@@ -132,12 +132,23 @@ class DetectionTask:
         }
 
 
+def network_precision(precision: str, device: torch.device) -> torch.autocast:
+    """The context in which a network runs with trainer.precision; its outputs are float32 in any case."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+
+
 @torch.no_grad()
 def detect(
-    detector: Detector, loader: BatchLoader, device: torch.device, *, progress: bool
+    detector: Detector,
+    loader: BatchLoader,
+    device: torch.device,
+    *,
+    progress: bool,
+    precision: str = "float32",
 ) -> tuple[Detections, float]:
     """Detections of every image of the loader, in the original frame; `image` is the row of its Annotations.
 
+    precision: trainer.precision of the run.
     Also returns the seconds spent without loading. Leaves the detector in evaluation mode.
     """
     detector.eval()
@@ -146,7 +157,9 @@ def detect(
     for batch in tqdm(loader, disable=not shows_bar(progress), desc="evaluate", leave=False):
         started = perf_counter()
         images = batch.images.to(device, non_blocking=True)
-        detections = detector.detections(detector(images), batch.infos, images.shape[-2:]).to("cpu")
+        with network_precision(precision, device):
+            outputs = detector(images)
+        detections = detector.detections(outputs, batch.infos, images.shape[-2:]).to("cpu")
         seconds += perf_counter() - started
         rows = torch.tensor([info.index for info in batch.infos])
         parts.append(

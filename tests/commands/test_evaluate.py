@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,9 +12,16 @@ import pytest
 
 from detectors.commands import train as script
 from detectors.commands.compare import command as compare
-from detectors.commands.evaluate import evaluate, fault_counts, fault_lines, file_suffix, with_data
+from detectors.commands.evaluate import (
+    evaluate,
+    fault_counts,
+    fault_lines,
+    file_suffix,
+    with_cache,
+    with_data,
+)
 from detectors.config.check import check
-from detectors.config.schema import Config, EvaluateConfig, composed
+from detectors.config.schema import Config, EvaluateConfig, PathsConfig, composed, to_plain
 from detectors.data.problems import Problem
 from detectors.training import engine
 from tests.data.files import box_xml, write_voc
@@ -59,6 +66,33 @@ def test_other_images_may_be_evaluated():
     assert asked(config, "test", test=["VOC2007/test"]).data.test == ["VOC2007/test"]
     assert asked(config, "val", root="/another/set", val=["VOC2012/val"]).data.root == "/another/set"
     assert with_data(config, EvaluateConfig(run="r", split="train")) is config
+
+
+def test_another_data_set_brings_its_own_splits_and_the_cache_that_is_given():
+    """data=voc as Hydra composes it; a data.root alone is the run's own set, moved."""
+    config = check(composed(["data=bccd", "paths.shared=/shared", "paths.cache=/runs"]))
+    settings = EvaluateConfig(
+        run="r",
+        data={"name": "voc", "format": "voc", "root": "/other", "train": ["train"], "val": ["val"]},
+        paths=PathsConfig(data="/data", cache="/here", output="/out"),
+    )
+    other = with_data(config, settings)
+    assert (other.data.train, other.data.val, other.data.test) == (["train"], ["val"], [])
+    assert (other.data.class_names, other.data.on_error) == (None, "skip")
+    assert (other.data.cache, other.paths.cache) == ("/here/annotations", "/here")
+
+    moved = with_data(config, replace(settings, data={"root": "/moved"}))
+    assert moved.data == replace(config.data, root="/moved")
+    assert moved.paths == config.paths
+
+
+def test_the_cache_of_the_command_line_takes_the_place_of_the_runs():
+    config = with_cache(check(composed(["paths.cache=/runs"])), "/here")
+    assert (config.data.root, config.paths.cache) == ("/here", "/here")
+    assert config.data.cache == "/here/annotations"
+    assert check(to_plain(config)) == config
+    parsed = check(composed(["data=voc07", "data.cache=null"]))
+    assert with_cache(parsed, "/here").data == parsed.data
 
 
 def test_what_was_not_measured_on_is_told():

@@ -44,7 +44,7 @@ def run(capfd, monkeypatch, task, *arguments: str, full_error: str = "0") -> tup
         ("++trainer.stpes=1", "trainer.stpes=1: there is no such setting; did you mean trainer.steps?"),
         ("trainer.steps=many", "trainer.steps=many: must be a whole number"),
         ("trainer.threads=null", "trainer.threads=null: must be a whole number"),
-        ("input.size=[300,a]", "Value 'a' of type 'str' could not be converted to Integer"),
+        ("input.size=[300,a]", "input.size=[300, 'a']: must be a list whose items are each a whole number"),
         ("traner=demo", "traner=demo: there is no such setting; did you mean trainer?"),
         (
             "model=ssd30",

@@ -135,10 +135,13 @@ def test_a_run_with_generated_images_in_another_root_is_loaded_and_resumed(cache
     run = make_run(tmp_path, cache, "trainer.steps=1", "schedule.warmup_steps=0")
     engine.train(run)
     stored = ckpt.load_checkpoint(tmp_path / ckpt.LAST)
-    data = stored.config["data"] | {"root": str(tmp_path / "elsewhere")}
-    ckpt.save_checkpoint(replace(stored, config=stored.config | {"data": data}))
+    changed = {
+        "data": stored.config["data"] | {"root": str(tmp_path / "elsewhere")},
+        "trainer": stored.config["trainer"] | {"clip_grad_norm": 0.0},  # did not clip; null says so today
+    }
+    ckpt.save_checkpoint(replace(stored, config=stored.config | changed))
     old = ckpt.load_checkpoint(tmp_path / ckpt.LAST)
     _, config = assemble.load_detector(old, torch.device("cpu"))
-    assert config.data.root == str(cache)
+    assert (config.data.root, config.trainer.clip_grad_norm) == (str(cache), None)
     assert resume_one_step(old, tmp_path).progress.step == 2
     assert not (tmp_path / "elsewhere").exists()

@@ -19,6 +19,7 @@ from detectors.data.images import ImageError, read_image
 from detectors.structures import Detections, ImageInfo
 from detectors.training import assemble
 from detectors.training import checkpoint as ckpt
+from detectors.training.detection import network_precision
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class CheckpointModel:
         self.module, config = assemble.load_detector(checkpoint, device)
         self.class_names = checkpoint.class_names
         self.device = device
+        self.precision = config.trainer.precision
         self.size = tuple(config.input.size)
         self.max_pixels = config.data.max_pixels
         self.transform = build_transform(
@@ -85,7 +87,9 @@ class CheckpointModel:
         return torch.from_numpy(framed.image).permute(2, 0, 1), info
 
     def detect(self, batch: Tensor, infos: list[ImageInfo], score: float) -> Detections:
-        return self.module.detections(self.module(batch), infos, self.size).above(score)
+        with network_precision(self.precision, self.device):
+            outputs = self.module(batch)
+        return self.module.detections(outputs, infos, self.size).above(score)
 
 
 class Framed(NamedTuple):
