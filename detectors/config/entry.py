@@ -20,7 +20,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from yaml import YAMLError
 
 from detectors.config.build import describe_type, find_target
-from detectors.config.schema import CONF, HINTS, as_typed
+from detectors.config.schema import CONF, HINTS, prepared
 from detectors.data.suggestions import did_you_mean
 
 # Errors the user can fix. Any other is a fault of this code and keeps its traceback.
@@ -47,21 +47,21 @@ def entry_point(
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
         full = os.environ.get(FULL_ERROR) == "1"
         application = hydra.main(version_base="1.3", config_path=config_path, config_name=config_name)
-        main = _with_arguments(application(task if full else _inside(task)))
+        main = _with_arguments(application(task if full else _inside(task)), config_name)
         return main if full else _outside(main)
 
     return decorate
 
 
-def _with_arguments(main: Callable[[], None]) -> Callable[[], None]:
+def _with_arguments(main: Callable[[], None], program: str) -> Callable[[], None]:
     """Prepares the command line before Hydra reads it."""
 
     @functools.wraps(main)
-    def prepared() -> None:
-        sys.argv = [sys.argv[0], *as_typed(sys.argv[1:])]
+    def with_arguments() -> None:
+        sys.argv = [sys.argv[0], *prepared(sys.argv[1:], program)]
         main()
 
-    return prepared
+    return with_arguments
 
 
 def _inside(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:

@@ -8,7 +8,7 @@ keyword-only signature is its schema.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from detectors.config.build import trust
+from detectors.config.habits import EVALUATE_NAMES, TRAIN_NAMES, Habits
 from detectors.config.typed import composable, setting_hints, with_quoted_texts
 from detectors.data.class_names import CLASS_LISTS
 from detectors.data.image_headers import PIXEL_LIMIT
@@ -240,10 +241,24 @@ def as_typed(overrides: Sequence[str]) -> list[str]:
     return with_quoted_texts(overrides, HINTS)
 
 
+def prepared(arguments: Sequence[str], program: str) -> list[str]:
+    """A command line for Hydra. ValueError that names our settings for those of other programs.
+
+    program: train or evaluate.
+    """
+    schema, names = {"train": (Config, TRAIN_NAMES), "evaluate": (EvaluateConfig, EVALUATE_NAMES)}[program]
+    settings = [*setting_hints(schema), *(f"data.{field.name}" for field in fields(DataConfig))]
+    groups = {path.parent.name for path in CONF.glob("*/*.yaml")}
+    if program == "evaluate":
+        groups = {"data", "paths"}
+    choices = {group: sorted(path.stem for path in (CONF / group).glob("*.yaml")) for group in groups}
+    return as_typed(Habits(settings, choices, names).ordered(arguments))
+
+
 def composed(overrides: Sequence[str]) -> dict[str, Any]:
     """train.py's configuration with these overrides, unchecked, for commands that Hydra does not run."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = OmegaConf.to_container(compose("train", as_typed(overrides)), resolve=True)
+        config = OmegaConf.to_container(compose("train", prepared(overrides, "train")), resolve=True)
     trust(config["builders"])
     return config
 
