@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -20,6 +21,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from yaml import YAMLError
 
 from detectors.config.build import describe_type, find_target
+from detectors.config.fresh_folder import remove_if_fresh
 from detectors.config.schema import CONF, HINTS, prepared
 from detectors.data.suggestions import did_you_mean
 
@@ -75,8 +77,10 @@ def _inside(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
         try:
             return task(cfg)
         except USER_ERRORS as error:
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
+            hydra_config = HydraConfig.get()
+            if hydra_config.mode == RunMode.MULTIRUN:
                 raise
+            remove_if_fresh(Path(hydra_config.runtime.output_dir), f"{hydra_config.job.name}.log")
             _report(error)
 
     return guarded

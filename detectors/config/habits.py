@@ -15,7 +15,11 @@ HYDRA_OPTIONS = {
     **dict.fromkeys(("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"), 1),
     **dict.fromkeys(("--config-dir", "-cd", "--experimental-rerun", "--info", "-i"), 1),
 }
-SHOWN = (["job"], ["hydra"], ["all"])  # what --cfg can print; any other value is a file of another program
+CFG_VALUES = (
+    ["job"],
+    ["hydra"],
+    ["all"],
+)  # what --cfg can print; any other value is a file of another program
 EPOCHS = "epochs n_epochs num_epochs max_epochs total_epochs epoch"
 TRAIN_NAMES = {  # our setting -> its names in Darknet, Ultralytics, mmdetection, torchvision, ...
     "optimizer.rate": "lr lr0 learning_rate base_lr initial_lr",
@@ -48,7 +52,7 @@ EVALUATE_NAMES = {
     "data.root": TRAIN_NAMES["data.root"],
     "data.workers": TRAIN_NAMES["data.workers"],
 }
-VALUES: dict[str, Callable[[str], str]] = {  # our setting -> the value that another program's means
+MEANT_VALUES: dict[str, Callable[[str], str]] = {  # our setting -> the value that another program's means
     "input.size": lambda value: f"[{value},{value}]" if value.isdigit() else "[HEIGHT,WIDTH]",
     "trainer.precision": lambda value: "bfloat16",
     "trainer.device": lambda value: "cpu" if value == "cpu" else "cuda",
@@ -82,7 +86,7 @@ class Habits:
         while rest:
             argument = rest.pop(0)
             name, equals, _ = argument.partition("=")
-            if name in HYDRA_OPTIONS and (name != "--cfg" or equals or rest[:1] in SHOWN):
+            if name in HYDRA_OPTIONS and (name != "--cfg" or equals or rest[:1] in CFG_VALUES):
                 count = 0 if equals else HYDRA_OPTIONS[name]
                 options += [argument, *rest[:count]]
                 del rest[:count]
@@ -142,7 +146,7 @@ class Habits:
             return ""
         if value.endswith(".cfg"):
             return "; `detectors convert` makes a checkpoint of Darknet's cfg and weights"
-        value = VALUES[ours](value) if ours in VALUES else value or "..."
+        value = MEANT_VALUES[ours](value) if ours in MEANT_VALUES else value or "..."
         plus = "+" if ours.startswith("data.") and not self.trains else ""
         return f"; did you mean {plus}{ours}={value}?"
 

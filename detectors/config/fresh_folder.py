@@ -1,0 +1,34 @@
+"""A refused run leaves no folder: Hydra makes the run's folder before our code can look at the settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+HYDRAS_FILES = {Path(".hydra") / name for name in ("config.yaml", "hydra.yaml", "overrides.yaml")}
+
+
+class FolderNote(Callback):
+    """Notes whether the run's folder exists before Hydra makes it; conf/train.yaml names it to Hydra."""
+
+    fresh: Path | None = None  # the folder that Hydra makes in this process; None if it was there before
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        folder = Path(config.hydra.run.dir)
+        FolderNote.fresh = None if folder.exists() else folder.absolute()
+
+
+def remove_if_fresh(folder: Path, log: str) -> None:
+    """Removes a folder that this process made, if it holds Hydra's own files and the log alone."""
+    if folder.absolute() != FolderNote.fresh:
+        return
+    files = {path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()}
+    folders = {path.relative_to(folder) for path in folder.rglob("*")} - files
+    if files <= HYDRAS_FILES | {Path(log)} and folders <= {Path(".hydra")}:
+        for file in files:
+            (folder / file).unlink()
+        for inner in (*folders, "."):
+            (folder / inner).rmdir()
