@@ -19,7 +19,7 @@ from detectors.postprocess import yolo_logistic_scores
 CONF = Path(__file__).resolve().parents[1] / "conf"
 COUNTS = {
     "augment": 7,
-    "data": 8,
+    "data": 9,
     "debug": 3,
     "experiment": 9,
     "loss": 5,
@@ -45,7 +45,7 @@ ANCHORS = {
     "yolov2_160": 500,
 }
 STRETCHING = ("augment=ssd", "augment=darknet_2016")  # these go with a model that stretches its images
-GENERIC = {"data=voc": ["data.root=/set"], "data=coco": ["data.root=/set"]}  # what these leave open
+GENERIC = {f"data={name}": ["data.root=/set"] for name in ("voc", "coco", "darknet")}  # what these leave open
 
 
 def choices(group: str) -> list[str]:

@@ -51,7 +51,11 @@ def _shapes_in_the_cache(config: Config) -> Iterator[SettingProblem]:
     if config.data.format != "shapes" or root == Path(config.paths.cache):
         return
     guess = guess_format(root)
-    choice = f"did you mean data={guess}?" if guess else "for your own images add data=voc or data=coco"
+    choice = (
+        f"did you mean data={guess}?"
+        if guess
+        else "for your own images add data=voc, data=coco or data=darknet"
+    )
     yield (
         "data",
         f"data.root={root}: data=shapes generates its images in paths.cache and has no other root; {choice}",

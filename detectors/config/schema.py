@@ -104,10 +104,12 @@ class ImageFolders:
 @dataclass
 class DataConfig:
     name: str = MISSING
-    format: str = _choice("voc", "coco", "shapes")
-    # VOC: the folder of Annotations/ or of VOC2007/; COCO: where relative paths start; shapes: paths.cache
+    format: str = _choice("voc", "coco", "darknet", "shapes")
+    # VOC: the folder of Annotations/ or of VOC2007/; COCO: where relative paths start; Darknet: the folder
+    # that contains images and labels; shapes: paths.cache
     root: str = MISSING
-    train: list[str] = _empty()  # VOC: image sets; COCO: one annotation file
+    file: str | None = None  # Darknet: X.data or data.yaml, splits and class names; null: the one in root
+    train: list[str] = _empty()  # VOC: image sets; COCO: one annotation file; Darknet: split, list or folder
     val: list[str] = _empty()
     test: list[str] = _empty()  # may stay empty
     image_folders: ImageFolders = _empty(ImageFolders)
@@ -222,6 +224,11 @@ def hydra_subdir(resume: str | None) -> str | None:
     return None if resume else ".hydra"
 
 
+def folder_of(file: str | None) -> str:
+    """The folder that a file is in; '???', a missing value, without a file."""
+    return str(Path(file).parent) if file else "???"
+
+
 def shared_or(shared: str | None, folder: str, otherwise: str) -> str:
     """Where a data set lies that can be in paths.shared: below it, if one is given."""
     return f"{shared}/{folder}" if shared else otherwise
@@ -230,6 +237,7 @@ def shared_or(shared: str | None, folder: str, otherwise: str) -> str:
 OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
 OmegaConf.register_new_resolver("hydra_subdir", hydra_subdir, replace=True)
 OmegaConf.register_new_resolver("known_classes", lambda name: list(CLASS_LISTS[name]), replace=True)
+OmegaConf.register_new_resolver("folder_of", folder_of, replace=True)
 OmegaConf.register_new_resolver("shared_or", shared_or, replace=True)
 ConfigStore.instance().store(name="train_schema", node=composable(Config))
 ConfigStore.instance().store(name="evaluate_schema", node=composable(EvaluateConfig))

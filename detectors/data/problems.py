@@ -74,6 +74,17 @@ KINDS: dict[str, Kind] = {
         "boxes wholly outside their image",
         "correct them: training drops them, and evaluation counts them as missed",
     ),
+    "missing-label": Kind(
+        False,
+        "images without a label file",
+        "none needed if they show no object: training takes them for such images",
+    ),
+    "empty-label": Kind(False, "images with an empty label file", "none needed if they show no object"),
+    "polygon-label": Kind(
+        False,
+        "label files with polygons or keypoints",
+        "none needed: the bounding boxes of polygons are used; with kpt_shape in data.yaml, the boxes",
+    ),
     "in-two-splits": Kind(
         False,
         "images in two splits",

@@ -20,6 +20,7 @@ from detectors.data.augment.mixing import Mixing
 from detectors.data.augment.transforms import build_transform, no_augmentation
 from detectors.data.checks import settled
 from detectors.data.coco import coco_sources, scan_coco
+from detectors.data.darknet_labels import darknet_sources, scan_darknet
 from detectors.data.image_cache import open_cache
 from detectors.data.images import ImageReader
 from detectors.data.loading import BatchLoader, DetectionDataset, build_eval_loader, build_train_loader
@@ -60,7 +61,7 @@ def scan_annotations(data: DataConfig, split: str, class_names: Sequence[str] | 
 
 
 def infer_class_names(data: DataConfig) -> list[str]:
-    """The classes of all splits together: VOC's sorted by name, COCO's by category id.
+    """The classes of all splits together: VOC's sorted by name, COCO's and Darknet's by id.
 
     Some may occur in one split only.
     """
@@ -70,7 +71,7 @@ def infer_class_names(data: DataConfig) -> list[str]:
         annotations, _ = _scan(data, split, None)
         ids = dict(zip(annotations.class_names, annotations.category_ids, strict=True)) | ids
         learned = learned or set(annotations.class_names)
-    names = sorted(ids, key=(lambda name: ids[name]) if data.format == "coco" else None)
+    names = sorted(ids, key=(lambda name: ids[name]) if data.format in ("coco", "darknet") else None)
     absent = [name for name in names if name not in learned]
     if absent:
         listed = "; ".join(f"{name}{did_you_mean(name, sorted(learned), quoted=True)}" for name in absent)
@@ -120,6 +121,16 @@ def _scan_format(data: DataConfig, split: str, class_names: list[str] | None) ->
     """Reads one split in its format."""
     if data.format == "coco":
         return _scan_coco(data, split, class_names)
+    if data.format == "darknet":
+        return cached(
+            scan_darknet,
+            darknet_sources,
+            folder=data.cache,
+            class_names=class_names,
+            root=Path(data.root),
+            file=None if data.file is None else Path(data.file),
+            image_sets=list(getattr(data, split)),
+        )
     root = Path(data.root)
     if data.format == "shapes":
         shapes = data.shapes

@@ -38,7 +38,7 @@ def refusal(root: Path, hint: str) -> str:
         ("Annotations/a.xml", "did you mean data=voc?"),
         ("annotations/train.json", "did you mean data=coco?"),
         ("labels/a.txt", "did you mean data=darknet?"),
-        ("a.jpg", "for your own images add data=voc or data=coco"),
+        ("a.jpg", "for your own images add data=voc, data=coco or data=darknet"),
     ],
 )
 def test_generated_images_go_to_the_cache_only(file, hint, tmp_path):

@@ -50,3 +50,22 @@ def write_coco(folder: Path, content: dict, size: tuple[int, int] = (60, 80)) ->
     file = folder / "instances.json"
     file.write_text(json.dumps(content))
     return {"annotation_file": file, "image_folder": folder / "images"}
+
+
+def write_darknet(
+    root: Path, texts: dict[str, str | None], *, labels: str | None = None, size: tuple[int, int] = (60, 80)
+) -> Path:
+    """texts: path of an image below root, without suffix -> the content of its label file; None: no file.
+
+    labels: what replaces images and JPEGImages in the path of a label file; None: it is beside the image.
+    """
+    for number, (name, text) in enumerate(texts.items()):
+        write_image(root / f"{name}.jpg", size, seed=number)
+        place = root / f"{name}.txt"
+        if labels is not None:
+            parts = [labels if part in ("images", "JPEGImages") else part for part in Path(name).parts]
+            place = root.joinpath(*parts[:-1], f"{parts[-1]}.txt")
+        if text is not None:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(text, newline="")
+    return root

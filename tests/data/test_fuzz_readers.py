@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from detectors.annotations import Annotations
 from detectors.data.coco import scan_coco
+from detectors.data.darknet_labels import scan_darknet
 from detectors.data.problems import KINDS
 from detectors.data.voc import scan_voc
-from tests.data.files import box_xml, write_image, write_voc
+from tests.data.files import box_xml, write_darknet, write_image, write_voc
 
 FEW = settings(max_examples=60, deadline=5000, suppress_health_check=list(HealthCheck))
 MANY = settings(max_examples=1500, deadline=5000, suppress_health_check=list(HealthCheck))
@@ -325,3 +326,138 @@ def test_json_with_many_examples(coco, content, names):
 @given(place=st.integers(0, 1000), byte=st.integers(0, 255))
 def test_json_with_a_changed_byte_and_many_examples(coco, place, byte):
     check_json(coco, changed(GOOD, place, byte), None)
+
+
+# --- Darknet ---
+WORDS = st.one_of(
+    st.integers(-2, 3).map(str),
+    st.floats(0, 1).map(lambda value: f"{value:.6f}"),
+    TEXTS,
+    st.sampled_from(["#", ",", "1e999", "\ufeff", "1e19", "-1e308"]),
+)
+LABEL_FILES = st.one_of(
+    st.binary(max_size=60),
+    st.lists(st.lists(WORDS, min_size=4, max_size=9).map(" ".join), max_size=6).map(
+        lambda lines: "\n".join(lines).encode("utf-8", "surrogatepass")
+    ),
+)
+DESCRIPTIONS_TEXT = st.one_of(
+    st.text(max_size=60),
+    st.lists(
+        st.tuples(
+            st.sampled_from(["train", "val", "names", "nc", "path", "classes", "x"]),
+            st.sampled_from([": ", "=", ":\n  - ", ":\n  0: ", ": &a [*a]", ": !!python/name:os.system "]),
+            st.one_of(
+                TEXTS, st.sampled_from(["images", "train.txt", "/", "..", "[a, b]", "set.names", "*x"])
+            ),
+        ).map("".join),
+        max_size=5,
+    ).map("\n".join),
+)
+IMAGE_PATHS = [
+    "images/a.jpg",
+    "images/good.jpg",
+    "../a.jpg",
+    "/etc/passwd",
+    "C:\\x\\images\\good.jpg",
+    "",
+    "images",
+]
+IMAGE_PATHS += ["\0", "x" * 300, "//", "a/../images/a.jpg", "ü.jpg"]
+IMAGE_LISTS = st.one_of(
+    st.binary(max_size=40),
+    st.lists(st.sampled_from(IMAGE_PATHS)).map(lambda names: "\n".join(names).encode()),
+)
+DARKNET_ERRORS = (
+    "listed more than once",
+    "the list of images",
+    "of its ",  # none of its 3 images is there
+    "no label file",
+    "no such ",
+    "no split ",
+    "lies outside of",
+    "not valid YAML",
+    "not a data.yaml",
+    "not key = value",
+    "names ",
+    "the file of class names",
+    "the description of a data set",
+    "says ",
+    "is neither a path nor a list of paths",
+    "no image in this folder",
+    "no class 'cat'",
+)
+
+
+@pytest.fixture(scope="module")
+def darknet() -> Path:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "set"
+        write_darknet(root, {"images/good": "0 .5 .5 .25 .5", "images/a": ""}, labels="labels", size=(33, 47))
+        yield root
+
+
+def check_darknet(root: Path, *, most: int, **options) -> tuple[Annotations, list] | None:
+    try:
+        scanned = scan_darknet(root=root, image_sets=["train"], **options)
+    except (ValueError, FileNotFoundError) as error:
+        if not any(text in str(error) for text in DARKNET_ERRORS):
+            raise
+        return None
+    assert_valid(scanned, most)
+    assert all(Path(path).resolve().is_relative_to(root.resolve()) for path in scanned[0].paths)
+    return scanned
+
+
+@FEW
+@given(content=LABEL_FILES, names=st.sampled_from([None, ["cat"], ["cat", "dog"]]))
+def test_label_files(darknet, content, names):
+    check_label_file(darknet, content, names)
+
+
+def check_label_file(root: Path, content: bytes, names: list[str] | None) -> None:
+    (root / "train.txt").write_text("images/good.jpg\nimages/a.jpg\n")
+    (root / "data.yaml").unlink(missing_ok=True)
+    (root / "labels/a.txt").write_bytes(content)
+    annotations, problems = check_darknet(root, most=2, class_names=names)
+    kept = annotations.boxes_original[:1]
+    assert kept.tolist() == [[17.625, 8.25, 29.375, 24.75]] or "look like corners" in problems[-1].what
+
+
+@FEW
+@given(content=IMAGE_LISTS)
+def test_image_lists(darknet, content):
+    (darknet / "data.yaml").unlink(missing_ok=True)
+    (darknet / "labels/a.txt").write_text("")
+    (darknet / "train.txt").write_bytes(content)
+    check_darknet(darknet, most=3)
+
+
+@FEW
+@given(content=DESCRIPTIONS_TEXT, suffix=st.sampled_from([".data", ".yaml"]))
+def test_descriptions(darknet, content, suffix):
+    check_description(darknet, content, suffix)
+
+
+def check_description(root: Path, content: str, suffix: str) -> None:
+    (root / "data.yaml").unlink(missing_ok=True)
+    (root / "labels/a.txt").write_text("")
+    (root / "train.txt").write_text("images/good.jpg\nimages/a.jpg\n")
+    file = root / f"x{suffix}"
+    file.write_bytes(content.encode("utf-8", "surrogatepass"))
+    check_darknet(root, most=3, file=file)
+    file.unlink()
+
+
+@pytest.mark.slow
+@MANY
+@given(content=LABEL_FILES, names=st.sampled_from([None, ["cat"], ["cat", "dog"]]))
+def test_label_files_with_many_examples(darknet, content, names):
+    check_label_file(darknet, content, names)
+
+
+@pytest.mark.slow
+@settings(MANY, max_examples=600)
+@given(content=DESCRIPTIONS_TEXT, suffix=st.sampled_from([".data", ".yaml"]))
+def test_descriptions_with_many_examples(darknet, content, suffix):
+    check_description(darknet, content, suffix)

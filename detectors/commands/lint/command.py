@@ -13,6 +13,7 @@ from pathlib import Path
 from detectors.commands.lint.box_findings import box_findings
 from detectors.commands.lint.findings import Finding, Split
 from detectors.commands.lint.image_checks import ImageFacts, cores, image_findings, inspect_all
+from detectors.commands.lint.label_checks import label_findings
 from detectors.commands.lint.lint_report import LintReport, as_json, text
 from detectors.commands.lint.page import page
 from detectors.commands.lint.split_checks import class_findings, same_images
@@ -20,6 +21,7 @@ from detectors.commands.lint.statistics import statistics
 from detectors.config.check import check
 from detectors.config.entry import require_at_least, verb
 from detectors.config.schema import Config, DataConfig, composed
+from detectors.data.darknet_lists import LabelFinder
 from detectors.data.files import write_text
 from detectors.training import assemble
 
@@ -95,7 +97,8 @@ def read_splits(data: DataConfig, names: list[str] | None) -> tuple[list[Split],
         seen[source] = name
         instances = str(Path(data.root) / lists[0]) if data.format == "coco" and lists else None
         annotations, problems = assemble.scan_annotations(data, name)
-        splits.append(Split(name, annotations, problems, instances))
+        labels = LabelFinder(data.root) if data.format == "darknet" else None
+        splits.append(Split(name, annotations, problems, instances, labels))
     return splits, same_lists
 
 
@@ -107,6 +110,7 @@ def examine(
     resize = config.input.resize
     findings: list[Finding] = [finding for split in splits for finding in split.findings]
     findings += image_findings(splits, facts)
+    findings += label_findings(splits)
     for split in splits:
         findings += box_findings(split, size=size, resize=resize)
     findings += same_images(splits, facts)

@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from detectors.annotations import Annotations
+from detectors.data.darknet_labels import darknet_fractions
+from detectors.data.darknet_lists import LabelFinder
 from detectors.data.problems import KINDS, Problem
 
 
@@ -29,7 +33,9 @@ class Split(NamedTuple):
     name: str  # "train", "val", "test"
     annotations: Annotations
     problems: list[Problem]  # faulty entries, which the annotations do not include
-    instances: str | None = None  # COCO's JSON file; None for VOC's layout with an XML file per image
+    instances: str | None = None  # COCO's JSON file
+    # Darknet's label files; None for both: VOC's layout with an XML file per image
+    labels: LabelFinder | None = None
 
     @property
     def findings(self) -> list[Finding]:
@@ -39,19 +45,25 @@ class Split(NamedTuple):
         """The file that holds the boxes of image `index`."""
         if self.instances:
             return self.instances
+        if self.labels:
+            image = self.annotations.paths[index]
+            return self.labels(image) or self.labels.candidates(image)[0]
         path = Path(self.annotations.paths[index])
         return str(path.parents[1] / "Annotations" / f"{path.stem}.xml")
 
     def describe_box(self, row: int) -> str:
         """Class and coordinates of a box as in its file.
 
-        VOC: corners that count from 1. COCO: x, y, width, height.
+        VOC: corners that count from 1. COCO: x, y, width, height. Darknet: fractions cx, cy, w, h.
         """
-        xmin, ymin, xmax, ymax = self.annotations.boxes_original[row].tolist()
-        if self.instances is None:
-            numbers = (xmin + 1, ymin + 1, xmax, ymax)
-        else:
+        xmin, ymin, xmax, ymax = box = self.annotations.boxes_original[row].tolist()
+        if self.instances:
             numbers = (xmin, ymin, xmax - xmin, ymax - ymin)
+        elif self.labels:
+            image = int(np.searchsorted(self.annotations.offsets, row, side="right")) - 1
+            numbers = darknet_fractions(box, self.annotations.sizes[image].tolist())
+        else:
+            numbers = (xmin + 1, ymin + 1, xmax, ymax)
         class_name = self.annotations.class_names[self.annotations.labels[row]]
         return f"{class_name} [{', '.join(f'{number:.6g}' for number in numbers)}]"
 

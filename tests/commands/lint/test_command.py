@@ -20,9 +20,10 @@ from detectors.config.check import check
 from detectors.config.schema import composed
 from detectors.data.image_headers import ORIENTATION
 from detectors.data.problems import KINDS
-from tests.data.files import box_xml, write_coco, write_image, write_voc
+from tests.data.files import box_xml, write_coco, write_darknet, write_image, write_voc
 
-VOC_KINDS = sorted(set(KINDS) - {"broken-entry"})  # broken-entry is for COCO only
+OTHER_KINDS = {"broken-entry", "missing-label", "empty-label", "polygon-label"}
+VOC_KINDS = sorted(set(KINDS) - OTHER_KINDS)  # broken-entry is for COCO only, the others for Darknet
 SIZE = (60, 80)  # (height, width)
 VALID = {name: box_xml(name, 5 + 7 * n, 5, 40 + 3 * n, 50) for n, name in enumerate(("bird", "cat", "dog"))}
 FAULTS = {  # stem -> objects; break_files() adds the faults of files
@@ -313,3 +314,37 @@ def test_broken_files_of_real_sets(tmp_path, shared, capsys):
     assert report["statistics"]["splits"]["train"]["images without boxes"] == 2
     page = Page((tmp_path / "a.html").read_text())
     assert len(page.pictures) == 7
+
+
+def test_darknet_labels(tmp_path, capsys):
+    """Label files that are missing, empty or polygons are counted; boxes are named as in their files."""
+    texts = {
+        "a": "0 .5 .5 .25 .5\n" * 2,
+        "b": None,
+        "c": " \n# nothing to see\n",
+        "d": "0 .4 .4 .6 .4 .6 .6\n0 .95 .5 .2 .5",
+        "e": "0 .5 .5 .25 .5 .9\n0 40 30 20 30",
+    }
+    write_darknet(tmp_path, {f"images/train/{name}": text for name, text in texts.items()}, labels="labels")
+    (tmp_path / "x.names").write_text("cat\n")
+    page = tmp_path / "lint.html"
+    arguments = ["data=darknet", f"data.root={tmp_path}", "data.val=[]", "--html", str(page)]
+    arguments += ["--workers", "0", f"paths.cache={tmp_path}/cache"]
+    with pytest.raises(SystemExit) as caught:
+        command.main(arguments)
+    assert caught.value.code == 1
+    printed = capsys.readouterr().out.replace(f"{tmp_path}/", "")
+    for line in (
+        "  train  5 images, 4 boxes; 3 images without boxes, 2 faults left out",
+        "  train: labels/train/e.txt: line 1: '0 .5 .5 .25 .5 .9' has a sixth column; "
+        "a confidence belongs to detections, remove it",
+        "  train: labels/train/e.txt: line 2: cat [40, 30, 20, 30]; "
+        "the numbers are fractions of the image's width and height",
+        "  train: images/train/b.jpg: no labels/train/b.txt",
+        "  train: labels/train/c.txt",
+        "  train: labels/train/d.txt: 1 of 2 lines have more than five columns",
+        "  train: labels/train/d.txt: cat [0.95, 0.5, 0.2, 0.5], by 4 px out of 80 x 60",
+        "  train: labels/train/a.txt: cat [0.5, 0.5, 0.25, 0.5], and cat [0.5, 0.5, 0.25, 0.5]",
+    ):
+        assert line in printed.splitlines()
+    assert page.read_text().count("<img") >= 5
