@@ -118,7 +118,7 @@ def split_suffix(name: str) -> tuple[str, str]:
 def _key(name: str) -> str:
     """What near names share: the last part, without suffix, capitals and the Unicode form of accents."""
     stem, _ = split_suffix(_parts(name)[1])
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", stem).casefold())
+    return unicodedata.normalize("NFC", stem.casefold())
 
 
 def _parts(name: str) -> tuple[str, str]:

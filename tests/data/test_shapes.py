@@ -62,7 +62,7 @@ def test_a_failure_to_write_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(
         ValueError,
-        match=r"cannot be written there \(No space left on device\); set data\.root, or paths\.cache",
+        match=r"cannot be written there \(No space left on device\); set paths\.cache",
     ):
         write_shapes(folder=tmp_path, train=2, val=1)
     assert not list(tmp_path.iterdir())
