@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.testing import assert_close
 
 from detectors.anchors import YoloAnchors
-from detectors.matching import MultiBoxMatcher, ResponsibleCellMatcher, greedy_bipartite
+from detectors.coders import YoloBoxCoder
+from detectors.matching import (
+    MultiBoxMatcher,
+    ResponsibleCellMatcher,
+    best_anchors,
+    greedy_bipartite,
+    lowest_labels,
+)
 from detectors.structures import BACKGROUND, AnchorGrid, Level
+from detectors.targets import TargetEncoder
 from tests import oracles
 
 
@@ -84,6 +94,20 @@ def test_greedy_takes_the_largest_pair_first():
 
 def test_greedy_gives_ties_to_the_lowest_anchor():
     assert greedy_bipartite(torch.full((1, 2, 50), 0.25)).tolist() == [[0, 1]]
+
+
+def test_a_box_that_overlaps_no_anchor_gets_none():
+    """torchvision gives it the first."""
+    assert best_anchors(torch.tensor([[[0.0, 0.2], [0.0, 0.0], [-1, -1]]])).tolist() == [[1, -1, -1]]
+
+
+def test_boxes_on_the_first_anchor_share_their_lowest_label():
+    grid = YoloAnchors([(1.0, 1.0)], 32)((64, 64))
+    boxes = [[[0.0, 0, 20, 20], [4, 4, 24, 24], [40, 40, 60, 60]]]
+    targets = oracles.pad_targets(boxes)
+    targets = replace(targets, labels=torch.tensor([[2, 1, 0]]))
+    encoded = TargetEncoder(ResponsibleCellMatcher(), YoloBoxCoder())(targets, grid)
+    assert lowest_labels(encoded).tolist() == [[1, 1, 0]]
 
 
 def test_more_boxes_than_anchors():

@@ -8,7 +8,7 @@ everything that depends on the positives is compared with the recorded positives
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -122,8 +122,7 @@ def _loss(arrays: Arrays, folder: Path, program: Program) -> Iterator[Comparison
         )
         yield known_difference(comparison, f"{program.title}'s loss is {reason}")
         return
-    iou = pairwise_iou(targets.boxes, grid.boxes)
-    matched, comparison = _positives(ours, recorded, targets, iou, greedy=program.prefix == "caffe")
+    matched, comparison = _positives(ours, recorded, targets, grid, greedy=program.prefix == "caffe")
     yield comparison
     encoded = TargetEncoder(RecordedMatcher(matched), SSDBoxCoder())(
         ssd_recordings.recorded_targets(arrays, torch.float64),
@@ -155,17 +154,18 @@ def _invalid_loss(recorded: Recorded, targets: Targets) -> str | None:
 
 
 def _positives(
-    ours: Tensor, recorded: Recorded, targets: Targets, iou: Tensor, *, greedy: bool
+    ours: Tensor, recorded: Recorded, targets: Targets, grid: AnchorGrid, *, greedy: bool
 ) -> tuple[Tensor, Comparison]:
     """The recorded matching (B, A), and its comparison with ours (B, A).
 
-    The two may differ where rounding decides, see ssd_ties. iou: (B, M, A).
+    The two may differ where rounding decides, see ssd_ties.
     """
+    iou = pairwise_iou(targets.boxes, grid.boxes)  # (B, M, A)
     if not iou.shape[1]:
         recorded.skip("pos_gt")
         return ours, agree("positives", set(), {tuple(place) for place in recorded.pairs("pos").tolist()})
     iou = torch.where(targets.valid[..., None], iou, -1).numpy()
-    wanted = _recorded_pairs(recorded, targets, iou.shape)
+    wanted = _recorded_pairs(recorded, targets, grid)
     by_rule = _replayed_batch(iou, wanted, greedy=greedy)
     is_wanted = np.take_along_axis(wanted, by_rule[:, None].clip(min=0), 1)[:, 0] & (by_rule >= 0)
     matched = np.where(
@@ -186,19 +186,25 @@ def _replayed_batch(iou: np.ndarray, wanted: np.ndarray, *, greedy: bool) -> np.
     return np.stack([replayed(*image, greedy=greedy) for image in zip(iou, wanted, strict=True)])
 
 
-def _recorded_pairs(recorded: Recorded, targets: Targets, shape: tuple[int, ...]) -> np.ndarray:
+def _recorded_pairs(recorded: Recorded, targets: Targets, grid: AnchorGrid) -> np.ndarray:
     """(B, M, A) bool: ground-truth boxes with their default boxes.
 
-    Without `pos_gt`, a positive belongs to any box of its label.
+    Without `pos_gt`, a positive belongs to the boxes of its label, and of those to the ones that give its
+    target, if any does.
     """
-    pairs = np.zeros(shape, dtype=bool)
+    batch, count = targets.labels.shape
+    pairs = np.zeros((batch, count, grid.num_anchors), dtype=bool)
     image, anchor = recorded.pairs("pos").T
     if "pos_gt" in recorded:
         pairs[image, recorded["pos_gt"].astype(int), anchor] = True
-    else:
-        label = recorded["pos_label"].astype(int) - 1
-        same = targets.valid[image] & (targets.labels[image] == torch.from_numpy(label)[:, None])  # (K, M)
-        pairs[image, :, anchor] = same.numpy()
+        return pairs
+    label = torch.from_numpy(recorded["pos_label"].astype(np.int64)) - 1  # (K,)
+    possible = targets.valid[image] & (targets.labels[image] == label[:, None])  # (K, M)
+    target = torch.from_numpy(recorded["pos_target"].reshape(-1, 4).astype(np.float32))
+    chosen = replace(grid, boxes_cxcywh=grid.boxes_cxcywh[anchor])  # the default box of each positive
+    offsets = SSDBoxCoder().encode(targets.boxes[image].transpose(0, 1), chosen)  # (M, K, 4)
+    exact = possible & ((offsets - target).abs() <= TARGET_TOLERANCE.absolute * (1 + target.abs())).all(-1).T
+    pairs[image, :, anchor] = torch.where(exact.any(1, keepdim=True), exact, possible).numpy()
     return pairs
 
 

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from detectors.boxes import xyxy_to_cxcywh
+from detectors.coders import SSDBoxCoder
+from detectors.commands.verify.comparison import Comparison
 from detectors.commands.verify.recordings import Arrays
 from detectors.commands.verify.ssd_losses import Recorded, _positives
 from detectors.commands.verify.ssd_ties import replayed
-from detectors.structures import BACKGROUND, Targets
+from detectors.structures import BACKGROUND, AnchorGrid, Level, Targets
 
 # Box 0 has two equal default boxes, both above the threshold; box 1 prefers the second, then the third.
 SECOND_ROUND = np.array([[0.8, 0.8, 0.0, 0.0], [0.0, 0.7, 0.3, 0.3 + 5e-7]])
@@ -61,32 +64,46 @@ def test_an_iou_at_the_threshold_goes_either_way():
     assert replayed(iou, pairs([0, 0, 0, 0], 1), greedy=True).tolist() == [0, 0, 0, -1]
 
 
-def recording(tmp_path, **arrays) -> Recorded:
-    np.savez(tmp_path / "case.npz", **{f"ssdpt_{name}": array for name, array in arrays.items()})
-    return Recorded(Arrays(tmp_path / "case.npz"), "ssdpt")
+BOXES = torch.tensor([[[0.0, 0, 10, 10], [2, 0, 12, 10]]])
+TIED = [1.0, 0, 11, 10]  # has the same IoU with both boxes
 
 
-def two_boxes(*labels: int) -> Targets:
-    valid = torch.ones(1, 2, dtype=torch.bool)
-    return Targets(torch.zeros(1, 2, 4), torch.tensor([labels]) - 1, valid)
+def anchors(middle: list[float]) -> AnchorGrid:
+    """Three default boxes: the first box, `middle`, and the second box."""
+    corners = torch.stack([BOXES[0, 0], torch.tensor(middle), BOXES[0, 1]])
+    levels = (Level(1, 3, 1.0, 1),)
+    return AnchorGrid(xyxy_to_cxcywh(corners), torch.ones(3), torch.zeros(3, 2), (100, 100), levels)
 
 
-@pytest.mark.parametrize(("label", "box"), [(3, 0), (5, 1)])
-def test_without_pos_gt_the_label_chooses_between_tied_boxes(label, box, tmp_path):
-    """Both boxes have the same IoU with the default box in the middle. Ours gives it to the first."""
-    recorded = recording(tmp_path, pos=np.array([[0, 0], [0, 1], [0, 2]]), pos_label=np.array([3, label, 5]))
-    iou = torch.tensor([[[0.9, 0.75, 0.0], [0.0, 0.75, 0.9]]])
-    ours = torch.tensor([[0, 0, 1]])
-    matched, comparison = _positives(ours, recorded, two_boxes(3, 5), iou, greedy=False)
-    assert matched.tolist() == [[0, box, 1]]
+def compared(tmp_path, grid: AnchorGrid, labels: list[int], box: int, label: int) -> tuple[list, Comparison]:
+    """The recorded matching, and its comparison with ours, which gives the middle to the first box.
+
+    The recording, without pos_gt, gives it to `box`, with `label`. labels: of the two boxes, from 1.
+    """
+    owners = [0, box, 1]
+    np.savez(
+        tmp_path / "case.npz",
+        ssdpt_pos=np.array([[0, 0], [0, 1], [0, 2]]),
+        ssdpt_pos_label=np.array([labels[0], label, labels[1]]),
+        ssdpt_pos_target=SSDBoxCoder().encode(BOXES[0, owners], grid).numpy(),
+    )
+    targets = Targets(BOXES, torch.tensor([labels]) - 1, torch.ones(1, 2, dtype=torch.bool))
+    recorded = Recorded(Arrays(tmp_path / "case.npz"), "ssdpt")
+    matched, comparison = _positives(torch.tensor([[0, 0, 1]]), recorded, targets, grid, greedy=False)
+    return matched.tolist(), comparison
+
+
+@pytest.mark.parametrize("labels", [[3, 5], [3, 3]])
+@pytest.mark.parametrize("box", [0, 1])
+def test_without_pos_gt_label_and_target_choose_between_tied_boxes(labels, box, tmp_path):
+    matched, comparison = compared(tmp_path, anchors(TIED), labels, box, labels[box])
+    assert matched == [[0, box, 1]]
     assert comparison.passed
     assert comparison.what == ("positives (1 places decided by rounding)" if box else "positives")
 
 
 def test_without_a_tie_the_label_must_be_right(tmp_path):
-    recorded = recording(tmp_path, pos=np.array([[0, 0], [0, 1], [0, 2]]), pos_label=np.array([3, 5, 5]))
-    iou = torch.tensor([[[0.9, 0.75, 0.0], [0.0, 0.74, 0.9]]])
-    _, comparison = _positives(torch.tensor([[0, 0, 1]]), recorded, two_boxes(3, 5), iou, greedy=False)
+    _, comparison = compared(tmp_path, anchors([0.5, 0, 10.5, 10]), [3, 5], 1, 5)
     assert (comparison.passed, comparison.note) == (
         False,
         "2 differ: only ours [(0, 1, 0)]; only recorded [(0, 1, 1)]",
