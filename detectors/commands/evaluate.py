@@ -32,7 +32,17 @@ from detectors.training.detection import DetectionTask, detect
 from detectors.training.engine import device_name
 from detectors.training.run_files import SUMMARY, read_record
 
-LOADING = ("on_error", "cache", "workers", "prefetch", "image_cache", "reduced_decode")  # do not name files
+# Settings of `data` that do not name files.
+LOADING = (
+    "on_error",
+    "allow_empty_classes",
+    "cache",
+    "workers",
+    "prefetch",
+    "image_cache",
+    "reduced_decode",
+    "max_pixels",
+)
 
 
 @entry_point("evaluate")
@@ -131,7 +141,8 @@ def data_label(content: dict) -> str:
 
 def same_files(before: DataConfig, now: DataConfig) -> bool:
     """Whether two settings name the same ground truth in the same place."""
-    return replace(before, **{name: getattr(now, name) for name in LOADING}) == now
+    elsewhere = ("root",) if now.format == "shapes" else ()  # generated images are the same in any cache
+    return replace(before, **{name: getattr(now, name) for name in (*LOADING, *elsewhere)}) == now
 
 
 def is_recorded(truths: str, checkpoint: Path, split: str) -> bool:

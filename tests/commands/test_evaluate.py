@@ -17,6 +17,7 @@ from detectors.commands.evaluate import (
     fault_counts,
     fault_lines,
     file_suffix,
+    same_files,
     with_cache,
     with_data,
 )
@@ -178,6 +179,16 @@ def test_other_data_get_a_file_of_their_own(trained):
     assert "evaluation_train.json" in with_workers
     again = evaluated(trained, data={"root": str(moved)}, split="train")
     assert again == with_workers  # an earlier evaluation of the split tells that these are the run's own
+
+
+def test_generated_images_are_the_same_in_any_cache():
+    before = check(composed(["data=shapes", "paths.cache=/a"])).data
+    now = check(composed(["data=shapes", "paths.cache=/b"])).data
+    assert same_files(before, now)
+    assert not same_files(before, check(composed(["data=shapes", "data.shapes.seed=1"])).data)
+    voc = check(composed(["data=voc", "data.root=/a"])).data
+    assert same_files(voc, replace(voc, workers=3, on_error="skip"))
+    assert not same_files(voc, replace(voc, root="/b"))
 
 
 def test_evaluations_on_different_truths_are_not_compared_silently(trained, capsys):
