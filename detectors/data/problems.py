@@ -40,7 +40,9 @@ class Problem(NamedTuple):
 
 KINDS: dict[str, Kind] = {
     "missing-image": Kind(
-        True, "images that are not there", "restore them, or remove their names from the list of images"
+        True,
+        "images that are not there",
+        "restore them, or correct or remove their names in the list of images",
     ),
     "broken-image": Kind(True, "images that cannot be decoded", "restore the files, or leave them out"),
     "too-large": Kind(
@@ -55,7 +57,9 @@ KINDS: dict[str, Kind] = {
         True, "images whose size differs from their annotation", "annotate the image as it is stored"
     ),
     "missing-annotation": Kind(
-        True, "annotations that are not there", "restore them, or remove their names from the list of images"
+        True,
+        "annotations that are not there",
+        "restore them, or correct or remove their names in the list of images",
     ),
     "broken-annotation": Kind(True, "annotations that cannot be read", "restore the files"),
     "broken-entry": Kind(

@@ -25,7 +25,7 @@ from detectors.data.checks import (
 )
 from detectors.data.files import require_regular
 from detectors.data.image_headers import IMAGE_SUFFIXES, header_size
-from detectors.data.listed_files import ListedFolder, special_file, split_suffix
+from detectors.data.listed_files import ListedFolder, special_file
 from detectors.data.problems import Problem
 from detectors.data.suggestions import did_you_mean
 from detectors.data.voc_files import index_images, locate_image_set, read_split_list, xml_path
@@ -162,8 +162,7 @@ def _read_image_set(content: _VocContent, root: Path, image_set: str) -> None:
             what = f"{stem!r} leads out of {listed.path}{listed.hint(stem)}"
             content.problems.append(Problem("outside-folder", str(split), what))
         elif stem not in files:
-            suffix = "" if split_suffix(stem)[1] else IMAGE_SUFFIXES[0]
-            path = f"{os.path.join(listed.path, stem)}{suffix}"
+            path = f"{listed.join(stem)}{IMAGE_SUFFIXES[0]}"
             what = f"listed in {split}{listed.hint(stem)}"
             content.problems.append(Problem("missing-image", path, what, path))
         elif not listed.names[files[stem]]:

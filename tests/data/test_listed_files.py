@@ -153,9 +153,9 @@ def test_near_names_of_cocos_images(tmp_path, name):
 
 
 VOC_HINTS = {  # a line of the split list -> the problem's file and hint
-    "a.jpg": ("a.jpg", "; there is 'a.jpg' (this list has names without suffixes)"),
+    "a.jpg": ("a.jpg.jpg", "; there is 'a.jpg' (this list has names without suffixes)"),
     "JPEGImages/a.jpg": (
-        "JPEGImages/a.jpg",
+        "JPEGImages/a.jpg.jpg",
         "; there is 'a.jpg' (not in a subfolder, this list has names without suffixes)",
     ),
     "A": ("A.jpg", "; there is 'a.jpg' (other capitals)"),
