@@ -10,6 +10,7 @@ import unicodedata
 import pytest
 from PIL import Image
 
+from detectors.commands.lint.findings import Split
 from detectors.data.coco import scan_coco
 from detectors.data.listed_files import ListedFolder, special_file
 from detectors.data.voc import scan_voc
@@ -185,6 +186,7 @@ def test_annotations_with_another_name(tmp_path):
     assert list(annotations.image_ids) == ["a"]
     what = f"{root}/ImageSets/Main/train.txt lists b; there is 'B.xml' (other capitals)"
     assert str(problem) == f"{root / 'Annotations/b.xml'}: {what}"
+    assert Split("train", annotations, []).annotation_file(0) == str(root / "Annotations/a.XML")
 
 
 @pytest.mark.parametrize("suffix", [".bmp", ".tif", ".TIFF"])

@@ -11,6 +11,7 @@ from detectors.annotations import Annotations
 from detectors.data.darknet_labels import darknet_fractions
 from detectors.data.darknet_lists import LabelFinder
 from detectors.data.problems import KINDS, Problem
+from detectors.data.voc_files import xml_path
 
 
 class Finding(NamedTuple):
@@ -49,7 +50,7 @@ class Split(NamedTuple):
             image = self.annotations.paths[index]
             return self.labels(image) or self.labels.candidates(image)[0]
         path = Path(self.annotations.paths[index])
-        return str(path.parents[1] / "Annotations" / f"{path.stem}.xml")
+        return str(xml_path(path.parents[1], path.stem))
 
     def describe_box(self, row: int) -> str:
         """Class and coordinates of a box as in its file.
