@@ -81,20 +81,6 @@ class RegionLoss(nn.Module):
         shared_class: of several boxes in one anchor, the class of the "last" or the "lowest".
         """
         super().__init__()
-        _one_of("normalizer", normalizer, batch="Darknet", anchors="the course")
-        _one_of("box_error", box_error, log="Darknet", cells="the course")
-        _one_of("objectness_target", objectness_target, iou="Darknet's rescore=1", one="rescore=0")
-        _one_of("prior_boxes", prior_boxes, unassigned="Darknet", all="the course")
-        _one_of("class_activation", class_activation, softmax="Darknet's softmax=1", logistic="softmax=0")
-        _one_of("shared_class", shared_class, last="Darknet", lowest="the course")
-        if class_weights is not None and (not len(class_weights) or min(class_weights) < 0):
-            raise ValueError(
-                f"class_weights={list(class_weights)}: one number for each class is needed, none below 0"
-            )
-        if ignore_truths is not None and ignore_truths < 0:
-            raise ValueError(
-                f"ignore_truths={ignore_truths}: must be 0 or more, or null for all boxes; the course has 50"
-            )
         self.coord_scale = coord_scale
         self.object_scale = object_scale
         self.noobject_scale = noobject_scale
@@ -113,11 +99,9 @@ class RegionLoss(nn.Module):
         self.class_activation = class_activation
         self.shared_class = shared_class
         self.coder = YoloBoxCoder()
-        self.register_buffer(
-            "class_weights",
-            None if class_weights is None else torch.tensor(class_weights, dtype=torch.float64),
-            persistent=False,
-        )
+        _check_region_loss(self, class_weights)
+        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float64)
+        self.register_buffer("class_weights", weights, persistent=False)
         self.register_buffer("images_seen", torch.zeros((), dtype=torch.int64), persistent=False)
 
     def forward(self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid) -> dict[str, Tensor]:
@@ -350,6 +334,24 @@ class MultiBoxLoss(nn.Module):
         """negatives_per_positive: the ratio that mining reaches; it is lower where negatives run out."""
         count = encoded.positive.sum(1, keepdim=True)
         return {"negatives_per_positive": self._negatives(encoded, count).sum() / count.sum().clamp(min=1)}
+
+
+def _check_region_loss(loss: RegionLoss, class_weights: Sequence[float] | None) -> None:
+    """ValueError for a setting of a RegionLoss that it cannot use."""
+    _one_of("normalizer", loss.normalizer, batch="Darknet", anchors="the course")
+    _one_of("box_error", loss.box_error, log="Darknet", cells="the course")
+    _one_of("objectness_target", loss.objectness_target, iou="Darknet's rescore=1", one="rescore=0")
+    _one_of("prior_boxes", loss.prior_boxes, unassigned="Darknet", all="the course")
+    _one_of("class_activation", loss.class_activation, softmax="Darknet's softmax=1", logistic="softmax=0")
+    _one_of("shared_class", loss.shared_class, last="Darknet", lowest="the course")
+    if class_weights is not None and (not len(class_weights) or min(class_weights) < 0):
+        raise ValueError(
+            f"class_weights={list(class_weights)}: one number for each class is needed, none below 0"
+        )
+    if loss.ignore_truths is not None and loss.ignore_truths < 0:
+        raise ValueError(
+            f"ignore_truths={loss.ignore_truths}: must be 0 or more, or null for all boxes; the course has 50"
+        )
 
 
 def _one_of(name: str, value: str, **choices: str) -> None:

@@ -177,7 +177,10 @@ def _milestones_fit(config: Config) -> Iterator[SettingProblem]:
         what = f"schedule.milestones={schedule.milestones} and schedule.factors={schedule.factors}"
         yield "schedule", f"{what}: each milestone needs one factor; give both lists the same length"
     if sorted(set(schedule.milestones)) != schedule.milestones:
-        yield "schedule", f"schedule.milestones={schedule.milestones}: must grow; sort them and drop doubles"
+        yield (
+            "schedule",
+            f"schedule.milestones={schedule.milestones}: must increase; sort them and drop duplicates",
+        )
     if schedule.name == "step" and not schedule.milestones:
         yield (
             "schedule",

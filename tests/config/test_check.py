@@ -153,7 +153,7 @@ def test_missing_keyword(plain):
             "set schedule.warmup_steps=5",
         ),
         (["schedule=step", "schedule.factors=[.1]"], "each milestone needs one factor"),
-        (["schedule=step", "schedule.milestones=[5,3]"], "schedule.milestones=[5, 3]: must grow"),
+        (["schedule=step", "schedule.milestones=[5,3]"], "schedule.milestones=[5, 3]: must increase"),
         (["schedule.name=step"], "schedule.milestones=[]: the step schedule needs some"),
         (
             ["data.reduced_decode=true", "data.image_cache=ram"],
