@@ -88,18 +88,20 @@ def differs(value: float, reference: float) -> bool:
     return abs(value - reference) > 1e-6 * max(abs(reference), 1e-3)
 
 
-def pushed_down(**settings) -> list[bool]:
-    """Which of four predictions, one in each cell, have a gradient that lowers their objectness.
+# Four predictions, one in each cell. Their IoUs with the boxes are 1 in the first cell, 30 / 34 in the second
+# and 1/2 in the third.
+FOUR_CELLS = YoloAnchors([(1.0, 1.0)], 32)((64, 64))
+THREE_BOXES = oracles.pad_targets([[[0.0, 0, 32, 32], [34, 0, 66, 32], [0, 32, 32, 48]]])
+FOUR_OFFSETS = torch.tensor([0.5, 0.5, 0.0, 0.0]).expand(1, 4, 4)
 
-    The IoUs with the boxes are 1 in the first cell, 30 / 34 in the second and 1/2 in the third.
-    """
-    grid = YoloAnchors([(1.0, 1.0)], 32)((64, 64))
-    targets = oracles.pad_targets([[[0.0, 0, 32, 32], [34, 0, 66, 32], [0, 32, 32, 48]]])
-    encoded = TargetEncoder(ResponsibleCellMatcher(), YoloBoxCoder())(targets, grid)
+
+def pushed_down(**settings) -> list[bool]:
+    """Which of the four predictions have a gradient that lowers their objectness."""
+    grid = FOUR_CELLS
+    encoded = TargetEncoder(ResponsibleCellMatcher(), YoloBoxCoder())(THREE_BOXES, grid)
     encoded = replace(encoded, matched=torch.full_like(encoded.matched, -1))  # only ignoring decides
     objectness = torch.zeros(1, 4, requires_grad=True)
-    offsets = torch.tensor([0.5, 0.5, 0.0, 0.0]).expand(1, 4, 4)
-    terms = RegionLoss(**settings)(HeadOutputs(offsets, torch.zeros(1, 4, 3), objectness), encoded, grid)
+    terms = RegionLoss(**settings)(HeadOutputs(FOUR_OFFSETS, torch.zeros(1, 4, 3), objectness), encoded, grid)
     terms["noobject"].backward()
     return (objectness.grad[0] != 0).tolist()
 
@@ -108,8 +110,18 @@ def test_which_predictions_are_ignored():
     assert pushed_down() == [False, False, True, True]
     assert pushed_down(ignore_iou=0.5) == [False, False, True, True]  # exactly half is not above
     assert pushed_down(ignore_iou=0.5, ignore_at_limit=True) == [False, False, False, True]
+    assert pushed_down(ignore_truths=3) == [False, False, True, True]  # all three, also on the first anchor
     assert pushed_down(ignore_truths=2) == [True, False, True, True]  # the first box does not count
     assert pushed_down(ignore_truths=0) == [True] * 4
+
+
+def test_an_iou_of_exactly_half_is_not_recalled():
+    """iou > .5, as in Darknet and in the course."""
+    encoded = TargetEncoder(ResponsibleCellMatcher(), YoloBoxCoder())(THREE_BOXES, FOUR_CELLS)
+    outputs = HeadOutputs(FOUR_OFFSETS, torch.zeros(1, 4, 3), torch.full((1, 4), 5.0))
+    statistics = RegionLoss().statistics(outputs, encoded, FOUR_CELLS)
+    assert_close(statistics["recall"], torch.tensor(2 / 3))
+    assert_close(statistics["confident_recall"], torch.tensor(2 / 3))
 
 
 def test_the_class_of_a_shared_anchor():
