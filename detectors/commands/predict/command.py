@@ -159,18 +159,25 @@ def picture_paths(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:
             parents = Path(*resolved.parts[-1 - depth : -1]) if depth else Path()
             targets[path] += [parents / f"{path.stem}.png", parents / f"{path.name}.png"]
     chosen: dict[Path, Path] = {}
+    taken: set[str] = set()
     for level in range(max(map(len, targets.values()), default=0)):
         names = {path: t[min(level, len(t) - 1)] for path, t in targets.items() if path not in chosen}
-        wanted = Counter(names.values())
-        taken = set(chosen.values())
-        chosen |= {path: name for path, name in names.items() if wanted[name] == 1 and name not in taken}
+        wanted = Counter(map(_same_file, names.values()))
+        free = {path: name for path, name in names.items() if wanted[_same_file(name)] == 1}
+        chosen |= {path: name for path, name in free.items() if _same_file(name) not in taken}
+        taken = set(map(_same_file, chosen.values()))
         if len(chosen) == len(targets):
             break
-    taken = set(chosen.values())
     for path in [path for path in targets if path not in chosen]:
-        chosen[path] = next(name for n in count(2) if (name := Path(f"{path.stem}-{n}.png")) not in taken)
-        taken.add(chosen[path])
+        numbered = (Path(f"{path.stem}-{n}.png") for n in count(2))
+        chosen[path] = next(name for name in numbered if _same_file(name) not in taken)
+        taken.add(_same_file(chosen[path]))
     return {path: folder / name for path, name in chosen.items()}
+
+
+def _same_file(name: Path) -> str:
+    """Equal for names that some file systems cannot tell apart: x.png and X.png."""
+    return str(name).casefold()
 
 
 def _write_picture(target: Path, picture: np.ndarray) -> None:

@@ -73,9 +73,10 @@ class CheckpointModel:
         self.device = device
         self.precision = config.trainer.precision
         self.size = tuple(config.input.size)
+        self.resize = config.input.resize
         self.max_pixels = config.data.max_pixels
         self.transform = build_transform(
-            augment=no_augmentation(), size=self.size, resize=config.input.resize, train=False
+            augment=no_augmentation(), size=self.size, resize=self.resize, train=False
         )
 
     def read(self, path: str) -> np.ndarray:
@@ -83,6 +84,14 @@ class CheckpointModel:
 
     def prepare(self, image: np.ndarray) -> tuple[Tensor, ImageInfo]:
         framed = self.transform(image, np.zeros((0, 4)), np.zeros(0, np.int64), 0)
+        height, width = image.shape[:2]
+        # A letterbox keeps one row or column of a side that would vanish; nothing can be found in it.
+        if self.resize == "letterbox" and min(height, width) * min(framed.scale_xy) < 1:
+            rows, columns = self.size
+            raise ValueError(
+                f"an image of {width} x {height} pixels has no room in a letterbox of {columns} x {rows}; "
+                "crop it"
+            )
         info = ImageInfo(0, "", "", image.shape[:2], framed.scale_xy, framed.shift_xy)
         return torch.from_numpy(framed.image).permute(2, 0, 1), info
 

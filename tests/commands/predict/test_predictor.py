@@ -120,8 +120,8 @@ EXTREMES = {"dot": (1, 1), "line": (1, 9000), "strip": (9000, 3), "pair": (2, 2)
 
 @pytest.mark.parametrize("model", ["yolov2_160", "ssd160"])
 @pytest.mark.parametrize("resize", ["letterbox", "stretch"])
-def test_extreme_images_are_predicted(tmp_path, model, resize):
-    """A run's letterbox keeps at least one row and column of each."""
+def test_extreme_images_are_predicted_if_the_input_has_room_for_them(tmp_path, capsys, model, resize):
+    """Those of which a letterbox would leave no pixel are named and left out; the others are predicted."""
     run = tmp_path / "run"
     settings = [f"model={model}", f"input.resize={resize}", "model.width=0.125", "model.score_threshold=0.0"]
     config = check(composed(settings))
@@ -129,8 +129,28 @@ def test_extreme_images_are_predicted(tmp_path, model, resize):
     save_checkpoint(Checkpoint(run / "best.pt", 0, to_plain(config), ("cat", "dog"), state, {}, {}, {}))
     for name, size in EXTREMES.items():
         Image.fromarray(np.full((*size, 3), 99, np.uint8)).save(tmp_path / f"{name}.png")
-    main([str(run), str(tmp_path), "--score", "0", "--output", str(tmp_path / "drawn"), "--device", "cpu"])
-    assert {path.stem for path in (tmp_path / "drawn").iterdir()} == EXTREMES.keys()
+    arguments = [
+        str(run),
+        str(tmp_path),
+        "--score",
+        "0",
+        "--output",
+        str(tmp_path / "drawn"),
+        "--device",
+        "cpu",
+    ]
+    vanishing = {"line", "strip"} if resize == "letterbox" else set()
+    if vanishing:
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 2
+        errors = capsys.readouterr().err
+        room = "has no room in a letterbox of 160 x 160; crop it\n"
+        assert f"error: {tmp_path}/strip.png: an image of 3 x 9000 pixels {room}" in errors
+        assert f"error: {tmp_path}/line.png: an image of 9000 x 1 pixels {room}" in errors
+    else:
+        main(arguments)
+    assert {path.stem for path in (tmp_path / "drawn").iterdir()} == EXTREMES.keys() - vanishing
 
 
 def test_what_only_has_the_name_of_an_image_is_left_out(run, images, tmp_path, capsysbinary):
@@ -218,6 +238,11 @@ def test_no_two_pictures_share_a_name():
     assert pictures[Path("a/z.jpg")] == Path("out/z.png")
     assert pictures[Path("x.png")] == Path("out/x.png.png")
     assert pictures[Path("b/x.jpg")] == Path("out/b/x.png")
+
+
+def test_no_two_pictures_share_a_file_where_capitals_make_no_difference():
+    pictures = picture_paths([Path("a/x.jpg"), Path("b/X.jpg")], Path("out"))
+    assert pictures == {Path("a/x.jpg"): Path("out/a/x.png"), Path("b/X.jpg"): Path("out/b/X.png")}
 
 
 def test_every_image_has_a_picture():
