@@ -23,7 +23,10 @@ VERBS = {
     "lint": ("lint.command", "check every image and box of a data set"),
     "cluster": ("cluster.command", "anchors that fit a data set"),
     "browse": ("browse.command", "pictures of what training sees: augmented images, boxes, matched anchors"),
-    "convert": ("convert.command", "weights of Darknet, torchvision and ssd.pytorch to checkpoints and back"),
+    "convert": (
+        "convert.command",
+        "weights of other programs to checkpoints and back; data sets between formats",
+    ),
     "verify": ("verify.command", "compare this code with numbers that the original programs computed"),
     "benchmark": ("benchmark.command", "measure speed beside torchvision's"),
 }

@@ -74,3 +74,9 @@ def as_size(height: object, width: object) -> tuple[int, int] | None:
 
 def _is_side(value: object) -> bool:
     return type(value) in NUMBERS and 1 <= value <= LARGEST_SIDE  # False for NaN
+
+
+def written_number(value: float) -> int | float:
+    """A coordinate for a text file: to 1e-10 px, so that 12.000000000000004 is written as 12."""
+    value = round(value, 10)
+    return int(value) if value.is_integer() else value

@@ -1,12 +1,16 @@
-"""One VOC annotation: from the bytes of an XML file to its size and its objects' corners, as written."""
+"""One VOC annotation: from the bytes of an XML file to its size and its objects' corners, as written; and
+from Annotations to an XML file.
+"""
 
 from __future__ import annotations
 
 import codecs
 import re
 import xml.etree.ElementTree as ElementTree
+from xml.sax.saxutils import escape
 
-from detectors.data.checks import as_size
+from detectors.annotations import Annotations
+from detectors.data.checks import as_size, written_number
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 DECLARATION = re.compile(rb"""\s*<\?xml[^>]*?\sencoding\s*=\s*["']([\w.:-]+)["']""")
@@ -83,3 +87,22 @@ def size_of(root: ElementTree.Element) -> tuple[int, int] | None:
         return None if size is None else as_size(_number(size, "height"), _number(size, "width"))
     except ValueError:
         return None
+
+
+def annotation_xml(annotations: Annotations, index: int, file_name: str) -> str:
+    """The annotation of image `index`. Corners are 1-based, and the last pixel belongs to the box.
+
+    Whole numbers are written as such, others as fractions: rounding to whole pixels would move the box.
+    """
+    objects = []
+    for row in range(len(annotations.labels))[annotations.rows(index)]:
+        xmin, ymin, xmax, ymax = annotations.boxes_original[row].tolist()
+        numbers = zip(CORNERS, (xmin + 1, ymin + 1, xmax, ymax), strict=True)
+        box = "".join(f"<{corner}>{written_number(value)}</{corner}>" for corner, value in numbers)
+        name = escape(annotations.class_names[annotations.labels[row]])
+        difficult = f"<difficult>{int(annotations.difficult[row])}</difficult>"
+        objects.append(f"  <object><name>{name}</name>{difficult}<bndbox>{box}</bndbox></object>\n")
+    height, width = annotations.sizes[index].tolist()
+    size = f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
+    head = f"<annotation>\n  <filename>{escape(file_name)}</filename>\n  {size}\n"
+    return f"{head}{''.join(objects)}</annotation>\n"

@@ -2,6 +2,8 @@
 
 In: Darknet's .weights (with --cfg or --model), torchvision's ssd300_vgg16, ssd.pytorch, VGG-16 as a backbone,
 our checkpoints. Out: checkpoints, .weights, torchvision, ssd.pytorch.
+
+And data sets: detectors convert data=voc data.root=FOLDER --to coco|voc|darknet TARGET [key=value ...].
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ import torch
 from detectors.commands.convert import ssd_ports
 from detectors.commands.convert.conversion import Conversion, Request, from_checkpoint
 from detectors.commands.convert.darknet_conversion import PARTIAL_FILE, from_darknet, to_darknet
+from detectors.commands.convert.dataset_files import FORMAT_WRITERS
+from detectors.commands.convert.datasets import IMAGE_MODES, convert_data_set
 from detectors.commands.convert.ssd_conversion import from_ssd, to_ssd
 from detectors.config.entry import verb
 from detectors.data.files import atomic_file
@@ -26,6 +30,14 @@ TARGET_SUFFIXES = {"checkpoint": ".pt", "darknet": ".weights", "torchvision": ".
 @verb
 def main(arguments: list[str] | None = None) -> None:
     args = _parser().parse_intermixed_args(arguments)
+    words = [args.source, args.target, *args.overrides]
+    if any(word.startswith(("data=", "data.")) and "=" in word for word in words[:2]):
+        _convert_data_set(words, args)
+        return
+    args.source, args.target = Path(args.source), Path(args.target)
+    if args.target_kind in FORMAT_WRITERS and args.target_kind not in TARGET_SUFFIXES:
+        what = f"--to {args.target_kind}: is a format of data sets"
+        raise ValueError(f"{what}; choose the set with data=..., such as data=voc")
     target_kind = args.target_kind or kind_of_target(args.target)
     if args.source.resolve() == args.target.resolve():
         raise ValueError(f"{args.target}: source and target are the same file; give the target another name")
@@ -49,14 +61,26 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"written: {args.target} ({target_kind})")
 
 
+def _convert_data_set(words: list[str], args: argparse.Namespace) -> None:
+    places = [word for word in words if "=" not in word]
+    if len(places) != 1:
+        listed = ", ".join(places) or "none"
+        raise ValueError(f"name one folder to write the data set into, besides key=value (named: {listed})")
+    overrides = [word for word in words if "=" in word]
+    target = Path(places[0])
+    lines = convert_data_set(overrides, target, target_format=args.target_kind, images=args.images)
+    print(*lines, sep="\n")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="detectors convert", description="Converts weights between programs."
+        prog="detectors convert",
+        description="Converts weights between programs, or a data set between formats: "
+        "detectors convert data=voc data.root=FOLDER --to coco TARGET",
     )
-    parser.add_argument("source", type=Path, help="a file, or one of our run folders")
+    parser.add_argument("source", help="a file or run folder; or key=value that choose a data set")
     parser.add_argument(
         "target",
-        type=Path,
         help="the file to write: .pt is our checkpoint, .weights Darknet's, .pth torchvision's",
     )
     parser.add_argument(
@@ -66,7 +90,16 @@ def _parser() -> argparse.ArgumentParser:
         help="kind of SOURCE (default: by its content)",
     )
     parser.add_argument(
-        "--to", dest="target_kind", choices=TARGET_SUFFIXES, help="kind of TARGET (default: by its suffix)"
+        "--to",
+        dest="target_kind",
+        choices=[*TARGET_SUFFIXES, *(name for name in FORMAT_WRITERS if name not in TARGET_SUFFIXES)],
+        help="kind of TARGET (default: by its suffix); of a data set: coco, voc or darknet",
+    )
+    parser.add_argument(
+        "--images",
+        choices=IMAGE_MODES,
+        default="copy",
+        help="of a data set: copy images, make hard links, or write annotations only (%(default)s)",
     )
     parser.add_argument(
         "--model", help="a yaml of conf/model (default: by the content: ssd300, ssd300_coco, ssd512, ...)"
