@@ -144,6 +144,7 @@ def test_which_boxes_are_kept_and_where():
             [0.1, 0.1, 0.9, 0.9],  # larger than the window
             [0.5, 0.7, 0.6, 0.8],  # centre on the lower border
             [0.8, 0.8, 0.9, 0.9],  # outside
+            [0.5, 0.3, 0.5, 0.6],  # without area
         ]
     )
     projected, rows = project_boxes(boxes, window)
