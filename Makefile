@@ -12,7 +12,7 @@ DEMO := outputs/demo
 help:
 	@echo "make demo    train YOLOv2 and SSD side by side on generated shapes, evaluate and compare them (SEED=0): minutes on two cores"
 	@echo "make test    the plain tests: on the CPU, offline"
-	@echo "make mutants plants one-line mistakes and runs the tests that must notice them (PART=losses: only these): ten minutes"
+	@echo "make mutants plants one-line mistakes and runs the tests that must notice them (PART=losses: only these): a quarter of an hour"
 	@echo "make lint    ruff: rules and format"
 	@echo "make clean   remove .venv and what runs and tools made, but no outputs"
 
