@@ -207,6 +207,15 @@ def test_where_labels_lie(image, label, tmp_path):
     assert_array_equal(read(tmp_path).boxes_original, [CENTRE])
 
 
+def test_the_last_folder_named_images_counts(tmp_path):
+    write_darknet(tmp_path, {"images/x/images/a": "1 .5 .5 .25 .5"})
+    for place in ("images/x/labels", "labels/x/images"):
+        (tmp_path / place).mkdir(parents=True)
+    (tmp_path / "images/x/labels/a.txt").write_text("0 .5 .5 .25 .5")
+    (tmp_path / "labels/x/images/a.txt").write_text("2 .5 .5 .25 .5")
+    assert read(tmp_path, "images/x/images").labels.tolist() == [0]
+
+
 def test_data_root_itself_is_never_renamed(tmp_path):
     root = tmp_path / "images"
     write_darknet(root, {"train/a": None})
@@ -311,6 +320,7 @@ def test_an_empty_line_among_names_would_shift_ids(tmp_path):
         ("0 .5 .5 0 .1", "no-area: {}: line 2: cat [0.5, 0.5, 0, 0.1]"),
         ("0 .5 .5 -.1 .1", "no-area: {}: line 2: cat [0.5, 0.5, -0.1, 0.1]"),
         ("3 .5 .5 .1 .1", "unknown-class: {}: line 2: class 3 [0.5, 0.5, 0.1, 0.1]: ids are 0 to 1"),
+        ("2 .5 .5 .1 .1", "unknown-class: {}: line 2: class 2 [0.5, 0.5, 0.1, 0.1]: ids are 0 to 1"),
         ("-1 .5 .5 .1 .1", "unknown-class: {}: line 2: class -1 [0.5, 0.5, 0.1, 0.1]: ids are 0 to 1"),
         ("1 30 20 10 10", "broken-object: {}: line 2: dog [30, 20, 10, 10]; "
          "the numbers are fractions of the image's width and height"),
@@ -358,6 +368,13 @@ def test_corners_are_named(tmp_path, scale):
 def test_boxes_as_large_as_the_image_are_no_corners(tmp_path):
     """Rounding lets them reach out by a millionth."""
     text = "\n".join(["0 0.499999 0.499999 1.000000 1.000000"] * 4)
+    write_darknet(tmp_path, {"images/train/a": text}, labels="labels")
+    assert faults(tmp_path) == []
+
+
+def test_large_boxes_inside_the_image_are_no_corners(tmp_path):
+    """Each is wider and higher than its centre is far from the edge; one of them reaches out."""
+    text = "\n".join(["0 0.4 0.4 0.6 0.6"] * 3 + ["0 0.1 0.4 0.6 0.6"])
     write_darknet(tmp_path, {"images/train/a": text}, labels="labels")
     assert faults(tmp_path) == []
 
@@ -421,6 +438,11 @@ def test_paths_that_leave_the_root_are_not_read(path, tmp_path):
             f"{root}/train.txt: {path} lies outside of {root}; set data.root to a folder that contains it",
         )
     ]
+
+
+def test_a_list_may_mix_paths_of_this_and_of_another_computer(tmp_path):
+    root = listed(tmp_path, "images/a.jpg\n/home/joe/set/images/b.jpg\n")
+    assert read(root).image_ids == ("a", "b")
 
 
 def test_links_to_the_root_are_the_root(tmp_path):

@@ -18,7 +18,7 @@ from detectors.data.class_names import COCO_CLASSES, VOC_CLASSES
 from detectors.training import assemble
 from detectors.training import checkpoint as ckpt
 from detectors.training.initial_weights import initial_weights, start_from
-from tests.data.files import box_xml, write_coco, write_voc
+from tests.data.files import box_xml, write_coco, write_darknet, write_voc
 from tests.test_configs import checked
 
 NAMES = ("a", "b", "c")
@@ -305,3 +305,18 @@ def test_annotations_are_kept_below_the_cache_folder(tmp_path, monkeypatch):
         sorted(path.suffix for path in Path(data.cache).iterdir()) == [".annotations"] * 4
     )  # three splits, and train with all classes
     assert json.dumps(list(first.image_ids)) == '["train0"]'
+
+
+def test_darknet_sets_without_names_share_the_ids_of_all_splits(tmp_path):
+    """The folder of data.file is data.root; ids are names, up to the highest of any split."""
+    texts = {"images/train/a": "0 .5 .5 .25 .5\n1 .5 .5 .5 .5", "images/val/b": "3 .5 .5 .25 .5"}
+    write_darknet(tmp_path, texts, labels="labels")
+    (tmp_path / "x.data").write_text("train = images/train\nvalid = images/val\n")
+    config = checked("data=darknet", f"data.file={tmp_path}/x.data", "data.cache=null")
+    assert config.data.root == str(tmp_path)
+    for split, labels in (("train", [0, 1]), ("val", [3])):
+        annotations = assemble.read_annotations(config.data, split)
+        assert annotations.class_names == ("0", "1", "2", "3")
+        assert annotations.labels.tolist() == labels
+    trained = assemble.read_annotations(config.data, "val", ("cat", "dog", "cow", "hen"))
+    assert trained.class_names == ("cat", "dog", "cow", "hen") and trained.labels.tolist() == [3]
