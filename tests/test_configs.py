@@ -22,7 +22,7 @@ COUNTS = {
     "data": 9,
     "debug": 3,
     "experiment": 9,
-    "loss": 5,
+    "loss": 6,
     "model": 11,
     "optimizer": 3,
     "paths": 1,

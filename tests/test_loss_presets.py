@@ -18,7 +18,7 @@ from tests import oracles
 from tests.test_losses import awkward_targets
 from tests.test_targets import SYNCHRONISING, Counting
 
-PRESETS = ["region_2016", "region_keras", "multibox_torchvision"]
+PRESETS = ["region_2016", "region_tiny_coco", "region_keras", "multibox_torchvision"]
 PRIOR = {"prior_images": 3}  # so that the second of two batches of 2 is after the warm-up
 
 

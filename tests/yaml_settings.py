@@ -99,6 +99,7 @@ REGION = {  # [region] of yolov2-voc.cfg; the prior term of region_layer.c: `*(n
 LOSSES: dict[str, dict[str, Any]] = {
     "region": REGION,
     "region_2016": {"weigh_small_boxes": False},
+    "region_tiny_coco": {"objectness_target": "one"},  # yolov2-tiny.cfg: rescore=0
     "region_keras": {  # the course's constants and custom_loss
         **REGION,
         "normalizer": "anchors",
