@@ -31,7 +31,7 @@ USER_ERRORS = (
     OmegaConfBaseException,
     YAMLError,
     ValueError,
-    FileNotFoundError,
+    OSError,  # no such file, no permission, a full disk
     FloatingPointError,
 )
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -157,6 +157,8 @@ def message(error: Exception) -> str:
         return _wrong_type(error, cause)
     if cause is not None and cause.full_key:
         return f"{_source(error)}{cause.full_key}: {(cause.msg or str(cause)).splitlines()[0]}"
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
     return str(error) or f"{type(error).__name__}, without a message"
 
 

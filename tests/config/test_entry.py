@@ -12,7 +12,7 @@ import pytest
 from hydra.errors import ConfigCompositionException
 
 from detectors.config.check import ConfigError, check
-from detectors.config.entry import entry_point
+from detectors.config.entry import entry_point, message
 
 PROJECT = Path(__file__).resolve().parents[2]
 CONF = str(PROJECT / "conf")
@@ -107,6 +107,11 @@ def test_errors_of_the_run_are_told_once(capfd, monkeypatch, tmp_path, error):
         2,
         f"error: {error}\n(HYDRA_FULL_ERROR=1 shows where in the code this came up)\n",
     )
+
+
+def test_a_folder_that_cannot_be_written_to_and_a_full_disk_are_one_line():
+    assert message(PermissionError(13, "Permission denied", "/data/run")) == "/data/run: Permission denied"
+    assert message(OSError(28, "No space left on device")) == "[Errno 28] No space left on device"
 
 
 def test_our_own_mistakes_keep_their_traceback(capfd, monkeypatch, tmp_path):
