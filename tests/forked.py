@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from detectors.__main__ import VERBS, main
 
+LIMIT = 300  # seconds for a command; then SIGALRM ends it
 PROJECT = Path(__file__).resolve().parents[1]
 
 
@@ -44,6 +46,7 @@ def _forked(arguments: list[str]) -> tuple[int, str]:
     with tempfile.TemporaryFile() as output:
         child = os.fork()
         if child == 0:
+            signal.alarm(LIMIT)
             os.dup2(output.fileno(), 1)
             os.dup2(output.fileno(), 2)
             os._exit(_status(arguments))
