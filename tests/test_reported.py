@@ -30,7 +30,7 @@ SETS = {
     "voc-gb2312": (["data=voc"], {"安全帽": 3}),
     "voc-class-1e3": (
         ["data=voc", "data.class_names=[yes,no,1e3,007]"],
-        {"yes": 1, "no": 1, "1e3": 1, "007": 1},
+        {"yes": 2, "no": 2, "1e3": 2, "007": 2},
     ),
 }
 
