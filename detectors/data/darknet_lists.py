@@ -72,7 +72,7 @@ def find_labelled_images(*, root: Path, file: Path | None, image_sets: list[str]
                 found.read.append(source)
                 found.images += _listed(found, _Places(root, description), source)
     _check_listed_once(found.images, image_sets)
-    label_of = LabelFinder(root)
+    label_of = LabelFinder(root, file)
     found.labels = [label_of(image) for image in found.images]
     if found.images and not any(found.labels):
         raise FileNotFoundError(
@@ -90,8 +90,11 @@ class LabelFinder:
     (train_images -> train_labels), then the image's own folder.
     """
 
-    def __init__(self, root: str | os.PathLike):
-        self.root = os.path.normpath(root)
+    def __init__(self, root: str | os.PathLike, file: str | os.PathLike | None = None):
+        """root: data.root. file: data.file. Only names below data.root or the file's folder are replaced."""
+        places = [root] if file is None else [root, os.path.dirname(file)]
+        real = [os.path.realpath(place) for place in places]  # lists may name what a link leads to
+        self.roots = [*map(os.path.normpath, places), *real]
         self.folders: dict[str, list[tuple[str, frozenset[str]]]] = {}
 
     def __call__(self, image: str) -> str:
@@ -113,11 +116,8 @@ class LabelFinder:
         ]
 
     def _label_folders(self, folder: str) -> list[str]:
-        """Only names below data.root are replaced."""
-        inside = os.path.relpath(folder, self.root)
-        parts = inside.split(os.sep)
-        if parts[0] == os.pardir:  # below the folder of data.file
-            parts = folder.split(os.sep)
+        inside = [os.path.relpath(folder, root).split(os.sep) for root in self.roots]
+        parts = next((parts for parts in inside if parts[0] != os.pardir), [os.curdir])
         start = folder[: len(folder) - len(os.sep.join(parts))] if parts != [os.curdir] else folder
         changed = [
             [*parts[:index], "labels", *parts[index + 1 :]]

@@ -225,6 +225,20 @@ def test_data_root_itself_is_never_renamed(tmp_path):
         read(root)
 
 
+def test_a_folder_above_data_file_is_never_renamed(tmp_path):
+    """Images beside data.file, outside of data.root."""
+    own = tmp_path / "images/cfg"
+    write_darknet(own, {"images/a": None, "b": None})
+    for place, identity in ((own / "labels/a.txt", 0), (tmp_path / "labels/cfg/b.txt", 1)):
+        place.parent.mkdir(parents=True)
+        place.write_text(f"{identity} .5 .5 .25 .5")
+    (own / "train.txt").write_text("images/a.jpg\nb.jpg\n")
+    (own / "x.data").write_text("train = train.txt")
+    (tmp_path / "root").mkdir()
+    annotations = read(tmp_path / "root", file=own / "x.data")
+    assert annotations.image_ids == ("a", "b") and annotations.labels.tolist() == [0]
+
+
 # --- classes ---
 def three_classes(root: Path) -> Path:
     write_darknet(root, {"images/train/a": "0 .5 .5 .1 .1\n1 .5 .5 .2 .2\n2 .5 .5 .3 .3"}, labels="labels")

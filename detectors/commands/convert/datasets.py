@@ -51,7 +51,7 @@ def convert_data_set(
             _write(writer, folder, splits, images)
     except OSError as error:
         hint = "; set --images copy" if images == "link" else ""
-        raise ValueError(f"{target}: cannot be written ({error.strerror}: {error.filename}){hint}") from error
+        raise ValueError(f"{target}: not written: {error.filename}: {error.strerror}{hint}") from error
     lines = [_count(name, annotations, left_out[name]) for name, annotations in splits.items()]
     if lost:
         lines.append(f"not kept, because the format cannot say it: {', '.join(lost)}")

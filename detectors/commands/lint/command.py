@@ -97,7 +97,7 @@ def read_splits(data: DataConfig, names: list[str] | None) -> tuple[list[Split],
         seen[source] = name
         instances = str(Path(data.root) / lists[0]) if data.format == "coco" and lists else None
         annotations, problems = assemble.scan_annotations(data, name)
-        labels = LabelFinder(data.root) if data.format == "darknet" else None
+        labels = LabelFinder(data.root, data.file) if data.format == "darknet" else None
         splits.append(Split(name, annotations, problems, instances, labels))
     return splits, same_lists
 

@@ -284,6 +284,11 @@ def test_what_is_refused(tmp_path, capsys):
     assert refused(capsys, "a.pt", "b.pt", "--to", "voc") == (
         "error: --to voc: is a format of data sets; choose the set with data=..., such as data=voc"
     )
+    (tmp_path / "file").write_text("")
+    assert refused(capsys, *source, "--to", "voc", tmp_path / "file/x").startswith(
+        f"error: {tmp_path}/file/x: not written: "
+    )
+    (tmp_path / "file").unlink()
     (tmp_path / "source/x.names").write_text("ze  bra\ncat\n")
     assert refused(capsys, *source, "--to", "voc", tmp_path / "x").startswith(
         "error: the class name 'ze  bra' cannot be written: it has line breaks"
