@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
+from detectors.config.lasting_output import outlive_readers
 from detectors.data.suggestions import did_you_mean
 
 # verb -> (module below detectors.commands, what `detectors --help` says of it)
@@ -35,6 +36,7 @@ HYDRA = ("train", "evaluate")  # their arguments are overrides, which Hydra take
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs one verb; exit status 2 with one message for a verb that does not exist."""
+    outlive_readers()
     verb, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if verb in ("-h", "--help"):
         print(overview())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
 
@@ -44,3 +45,19 @@ def test_the_rest_goes_to_the_verb(capsys):
 def test_the_overview_imports_no_torch():
     code = "import sys; from detectors.__main__ import main; main([]); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stream"),
+    [(["--help"], "stdout"), (["train", "--cfg", "job"], "stdout"), (["train", "lr=3"], "stderr")],
+)
+def test_a_reader_that_has_gone_changes_nothing(arguments, stream):
+    """As with `| head`: no traceback, and the command's own exit status."""
+    read, write = os.pipe()
+    os.close(read)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: write}
+    command = [sys.executable, "-m", "detectors", *arguments]
+    result = subprocess.run(command, **pipes, text=True)
+    os.close(write)
+    assert result.returncode == (2 if stream == "stderr" else 0)
+    assert not result.stdout and not result.stderr
