@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ MOVED = {  # `_target_`s of checkpoints and configurations that were stored befo
     "detectors.data.transforms.course": "detectors.data.augment.transforms.course_augmentation",
 }
 PACKAGE_PREFIX = "detectors."
+LARGEST_INTEGER = 2**63  # the first one that PyTorch cannot hold
 TRUSTED: set[str] = set()  # further `_target_`s, which the user named on this command line
 
 
@@ -146,9 +148,10 @@ def fits(value: Any, hint: Any) -> bool:
     if origin in (typing.Union, types.UnionType):
         return any(fits(value, argument) for argument in arguments)
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return number and abs(value) <= sys.float_info.max  # neither infinite nor NaN
     if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST_INTEGER
     if hint in (bool, str, types.NoneType):
         return isinstance(value, hint)
     if origin in (list, tuple, Sequence):

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from detectors.config.build import (
+    LARGEST_INTEGER,
     MOVED,
     build,
     describe_type,
@@ -128,6 +129,8 @@ def _default(field) -> Any:
 
 def _wrong(value: Any, hint: Any, rules: Mapping[str, Any]) -> str | None:
     """What is wrong with a single value, and what would be right; None for a right one."""
+    if isinstance(value, int) and abs(value) >= LARGEST_INTEGER:
+        return "must be less than 2^63"
     if not fits(value, hint):
         return f"must be {describe_type(hint)}{_quoting(value, hint)}"
     if "choices" in rules and value not in rules["choices"]:

@@ -22,6 +22,7 @@ from yaml import YAMLError
 
 from detectors.config.build import describe_type, find_target
 from detectors.config.fresh_folder import remove_if_fresh
+from detectors.config.lasting_output import outlive_readers
 from detectors.config.schema import CONF, HINTS, prepared
 from detectors.data.suggestions import did_you_mean
 
@@ -60,6 +61,7 @@ def _with_arguments(main: Callable[[], None], program: str) -> Callable[[], None
 
     @functools.wraps(main)
     def with_arguments() -> None:
+        outlive_readers()
         sys.argv = [sys.argv[0], *prepared(sys.argv[1:], program)]
         main()
 
@@ -140,6 +142,8 @@ def message(error: Exception) -> str:
         return _missing_config(error)
     if isinstance(error, OverrideParseException):
         what = [line for line in error.message.splitlines() if line and not line.startswith("See ")][-1]
+        if what.strip() == "^":  # it points at a character of a line before
+            what = "it has a character that must be quoted"
         return (
             f"{error.override}: not of the form group.key=value ({what}); "
             "quote special characters: 'key=\"a b\"'"
@@ -189,22 +193,25 @@ def _unknown_key(error: Exception, cause: OmegaConfBaseException) -> str:
         and str(cause.key) in inspect.signature(find_target(cause.parent_node["_target_"])).parameters
     ):
         fix = f"; {cause.parent_node['_target_']} knows it, so add it with +{place}=..."
-    return f"{_source(error)}{place}{_value(error)}: there is no such setting{fix}"
+    return f"{_source(error)}{_typed(error, place)}: there is no such setting{fix}"
 
 
 def _wrong_type(error: Exception, cause: ValidationError) -> str:
     """trainer.steps=abc -> what the dataclass wants there."""
     hint = HINTS.get(cause.full_key)
     what = cause.msg.splitlines()[0] if hint is None else f"must be {describe_type(hint)}"
-    return f"{_source(error)}{cause.full_key}{_value(error)}: {what}"
+    return f"{_source(error)}{_typed(error, cause.full_key)}: {what}"
 
 
-def _value(error: Exception) -> str:
-    """'=3' where Hydra quotes the override that failed, as it does for those of the command line."""
-    match = re.search(
-        r"override '?\+*([\w./@]+)(=.*)|To append to your config use \+\+?[\w./@]+(=.*)", str(error)
-    )
-    return next(filter(None, match.groups()[1:]), "") if match else ""
+def _typed(error: Exception, place: str) -> str:
+    """'trainer.steps=3' where Hydra quotes the override that failed, as for those of the command line.
+
+    Otherwise `place`, the dotted name at which it failed.
+    """
+    match = re.search(r"(?:override '?\+*|To append to your config use \+\+?)([\w./@]+)(=.*)", str(error))
+    if match is None:
+        return place
+    return f"{match[1] if match[1].startswith(f'{place}.') else place}{match[2]}"
 
 
 def _source(error: Exception) -> str:

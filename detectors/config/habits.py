@@ -122,7 +122,9 @@ class Habits:
         elif "/" not in key and "@" not in key and not self._is_setting(key):
             group, _, name = key.rpartition(".")
             hint = group and self._setting_of(key)  # trainr.steps is a misspelt group, not another program's
-            hint = hint or self._renamed(name.lower(), value) or self._setting_of(key)
+            hint = (
+                hint or self._renamed(name.lower(), value) or self._setting_of(key) or self._setting_of(name)
+            )
             if hint:
                 yield f"{argument}: there is no such setting{hint}"
 
@@ -175,7 +177,7 @@ class Habits:
             own = group == "data" and Path(value).is_file()
             images = f"; for the images of a data.yaml: {self._data(Path(value).parent)}" if own else ""
             yield f"{group}={value}: a choice is named without folder and suffix{near}{images}"
-        elif group == "data" and (Path(value).is_absolute() or "/" in value or Path(value).is_dir()):
+        elif group == "data" and value not in listed and ("/" in value or Path(value).is_dir()):
             what = f"data={value}: data= names a yaml of conf/data"
             yield f"{what}; for your own images: {self._data(Path(value))}"
         elif value.endswith((".pt", ".pth", ".weights")):

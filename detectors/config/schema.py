@@ -241,7 +241,8 @@ OmegaConf.register_new_resolver("folder_of", folder_of, replace=True)
 OmegaConf.register_new_resolver("shared_or", shared_or, replace=True)
 ConfigStore.instance().store(name="train_schema", node=composable(Config))
 ConfigStore.instance().store(name="evaluate_schema", node=composable(EvaluateConfig))
-HINTS = setting_hints(EvaluateConfig) | setting_hints(Config)
+HYDRA_TEXTS = dict.fromkeys(("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir"), str)
+HINTS = setting_hints(EvaluateConfig) | setting_hints(Config) | HYDRA_TEXTS
 
 
 def as_typed(overrides: Sequence[str]) -> list[str]:

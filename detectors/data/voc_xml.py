@@ -35,7 +35,22 @@ def parse_xml(data: bytes) -> ElementTree.Element:
     try:
         return ElementTree.fromstring(data if encoding.lower() in OF_EXPAT else _decoded(data, encoding))
     except ElementTree.ParseError as error:
+        _require_text(data, encoding)
         raise ValueError(f"not well-formed XML ({error})") from error
+
+
+def _require_text(data: bytes, declared: str) -> None:
+    """ValueError for bytes that are no text in the encoding that expat read, which it calls a wrong token."""
+    marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        data.decode("utf-16" if marked else declared)
+    except UnicodeDecodeError as error:
+        raise ValueError(_not_text(declared, error)) from error
+
+
+def _not_text(declared: str, error: UnicodeDecodeError) -> str:
+    what = f"it is not {declared} text, as it declares ({error.reason} at byte {error.start})"
+    return f"{what}; save it as UTF-8"
 
 
 def _decoded(data: bytes, declared: str) -> str:
@@ -49,10 +64,7 @@ def _decoded(data: bytes, declared: str) -> str:
     except LookupError as error:
         raise ValueError(f"not well-formed XML (unknown encoding: {declared}); save it as UTF-8") from error
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"it is not {declared} text, as it declares ({error.reason} at byte {error.start}); "
-            "save it as UTF-8"
-        ) from error
+        raise ValueError(_not_text(declared, error)) from error
 
 
 def corners_of(element: ElementTree.Element, name: str) -> list[float]:

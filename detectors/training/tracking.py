@@ -126,7 +126,7 @@ def check_tag(tag: str) -> str:
 
 
 # No tag holds a character that is special in a pattern.
-_PATTERNS = {tag: re.compile(re.sub("<[^>]+>", ".+", tag)) for tag in TAGS}
+_PATTERNS = {tag: re.compile(re.sub("<[^>]+>", ".+", tag), re.DOTALL) for tag in TAGS}
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, int | float | str]]:

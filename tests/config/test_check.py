@@ -60,6 +60,9 @@ def test_a_checkpoints_configuration_is_read_back(plain):
         ("trainer.device", "gpu:1", "; did you mean cuda:1?"),
         ("trainer.device", "0", "; did you mean cuda:0?"),
         ("trainer.device", "cpuu", "; did you mean cpu?"),
+        ("seed", 10**20, "seed=100000000000000000000: must be less than 2^63"),
+        ("optimizer.rate", float("inf"), "optimizer.rate=inf: must be a number"),
+        ("trainer.clip_grad_norm", float("nan"), "trainer.clip_grad_norm=nan: must be a number or null"),
         ("trainer.clip_grad_norm", 0, "clip_grad_norm=0: must be more than 0; null switches it off"),
         ("trainer.clip_grad_norm", -1, "trainer.clip_grad_norm=-1: must be more than 0; null"),
         (
@@ -256,6 +259,10 @@ def test_build():
     [
         (1, float, True),
         (True, int, False),
+        (2**63, int, False),
+        (10**400, float, False),
+        (float("inf"), float | None, False),
+        (float("nan"), float, False),
         (True, float, False),
         ("1", int, False),
         (None, int | None, True),

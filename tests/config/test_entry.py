@@ -57,6 +57,12 @@ def run(capfd, monkeypatch, task, *arguments: str, full_error: str = "0") -> tup
             "model.loss=2: there is no such setting; detectors.models.yolov2.yolov2_tiny knows it, "
             "so add it with +model.loss=...",
         ),
+        ("trainer.steps.x=2", "trainer.steps.x=2: "),
+        (
+            "data.class_names=vélo",
+            "data.class_names=vélo: not of the form group.key=value "
+            "(it has a character that must be quoted); quote special characters: ",
+        ),
         ("trainer.steps", "trainer.steps: not of the form group.key=value (missing EQUAL"),
         ("loss=multibox", "yolov2_tiny is trained with RegionLoss; set loss=region"),
         ("trainer.steps=${nowhere}", "trainer.steps: Interpolation key 'nowhere' not found"),

@@ -93,6 +93,13 @@ def test_choices_that_are_none(tmp_path):
         )
 
 
+def test_a_folder_with_the_name_of_a_choice(tmp_path, monkeypatch):
+    (tmp_path / "voc").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for program in ("train", "evaluate"):
+        assert prepared(["data=voc"], program) == ["data=voc"]
+
+
 def test_places_alone(tmp_path, capsys):
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "a.txt").touch()
@@ -124,6 +131,11 @@ def test_evaluations_have_settings_of_their_own():
         "checkpoint=last",
     ]
     assert prepared(kept, "evaluate") == kept
+
+
+def test_a_training_setting_of_an_evaluation():
+    text = "trainer.batch_size=2: there is no such setting; did you mean batch_size?"
+    assert refused("evaluate", "run=a", "trainer.batch_size=2") == text
 
 
 def test_what_hydra_understands_is_left_alone():

@@ -43,6 +43,17 @@ def test_single_texts():
     assert (config.data.image_folders.train, config.data.cache) == ("007", None)
 
 
+def test_hydras_folders():
+    assert as_typed(["hydra.run.dir=jürgen/r u n", "hydra.sweep.dir=007"]) == [
+        'hydra.run.dir="jürgen/r u n"',
+        'hydra.sweep.dir="007"',
+    ]
+    assert as_typed(["hydra.run.dir=${name}/a", "hydra.run.dir=a/b"]) == [
+        "hydra.run.dir=${name}/a",
+        "hydra.run.dir=a/b",
+    ]
+
+
 def test_what_is_no_text_is_left_alone():
     kept = ["seed=1", "data=voc", "model.width=.5", "-m", "~data", "data.class_names=null", "data.root=???"]
     kept += ["data.root=${paths.cache}", "input.size=[3,4]", "name='1e3'", "+name=a", "trainer.steps"]

@@ -97,6 +97,12 @@ def test_the_larger_set_that_programs_mean_and_wrong_declarations(tmp_path, decl
         ),
         ("klingon", b"a", "not well-formed XML (unknown encoding: klingon); save it as UTF-8"),
         ("hex", b"a", "not well-formed XML (unknown encoding: hex); save it as UTF-8"),
+        (
+            "UTF-8",
+            "安".encode("gbk"),
+            "it is not UTF-8 text, as it declares (invalid start byte at byte 64); save it as UTF-8",
+        ),
+        ("utf-8", b"</x>", "not well-formed XML (mismatched tag: line 1, column 66)"),
         ("GBK", "</x>安".encode("gbk"), "not well-formed XML (mismatched tag: line 1, column 64)"),
     ],
 )

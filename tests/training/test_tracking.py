@@ -112,6 +112,11 @@ def test_unknown_tags_are_refused_before_anything_is_written(tmp_path, tag):
     assert not any(read(tmp_path).Tags()[kind] for kind in ("scalars", "images", "tensors"))
 
 
+def test_a_class_name_may_have_any_character():
+    for name in ("a/b", "a\nb", "\x1b[31m", " "):
+        assert check_tag(f"val_class/{name}/AP50") == f"val_class/{name}/AP50"
+
+
 def test_the_refusal_names_the_nearest_tag():
     with pytest.raises(ValueError, match="did you mean 'train/loss/total'"):
         check_tag("train/los/total")
