@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from detectors.annotations import Annotations
-from detectors.data.problems import Problem, raise_or_log
+from detectors.data.problems import Problem, raise_or_log, shortened
+from detectors.data.suggestions import did_you_mean
 
 # Pixels. No image is that large, and nothing computed from such a box overflows in float32.
 LARGEST_SIDE = 2.0**20
@@ -24,6 +25,42 @@ def check_class_names(class_names: Sequence[str]) -> tuple[str, ...]:
             "data.class_names is empty: name the classes, or set it to null to use those in the files"
         )
     return tuple(class_names)
+
+
+def selected_classes(
+    class_names: Sequence[str], known: Iterable[str], *, source: object, noun: str, plural: str
+) -> tuple[str, ...]:
+    """data.class_names as a tuple.
+
+    ValueError for a name that the set has under a similar spelling, or if it has none of the names: both are
+    most likely mistakes. known: the set's own names; source: the file that has them; noun: class or category.
+    """
+    names = check_class_names(class_names)
+    known = list(known)
+    absent = [name for name in names if name not in known]
+    others = [name for name in known if name not in names]
+    hints = {name: did_you_mean(name, others, quoted=True) for name in absent}
+    wrong = absent if len(absent) == len(names) else [name for name in absent if hints[name]]
+    if wrong:
+        lines = shortened([f"{source}: no {noun} {name!r}{hints[name]}" for name in wrong])
+        raise ValueError("\n".join([*lines, f"its {plural}: {', '.join(known)}", "correct data.class_names"]))
+    return names
+
+
+def check_listed_once(images: Sequence[str], image_sets: Sequence[str]) -> None:
+    """ValueError if splits overlap or a list repeats an image: it would be used and counted twice."""
+    seen: set[str] = set()
+    repeated = []
+    for path in images:
+        if path in seen:
+            repeated.append(path)
+        seen.add(path)
+    if repeated:
+        sets = ", ".join(image_sets)
+        raise ValueError(
+            f"{repeated[0]}: listed more than once in [{sets}] ({len(repeated)} such images); "
+            "list each image once, in one of the splits"
+        )
 
 
 def settled(scanned: tuple[Annotations, list[Problem]], on_error: str) -> Annotations:

@@ -19,7 +19,7 @@ from detectors.data.checks import (
     as_box,
     as_size,
     box_faults,
-    check_class_names,
+    selected_classes,
     settled,
     to_offsets,
 )
@@ -32,8 +32,7 @@ from detectors.data.coco_file import (
 )
 from detectors.data.image_headers import header_size
 from detectors.data.listed_files import ListedFolder, special_file
-from detectors.data.problems import Problem, shortened
-from detectors.data.suggestions import did_you_mean
+from detectors.data.problems import Problem
 
 
 def read_coco(
@@ -145,22 +144,14 @@ def _read_categories(instances: Instances) -> None:
 def _classes(instances: Instances, class_names: list[str] | None) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """(C) category ids and (C) names, in the order of the labels.
 
-    ValueError for a name that the file has under a similar spelling, or if the file has none of the names:
-    both are most likely mistakes. Any other absent name gets a category id that the file does not use.
+    A name that the file lacks gets an unused category id. ValueError as in selected_classes.
     """
     id_of = {name: identity for identity, name in reversed(instances.categories.items())}  # the lowest id
     id_of = dict(sorted(id_of.items(), key=lambda item: item[1]))
     if class_names is None:
         return tuple(id_of.values()), tuple(id_of)
-    names = check_class_names(class_names)
+    names = selected_classes(class_names, id_of, source=instances.file, noun="category", plural="categories")
     absent = [name for name in names if name not in id_of]
-    others = [name for name in id_of if name not in names]
-    hints = {name: did_you_mean(name, others, quoted=True) for name in absent}
-    wrong = absent if len(absent) == len(names) else [name for name in absent if hints[name]]
-    if wrong:
-        lines = shortened([f"{instances.file}: no category {name!r}{hints[name]}" for name in wrong])
-        lines += [f"its categories: {', '.join(id_of)}", "correct data.class_names"]
-        raise ValueError("\n".join(lines))
     largest = max([0, *instances.categories])
     id_of |= {name: largest + number for number, name in enumerate(absent, start=1)}
     return tuple(id_of[name] for name in names), names

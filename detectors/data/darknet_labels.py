@@ -14,11 +14,17 @@ from pathlib import Path
 import numpy as np
 
 from detectors.annotations import Annotations
-from detectors.data.checks import as_box, box_faults, check_class_names, settled, to_offsets
+from detectors.data.checks import (
+    as_box,
+    box_faults,
+    check_class_names,
+    selected_classes,
+    settled,
+    to_offsets,
+)
 from detectors.data.darknet_lists import LabelledImages, find_labelled_images
 from detectors.data.image_headers import header_size
-from detectors.data.problems import Problem, shortened
-from detectors.data.suggestions import did_you_mean
+from detectors.data.problems import Problem
 from detectors.data.text_files import read_text
 
 # A fraction of the image above this is a mistake. Boxes that reach out of the image are kept, as in VOC's and
@@ -83,7 +89,12 @@ def scan_darknet(
     for image, label in zip(found.images, found.labels, strict=True):
         _read_image(content, image, label, keypoints=found.keypoints)
     names = _all_names(content, found, class_names)
-    return _to_annotations(content, found, names, _selected(found, names, class_names)), content.problems
+    selected = names
+    if class_names is not None:
+        selected = selected_classes(
+            class_names, names, source=found.read[0] if found.read else root, noun="class", plural="classes"
+        )
+    return _to_annotations(content, found, names, selected), content.problems
 
 
 def darknet_sources(
@@ -225,26 +236,6 @@ def _all_names(
         return check_class_names(class_names)
     highest = max((number for number in content.identity if number < MOST_NAMELESS), default=-1)
     return tuple(map(str, range(highest + 1)))
-
-
-def _selected(
-    found: LabelledImages, names: tuple[str, ...], class_names: list[str] | None
-) -> tuple[str, ...]:
-    """The names by label.
-
-    ValueError for a name that the set has under a similar spelling, or if it has none of the names.
-    """
-    if class_names is None:
-        return names
-    selected = check_class_names(class_names)
-    absent = [name for name in selected if name not in names]
-    others = [name for name in names if name not in selected]
-    hints = {name: did_you_mean(name, others, quoted=True) for name in absent}
-    wrong = absent if len(absent) == len(selected) else [name for name in absent if hints[name]]
-    if wrong:
-        lines = shortened([f"{found.read[0]}: no class {name!r}{hints[name]}" for name in wrong])
-        raise ValueError("\n".join([*lines, f"its classes: {', '.join(names)}", "correct data.class_names"]))
-    return selected
 
 
 def _read_image(content: _LabelContent, image: str, label: str, *, keypoints: bool) -> None:

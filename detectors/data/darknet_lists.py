@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from detectors.data.checks import check_listed_once
 from detectors.data.darknet_description import DarknetDescription, names_by_id, read_description
 from detectors.data.image_headers import IMAGE_SUFFIXES
 from detectors.data.listed_files import ListedFolder
@@ -71,7 +72,7 @@ def find_labelled_images(*, root: Path, file: Path | None, image_sets: list[str]
             else:
                 found.read.append(source)
                 found.images += _listed(found, _Places(root, description), source)
-    _check_listed_once(found.images, image_sets)
+    check_listed_once(found.images, image_sets)
     label_of = LabelFinder(root, file)
     found.labels = [label_of(image) for image in found.images]
     if found.images and not any(found.labels):
@@ -308,16 +309,3 @@ def _listed(found: LabelledImages, places: _Places, source: Path) -> list[str]:
         )
     found.problems += problems
     return images
-
-
-def _check_listed_once(images: list[str], image_sets: list[str]) -> None:
-    """ValueError if splits overlap or a list repeats an image: it would be used and counted twice."""
-    seen: set[str] = set()
-    repeated = []
-    for path in images:
-        if path in seen:
-            repeated.append(path)
-        seen.add(path)
-    if repeated:
-        sets = ", ".join(image_sets)
-        raise ValueError(f"{repeated[0]}: listed more than once in [{sets}] ({len(repeated)} such images)")

@@ -20,6 +20,7 @@ from detectors.data.checks import (
     as_box,
     box_faults,
     check_class_names,
+    check_listed_once,
     settled,
     to_offsets,
 )
@@ -80,7 +81,7 @@ def scan_voc(
     content = _VocContent()
     for image_set in image_sets:
         _read_image_set(content, Path(root), image_set)
-    _check_unique(content.images, image_sets)
+    check_listed_once(content.images, image_sets)
     return _to_annotations(content, known_names), content.problems
 
 
@@ -224,18 +225,3 @@ def _read_xml(content: _VocContent, root: ElementTree.Element, folder: Path, ste
     content.folders.append(folder)
     content.images.append(image)
     content.sizes.append(size)
-
-
-def _check_unique(images: list[str], image_sets: list[str]) -> None:
-    """ValueError if image sets overlap (train and trainval): some images would be used and counted twice."""
-    seen: set[str] = set()
-    repeated = []
-    for path in images:
-        if path in seen:
-            repeated.append(path)
-        seen.add(path)
-    if repeated:
-        sets = ", ".join(image_sets)
-        raise ValueError(
-            f"{repeated[0]}: listed more than once in the image sets {sets} ({len(repeated)} such images)"
-        )

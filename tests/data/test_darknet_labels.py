@@ -470,7 +470,7 @@ def test_links_to_the_root_are_the_root(tmp_path):
     [
         ("\n \n", "{root}/train.txt: the list of images is empty"),
         ("images/a.jpg\n./images/a.jpg", "{root}/images/a.jpg: listed more than once in [train] "
-         "(1 such images)"),
+         "(1 such images); list each image once, in one of the splits"),
         ("a\nb", "{root}/train.txt: none of its 2 images is there, such as a; "
          "there is 'images/a.jpg' (in a subfolder, another suffix); paths count from data.root={root}, "
          "from the list's folder or from the working directory"),
