@@ -41,7 +41,7 @@ def trust(targets: Sequence[str]) -> None:
 def build(node: Mapping[str, Any], *positional: Any, **given: Any) -> Any:
     """Calls node["_target_"] with the rest of the node as keywords, after what the code gives.
 
-    ValueError if the target is no builder.
+    ValueError if the target is not a builder.
     """
     keywords = {name: value for name, value in node.items() if name != "_target_"}
     return find_target(node["_target_"])(*positional, **keywords, **given)

@@ -116,7 +116,7 @@ CLASS_LISTS = {"voc": VOC_CLASSES, "coco": COCO_CLASSES}
 def read_names(path: Path) -> tuple[str, ...]:
     """Read a file with one class name per line.
 
-    Raises FileNotFoundError, or ValueError if the file is no text, is empty or names a class twice.
+    Raises FileNotFoundError, or ValueError if the file is not text, is empty or names a class twice.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file of class names (voc and coco are known without one)")

@@ -267,7 +267,7 @@ def _read_image(content: _LabelContent, image: str, label: str, *, keypoints: bo
 def label_rows(label: str) -> list[tuple[int, list[str]]]:
     """The number of each line, from 1, and its columns. Empty lines and what follows a # are left out.
 
-    ValueError, without the file's name, if it is no text file.
+    ValueError, without the file's name, if it is not a text file.
     """
     try:
         text = read_text(Path(label), what="label file")

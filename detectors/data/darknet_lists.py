@@ -170,7 +170,7 @@ class _Places:
                 if self.inside(place):
                     self.starts[absolute, start] = folder
                     if start.strip("./"):
-                        _tell(str(source), start, folder)
+                        _warn_once(str(source), start, folder)
                     return place, ""
                 outside = outside or not start
         if outside:
@@ -194,7 +194,7 @@ class _Places:
 
 
 @functools.cache  # once, although a list is read again when it is not in the cache
-def _tell(source: str, start: str, folder: str) -> None:
+def _warn_once(source: str, start: str, folder: str) -> None:
     logger.warning("%s: paths that begin with %s are read below %s", source, start, folder)
 
 

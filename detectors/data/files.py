@@ -33,7 +33,7 @@ def require_regular(path: str | os.PathLike) -> None:
     except ValueError as error:
         raise FileNotFoundError(errno.ENOENT, f"no file can have this name: {error}", str(path)) from error
     if not stat.S_ISREG(mode):
-        kind = SPECIAL.get(stat.S_IFMT(mode), "no regular file")
+        kind = SPECIAL.get(stat.S_IFMT(mode), "not a regular file")
         raise OSError(errno.EINVAL, f"it is {kind}, not a file", str(path))
 
 

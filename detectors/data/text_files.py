@@ -22,7 +22,7 @@ def read_text(path: Path, *, what: str) -> str:
 
     what: the kind of file, for messages, such as "split list". The text has no mark; its lines end in \\n.
     FileNotFoundError if there is no such file; ValueError if it cannot be read, is not a regular file (a FIFO
-    would block), or is no text in these encodings.
+    would block), or is not text in these encodings.
     """
     try:
         require_regular(path)

@@ -40,7 +40,7 @@ def parse_xml(data: bytes) -> ElementTree.Element:
 
 
 def _require_text(data: bytes, declared: str) -> None:
-    """ValueError for bytes that are no text in the encoding that expat read, which it calls a wrong token."""
+    """ValueError for bytes that are not text in the encoding that expat read; expat says "wrong token"."""
     marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         data.decode("utf-16" if marked else declared)

@@ -110,12 +110,12 @@ def read_tensors(path: Path) -> Any:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
     if not path.is_file():
-        raise ValueError(f"{path}: no regular file, so no checkpoint")
+        raise ValueError(f"{path}: not a regular file, so it is not a checkpoint")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path}: refused, because it is no plain file of tensors ({_asked_for(error)})"
+            f"{path}: refused, because it is not a plain file of tensors ({_refusal_reason(error)})"
         ) from error
     # on garbage PyTorch raises nearly anything, struct.error and IndexError included
     except Exception as error:
@@ -124,7 +124,7 @@ def read_tensors(path: Path) -> Any:
         ) from error
 
 
-def _asked_for(error: Exception) -> str:
+def _refusal_reason(error: Exception) -> str:
     """What a pickle wants beyond tensors: PyTorch names it in the middle of its advice."""
     if match := re.search(r"GLOBAL (\w+(?:\.\w+)+)", str(error)):
         return (
@@ -169,11 +169,13 @@ def random_state() -> dict[str, torch.Tensor]:
 
 
 def set_random_state(state: dict[str, torch.Tensor], path: Path) -> None:
-    """ValueError, with the checkpoint's path, if it is no state of random_state."""
+    """ValueError, with the checkpoint's path, if it is not a state as random_state stores it."""
     try:
         torch.set_rng_state(state["cpu"])
         if "cuda" in state and torch.cuda.is_available():
             torch.cuda.set_rng_state(state["cuda"])
     except (KeyError, RuntimeError, TypeError) as error:
         reason = "cpu is missing" if isinstance(error, KeyError) else _first_line(error)
-        raise ValueError(f"{path}: random is no state of PyTorch's generators ({reason}); {GO_ON}") from error
+        raise ValueError(
+            f"{path}: random is not a state of PyTorch's generators ({reason}); {GO_ON}"
+        ) from error

@@ -69,7 +69,9 @@ def _check_config(config: dict, place: str) -> None:
                 "values, and an interpolation could read this machine's environment"
             )
         elif not isinstance(value, str | int | float | None) or _is_no_number(value):
-            raise ValueError(f"{place}: its configuration holds {kind_of(value)}, no setting; {GO_ON}")
+            raise ValueError(
+                f"{place}: its configuration holds {kind_of(value)}, which is not a setting; {GO_ON}"
+            )
     if values:
         raise ValueError(f"{place}: its configuration is nested without end; {GO_ON}")
 

@@ -77,12 +77,12 @@ def read_record(path: Path, fix: str) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file; {fix}")
     if not path.is_file():
-        raise ValueError(f"{path}: no regular file; {fix}")
+        raise ValueError(f"{path}: not a regular file; {fix}")
     text = read_text(path, what="JSON file")
     try:
         content = json.loads(text, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: no JSON ({error}); {fix}") from error
+        raise ValueError(f"{path}: not valid JSON ({error}); {fix}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds {kind_of(content)}, must be an object of names and values; {fix}")
     return content

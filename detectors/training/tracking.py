@@ -119,7 +119,7 @@ def check_tag(tag: str) -> str:
     if not any(_PATTERNS[known].fullmatch(tag) for known in TAGS):
         hint = did_you_mean(tag, TAGS, quoted=True)
         raise ValueError(
-            f"{tag!r} is no tag of the table in detectors/training/tracking.py{hint}; "
+            f"{tag!r} is not in the table of tags in detectors/training/tracking.py{hint}; "
             "a new one goes there and in docs/curves.md"
         )
     return tag

@@ -50,14 +50,14 @@ def read_settings(folder: Path) -> dict[str, Any]:
         return {}
     fix = "remove it, and compare names the runs by their folders"
     if not path.is_file():
-        raise ValueError(f"{path}: no regular file; {fix}")
+        raise ValueError(f"{path}: not a regular file; {fix}")
     text = read_text(path, what="configuration")
     try:
         content = yaml.load(text, _PlainLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: no YAML ({' '.join(str(error).split())}); {fix}") from error
+        raise ValueError(f"{path}: not valid YAML ({' '.join(str(error).split())}); {fix}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: no configuration of a run; {fix}")
+        raise ValueError(f"{path}: not the configuration of a run; {fix}")
     return dict(_flat_settings(content))
 
 

@@ -31,9 +31,9 @@ class DataSetWriter:
 
     keeps: tuple[str, ...] = ()  # of difficult, crowd, areas
     one_folder = False  # the images of all splits are in one folder
-    cannot_say = ""  # which boxes would be faulty in this format
+    cannot_express = ""  # which boxes would be faulty in this format
 
-    def can_say(self, annotations: Annotations) -> np.ndarray:
+    def can_express(self, annotations: Annotations) -> np.ndarray:
         """(T,) bool: the boxes that are read back as they are written."""
         return np.ones(len(annotations.labels), dtype=bool)
 
@@ -60,9 +60,9 @@ class VocWriter(DataSetWriter):
 
     keeps = ("difficult",)
     one_folder = True
-    cannot_say = "boxes at most one pixel wide or high (left out)"
+    cannot_express = "boxes at most one pixel wide or high (left out)"
 
-    def can_say(self, annotations: Annotations) -> np.ndarray:
+    def can_express(self, annotations: Annotations) -> np.ndarray:
         as_written = annotations.boxes_original - [-1, -1, 0, 0]
         return box_faults(as_written) == ""  # xmin < xmax, ymin < ymax
 
@@ -150,9 +150,9 @@ class CocoWriter(DataSetWriter):
 class DarknetWriter(DataSetWriter):
     """images/SPLIT/, labels/SPLIT/, SPLIT.txt; data.yaml, and darknet.data with darknet.names."""
 
-    cannot_say = "boxes that reach out of their image by more than its size (left out)"
+    cannot_express = "boxes that reach out of their image by more than its size (left out)"
 
-    def can_say(self, annotations: Annotations) -> np.ndarray:
+    def can_express(self, annotations: Annotations) -> np.ndarray:
         sizes = annotations.sizes[annotations.image][:, [1, 0]]
         low, high = annotations.boxes_original[:, :2] / sizes, annotations.boxes_original[:, 2:] / sizes
         fractions = np.concatenate([(low + high) / 2, high - low], axis=1)

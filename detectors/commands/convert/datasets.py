@@ -44,7 +44,7 @@ def convert_data_set(
         left_out[name] += len(scanned[1])
     writer = FORMAT_WRITERS[target_format]
     lost = _not_kept(splits.values(), writer)
-    splits = {name: _selection(split, writer.can_say(split)) for name, split in splits.items()}
+    splits = {name: _selection(split, writer.can_express(split)) for name, split in splits.items()}
     target = target.resolve()
     try:
         with _new_folder(target) as folder:
@@ -54,7 +54,7 @@ def convert_data_set(
         raise ValueError(f"{target}: not written: {error.filename}: {error.strerror}{hint}") from error
     lines = [_count(name, annotations, left_out[name]) for name, annotations in splits.items()]
     if lost:
-        lines.append(f"not kept, because the format cannot say it: {', '.join(lost)}")
+        lines.append(f"not kept, because the format cannot express it: {', '.join(lost)}")
     lines.append(f"written: {target} ({target_format})")
     command = ["python", "train.py", f"data={target_format}", f"data.root={target}", *writer.settings(splits)]
     return [*lines, shlex.join(command)]
@@ -66,19 +66,19 @@ def _count(name: str, annotations: Annotations, left_out: int) -> str:
 
 
 def _not_kept(splits: Iterable[Annotations], writer: DataSetWriter) -> list[str]:
-    """What the boxes have that the format cannot say, with numbers."""
+    """What the boxes have that the format cannot express, with numbers."""
     counts: Counter[str] = Counter()
     for split in splits:
         plain = (split.boxes_original[:, 2:] - split.boxes_original[:, :2]).prod(1)
         counts["difficult"] += int(split.difficult.sum())
         counts["crowd"] += int(split.crowd.sum())
-        counts[writer.cannot_say] += int((~writer.can_say(split)).sum())
+        counts[writer.cannot_express] += int((~writer.can_express(split)).sum())
         counts["areas"] += int((np.abs(split.areas - plain) > AREA_TOLERANCE * plain).sum())
     titles = {
         "difficult": "difficult (now ordinary boxes)",
         "crowd": "crowd (now ordinary boxes)",
         "areas": "areas other than width * height",
-        writer.cannot_say: writer.cannot_say,
+        writer.cannot_express: writer.cannot_express,
     }
     lost = {what: title for what, title in titles.items() if what not in writer.keeps}
     return [f"{counts[what]:,} {title}" for what, title in lost.items() if counts[what]]

@@ -171,7 +171,7 @@ def _check_ordinary(tensor: Tensor, name: str, where: str) -> None:
     special = tensor.is_quantized or tensor.is_complex() or tensor.is_nested or tensor.is_meta
     if special or tensor.layout != torch.strided:
         kind = "on the meta device, without numbers" if tensor.is_meta else f"{tensor.layout}, {tensor.dtype}"
-        raise ValueError(f"{where}: {name} is no ordinary tensor ({kind}); save it dense, as float32")
+        raise ValueError(f"{where}: {name} is not an ordinary tensor ({kind}); save it dense, as float32")
     if tensor.numel() > MAX_NUMBERS:  # with strides of 0 they take no place in the file
         raise ValueError(f"{where}: {name} has {tensor.numel():,} numbers, more than any layer here")
 

@@ -168,7 +168,7 @@ def _check(path: Path, members: Iterable[Member], max_bytes: int) -> int:
         if member.size < 0 or total > max_bytes:
             fault = (
                 f"has {member.size:,} bytes: the archive's {path.stat().st_size:,} bytes would become more "
-                f"than {max_bytes:,}, as no data set's do"
+                f"than {max_bytes:,}, which no data set needs"
             )
         if number > MAX_MEMBERS:
             fault = f"is number {number:,}; data sets have fewer files"

@@ -38,7 +38,7 @@ class Arrays:
     """The arrays of an npz file whose names begin with a prefix. Each is read when it is accessed."""
 
     def __init__(self, path: Path, prefix: str = "", *, parent: Arrays | None = None):
-        """Raises FileNotFoundError for a missing file and ValueError for one that is no npz file."""
+        """Raises FileNotFoundError for a missing file and ValueError for one that is not an npz file."""
         self.path = path
         self.prefix = prefix
         if parent is not None:

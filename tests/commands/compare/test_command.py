@@ -76,7 +76,7 @@ def test_what_is_missing_is_said(tmp_path, capsys):
     (tmp_path / "a" / "summary.json").write_text("{")
     with pytest.raises(SystemExit):
         command.main([str(tmp_path / "a")])
-    assert "summary.json: no JSON" in capsys.readouterr().err
+    assert "summary.json: not valid JSON" in capsys.readouterr().err
 
 
 def test_runs_of_one_recipe_can_be_told_apart_and_compared(tmp_path, capsys):
@@ -200,17 +200,17 @@ def test_a_wrong_field_is_one_message(file, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "no JSON (Expecting value"),
+        (b"", "not valid JSON (Expecting value"),
         (b"[]", "holds [], must be an object of names and values"),
         (b"3", "holds 3, must be an object of names and values"),
-        (b'{"AP": NaN}', "no JSON (the number NaN)"),
-        (b'{"AP": 1e999}', "no JSON (the number 1e999)"),
-        (b'{"AP": ' + b"1" * 5000 + b"}", "no JSON (Exceeds the limit"),
-        (b"[" * 100_000, "no JSON (maximum recursion depth"),
+        (b'{"AP": NaN}', "not valid JSON (the number NaN)"),
+        (b'{"AP": 1e999}', "not valid JSON (the number 1e999)"),
+        (b'{"AP": ' + b"1" * 5000 + b"}", "not valid JSON (Exceeds the limit"),
+        (b"[" * 100_000, "not valid JSON (maximum recursion depth"),
         (b"\xff\xfe\xff", "the JSON file is not UTF-16 text"),
         (b'{"name": "\xe9"}', "the JSON file is not UTF-8 text"),
-        ("fifo", "no regular file"),
-        ("folder", "no regular file"),
+        ("fifo", "not a regular file"),
+        ("folder", "not a regular file"),
     ],
 )
 def test_a_file_that_is_no_record_is_one_message(content, reason, tmp_path, capsys):
@@ -237,5 +237,5 @@ def test_a_file_that_is_no_record_is_one_message(content, reason, tmp_path, caps
 def test_a_configuration_that_is_none_is_one_message(settings, tmp_path, capsys):
     write_run(tmp_path / "run", "one", settings=settings)
     message = error_of(capsys, tmp_path / "run")
-    assert message.startswith(f"error: {tmp_path / 'run/config.yaml'}: no ")
+    assert message.startswith(f"error: {tmp_path / 'run/config.yaml'}: not ")
     assert message.endswith("; remove it, and compare names the runs by their folders")

@@ -224,7 +224,9 @@ def test_unsafe_damaged_and_unknown_files_are_refused(tmp_path, narrow, capsys):
     target = tmp_path / "x.pt"
     torch.save({"model": {"a": torch.zeros(1)}, "args": argparse.Namespace(lr=1)}, tmp_path / "a.pth")
     message = refused(capsys, tmp_path / "a.pth", target)
-    assert "a.pth: refused, because it is no plain file of tensors (it asks for argparse.Namespace" in message
+    assert (
+        "a.pth: refused, because it is not a plain file of tensors (it asks for argparse.Namespace" in message
+    )
     torch.save({"a": Harmful()}, tmp_path / "b.pth")
     assert "b.pth: refused" in refused(capsys, tmp_path / "b.pth", target)
     (tmp_path / "c.pth").write_bytes(narrow.read_bytes()[:-1000])

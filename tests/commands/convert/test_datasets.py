@@ -177,9 +177,9 @@ def coco_with_flags(root: Path) -> list[str]:
     return settings
 
 
-def test_what_a_format_cannot_say(tmp_path, capsys):
+def test_what_a_format_cannot_express(tmp_path, capsys):
     settings = coco_with_flags(tmp_path / "source")
-    lost = "not kept, because the format cannot say it: "
+    lost = "not kept, because the format cannot express it: "
     areas = "1 crowd (now ordinary boxes), 1 areas other than width * height"
     assert f"{lost}{areas}" in convert(capsys, *settings, "--to", "voc", tmp_path / "voc")
     assert f"{lost}{areas}" in convert(capsys, *settings, "--to", "darknet", tmp_path / "darknet")

@@ -318,7 +318,9 @@ def test_what_is_no_state_dict_is_refused_with_its_keys():
 def test_tensors_that_are_not_ordinary_are_refused(tensor, kind):
     with pytest.raises(ValueError) as raised:
         ssd_ports.state_dict_of({**REDUCED, "2.weight": tensor}, "x.pth")
-    assert str(raised.value) == (f"x.pth: 2.weight is no ordinary tensor ({kind}); save it dense, as float32")
+    assert str(raised.value) == (
+        f"x.pth: 2.weight is not an ordinary tensor ({kind}); save it dense, as float32"
+    )
 
 
 def test_a_huge_tensor_in_a_small_file_is_refused():

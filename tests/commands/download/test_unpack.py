@@ -150,13 +150,13 @@ def test_an_archive_of_too_many_bytes_is_refused_before_anything_is_written(
         unpack(path, root, (("V", "V"),), progress=False)
     assert str(raised.value) == (
         f"{path}: 'V/bomb' has 2,000,000 bytes: the archive's {most // 100:,} bytes would become more than "
-        f"{most:,}, as no data set's do"
+        f"{most:,}, which no data set needs"
     )
 
 
 def test_the_limit_on_all_bytes(tmp_path, root):
     path = write_zip(tmp_path / "a.zip", {"V/a": b"12", "V/b": b"345"})
-    with pytest.raises(DamagedArchive, match=r"'V/b' has 3 bytes: .* more than 4, as no"):
+    with pytest.raises(DamagedArchive, match=r"'V/b' has 3 bytes: .* more than 4, which no data set needs"):
         unpack(path, root, (("V", "V"),), max_bytes=4, progress=False)
     unpack(path, root, (("V", "V"),), max_bytes=5, progress=False)
     assert content(root) == {"V/a": b"12", "V/b": b"345"}
