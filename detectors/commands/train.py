@@ -75,7 +75,7 @@ def main(cfg: DictConfig) -> float | None:
 
 def train_run(config: Config, folder: Path, stored: ckpt.Checkpoint | None) -> float | None:
     """Trains a new or a resumed run in `folder`, see main. A finished run is left as it is."""
-    if stored is not None and stored.optimizer and stored.step >= config.trainer.steps:
+    if stored is not None and is_finished(stored, config):
         logger.info(
             f"{stored.path}: finished, it is at step {stored.step} and trainer.steps={config.trainer.steps}; "
             f"to train on: trainer.steps={2 * stored.step}; its numbers: {folder / SUMMARY}"
@@ -89,6 +89,13 @@ def train_run(config: Config, folder: Path, stored: ckpt.Checkpoint | None) -> f
         run.tracker.close()
     logger.info(f"{left_out(run)}{engine.outcome(run, evaluation)}\nrun folder: {run.folder}")
     return evaluation.scalars[run.task.metric]
+
+
+def is_finished(stored: ckpt.Checkpoint, config: Config) -> bool:
+    """Whether a resume has nothing to do: all steps are made, and the last one was evaluated."""
+    evaluated = stored.progress.get("evaluated", stored.step)
+    pending = stored.step == config.trainer.steps and evaluated < stored.step
+    return bool(stored.optimizer) and stored.step >= config.trainer.steps and not pending
 
 
 def stored_run(place: str | None) -> ckpt.Checkpoint | None:

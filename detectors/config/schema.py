@@ -153,6 +153,7 @@ class TrainerConfig:
     batch_size: int = _at_least(1, 8)  # images in one forward pass
     accumulate: int = _at_least(1, 1)  # forward passes in one step (Darknet's subdivisions)
     eval_every: int = _at_least(0, 0)  # steps; 0 evaluates at the end only
+    save_every: int = _at_least(0, 0)  # steps between writings of last.pt; 0: at evaluations only
     log_every: int = _at_least(1, 10)  # steps
     eval_batch_size: int = _at_least(1, 16)  # images
     device: str = _device()

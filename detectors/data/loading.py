@@ -301,5 +301,13 @@ def _collate(fetched: Fetched) -> Fetched:
 
 def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)
-    # The main process handles Ctrl-C: it saves, then ends the workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The main process handles requests to stop, which often go to its whole group: it saves, then ends the
+    # workers.
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_at_the_second)
+
+
+def _end_at_the_second(number: int, frame: object) -> None:
+    """The first SIGTERM may be the group's; a second one comes from the main process."""
+    signal.signal(number, signal.SIG_DFL)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class Checkpoint:
     progress: dict[str, float]  # images seen, seconds trained, best metric, ...
     optimizer: dict[str, Any]
     random: dict[str, torch.Tensor]  # PyTorch's generators
+    recent: dict[str, Any] = field(default_factory=dict)  # loss terms since the last log line: Recent.state()
 
 
 def save_checkpoint(checkpoint: Checkpoint) -> None:
@@ -63,13 +64,15 @@ def from_content(path: Path, content: Any) -> Checkpoint:
         raise ValueError(
             f"{path}: a file of tensors, but no checkpoint that train.py wrote (format {CHECKPOINT_FORMAT})"
         )
-    names = [name for name in Checkpoint.__dataclass_fields__ if name != "path"]
-    if absent := [name for name in names if name not in content]:
+    parts = [part for part in fields(Checkpoint) if part.name != "path"]
+    required = [part.name for part in parts if part.default_factory is MISSING]
+    if absent := [name for name in required if name not in content]:
         raise ValueError(f"{path}: a checkpoint without {', '.join(absent)}; {GO_ON}")
     check_content(content, str(path))
-    fields = {name: content[name] for name in names} | {"class_names": tuple(content["class_names"])}
-    fields["config"] = _with_clipping_or_null(_with_shapes_in_the_cache(fields["config"]))
-    return Checkpoint(path, **_with_images_seen(fields))
+    values = {part.name: content[part.name] for part in parts if part.name in content}
+    values["class_names"] = tuple(values["class_names"])
+    values["config"] = _with_clipping_or_null(_with_shapes_in_the_cache(values["config"]))
+    return Checkpoint(path, **_with_images_seen(values))
 
 
 def _with_shapes_in_the_cache(config: dict[str, Any]) -> dict[str, Any]:

@@ -47,6 +47,7 @@ def check_content(content: Mapping[str, Any], place: str) -> None:
         raise ValueError(f"{place}: class_names must name each class once; {GO_ON}")
     _check_config(content["config"], place)
     _check_progress(content, place)
+    _check_recent(content.get("recent", {}), f"{place}: recent")
     for name, tensor in content["model"].items():
         if problem := _tensor_problem(tensor):
             raise ValueError(f"{place}: model[{name!r}] {problem}; {GO_ON}")
@@ -98,11 +99,26 @@ def _check_progress(content: Mapping[str, Any], place: str) -> None:
     check_fields(scalars, dict.fromkeys(scalars, float | None), f"{place}: best_scalars", GO_ON)
 
 
+def _check_recent(recent: Any, place: str) -> None:
+    """{}, or `names` of loss terms and a float tensor `terms` (batches, terms)."""
+    if recent == {}:
+        return
+    if not isinstance(recent, dict):
+        raise ValueError(f"{place} is {kind_of(recent)}, must be a dict; {GO_ON}")
+    check_fields(recent, {"names": list[str]}, place, GO_ON)
+    terms = recent.get("terms")
+    if problem := _tensor_problem(terms):
+        raise ValueError(f"{place}: terms {problem}; {GO_ON}")
+    if not terms.is_floating_point() or terms.shape[1:] != (len(recent["names"]),):
+        raise ValueError(f"{place}: terms must be a number for each name and batch; {GO_ON}")
+
+
 def stored_progress(progress: Mapping[str, Any], step: int, place: str) -> Progress:
     """The progress of a checkpoint that a run goes on from, at `step`; its types were checked on reading."""
     if absent := [name for name in REQUIRED_PROGRESS if name not in progress]:
         raise ValueError(f"{place}: progress: {absent[0]} is missing; {GO_ON}")
     known = {name: value for name, value in progress.items() if name in PROGRESS_FIELDS}
+    known.setdefault("evaluated", step)  # older checkpoints were written after their evaluation
     return Progress(**known | {"step": step})
 
 

@@ -6,7 +6,9 @@ The loop knows losses, checkpoints and curves, but neither boxes nor classes: th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -26,10 +28,12 @@ from detectors.tables import cell, text_table
 from detectors.training import checkpoint as ckpt
 from detectors.training.checkpoint_checks import checked_optimizer_state, stored_progress
 from detectors.training.optim import rate_factor, set_rate
-from detectors.training.progress import Clock, Progress, Recent, stop_requests
+from detectors.training.progress import Clock, Progress, Recent, StopRequests, stop_requests
 from detectors.training.run_files import SUMMARY
 from detectors.training.run_log import log_progress, shows_bar
 from detectors.training.tracking import Tracker
+
+logger = logging.getLogger(__name__)
 
 
 class Evaluation(Protocol):
@@ -78,27 +82,35 @@ class Run:
     tracker: Tracker
     device: torch.device
     progress: Progress = field(default_factory=Progress)
+    recent: Recent = field(default_factory=Recent)
 
 
 def train(run: Run) -> Evaluation:
     """Trains to config.trainer.steps, which the run has not reached, and returns the last evaluation.
 
-    Ctrl-C and SIGTERM end the run after the current step with a usable last.pt and raise KeyboardInterrupt.
-    A loss that is not finite raises FloatingPointError with the step, the terms and the images.
+    Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 end the run after the current step, or in the middle of an evaluation,
+    with a usable last.pt and raise KeyboardInterrupt. Other errors leave a last.pt of the last whole step.
+    A loss or weight that is not finite raises FloatingPointError with the step, and what is known of it.
     Losses stay on the device until they are logged: there is no host synchronisation in a step.
     """
     trainer = run.config.trainer
     progress = run.progress
     module = run.task.module
     batches = iter(run.train_loader)
-    recent = Recent()
+    recent = run.recent
     clock = Clock(progress)
-    assert progress.step < trainer.steps, "a finished run must not write its last points again"
+    evaluation = None
     bar = tqdm(
         total=trainer.steps, initial=progress.step, disable=not shows_bar(trainer.progress), unit="step"
     )
-    module.train()
-    with stop_requests() as stop, bar:
+    with stop_requests() as stop, bar, saved_on_error(run, clock):
+        if progress.lacks_evaluation(trainer.steps, trainer.eval_every):
+            evaluation = interruptible_evaluation(run, stop)
+        assert evaluation or progress.step < trainer.steps, (
+            "a finished run must not write its last points again"
+        )
+        module.train()
+        clock.resume()
         while progress.step < trainer.steps and not stop:
             # One training step.
             rate = run.config.optimizer["rate"] * rate_factor(
@@ -115,27 +127,74 @@ def train(run: Run) -> Evaluation:
             run.optimizer.step()
             progress.step += 1
             progress.images_seen += trainer.accumulate * len(batch.infos)
+            clock.in_step = False
             bar.update()
 
-            # Once in a while: log, evaluate, save.
+            # Once in a while: log, save, evaluate.
             ended = progress.step == trainer.steps
             if ended or progress.step % trainer.log_every == 0:
                 norm = gradient_norm(module) if grad_norm is None else grad_norm
                 log(run, recent, clock, bar, {"rate": rate, "grad_norm": norm, **run.task.statistics()})
-            if ended or (trainer.eval_every and progress.step % trainer.eval_every == 0):
-                recent.check()
+            evaluates = ended or is_due(trainer.eval_every, progress.step)
+            if evaluates or is_due(trainer.save_every, progress.step):
                 clock.pause()
-                evaluation = evaluate_and_save(run)
-                module.train()
+                save_run(run, ckpt.LAST)
+                if evaluates:
+                    evaluation = interruptible_evaluation(run, stop)
+                    module.train()
                 clock.resume()
         if stop and progress.step < trainer.steps:
-            recent.check()
             clock.pause()
             save_run(run, ckpt.LAST)
-            raise KeyboardInterrupt(
-                f"stopped after step {progress.step}; go on with: python train.py trainer.resume={run.folder}"
-            )
+            raise KeyboardInterrupt(go_on(run))
     return evaluation
+
+
+def is_due(every: int, step: int) -> bool:
+    """Whether something that happens every N steps (0: never) happens after this one."""
+    return every > 0 and step % every == 0
+
+
+def go_on(run: Run) -> str:
+    return f"stopped after step {run.progress.step}; go on with: python train.py trainer.resume={run.folder}"
+
+
+def interruptible_evaluation(run: Run, stop: StopRequests) -> Evaluation:
+    """Evaluates and saves. A request to stop is not held back until the end: last.pt was written before."""
+    stop.at_once = True
+    try:
+        if stop:
+            raise KeyboardInterrupt
+        started = perf_counter()
+        evaluation = run.task.evaluate()
+        seconds = perf_counter() - started
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(go_on(run)) from None
+    finally:
+        stop.at_once = False
+    record_evaluation(run, evaluation, seconds)
+    return evaluation
+
+
+@contextmanager
+def saved_on_error(run: Run, clock: Clock) -> Iterator[None]:
+    """Saves last.pt if an error ends the loop, unless a step has begun or numbers are not finite.
+
+    A broken image, a lost worker or a tracker that fails then costs no step that was made.
+    """
+    try:
+        yield
+    except FloatingPointError:
+        raise
+    except Exception:
+        if run.progress.step and not clock.in_step:
+            try:
+                save_run(run, ckpt.LAST)
+            except (FloatingPointError, OSError) as error:
+                logger.warning(f"{run.folder / ckpt.LAST}: not written ({error})")
+            else:
+                logger.warning(go_on(run))
+        raise
 
 
 def clip_gradients(module: nn.Module, limit: float | None) -> Tensor | None:
@@ -169,15 +228,12 @@ def log(run: Run, recent: Recent, clock: Clock, bar: tqdm, numbers: dict[str, fl
     bar.set_postfix(loss=f"{losses['total']:.3f}", images_per_s=f"{rates['images_per_second']:.1f}")
 
 
-def evaluate_and_save(run: Run) -> Evaluation:
-    """Evaluates, logs numbers and pictures, and writes best.pt, if it is the best so far, the summary and
-    last.pt.
+def record_evaluation(run: Run, evaluation: Evaluation, seconds: float) -> None:
+    """Logs numbers and pictures, and writes best.pt, if it is the best so far, the summary and last.pt.
 
     last.pt comes last: where it is at the final step, a resume finds nothing left to write.
     """
-    started = perf_counter()
-    evaluation = run.task.evaluate()
-    seconds = perf_counter() - started
+    run.progress.evaluated = run.progress.step
     run.tracker.scalars({**run.task.curves(), "time/evaluation": seconds}, run.progress.step)
     for tag, images in run.task.pictures().items():
         run.tracker.images(tag, images, run.progress.step)
@@ -196,9 +252,7 @@ def evaluate_and_save(run: Run) -> Evaluation:
             run.config.trainer.progress,
         )
     write_summary(run, evaluation)
-    run.tracker.flush()
     save_run(run, ckpt.LAST)
-    return evaluation
 
 
 def outcome(run: Run, evaluation: Evaluation) -> str:
@@ -232,19 +286,45 @@ def device_name(device: torch.device) -> str:
 
 
 def save_run(run: Run, name: str) -> None:
-    """Writes the whole state of a run as the checkpoint `name` in its folder."""
+    """Writes the whole state of a run as the checkpoint `name` in its folder.
+
+    FloatingPointError, and nothing is written, if a loss since the last log line or the state is not finite.
+    """
+    run.recent.check()
+    run.tracker.flush()  # a resume does not write points of earlier steps
+    model = run.task.module.state_dict()
+    optimizer = run.optimizer.state_dict()
+    if (name_of_bad := first_not_finite(model, optimizer)) is not None:
+        raise FloatingPointError(
+            f"step {run.progress.step}: {name_of_bad} holds NaN or infinity, so it is not saved. Try a lower "
+            "optimizer.rate, more schedule.warmup_steps or trainer.clip_grad_norm; the checkpoints in "
+            f"{run.folder} are from before"
+        )
     ckpt.save_checkpoint(
         ckpt.Checkpoint(
             path=run.folder / name,
             step=run.progress.step,
             config=to_plain(run.config),
             class_names=tuple(run.task.class_names),
-            model=run.task.module.state_dict(),
+            model=model,
             progress=dict(vars(run.progress)),
-            optimizer=run.optimizer.state_dict(),
+            optimizer=optimizer,
             random=ckpt.random_state(),
+            recent=run.recent.state(),
         )
     )
+
+
+def first_not_finite(model: Mapping[str, Tensor], optimizer: Mapping[str, Any]) -> str | None:
+    """The name of the first tensor of a state with a NaN or infinity. Waits for the device once."""
+    tensors = dict(model)
+    for number, state in optimizer["state"].items():
+        tensors |= {f"{key} of parameter {number} in the optimizer": value for key, value in state.items()}
+    tensors = {name: value for name, value in tensors.items() if isinstance(value, Tensor)}
+    floating = {name: value for name, value in tensors.items() if value.is_floating_point()}
+    device = next(iter(floating.values())).device
+    finite = torch.stack([value.isfinite().all().to(device) for value in floating.values()]).tolist()
+    return next((name for name, good in zip(floating, finite, strict=True) if not good), None)
 
 
 def restore(run: Run, checkpoint: ckpt.Checkpoint) -> None:
@@ -261,6 +341,7 @@ def restore(run: Run, checkpoint: ckpt.Checkpoint) -> None:
     place = str(checkpoint.path)
     run.optimizer.load_state_dict(checked_optimizer_state(run.optimizer, checkpoint.optimizer, place))
     run.progress = stored_progress(checkpoint.progress, checkpoint.step, place)
+    run.recent.restore(checkpoint.recent, run.device)
     run.task.resume(run.progress.images_seen)
     ckpt.set_random_state(checkpoint.random, checkpoint.path)
 

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from detectors.structures import Batch
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+REPEAT = 1.0  # seconds
+
 
 @dataclass
 class Progress:
@@ -24,6 +27,12 @@ class Progress:
     best: float = -1.0  # the task's metric in the best evaluation
     best_step: int | None = None  # of the best evaluation; unknown in older checkpoints
     best_scalars: dict[str, float | None] = field(default_factory=dict)  # all numbers of the best evaluation
+    evaluated: int = 0  # step of the last evaluation
+
+    def lacks_evaluation(self, steps: int, every: int) -> bool:
+        """Whether the run stopped in the evaluation of its last step. steps, every: of the trainer."""
+        due = self.step == steps or (every > 0 and self.step % every == 0)
+        return due and self.evaluated < self.step
 
 
 class Recent:
@@ -36,6 +45,16 @@ class Recent:
         self.names: list[str] = []
         self.terms: list[Tensor] = []  # one (number of terms,) a batch
         self.origin: list[tuple[int, list[str]]] = []  # the step and the images of each batch
+
+    def state(self) -> dict[str, list[str] | Tensor]:
+        """For a checkpoint: `names`, and `terms` (batches, terms) on the host."""
+        return {"names": self.names, "terms": torch.stack(self.terms).cpu()} if self.terms else {}
+
+    def restore(self, state: dict[str, list[str] | Tensor], device: torch.device) -> None:
+        """Takes up what state() returned; the terms were finite then, so their images are not needed."""
+        self.names = list(state.get("names", []))
+        self.terms = list(state["terms"].to(device)) if state else []
+        self.origin = [(0, [])] * len(self.terms)
 
     def add(self, terms: dict[str, Tensor], step: int, batch: Batch) -> None:
         self.names = list(terms)
@@ -81,6 +100,7 @@ class Clock:
 
     def __init__(self, progress: Progress):
         self.progress = progress
+        self.in_step = False  # whether a forward pass of the next step may have changed the module
         self.waited = 0.0
         self.images = progress.images_seen
         self.seconds = progress.train_seconds
@@ -90,6 +110,7 @@ class Clock:
         before = perf_counter()
         batch = next(batches)
         self.waited += perf_counter() - before
+        self.in_step = True
         return batch
 
     def pause(self) -> None:
@@ -111,23 +132,42 @@ class Clock:
         return {"images_per_second": images / seconds, "data_wait": waited / seconds}
 
 
-@contextmanager
-def stop_requests() -> Iterator[list]:
-    """A list that is empty until Ctrl-C or SIGTERM arrives. A second signal ends the program at once.
+class StopRequests:
+    """The signals that ask a run to stop. Outside of the main thread there are none."""
 
-    Outside of the main thread it stays empty.
-    """
-    requests: list[int] = []
+    def __init__(self):
+        self.signals: list[int] = []
+        self.at_once = False  # raise KeyboardInterrupt on a signal, and do not wait for the step's end
+        self.noted = 0.0  # when the first one came
 
-    def note(number: int, frame: object) -> None:
-        if requests:
+    def __bool__(self) -> bool:
+        return bool(self.signals)
+
+    def note(self, number: int, frame: object) -> None:
+        """A second signal ends the program; within REPEAT seconds it counts as the first.
+
+        A launcher passes on what its whole process group has got anyway.
+        """
+        repeated = bool(self.signals) and perf_counter() - self.noted < REPEAT
+        if not self.signals:
+            self.noted = perf_counter()
+        self.signals.append(number)
+        if not repeated and (self.at_once or len(self.signals) > 1):
             raise KeyboardInterrupt
-        requests.append(number)
 
-    try:
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # only the main thread may handle signals
-        before = {}
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequests]:
+    """Notes Ctrl-C, SIGTERM, SIGUSR1 (SLURM's warning) and, unless it is ignored (nohup), SIGHUP."""
+    requests = StopRequests()
+    before = {}
+    for number in STOP_SIGNALS:
+        try:
+            handler = signal.getsignal(number)
+            if handler is not signal.SIG_IGN:
+                before[number] = signal.signal(number, requests.note)
+        except ValueError:  # only the main thread may handle signals
+            break
     try:
         yield requests
     finally:

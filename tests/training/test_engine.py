@@ -258,7 +258,8 @@ def test_no_host_synchronisation_in_a_step(model, cache, tmp_path, monkeypatch):
     run = make_run(tmp_path, cache, *overrides, model=model)
     monkeypatch.setattr(engine, "log", lambda *_: None)
     monkeypatch.setattr(DetectionTask, "statistics", lambda _: {})
-    monkeypatch.setattr(engine, "evaluate_and_save", lambda *_: None)
+    monkeypatch.setattr(engine, "save_run", lambda *_: None)
+    monkeypatch.setattr(engine, "interruptible_evaluation", lambda *_: None)
     monkeypatch.setattr(engine.Recent, "check", lambda _: None)
     run.task.module.grid(run.config.input.size)
     with HostReads() as reads:
@@ -302,16 +303,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(cache, tmp_path):
     with pytest.raises(FloatingPointError, match=r"step 1: the loss is not finite \(box=nan.*\n.*JPEGImages"):
         engine.train(run)
     assert not (tmp_path / ckpt.LAST).exists()
-
-
-def test_stop_requests_leave_signals_as_they_were():
-    before = signal.getsignal(signal.SIGINT)
-    with engine.stop_requests() as asked:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert asked == [signal.SIGINT]
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_training_in_another_thread_works(cache, tmp_path):

@@ -112,7 +112,7 @@ def test_points_and_summary_are_on_disk_before_last_pt(cache, tmp_path, monkeypa
     original = ckpt.save_checkpoint
 
     def save(checkpoint: ckpt.Checkpoint) -> None:
-        if checkpoint.path.name == ckpt.LAST:
+        if checkpoint.path.name == ckpt.LAST and checkpoint.progress["evaluated"] == checkpoint.step:
             summary = json.loads((tmp_path / "summary.json").read_text())
             seen.append(
                 (steps_of_all_tags(tmp_path).get("probe/detections/1"), summary["validation"]["step"])
