@@ -29,7 +29,7 @@ from detectors.metrics.report import report
 from detectors.training import assemble
 from detectors.training import checkpoint as ckpt
 from detectors.training.detection import DetectionTask, detect
-from detectors.training.engine import device_name
+from detectors.training.outcome import device_name
 from detectors.training.run_files import SUMMARY, read_record
 
 # Settings of `data` that do not name files.

@@ -26,6 +26,7 @@ from detectors.training import assemble, engine
 from detectors.training import checkpoint as ckpt
 from detectors.training.detection import DetectionTask
 from detectors.training.initial_weights import initial_weights, start_from
+from detectors.training.outcome import outcome
 from detectors.training.run_files import SUMMARY
 from detectors.training.run_log import errors_in_log
 from detectors.training.tracking import Tracker
@@ -87,7 +88,7 @@ def train_run(config: Config, folder: Path, stored: ckpt.Checkpoint | None) -> f
         run.tracker.hparams(to_plain(config), [f"val/{name}" for name in run.task.headline])
     finally:
         run.tracker.close()
-    logger.info(f"{left_out(run)}{engine.outcome(run, evaluation)}\nrun folder: {run.folder}")
+    logger.info(f"{left_out(run)}{outcome(run, evaluation)}\nrun folder: {run.folder}")
     return evaluation.scalars[run.task.metric]
 
 

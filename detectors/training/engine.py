@@ -7,82 +7,27 @@ The loop knows losses, checkpoints and curves, but neither boxes nor classes: th
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from tqdm import tqdm
 
-from detectors.config.schema import Config, to_plain, to_yaml
-from detectors.data.files import write_json, write_text
-from detectors.data.loading import BatchLoader
-from detectors.structures import Batch
-from detectors.tables import cell, text_table
+from detectors.config.schema import to_plain
+from detectors.tables import cell
 from detectors.training import checkpoint as ckpt
 from detectors.training.checkpoint_checks import checked_optimizer_state, stored_progress
 from detectors.training.optim import rate_factor, set_rate
-from detectors.training.progress import Clock, Progress, Recent, StopRequests, stop_requests
-from detectors.training.run_files import SUMMARY
+from detectors.training.outcome import write_summary
+from detectors.training.progress import Clock, Recent, StopRequests, stop_requests
+from detectors.training.run import Evaluation, Run
 from detectors.training.run_log import log_progress, shows_bar
-from detectors.training.tracking import Tracker
 
 logger = logging.getLogger(__name__)
-
-
-class Evaluation(Protocol):
-    """What a task measured on its validation split; metrics.report.Report is one."""
-
-    scalars: Mapping[str, float | None]  # None where there is no ground truth to measure on
-    images: int  # 0 without a validation split
-
-    def as_dict(self) -> dict[str, Any]: ...  # for summary.json
-
-    def table(self) -> str: ...  # for the terminal
-
-
-class Task(Protocol):
-    """What is learned. `step` must not wait for the device."""
-
-    metric: str  # key of Evaluation.scalars that decides which checkpoint is the best; higher is better
-    headline: Sequence[str]  # keys of Evaluation.scalars for tables of runs
-    module: nn.Module  # what is trained and saved
-    class_names: Sequence[str]
-
-    def step(self, batch: Batch) -> dict[str, Tensor]: ...  # named, already weighted loss terms of a batch
-
-    def resume(self, images_seen: int) -> None: ...  # tells it how many images the run has already seen
-
-    def statistics(self) -> dict[str, Tensor]: ...  # log-only numbers about the batch that `step` saw last
-
-    def evaluate(self) -> Evaluation: ...
-
-    def curves(self) -> Mapping[str, float]: ...  # tag -> number of the last evaluation
-
-    def pictures(self) -> Mapping[str, Sequence[np.ndarray]]: ...  # tag -> images of the last evaluation
-
-    def summary(self) -> dict[str, Any]: ...  # facts about the model, for summary.json
-
-
-@dataclass
-class Run:
-    """The parts of a training, built by commands/train.py."""
-
-    config: Config
-    folder: Path
-    task: Task
-    optimizer: torch.optim.Optimizer
-    train_loader: BatchLoader
-    tracker: Tracker
-    device: torch.device
-    progress: Progress = field(default_factory=Progress)
-    recent: Recent = field(default_factory=Recent)
 
 
 def train(run: Run) -> Evaluation:
@@ -255,36 +200,6 @@ def record_evaluation(run: Run, evaluation: Evaluation, seconds: float) -> None:
     save_run(run, ckpt.LAST)
 
 
-def outcome(run: Run, evaluation: Evaluation) -> str:
-    """The table of the last evaluation, and its numbers beside those of the best one."""
-    if not evaluation.images:
-        return "no evaluation: data.val is empty"
-    progress = run.progress
-    numbers = {
-        ckpt.LAST: (progress.step, evaluation.scalars),
-        ckpt.BEST: (progress.best_step, best_scalars(run)),
-    }
-    rows = [
-        (name, cell(step), *[cell(scalars.get(key), ".4f") for key in run.task.headline])
-        for name, (step, scalars) in numbers.items()
-    ]
-    lines = text_table(("checkpoint", "step", *run.task.headline), rows)
-    return "\n".join([f"evaluation after step {progress.step}, the last:", evaluation.table(), *lines])
-
-
-def best_scalars(run: Run) -> dict[str, float | None]:
-    """The numbers of the best evaluation so far; the deciding one alone after a resume of an older run."""
-    progress = run.progress
-    return {run.task.metric: progress.best if progress.best >= 0 else None, **progress.best_scalars}
-
-
-def device_name(device: torch.device) -> str:
-    """The hardware behind a timing."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"cpu, {torch.get_num_threads()} threads"
-
-
 def save_run(run: Run, name: str) -> None:
     """Writes the whole state of a run as the checkpoint `name` in its folder.
 
@@ -344,26 +259,3 @@ def restore(run: Run, checkpoint: ckpt.Checkpoint) -> None:
     run.recent.restore(checkpoint.recent, run.device)
     run.task.resume(run.progress.images_seen)
     ckpt.set_random_state(checkpoint.random, checkpoint.path)
-
-
-def write_summary(run: Run, evaluation: Evaluation) -> None:
-    """summary.json: facts about the training for comparisons; the last evaluation (`validation`), the best.
-
-    config.yaml: the settings of the run.
-    """
-    config = run.config
-    progress = run.progress
-    summary = {
-        "name": config.name,
-        **run.task.summary(),
-        "seed": config.seed,
-        "steps": progress.step,
-        "images_seen": progress.images_seen,
-        "train_seconds": progress.train_seconds,
-        "train_images_per_second": progress.images_seen / max(progress.train_seconds, 1e-9),
-        "device": device_name(run.device),
-        "validation": {"step": progress.step, **evaluation.as_dict()},
-        "best": {"step": progress.best_step, **best_scalars(run)},
-    }
-    write_json(run.folder / SUMMARY, summary)
-    write_text(run.folder / "config.yaml", to_yaml(config))

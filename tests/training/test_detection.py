@@ -1,4 +1,4 @@
-"""The detection task against engine.Task and against its stages called by hand."""
+"""The detection task against Task and against its stages called by hand."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from torch.testing import assert_close
 
-from detectors.training import engine
 from detectors.training.detection import DetectionTask
+from detectors.training.run import Task
 from tests.training.test_engine import cache, make_run, one_thread  # noqa: F401 - fixtures
 
 MODELS = ("yolov2_160", "ssd160")
@@ -25,14 +25,12 @@ def first_batch(run: engine.Run):
 
 
 def test_it_has_all_members_of_a_task(run):
-    members = {
-        name for name in (*engine.Task.__annotations__, *vars(engine.Task)) if not name.startswith("_")
-    }
+    members = {name for name in (*Task.__annotations__, *vars(Task)) if not name.startswith("_")}
     assert {"step", "evaluate", "pictures", "summary", "metric"} <= members
     for name in members:
         assert hasattr(run.task, name), name
-    for name in members - set(engine.Task.__annotations__):
-        expected = inspect.signature(getattr(engine.Task, name)).parameters
+    for name in members - set(Task.__annotations__):
+        expected = inspect.signature(getattr(Task, name)).parameters
         assert list(inspect.signature(getattr(DetectionTask, name)).parameters) == list(expected), name
 
 

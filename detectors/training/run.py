@@ -1,0 +1,67 @@
+"""What a training is made of: its parts, the task that it learns, and what an evaluation gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from detectors.config.schema import Config
+from detectors.data.loading import BatchLoader
+from detectors.structures import Batch
+from detectors.training.progress import Progress, Recent
+from detectors.training.tracking import Tracker
+
+
+class Evaluation(Protocol):
+    """What a task measured on its validation split; metrics.report.Report is one."""
+
+    scalars: Mapping[str, float | None]  # None where there is no ground truth to measure on
+    images: int  # 0 without a validation split
+
+    def as_dict(self) -> dict[str, Any]: ...  # for summary.json
+
+    def table(self) -> str: ...  # for the terminal
+
+
+class Task(Protocol):
+    """What is learned. `step` must not wait for the device."""
+
+    metric: str  # key of Evaluation.scalars that decides which checkpoint is the best; higher is better
+    headline: Sequence[str]  # keys of Evaluation.scalars for tables of runs
+    module: nn.Module  # what is trained and saved
+    class_names: Sequence[str]
+
+    def step(self, batch: Batch) -> dict[str, Tensor]: ...  # named, already weighted loss terms of a batch
+
+    def resume(self, images_seen: int) -> None: ...  # tells it how many images the run has already seen
+
+    def statistics(self) -> dict[str, Tensor]: ...  # log-only numbers about the batch that `step` saw last
+
+    def evaluate(self) -> Evaluation: ...
+
+    def curves(self) -> Mapping[str, float]: ...  # tag -> number of the last evaluation
+
+    def pictures(self) -> Mapping[str, Sequence[np.ndarray]]: ...  # tag -> images of the last evaluation
+
+    def summary(self) -> dict[str, Any]: ...  # facts about the model, for summary.json
+
+
+@dataclass
+class Run:
+    """The parts of a training, built by commands/train.py."""
+
+    config: Config
+    folder: Path
+    task: Task
+    optimizer: torch.optim.Optimizer
+    train_loader: BatchLoader
+    tracker: Tracker
+    device: torch.device
+    progress: Progress = field(default_factory=Progress)
+    recent: Recent = field(default_factory=Recent)
