@@ -9,7 +9,7 @@ import pytest
 from torch.testing import assert_close
 
 from detectors.training.detection import DetectionTask
-from detectors.training.run import Task
+from detectors.training.run import Run, Task
 from tests.training.test_engine import cache, make_run, one_thread  # noqa: F401 - fixtures
 
 MODELS = ("yolov2_160", "ssd160")
@@ -20,7 +20,7 @@ def run(request, cache, tmp_path):  # noqa: F811
     return make_run(tmp_path / request.param, cache, model=request.param)
 
 
-def first_batch(run: engine.Run):
+def first_batch(run: Run):
     return next(iter(run.train_loader))
 
 
