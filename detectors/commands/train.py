@@ -82,6 +82,10 @@ def train_run(config: Config, folder: Path, stored: ckpt.Checkpoint | None) -> f
             f"to train on: trainer.steps={2 * stored.step}; its numbers: {folder / SUMMARY}"
         )
         return None
+    if stored is None and (folder / ckpt.LAST).exists():
+        raise ValueError(
+            f"{folder}: holds a run; go on with it: trainer.resume={folder}, or choose another hydra.run.dir"
+        )
     run = build_run(config, folder, stored)
     try:
         evaluation = engine.train(run)

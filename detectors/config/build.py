@@ -180,7 +180,8 @@ def describe_type(hint: Any) -> str:
     origin = typing.get_origin(hint)
     arguments = typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(describe_type(argument) for argument in arguments)
+        listed = any(typing.get_origin(argument) is list for argument in arguments)  # then null is the list's
+        return (", or " if listed else " or ").join(describe_type(argument) for argument in arguments)
     if is_dataclass(hint):
         return "a group of settings"
     if origin in (list, tuple, Sequence):

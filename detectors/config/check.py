@@ -151,8 +151,9 @@ def _quoting(value: Any, hint: Any) -> str:
     """How to quote, where YAML has made a number or true or false of a text."""
     items = value if isinstance(value, list) else [value]
     texts = {str, list[str]} & {hint, *typing.get_args(hint)}
-    if texts and any(isinstance(item, bool | int | float) for item in items):
-        return '; YAML reads yes, 1e3 and 007 as true and numbers: write "yes", "1e3", "007" in the yaml file'
+    if texts and any(isinstance(item, bool | int | float | None) for item in items):
+        read = "YAML reads yes, null, 1e3 and 007 as true, null and numbers"
+        return f'; {read}: write "yes", "null", "1e3", "007" in the yaml file'
     return ""
 
 

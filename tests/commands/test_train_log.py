@@ -54,6 +54,19 @@ def test_in_a_pipe_the_log_holds_the_same_lines(environment, tmp_path):
     assert {stamp[1] for stamp in stamps if stamp} == {"INFO"}
 
 
+def test_a_folder_that_holds_a_run_takes_no_second_one(environment, tmp_path):
+    (tmp_path / "last.pt").write_bytes(b"precious")
+    (tmp_path / "train.log").write_text("an earlier run\n")
+    status, _, error = train(environment, f"hydra.run.dir={tmp_path}")
+    assert (status, error.splitlines()[0]) == (
+        2,
+        f"error: {tmp_path}: holds a run; go on with it: trainer.resume={tmp_path}, "
+        "or choose another hydra.run.dir",
+    )
+    assert (tmp_path / "last.pt").read_bytes() == b"precious"
+    assert log_lines(tmp_path)[0] == "an earlier run"
+
+
 def test_on_a_terminal_the_bar_takes_the_place_of_the_lines(environment, tmp_path):
     """They go to train.log, where everything else is, too."""
     folder = tmp_path / "run"

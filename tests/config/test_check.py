@@ -282,5 +282,6 @@ def test_fits(value, hint, fit):
 
 
 def test_describe():
+    assert describe_type(list[str] | None) == "a list whose items are each text, or null"
     assert describe_type(int | None) == "a whole number or null"
     assert describe_type(list[float]) == "a list whose items are each a number"

@@ -11,7 +11,8 @@ from detectors.config.typed import composable, split_at_commas
 from tests.test_configs import checked
 from tests.test_configs import composed as compose
 
-QUOTE = 'YAML reads yes, 1e3 and 007 as true and numbers: write "yes", "1e3", "007" in the yaml file'
+READ = "YAML reads yes, null, 1e3 and 007 as true, null and numbers"
+QUOTE = f'{READ}: write "yes", "null", "1e3", "007" in the yaml file'
 
 
 @pytest.mark.parametrize(
@@ -66,6 +67,7 @@ def test_what_is_no_text_is_left_alone():
     ("text", "value", "place"),
     [
         ("data: {class_names: [yes, cat]}", "[True, 'cat']", "data.class_names"),
+        ("data: {class_names: [null, cat]}", "[None, 'cat']", "data.class_names"),
         ("data: {train: [007]}", "[7]", "data.train"),
         ("name: 1e3", "1000.0", "name"),
     ],

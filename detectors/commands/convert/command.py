@@ -41,6 +41,8 @@ def main(arguments: list[str] | None = None) -> None:
     target_kind = args.target_kind or kind_of_target(args.target)
     if args.source.resolve() == args.target.resolve():
         raise ValueError(f"{args.target}: source and target are the same file; give the target another name")
+    if args.target.name in (ckpt.BEST, ckpt.LAST) and args.target.exists():
+        raise ValueError(f"{args.target}: is the checkpoint of a run; give the target another name")
     request = Request(
         source=args.source,
         target=args.target,

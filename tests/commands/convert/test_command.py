@@ -293,6 +293,10 @@ def test_files_of_anything_but_named_tensors_are_refused(tmp_path, capsys, conte
 def test_unsuitable_arguments_are_refused(tmp_path, narrow, capsys):
     target = tmp_path / "x.pt"
     assert "the same file" in refused(capsys, narrow, narrow)
+    run_file = tmp_path / "last.pt"
+    run_file.write_bytes(b"precious")
+    text = f"error: {run_file}: is the checkpoint of a run; give the target another name\n"
+    assert refused(capsys, narrow, run_file).startswith(text) and run_file.read_bytes() == b"precious"
     assert "the suffix does not say what to write" in refused(capsys, narrow, tmp_path / "x.onnx")
     message = refused(capsys, narrow, target, "--model", "yolov2")
     assert "torchvision's SSD has no backbone.stages.0.0.conv.weight, which yolov2 needs" in message
