@@ -96,17 +96,17 @@ class LabelFinder:
         places = [root] if file is None else [root, os.path.dirname(file)]
         real = [os.path.realpath(place) for place in places]  # lists may name what a link leads to
         self.roots = [*map(os.path.normpath, places), *real]
-        self.folders: dict[str, list[tuple[str, frozenset[str]]]] = {}
+        self.folders: dict[str, list[tuple[str, dict[str, str]]]] = {}
 
     def __call__(self, image: str) -> str:
         folder, name = os.path.split(image)
         wanted = f"{os.path.splitext(name)[0]}.txt"
         if folder not in self.folders:
             existing = filter(os.path.isdir, self._label_folders(folder))
-            self.folders[folder] = [(place, frozenset(os.listdir(place))) for place in existing]
+            self.folders[folder] = [(place, _text_files(place)) for place in existing]
         for place, names in self.folders[folder]:
             if wanted in names:
-                return os.path.join(place, wanted)
+                return os.path.join(place, names[wanted])
         return ""
 
     def candidates(self, image: str) -> list[str]:
@@ -130,6 +130,12 @@ class LabelFinder:
         if "images" in within:
             places.append(start + within.replace("images", "labels", 1))
         return list(dict.fromkeys([*places, folder]))
+
+
+def _text_files(folder: str) -> dict[str, str]:
+    """`a.txt` -> the name of that file, which may be a.TXT; where both exist, a.txt."""
+    stems = sorted(map(os.path.splitext, os.listdir(folder)))  # capitals come first, so a.txt overwrites
+    return {f"{stem}.txt": stem + suffix for stem, suffix in stems if suffix.lower() == ".txt"}
 
 
 class _Places:
@@ -221,7 +227,8 @@ def _names(
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"{where}: names {twice[0]!r} twice; write each class name once")
-    if count is not None and str(count).strip() != str(len(names)):
+    # As Darknet's atoi reads it: what follows the number is a remark.
+    if count is not None and re.match(r"\s*\+?0*(\d*)", str(count))[1] != str(len(names)):
         raise ValueError(
             f"{description.file}: says {count} classes, and {where} names {len(names)}; make them agree"
         )

@@ -207,6 +207,25 @@ def test_where_labels_lie(image, label, tmp_path):
     assert_array_equal(read(tmp_path).boxes_original, [CENTRE])
 
 
+def test_a_label_file_with_a_suffix_in_capitals_is_read(tmp_path):
+    """Where both exist, .txt is the one that counts."""
+    folders_only(tmp_path)
+    before = read(tmp_path, "train")
+    label = tmp_path / "labels/train/a.txt"
+    label.rename(label.with_suffix(".TXT"))
+    assert len(before.labels) == 2
+    assert_array_equal(read(tmp_path, "train").boxes_original, before.boxes_original)
+    label.write_text("0 0.5 0.5 0.25 0.5\n")
+    assert_array_equal(read(tmp_path, "train").boxes_original, [CENTRE])
+
+
+def test_a_remark_ends_the_number_of_classes(tmp_path):
+    places = darknet_layout(tmp_path)
+    text = places["file"].read_text()
+    places["file"].write_text(text.replace("classes= 2", "classes = 02 # as many"))
+    assert read_darknet(image_sets=["train"], **places).class_names == ("cat", "dog")
+
+
 def test_the_last_folder_named_images_counts(tmp_path):
     write_darknet(tmp_path, {"images/x/images/a": "1 .5 .5 .25 .5"})
     for place in ("images/x/labels", "labels/x/images"):
