@@ -33,15 +33,11 @@ from detectors.training.tracking import Tracker
 
 logger = logging.getLogger(__name__)
 
-HARMLESS = (
-    "root",
-    "cache",
-    "workers",
-    "prefetch",
-    "image_cache",
-)  # settings of `data` that do not affect learning
+# Settings of `data` that do not affect learning.
+HARMLESS = ("root", "cache", "workers", "prefetch", "image_cache")
 
-FIXED = (  # group, its settings that a resume cannot change (none: all), and why
+# Group, its settings that a resume cannot change ((): all of them), and why.
+FIXED = (
     (
         "trainer",
         ("batch_size", "accumulate"),

@@ -15,11 +15,8 @@ HYDRA_OPTIONS = {
     **dict.fromkeys(("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"), 1),
     **dict.fromkeys(("--config-dir", "-cd", "--experimental-rerun", "--info", "-i"), 1),
 }
-CFG_VALUES = (
-    ["job"],
-    ["hydra"],
-    ["all"],
-)  # what --cfg can print; any other value is a file of another program
+# What --cfg can print, as the next argument alone; any other value is a file of another program.
+CFG_VALUES = (["job"], ["hydra"], ["all"])
 EPOCHS = "epochs n_epochs num_epochs max_epochs total_epochs epoch"
 TRAIN_NAMES = {  # our setting -> its names in Darknet, Ultralytics, mmdetection, torchvision, ...
     "optimizer.rate": "lr lr0 learning_rate base_lr initial_lr",
@@ -102,7 +99,7 @@ class Habits:
         return options + others
 
     def _option(self, argument: str, value: str) -> str:
-        """--epochs 3"""
+        """The message for an option that is not Hydra's, such as --epochs 3."""
         name, equals, text = argument.partition("=")
         key = name.lstrip("-").replace("-", "_").lower()
         typed = f"{argument} {value}".strip()
@@ -138,7 +135,7 @@ class Habits:
         return bool(group) and known and not renamed
 
     def _renamed(self, key: str, value: str) -> str:
-        """lr, .1 -> did you mean optimizer.rate=.1? Empty for a name that no other program has."""
+        """The hint for another program's name: lr, .1 -> "did you mean optimizer.rate=.1?"; else ""."""
         if key in EPOCHS.split() and self.trains:
             count = value or "N"
             formula = f"{count} x images / (trainer.batch_size x trainer.accumulate)"
@@ -153,7 +150,10 @@ class Habits:
         return f"; did you mean {plus}{ours}={value}?"
 
     def _setting_of(self, key: str) -> str:
-        """eval_batch_size -> trainer.eval_batch_size; trainr.steps -> trainer.steps; "" for anything else."""
+        """The hint for a setting without its group, or with a misspelt one; "" for anything else.
+
+        eval_batch_size -> trainer.eval_batch_size; trainr.steps -> trainer.steps
+        """
         head, dot, rest = key.partition(".")
         if not dot:
             places = [name for name in self.settings if name.rpartition(".")[2] == key]
@@ -165,7 +165,7 @@ class Habits:
         return did_you_mean(f"{group}.{rest}", self.settings) or f"; did you mean {group}.{rest}?"
 
     def _choice(self, group: str, value: str) -> Iterator[str]:
-        """data=/my/set, model=yolov2.yaml, augment=null"""
+        """Problems with the value of a group, such as data=/my/set, model=yolov2.yaml or augment=null."""
         listed = self.choices[group]
         optional = group in ("experiment", "debug", "local") or not self.trains
         if value.lower() in SWITCHED_OFF and value not in listed and not (optional and value == "null"):
@@ -188,7 +188,7 @@ class Habits:
         return f"data={guess_format(folder) or 'voc'} data.root={folder}"
 
     def _place(self, argument: str) -> str | None:
-        """A folder or file alone; None for another text."""
+        """The hint for a folder or file without a setting; None for another text."""
         path = Path(argument)
         if not self.trains:
             return f"the run to evaluate is named by a setting: run={argument}"

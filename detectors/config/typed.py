@@ -97,8 +97,8 @@ def split_at_commas(text: str) -> list[str]:
 def composable(schema: type) -> type:
     """The schema for Hydra, which would turn values into its types in silence; check() has the last word.
 
-    A text and a list accept everything, so that a number of a yaml is not made a text; a whole number
-    accepts 1e3.
+    A text and a list accept everything, so that a number in a yaml file does not become a text; a whole
+    number accepts 1e3.
     """
     hints = typing.get_type_hints(schema)
     copied = []

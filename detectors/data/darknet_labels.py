@@ -31,7 +31,7 @@ from detectors.data.text_files import read_text
 # COCO's format.
 LARGEST_FRACTION = 2.0
 MOST_NAMELESS = 10_000  # classes that a set without class names may have
-POLYGON_COLUMNS = 7  # of a line with the fewest corners
+POLYGON_COLUMNS = 7  # fewest columns of a polygon: the class and three corners
 ROUNDING_REACH = 0.01  # fraction of the image by which a box may reach out of it because of rounding
 ENOUGH_CORNERS = 3  # boxes of a split that can tell corners from centres
 

@@ -26,11 +26,8 @@ FIELDS = {
     "random": dict,
 }
 PROGRESS_FIELDS = get_type_hints(Progress)
-REQUIRED_PROGRESS = (
-    "images_seen",
-    "train_seconds",
-    "best",
-)  # a resume needs them; older versions have no more
+# A resume needs these; checkpoints of older versions have no others.
+REQUIRED_PROGRESS = ("images_seen", "train_seconds", "best")
 LARGEST_COUNT = 2**62  # of steps and images: int64 holds it
 LARGEST_CONFIG = 100_000  # entries; a few bytes of pickle can stand for any number of them
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

@@ -117,7 +117,7 @@ def run_folder_of(place: Path) -> Path:
 
 
 def truth_notes(runs: list[dict]) -> list[str]:
-    """What is to be said about the ground truth of the rows: that it differs, or that it is not known."""
+    """Notes about the ground truth of the rows: that it differs, or that it is not known."""
     notes = []
     if len(_known_truths(runs)) > 1:
         values = ", ".join(f"{run['name']} {_truths(run)}" for run in runs)

@@ -41,9 +41,8 @@ DARKNET_OPTIONS = ("weights", "names", "nms", "resize", "batch_norm", "report") 
 def main(arguments: list[str] | None = None) -> None:
     args = _arguments(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(
-            errors="surrogateescape"
-        )  # prints a file's name as its bytes, whatever they are
+        # A file's name may be any bytes: print them as they are.
+        sys.stdout.reconfigure(errors="surrogateescape")
     trust(args.builder)
     if args.cfg:
         predictor = Predictor(_darknet_files(args))

@@ -61,9 +61,8 @@ def _greedy_pairs(iou: np.ndarray, wanted: np.ndarray) -> list[tuple[int, int]]:
     taken shows only in a later round. So the choices are tried in turn.
     """
     remaining = np.where(iou > SMALLEST_IOU, iou, -1.0)
-    tried: list[
-        tuple[np.ndarray, list[tuple[int, int]], list[tuple[int, int]]]
-    ] = []  # before, pairs, choices
+    # The state before a round, the pairs so far, and the choices that are left.
+    tried: list[tuple[np.ndarray, list[tuple[int, int]], list[tuple[int, int]]]] = []
     pairs: list[tuple[int, int]] = []
     first: list[tuple[int, int]] | None = None  # the rounds as far as the first attempt came
     while (largest := remaining.max()) >= 0:
