@@ -45,10 +45,7 @@ def train(run: Run) -> Evaluation:
     recent = run.recent
     clock = Clock(progress)
     evaluation = None
-    bar = tqdm(
-        total=trainer.steps, initial=progress.step, disable=not shows_bar(trainer.progress), unit="step"
-    )
-    with stop_requests() as stop, bar, saved_on_error(run, clock):
+    with stop_requests() as stop, progress_bar(run) as bar, saved_on_error(run, clock):
         if progress.lacks_evaluation(trainer.steps, trainer.eval_every):
             evaluation = interruptible_evaluation(run, stop)
         assert evaluation or progress.step < trainer.steps, (
@@ -93,6 +90,12 @@ def train(run: Run) -> Evaluation:
             save_run(run, ckpt.LAST)
             raise KeyboardInterrupt(go_on(run))
     return evaluation
+
+
+def progress_bar(run: Run) -> tqdm:
+    steps = run.config.trainer.steps
+    hidden = not shows_bar(run.config.trainer.progress)
+    return tqdm(total=steps, initial=run.progress.step, disable=hidden, unit="step")
 
 
 def is_due(every: int, step: int) -> bool:
