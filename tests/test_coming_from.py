@@ -57,14 +57,14 @@ def page_commands() -> list[list[str]]:
     return commands
 
 
-def small(arguments: list[str], folder: Path) -> list[str]:
-    """A command of the page with the test's paths, network and length."""
+def small(number: int, arguments: list[str], folder: Path) -> list[str]:
+    """Command `number` of the page with the test's paths, network and length."""
     arguments = [argument.replace("/my/", f"{folder}/my/") for argument in arguments]
     verb = arguments[0]
     if verb == "train" and any(argument.startswith("trainer.resume=") for argument in arguments):
         return [*arguments, *ALL, "trainer.steps=3"]
     if verb == "train":
-        return [*arguments, *SMALL, *ALL, f"hydra.run.dir={folder}/outputs/last"]
+        return [*arguments, *SMALL, *ALL, f"hydra.run.dir={folder}/outputs/{number}"]
     if verb == "evaluate":
         return [*arguments, "device=cpu", "progress=false"]
     if verb == "convert" and NARROW_FILES & set(arguments):
@@ -206,7 +206,9 @@ def test_every_command_of_ours_runs(folder):
     commands = page_commands()
     assert len(commands) >= 40
     results = run_commands(
-        [small(arguments, folder) for arguments in commands], folder, DETECTORS_DATA=str(folder / "data")
+        [small(number, arguments, folder) for number, arguments in enumerate(commands)],
+        folder,
+        DETECTORS_DATA=str(folder / "data"),
     )
     failed = [
         f"detectors {shlex.join(arguments)}\n{output}"
