@@ -163,9 +163,9 @@ def stop_requests() -> Iterator[StopRequests]:
     before = {}
     for number in STOP_SIGNALS:
         try:
-            handler = signal.getsignal(number)
-            if handler is not signal.SIG_IGN:
-                before[number] = signal.signal(number, requests.note)
+            if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+                continue
+            before[number] = signal.signal(number, requests.note)
         except ValueError:  # only the main thread may handle signals
             break
     try:

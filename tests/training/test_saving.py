@@ -164,7 +164,15 @@ def test_what_is_not_finite_is_not_saved(planted, cache, tmp_path):  # noqa: F81
     assert ckpt.load_checkpoint(tmp_path / ckpt.LAST).step == 3
 
 
-def test_stop_requests_leave_signals_as_they_were(monkeypatch):
+@pytest.fixture
+def hangup():
+    """SIGHUP as in a terminal, also where the tests themselves run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_stop_requests_leave_signals_as_they_were(hangup, monkeypatch):
     before = signal.getsignal(signal.SIGINT)
     with engine.stop_requests() as stop:
         for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM):  # within a second: the same request
@@ -176,11 +184,19 @@ def test_stop_requests_leave_signals_as_they_were(monkeypatch):
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_nohup_keeps_its_meaning():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+def test_nohup_keeps_its_meaning(hangup):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with engine.stop_requests() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not stop
+
+
+def test_a_shells_background_job_still_hears_an_interrupt():
+    """Shells start background jobs with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with engine.stop_requests() as stop:
-            os.kill(os.getpid(), signal.SIGHUP)
-            assert not stop
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.signals == [signal.SIGINT]
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(signal.SIGINT, before)

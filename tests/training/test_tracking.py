@@ -102,11 +102,11 @@ def test_hparams_stay_in_the_run_and_log_no_second_point(tmp_path):
 )
 def test_unknown_tags_are_refused_before_anything_is_written(tmp_path, tag):
     tracker = Tracker(tmp_path)
-    with pytest.raises(ValueError, match=r"no tag of the table in detectors/training/tracking\.py"):
+    with pytest.raises(ValueError, match=r"is not in the table of tags in detectors/training/tracking\.py"):
         tracker.scalars({"train/rate": 1.0, tag: 1.0}, 0)
-    with pytest.raises(ValueError, match="no tag"):
+    with pytest.raises(ValueError, match="is not in the table of tags"):
         tracker.text(tag, "text")
-    with pytest.raises(ValueError, match="no tag"):
+    with pytest.raises(ValueError, match="is not in the table of tags"):
         tracker.images("probe", [np.zeros((2, 2, 3), np.uint8)], 0)
     tracker.close()
     assert not any(read(tmp_path).Tags()[kind] for kind in ("scalars", "images", "tensors"))
