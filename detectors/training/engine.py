@@ -128,14 +128,15 @@ def interruptible_evaluation(run: Run, stop: StopRequests) -> Evaluation:
 def saved_on_error(run: Run, clock: Clock) -> Iterator[None]:
     """Saves last.pt if an error ends the loop, unless a step has begun or numbers are not finite.
 
-    A broken image, a lost worker or a tracker that fails then costs no step that was made.
+    A broken image, a lost worker or a tracker that fails then costs no step that was made. Nothing is saved
+    twice: within an evaluation, the last.pt from before is the one whose resume evaluates again.
     """
     try:
         yield
     except FloatingPointError:
         raise
     except Exception:
-        if run.progress.step and not clock.in_step:
+        if run.progress.step != run.saved_step and not clock.in_step:
             try:
                 save_run(run, ckpt.LAST)
             except (FloatingPointError, OSError) as error:
@@ -181,7 +182,6 @@ def record_evaluation(run: Run, evaluation: Evaluation, seconds: float) -> None:
 
     last.pt comes last: where it is at the final step, a resume finds nothing left to write.
     """
-    run.progress.evaluated = run.progress.step
     run.tracker.scalars({**run.task.curves(), "time/evaluation": seconds}, run.progress.step)
     for tag, images in run.task.pictures().items():
         run.tracker.images(tag, images, run.progress.step)
@@ -200,6 +200,7 @@ def record_evaluation(run: Run, evaluation: Evaluation, seconds: float) -> None:
             run.config.trainer.progress,
         )
     write_summary(run, evaluation)
+    run.progress.evaluated = run.progress.step
     save_run(run, ckpt.LAST)
 
 
@@ -231,6 +232,8 @@ def save_run(run: Run, name: str) -> None:
             recent=run.recent.state(),
         )
     )
+    if name == ckpt.LAST:
+        run.saved_step = run.progress.step
 
 
 def first_not_finite(model: Mapping[str, Tensor], optimizer: Mapping[str, Any]) -> str | None:
@@ -259,6 +262,7 @@ def restore(run: Run, checkpoint: ckpt.Checkpoint) -> None:
     place = str(checkpoint.path)
     run.optimizer.load_state_dict(checked_optimizer_state(run.optimizer, checkpoint.optimizer, place))
     run.progress = stored_progress(checkpoint.progress, checkpoint.step, place)
+    run.saved_step = run.progress.step
     run.recent.restore(checkpoint.recent, run.device)
     run.task.resume(run.progress.images_seen)
     ckpt.set_random_state(checkpoint.random, checkpoint.path)

@@ -65,3 +65,4 @@ class Run:
     device: torch.device
     progress: Progress = field(default_factory=Progress)
     recent: Recent = field(default_factory=Recent)
+    saved_step: int = 0  # of last.pt

@@ -101,6 +101,29 @@ def test_an_image_that_fails_costs_no_step(overrides, cache, tmp_path, caplog): 
     assert_same_run(tmp_path / "parts", whole)
 
 
+def test_an_evaluation_that_could_not_be_recorded_is_made_again(cache, tmp_path, monkeypatch):  # noqa: F811
+    whole = finished(tmp_path / "whole", cache)
+    run = make_run(tmp_path / "parts", cache)
+    original = engine.write_summary
+
+    def fail(run, evaluation):
+        if run.progress.step == 6:
+            raise OSError(28, "No space left on device")
+        original(run, evaluation)
+
+    monkeypatch.setattr(engine, "write_summary", fail)
+    with pytest.raises(OSError, match="No space left"):
+        engine.train(run)
+    run.tracker.close()
+    monkeypatch.setattr(engine, "write_summary", original)
+    stored = ckpt.load_checkpoint(tmp_path / "parts" / ckpt.LAST)
+    assert (stored.step, stored.progress["evaluated"]) == (6, 3)
+    assert resume(tmp_path / "parts") is not None
+    first, second = (ckpt.load_checkpoint(folder / ckpt.LAST) for folder in (tmp_path / "parts", whole))
+    assert first.progress | {"train_seconds": 0} == second.progress | {"train_seconds": 0}
+    assert (tmp_path / "parts" / "summary.json").exists()
+
+
 def test_an_error_within_a_step_leaves_the_checkpoint_from_before(cache, tmp_path):  # noqa: F811
     """The first of two passes has changed BatchNorm's statistics."""
     run = make_run(tmp_path, cache, "trainer.accumulate=2", "trainer.batch_size=2")
