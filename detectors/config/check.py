@@ -30,7 +30,7 @@ from detectors.config.build import (
 from detectors.config.data_rules import DATA_RULES, SettingProblem
 from detectors.config.devices import device_problem
 from detectors.config.schema import Config
-from detectors.config.typed import as_hinted
+from detectors.config.typed import as_hinted, group_in
 from detectors.data.suggestions import did_you_mean
 
 # Builder -> keywords that the program supplies, not the yaml
@@ -119,8 +119,8 @@ def _read(schema: type, given: Any, place: str, problems: list[SettingProblem]) 
 
 def _group(hint: Any, value: Any) -> type | None:
     """The dataclass of a setting; None for a single value, or for an optional group that is left out."""
-    kinds = (hint,) if value is None else (hint, *typing.get_args(hint))
-    return next((kind for kind in kinds if is_dataclass(kind)), None)
+    group = group_in(hint)
+    return None if value is None and group is not hint else group
 
 
 def _default(field) -> Any:

@@ -20,11 +20,16 @@ LEFT_TO_HYDRA = set("'\"\\$()[]{}")  # quoted already, interpolations, functions
 BRACKETS = {"[": 1, "{": 1, "(": 1, "]": -1, "}": -1, ")": -1}
 
 
+def group_in(hint: Any) -> type | None:
+    """The dataclass of a group of settings, which may be optional; None for a single setting's annotation."""
+    return next((kind for kind in (hint, *typing.get_args(hint)) if is_dataclass(kind)), None)
+
+
 def setting_hints(schema: type, place: str = "") -> dict[str, Any]:
     """Dotted name of each single setting of a schema -> its type annotation."""
     hints = {}
     for name, hint in typing.get_type_hints(schema).items():
-        group = next((kind for kind in (hint, *typing.get_args(hint)) if is_dataclass(kind)), None)
+        group = group_in(hint)
         hints |= {f"{place}{name}": hint} if group is None else setting_hints(group, f"{place}{name}.")
     return hints
 
@@ -104,7 +109,7 @@ def composable(schema: type) -> type:
     copied = []
     for old in fields(schema):
         hint = _composable_hint(hints[old.name])
-        group = next((kind for kind in (hint, *typing.get_args(hint)) if is_dataclass(kind)), None)
+        group = group_in(hint)
         factory = group if is_dataclass(old.default_factory) else old.default_factory
         default = field(default_factory=factory) if old.default is MISSING else field(default=old.default)
         copied.append((old.name, hint, default))

@@ -113,6 +113,11 @@ def _is_side(value: object) -> bool:
     return type(value) in NUMBERS and 1 <= value <= LARGEST_SIDE  # False for NaN
 
 
+def parse_number(text: str) -> float:
+    """float(), but ValueError for 1_0, which Python reads as ten."""
+    return float(text.replace("_", "?"))
+
+
 def written_number(value: float) -> int | float:
     """A coordinate for a text file: to 1e-10 px, so that 12.000000000000004 is written as 12."""
     value = round(value, 10)

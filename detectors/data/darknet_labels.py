@@ -18,6 +18,7 @@ from detectors.data.checks import (
     as_box,
     box_faults,
     check_class_names,
+    parse_number,
     selected_classes,
     settled,
     to_offsets,
@@ -310,7 +311,7 @@ def _bounding_box(polygon: list[float]) -> list[float]:
 
 def _class_id(word: str) -> int:
     try:
-        value = float(word.replace("_", "?"))  # Python reads 1_0 as ten
+        value = parse_number(word)
         if value == int(value):  # some programs write 1.0
             return int(value)
     except (ValueError, OverflowError):
@@ -322,6 +323,6 @@ def _class_id(word: str) -> int:
 
 def _fraction(word: str) -> float:
     try:
-        return float(word.replace("_", "?"))
+        return parse_number(word)
     except ValueError:
         raise ValueError(f"{word[:40]!r} is not a number") from None

@@ -10,7 +10,7 @@ import xml.etree.ElementTree as ElementTree
 from xml.sax.saxutils import escape
 
 from detectors.annotations import Annotations
-from detectors.data.checks import as_size, written_number
+from detectors.data.checks import as_size, parse_number, written_number
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 DECLARATION = re.compile(rb"""\s*<\?xml[^>]*?\sencoding\s*=\s*["']([\w.:-]+)["']""")
@@ -83,7 +83,7 @@ def corners_of(element: ElementTree.Element, name: str) -> list[float]:
 def _number(parent: ElementTree.Element, tag: str) -> float:
     text = parent.findtext(tag)
     try:
-        return float((text or "").replace("_", "?"))  # Python reads 1_0 as ten
+        return parse_number(text or "")
     except ValueError:
         what = f"no <{tag}>" if text is None else f"<{tag}> is {text[:40]!r}, not a number"
         raise ValueError(what) from None

@@ -12,8 +12,9 @@ from typing import Any, get_type_hints
 import torch
 from torch import Tensor
 
+from detectors.config.build import LARGEST_INTEGER
 from detectors.training.progress import Progress
-from detectors.training.run_files import LARGEST_NUMBER, check_fields, kind_of
+from detectors.training.run_files import check_fields, kind_of
 
 GO_ON = "it was damaged or changed: use another checkpoint, or train again"
 FIELDS = {
@@ -76,7 +77,7 @@ def _check_config(config: dict, place: str) -> None:
 
 def _is_no_number(value: Any) -> bool:
     """NaN, or an integer beyond int64, which cannot even be printed if it is long enough."""
-    return (isinstance(value, int) and abs(value) >= LARGEST_NUMBER) or value != value
+    return (isinstance(value, int) and abs(value) >= LARGEST_INTEGER) or value != value
 
 
 def _check_progress(content: Mapping[str, Any], place: str) -> None:
@@ -202,7 +203,7 @@ def _same_kind(given: Any, own: Any) -> bool:
             and all(_same_kind(a, b) for a, b in zip(given, own, strict=True))
         )
     if type(own) is float or type(own) is int:
-        return type(given) in (int, float) and abs(given) < LARGEST_NUMBER
+        return type(given) in (int, float) and abs(given) < LARGEST_INTEGER
     return type(given) is type(own) and given == own
 
 
@@ -242,7 +243,7 @@ def _check_parameter_state(
     for name, shaped in names.items():
         shape = tuple(parameter.shape) if shaped else ()
         tensor = state.get(name)
-        if type(tensor) in (int, float) and abs(tensor) < LARGEST_NUMBER:
+        if type(tensor) in (int, float) and abs(tensor) < LARGEST_INTEGER:
             tensor = torch.tensor(tensor)
         if problem := _tensor_problem(tensor):
             raise ValueError(f"{where}: {name} {problem}; {GO_ON}")

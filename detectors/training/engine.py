@@ -23,7 +23,7 @@ from detectors.training import checkpoint as ckpt
 from detectors.training.checkpoint_checks import checked_optimizer_state, stored_progress
 from detectors.training.optim import rate_factor, set_rate
 from detectors.training.outcome import write_summary
-from detectors.training.progress import Clock, Recent, StopRequests, stop_requests
+from detectors.training.progress import Clock, Recent, StopRequests, is_due, stop_requests
 from detectors.training.run import Evaluation, Run
 from detectors.training.run_log import log_progress, shows_bar
 
@@ -74,7 +74,7 @@ def train(run: Run) -> Evaluation:
 
             # Once in a while: log, save, evaluate.
             ended = progress.step == trainer.steps
-            if ended or progress.step % trainer.log_every == 0:
+            if ended or is_due(trainer.log_every, progress.step):
                 norm = gradient_norm(module) if grad_norm is None else grad_norm
                 log(run, recent, clock, bar, {"rate": rate, "grad_norm": norm, **run.task.statistics()})
             evaluates = ended or is_due(trainer.eval_every, progress.step)
@@ -96,11 +96,6 @@ def progress_bar(run: Run) -> tqdm:
     steps = run.config.trainer.steps
     hidden = not shows_bar(run.config.trainer.progress)
     return tqdm(total=steps, initial=run.progress.step, disable=hidden, unit="step")
-
-
-def is_due(every: int, step: int) -> bool:
-    """Whether something that happens every N steps (0: never) happens after this one."""
-    return every > 0 and step % every == 0
 
 
 def go_on(run: Run) -> str:

@@ -17,6 +17,11 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 REPEAT = 1.0  # seconds
 
 
+def is_due(every: int, step: int) -> bool:
+    """Whether something that happens every N steps (0: never) happens after this one."""
+    return every > 0 and step % every == 0
+
+
 @dataclass
 class Progress:
     """What a run has done. With weights, optimiser and random state, it is all that a resume needs."""
@@ -31,7 +36,7 @@ class Progress:
 
     def lacks_evaluation(self, steps: int, every: int) -> bool:
         """Whether the run stopped in the evaluation of its last step. steps, every: of the trainer."""
-        due = self.step == steps or (every > 0 and self.step % every == 0)
+        due = self.step == steps or is_due(every, self.step)
         return due and self.evaluated < self.step
 
 

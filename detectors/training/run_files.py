@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from detectors.config.build import describe_type, fits
+from detectors.config.build import LARGEST_INTEGER, describe_type, fits
 from detectors.data.text_files import read_text
 
 SUMMARY = "summary.json"
@@ -45,7 +45,6 @@ EVALUATION_FIELDS = {
     "per_class": dict,
 }
 CLASS_FIELDS = {"AP50_voc10": float | None}
-LARGEST_NUMBER = 2**63  # beyond it are infinity, NaN, and numbers that no field means
 NEWER = {"truths_hash"}  # keys that older versions did not write
 WORDS = {dict: "an object of names and values", list: "a list", tuple[int, int]: "[height, width] in pixels"}
 
@@ -108,14 +107,14 @@ def check_fields(content: Mapping[str, Any], fields: Mapping[str, Any], place: s
         value = content[name]
         container = typing.get_origin(hint) or hint
         right = isinstance(value, container) if container is dict or hint is list else fits(value, hint)
-        if not right or (isinstance(value, int | float) and not abs(value) < LARGEST_NUMBER):
+        if not right or (isinstance(value, int | float) and not abs(value) < LARGEST_INTEGER):
             what = WORDS.get(dict if container is dict else hint) or describe_type(hint)
             raise ValueError(f"{place}: {name} is {kind_of(value)}, must be {what}; {fix}")
 
 
 def kind_of(value: Any) -> str:
     """A short single value as it is, any other by its type, for messages."""
-    if isinstance(value, int) and abs(value) >= LARGEST_NUMBER:
+    if isinstance(value, int) and abs(value) >= LARGEST_INTEGER:
         return "a number of more than 18 digits"
     if (
         value is None
