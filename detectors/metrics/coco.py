@@ -13,7 +13,7 @@ import numpy as np
 
 from detectors.annotations import Annotations
 from detectors.metrics.arrays import DetectionArrays, to_arrays
-from detectors.metrics.coco_arrays import CocoBoxes, coco_tables
+from detectors.metrics.coco_arrays import CocoDetections, CocoTruths, coco_tables
 from detectors.structures import Detections
 
 STATISTICS = (
@@ -64,18 +64,15 @@ def evaluate_coco(annotations: Annotations, detections: Detections) -> CocoResul
     """
     arrays = to_arrays(annotations, detections)
     image = _image_order(annotations)
-    truths = CocoBoxes(
+    truths = CocoTruths(
         image=image[annotations.image],
         label=annotations.labels,
         xywh=to_xywh(annotations.boxes_original),
-        score=np.zeros(len(annotations.labels)),
         area=annotations.areas,
         crowd=annotations.crowd,
         ignored=annotations.difficult,
     )
-    no = np.zeros(len(arrays.scores), dtype=bool)
-    xywh = to_xywh(arrays.boxes_original)
-    ours = CocoBoxes(image[arrays.image], arrays.labels, xywh, arrays.scores, xywh[:, 2:].prod(1), no, no)
+    ours = CocoDetections(image[arrays.image], arrays.labels, to_xywh(arrays.boxes_original), arrays.scores)
     tables = coco_tables(truths, ours, classes=len(annotations.class_names))
     return to_result(tables.precision, tables.recall, annotations.class_names, annotations.category_ids)
 

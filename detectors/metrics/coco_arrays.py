@@ -8,6 +8,7 @@ on the detections before it in its own image and class only. Results equal pycoc
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -19,19 +20,24 @@ DETECTION_LIMITS = (1, 10, 100)  # per image and class
 TIE = 1 - 1e-10  # COCOeval lowers a threshold of 1 to this
 
 
-class CocoBoxes(NamedTuple):
-    """Boxes or detections of many images. For detections, `area`, `crowd` and `ignored` are not read."""
+class CocoTruths(NamedTuple):
+    """Ground truth of many images."""
 
-    image: np.ndarray  # (T,) int64, 0..N-1; equal scores count in this order
+    image: np.ndarray  # (G,) int64, 0..N-1; equal scores count in this order
+    label: np.ndarray  # (G,) int64, 0..C-1
+    xywh: np.ndarray  # (G, 4) float64
+    area: np.ndarray  # (G,) float64, which decides the size range
+    crowd: np.ndarray  # (G,) bool: takes any number of detections, by intersection / detection
+    ignored: np.ndarray  # (G,) bool: neither found nor missed; crowds are
+
+
+class CocoDetections(NamedTuple):
+    """Detections of many images."""
+
+    image: np.ndarray  # (T,) int64, 0..N-1
     label: np.ndarray  # (T,) int64, 0..C-1
     xywh: np.ndarray  # (T, 4) float64
-    score: np.ndarray  # (T,) float64; of ground truth: anything
-    area: np.ndarray  # (T,) float64, which decides the size range
-    crowd: np.ndarray  # (T,) bool: takes any number of detections, by intersection / detection
-    ignored: np.ndarray  # (T,) bool: neither found nor missed; crowds are
-
-    def at(self, rows: np.ndarray) -> CocoBoxes:
-        return CocoBoxes(*(column[rows] for column in self))
+    score: np.ndarray  # (T,) float64
 
 
 class Tables(NamedTuple):
@@ -41,9 +47,9 @@ class Tables(NamedTuple):
     recall: np.ndarray  # (10 IoU thresholds, C, 4 sizes, 3 limits on detections)
 
 
-def coco_tables(truths: CocoBoxes, detections: CocoBoxes, *, classes: int) -> Tables:
+def coco_tables(truths: CocoTruths, detections: CocoDetections, *, classes: int) -> Tables:
     """COCOeval's `precision` (for 100 detections) and `recall`."""
-    truths = truths.at(np.lexsort((truths.image, truths.label)))
+    truths = CocoTruths(*_rows(truths, np.lexsort((truths.image, truths.label))))
     detections, rank = _best_of_each_group(detections)
     ignored = _outside(truths.area) | (truths.crowd | truths.ignored)[:, None]  # (G, 4)
     matched, absorbed = _match(truths, detections, ignored)
@@ -54,6 +60,10 @@ def coco_tables(truths: CocoBoxes, detections: CocoBoxes, *, classes: int) -> Ta
         axis=1,
     )  # (C, 4)
     return _accumulate(detections, rank, matched & ~absorbed, ~matched & ~absorbed, counts)
+
+
+def _rows(columns: Iterable[np.ndarray], rows: np.ndarray) -> Iterator[np.ndarray]:
+    return (column[rows] for column in columns)
 
 
 def _outside(area: np.ndarray) -> np.ndarray:
@@ -74,12 +84,13 @@ def _rank(first: np.ndarray) -> np.ndarray:
     return rows - np.maximum.accumulate(np.where(first, rows, 0))
 
 
-def _best_of_each_group(detections: CocoBoxes) -> tuple[CocoBoxes, np.ndarray]:
+def _best_of_each_group(detections: CocoDetections) -> tuple[CocoDetections, np.ndarray]:
     """Sorted by class, image and descending score, at most 100 of a group; and each one's rank there."""
-    ordered = detections.at(np.lexsort((-detections.score, detections.image, detections.label)))
+    order = np.lexsort((-detections.score, detections.image, detections.label))
+    ordered = CocoDetections(*_rows(detections, order))
     rank = _rank(_starts(ordered.label, ordered.image))
     keep = rank < DETECTION_LIMITS[-1]
-    return ordered.at(keep), rank[keep]
+    return CocoDetections(*_rows(ordered, keep)), rank[keep]
 
 
 class _Pairs(NamedTuple):
@@ -90,7 +101,7 @@ class _Pairs(NamedTuple):
     iou: np.ndarray  # (P,)
 
 
-def _pairs(truths: CocoBoxes, detections: CocoBoxes) -> _Pairs:
+def _pairs(truths: CocoTruths, detections: CocoDetections) -> _Pairs:
     images = 1 + max(truths.image.max(initial=0), detections.image.max(initial=0))
     truth_group = truths.label * images + truths.image
     group = detections.label * images + detections.image
@@ -113,7 +124,9 @@ def _iou(a: np.ndarray, b: np.ndarray, crowd: np.ndarray) -> np.ndarray:
     return np.divide(intersection, union, out=np.zeros_like(union), where=meet)
 
 
-def _match(truths: CocoBoxes, detections: CocoBoxes, ignored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _match(
+    truths: CocoTruths, detections: CocoDetections, ignored: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """For each detection, threshold and size: whether it has a box, and whether that box is ignored.
 
     A detection takes the free box of the highest IoU, the last of equals; an ignored one only if there is no
@@ -143,7 +156,7 @@ def _match(truths: CocoBoxes, detections: CocoBoxes, ignored: np.ndarray) -> tup
     return matched, absorbed
 
 
-def _rounds(detections: CocoBoxes, pairs: _Pairs):
+def _rounds(detections: CocoDetections, pairs: _Pairs):
     """The pairs of the best detection of each image and class, then those of the second best, and so on.
 
     Detections without a pair take no turn.
@@ -162,7 +175,7 @@ def _rounds(detections: CocoBoxes, pairs: _Pairs):
 
 
 def _accumulate(
-    detections: CocoBoxes, rank: np.ndarray, right: np.ndarray, wrong: np.ndarray, counts: np.ndarray
+    detections: CocoDetections, rank: np.ndarray, right: np.ndarray, wrong: np.ndarray, counts: np.ndarray
 ) -> Tables:
     """right, wrong: (T, 10, 4) bool; counts: (C, 4) boxes."""
     classes, sizes = counts.shape
