@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from abc import ABC, abstractmethod
 from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -26,33 +27,36 @@ from detectors.data.voc_xml import annotation_xml
 UNLISTED = re.compile(r"^\s+|\s+$|[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")  # not in a line of a list
 
 
-class DataSetWriter:
+class DataSetWriter(ABC):
     """One format."""
 
     keeps: tuple[str, ...] = ()  # of difficult, crowd, areas
     one_folder = False  # the images of all splits are in one folder
     cannot_express = ""  # which boxes would be faulty in this format
+    test_settings: tuple[str, ...] = ("data.test=[test]",)  # train.py's settings for a test split
 
     def can_express(self, annotations: Annotations) -> np.ndarray:
         """(T,) bool: the boxes that are read back as they are written."""
         return np.ones(len(annotations.labels), dtype=bool)
 
+    @abstractmethod
     def image_folder(self, split: str) -> str:
         """Below the set's folder."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write_split(
         self, folder: Path, split: str, annotations: Annotations, names: Mapping[str, str]
     ) -> None:
         """names: image -> its file name in image_folder(split)."""
-        raise NotImplementedError
 
     def finish(self, folder: Path, splits: Mapping[str, Annotations]) -> None:
         """What all splits share."""
+        return
 
     def settings(self, splits: Mapping[str, Annotations]) -> list[str]:
         """train.py's settings for the set, besides data and data.root."""
-        raise NotImplementedError
+        settings = list(self.test_settings) if "test" in splits else []
+        return settings if "val" in splits else [*settings, "data.val=[]"]
 
 
 class VocWriter(DataSetWriter):
@@ -91,20 +95,21 @@ class VocWriter(DataSetWriter):
         _write_lines(folder / "ImageSets" / "Main" / f"{split}.txt", stems)
 
     def settings(self, splits: Mapping[str, Annotations]) -> list[str]:
-        """The class names, if VOC's order, by name, is another, or if a class has no box."""
+        """With the class names, if VOC's order, by name, is another, or if a class has no box."""
+        settings = super().settings(splits)
         names = next(iter(splits.values())).class_names
         used = {label for annotations in splits.values() for label in annotations.labels.tolist()}
-        lists = [f"data.{split}=[{split}]" for split in splits if split == "test"]
         if sorted(names[label] for label in used) == list(names):
-            return lists + _no_val(splits)
+            return settings
         quoted = ",".join(json.dumps(name, ensure_ascii=False) for name in names)
-        return [*lists, *_no_val(splits), f"data.class_names=[{quoted}]"]
+        return [*settings, f"data.class_names=[{quoted}]"]
 
 
 class CocoWriter(DataSetWriter):
     """annotations/SPLIT.json, and the images in SPLIT/."""
 
     keeps = ("crowd", "areas")
+    test_settings = ("data.test=[annotations/test.json]", "data.image_folders.test=test")
 
     def image_folder(self, split: str) -> str:
         return split
@@ -141,10 +146,6 @@ class CocoWriter(DataSetWriter):
         place = folder / "annotations" / f"{split}.json"
         place.parent.mkdir(exist_ok=True)
         place.write_text(json.dumps({"images": images, "annotations": boxes, "categories": classes}))
-
-    def settings(self, splits: Mapping[str, Annotations]) -> list[str]:
-        test = ["data.test=[annotations/test.json]", "data.image_folders.test=test"]
-        return (test if "test" in splits else []) + _no_val(splits)
 
 
 class DarknetWriter(DataSetWriter):
@@ -190,9 +191,6 @@ class DarknetWriter(DataSetWriter):
         keys = {"train": "train", "val": "valid", "test": "test"}
         lines = [f"classes = {len(names)}", *(f"{keys[split]} = {file}" for split, file in lists.items())]
         _write_lines(folder / "darknet.data", [*lines, "names = darknet.names", "backup = backup"])
-
-    def settings(self, splits: Mapping[str, Annotations]) -> list[str]:
-        return [f"data.{split}=[{split}]" for split in splits if split == "test"] + _no_val(splits)
 
 
 FORMAT_WRITERS: dict[str, DataSetWriter] = {
@@ -251,10 +249,6 @@ def _stored_size(path: str, annotated: Sequence[int]) -> tuple[int, int]:
         return header_size(path)
     except ValueError:
         return annotated[0], annotated[1]
-
-
-def _no_val(splits: Mapping[str, Annotations]) -> list[str]:
-    return [] if "val" in splits else ["data.val=[]"]
 
 
 def _write_lines(path: Path, lines: Sequence[str]) -> None:
