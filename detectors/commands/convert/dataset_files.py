@@ -51,6 +51,7 @@ class DataSetWriter(ABC):
 
     def finish(self, folder: Path, splits: Mapping[str, Annotations]) -> None:
         """What all splits share."""
+        return
 
     def settings(self, splits: Mapping[str, Annotations]) -> list[str]:
         """train.py's settings for the set, besides data and data.root."""
