@@ -27,8 +27,10 @@ from detectors.training import checkpoint as ckpt
 from detectors.training.detection import DetectionTask
 from detectors.training.initial_weights import initial_weights, start_from
 from detectors.training.outcome import outcome
+from detectors.training.run import Run
 from detectors.training.run_files import SUMMARY
 from detectors.training.run_log import errors_in_log
+from detectors.training.saving import restore
 from detectors.training.tracking import Tracker
 
 logger = logging.getLogger(__name__)
@@ -137,7 +139,7 @@ def _refuse_changes(stored: ckpt.Checkpoint, now: DictConfig) -> None:
                 raise ValueError(f"{what}, and a resume cannot change it: {reason}")
 
 
-def build_run(config: Config, folder: Path, stored: ckpt.Checkpoint | None) -> engine.Run:
+def build_run(config: Config, folder: Path, stored: ckpt.Checkpoint | None) -> Run:
     """All parts of a training, in their state at step 0 or at the stored step.
 
     Says what is about to happen.
@@ -159,7 +161,7 @@ def build_run(config: Config, folder: Path, stored: ckpt.Checkpoint | None) -> e
         batch_size=config.trainer.eval_batch_size,
         repeated=config.trainer.eval_every > 0,
     )
-    run = engine.Run(
+    run = Run(
         config=config,
         folder=folder,
         task=DetectionTask(
@@ -171,14 +173,14 @@ def build_run(config: Config, folder: Path, stored: ckpt.Checkpoint | None) -> e
         device=device,
     )
     if stored is not None:
-        engine.restore(run, stored)
+        restore(run, stored)
     run.tracker.text("run/config", to_yaml(config), first_step)
     run.tracker.text("run/commit", commit(), first_step)
     describe_run(run, annotations)
     return run
 
 
-def left_out(run: engine.Run) -> str:
+def left_out(run: Run) -> str:
     """A line for each split with images that could not be used."""
     loaders = {"training": run.train_loader, "validation": run.task.val_loader}
     lines = [
@@ -221,7 +223,7 @@ def commit() -> str:
         return "unknown"
 
 
-def describe_run(run: engine.Run, annotations: Annotations) -> None:
+def describe_run(run: Run, annotations: Annotations) -> None:
     """Says what is about to happen, with the numbers that follow from the configuration."""
     config = run.config
     trainer = config.trainer

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from detectors.annotations import Annotations
@@ -19,10 +19,32 @@ from detectors.data.loading import BatchLoader
 from detectors.drawing import draw_detections
 from detectors.metrics.report import Report, report
 from detectors.models.detector import Detector
-from detectors.structures import Batch, Detections
+from detectors.structures import AnchorGrid, Batch, Detections, EncodedTargets, HeadOutputs, Targets
 from detectors.training.run_log import shows_bar
 
 PROBE_SCORE = 0.3  # detections below this are not drawn
+
+
+class TrainStep(nn.Module):
+    """Images and targets -> loss terms, and the outputs, targets and anchors behind them.
+
+    Offsets, targets and losses are float32 whatever the precision of the network.
+    """
+
+    def __init__(self, detector: Detector, precision: str):
+        super().__init__()
+        self.detector = detector
+        self.precision = precision
+
+    def forward(
+        self, images: Tensor, targets: Targets
+    ) -> tuple[dict[str, Tensor], HeadOutputs, EncodedTargets, AnchorGrid]:
+        detector = self.detector
+        with network_precision(self.precision, images.device):
+            outputs = detector(images)
+        grid = detector.grid(images.shape[-2:])
+        encoded = detector.encoder(targets, grid, outputs)
+        return detector.loss(outputs, encoded, grid), outputs, encoded, grid
 
 
 class DetectionTask:
@@ -46,22 +68,15 @@ class DetectionTask:
         self.val_loader = val_loader
         self.val_annotations = val_annotations
         self.class_names = val_annotations.class_names
-        self._last_step: tuple | None = None  # outputs, encoded targets and anchors, for `statistics`
+        self.train_step = TrainStep(detector, config.trainer.precision)
+        self._last_step: list | None = None  # outputs, encoded targets and anchors, for `statistics`
         self._last_detections: Detections | None = None  # of the last evaluation, for `pictures`
         self._last_report: Report | None = None
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        """Loss terms of a batch.
-
-        Offsets, targets and losses are float32 whatever the precision of the network.
-        """
-        detector = self.module
-        with network_precision(self.config.trainer.precision, self.device):
-            outputs = detector(batch.images)
-        grid = detector.grid(batch.images.shape[-2:])
-        encoded = detector.encoder(batch.targets, grid, outputs)
-        self._last_step = (outputs, encoded, grid)
-        return detector.loss(outputs, encoded, grid)
+        """Loss terms of a batch."""
+        terms, *self._last_step = self.train_step(batch.images, batch.targets)
+        return terms
 
     def resume(self, images_seen: int) -> None:
         """Gives the number to a loss that depends on it: YOLOv2's prior term ends after some images."""

@@ -23,6 +23,8 @@ from detectors.training import assemble, engine
 from detectors.training import checkpoint as ckpt
 from detectors.training.checkpoint_checks import GO_ON
 from detectors.training.initial_weights import initial_weights, start_from
+from detectors.training.run import Run
+from detectors.training.saving import restore
 from tests.training.test_engine import cache, make_run, one_thread  # noqa: F401 - fixtures
 
 
@@ -57,7 +59,7 @@ CHANGES = {
 
 
 @pytest.fixture(scope="module", params=["adamw", "sgd_caffe"])
-def run(request, tmp_path_factory) -> engine.Run:
+def run(request, tmp_path_factory) -> Run:
     """A finished run of two steps."""
     place = tmp_path_factory.mktemp("damaged")
     settings = (
@@ -71,7 +73,7 @@ def run(request, tmp_path_factory) -> engine.Run:
     return made
 
 
-def content_of(run: engine.Run) -> dict[str, Any]:
+def content_of(run: Run) -> dict[str, Any]:
     return ckpt.read_tensors(run.folder / ckpt.LAST)
 
 
@@ -88,7 +90,7 @@ def changed(content: Any, keys: Sequence, value: Any) -> Any:
     return twin
 
 
-def accepted_changes(run: engine.Run, keys: Sequence, use, **others: Any) -> set[str]:
+def accepted_changes(run: Run, keys: Sequence, use, **others: Any) -> set[str]:
     """The changes of an entry that `use(checkpoint)` takes; any other must raise one line with the file."""
     path = Path("some/last.pt")
     whole = content_of(run)
@@ -106,13 +108,13 @@ def accepted_changes(run: engine.Run, keys: Sequence, use, **others: Any) -> set
     return accepted
 
 
-def resume(run: engine.Run, stored: ckpt.Checkpoint) -> None:
+def resume(run: Run, stored: ckpt.Checkpoint) -> None:
     """As build_run does, into a run that stands already."""
     assemble.load_state(run.task.module, stored)
-    engine.restore(run, stored)
+    restore(run, stored)
 
 
-def restored(run: engine.Run):
+def restored(run: Run):
     return lambda stored: resume(run, stored)
 
 
@@ -302,7 +304,7 @@ def test_endless_configurations_are_refused(run):
             ckpt.from_content(Path("x"), changed(content_of(run), ["config", "model"], value))
 
 
-def damaged_files(run: engine.Run, folder: Path) -> Iterator[Path]:
+def damaged_files(run: Run, folder: Path) -> Iterator[Path]:
     """Run folders whose last.pt and best.pt are no checkpoints."""
     for name, value in (("text", b"no checkpoint"), ("tensors", None), ("folder", None), ("fifo", None)):
         place = folder / name

@@ -31,6 +31,8 @@ from detectors.structures import Batch
 from detectors.training import assemble, engine
 from detectors.training import checkpoint as ckpt
 from detectors.training.detection import DetectionTask
+from detectors.training.progress import Recent
+from detectors.training.run import Run
 
 SMALL = [
     "trainer.steps=6",
@@ -64,7 +66,7 @@ def one_thread(caplog):
 
 def make_run(
     folder, cache, *overrides: str, stored: ckpt.Checkpoint | None = None, model: str = "yolov2_160"
-) -> engine.Run:
+) -> Run:
     size = "[96,96]" if model == "yolov2_160" else "[160,160]"
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose(
@@ -107,7 +109,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(model, overrides, cache, tmp_
     assert second.progress.best == whole.progress.best
 
 
-def interrupt_after(run: engine.Run, batch: int) -> None:
+def interrupt_after(run: Run, batch: int) -> None:
     """Sends this process a Ctrl-C while batch number `batch` is being fetched."""
     original = run.train_loader
 
@@ -260,7 +262,7 @@ def test_no_host_synchronisation_in_a_step(model, cache, tmp_path, monkeypatch):
     monkeypatch.setattr(DetectionTask, "statistics", lambda _: {})
     monkeypatch.setattr(engine, "save_run", lambda *_: None)
     monkeypatch.setattr(engine, "interruptible_evaluation", lambda *_: None)
-    monkeypatch.setattr(engine.Recent, "check", lambda _: None)
+    monkeypatch.setattr(Recent, "check", lambda _: None)
     run.task.module.grid(run.config.input.size)
     with HostReads() as reads:
         engine.train(run)

@@ -13,6 +13,8 @@ from detectors.config.build import MOVED, find_target, signature_problems
 from detectors.config.check import GIVEN
 from detectors.training import assemble, engine
 from detectors.training import checkpoint as ckpt
+from detectors.training.run import Run
+from detectors.training.saving import save_run
 from tests.darknet import cfgs
 from tests.training.test_engine import cache, make_run, one_thread  # noqa: F401 - fixtures
 
@@ -34,9 +36,9 @@ OPTIMIZERS = ("detectors.optim.sgd", "detectors.optim.adamw")
 DARKNET = "detectors.darknet_detector.darknet_detector"
 
 
-def stored_before_the_move(run: engine.Run, **targets: str) -> ckpt.Checkpoint:
+def stored_before_the_move(run: Run, **targets: str) -> ckpt.Checkpoint:
     """Saves a run's state under the old `_target_` of each group in `targets`, and reads it back."""
-    engine.save_run(run, ckpt.LAST)
+    save_run(run, ckpt.LAST)
     path = run.folder / ckpt.LAST
     stored = ckpt.load_checkpoint(path)
     config = dict(stored.config)
@@ -46,7 +48,7 @@ def stored_before_the_move(run: engine.Run, **targets: str) -> ckpt.Checkpoint:
     return ckpt.load_checkpoint(path)
 
 
-def resume_one_step(stored: ckpt.Checkpoint, folder: Path) -> engine.Run:
+def resume_one_step(stored: ckpt.Checkpoint, folder: Path) -> Run:
     """Goes on with a checkpoint until one more step is done."""
     config = script.resumed_config(stored, [f"trainer.steps={stored.step + 1}"])
     run = script.build_run(config, folder, stored)

@@ -13,8 +13,9 @@ from torch.testing import assert_close
 
 from detectors.data.images import ImageError
 from detectors.training import checkpoint as ckpt
-from detectors.training import engine, progress
+from detectors.training import engine, progress, recording
 from detectors.training.detection import DetectionTask
+from detectors.training.run import Run
 from tests.training.test_engine import cache, interrupt_after, make_run, one_thread  # noqa: F401 - fixtures
 from tests.training.test_resume import assert_every_point_once, resume
 
@@ -104,18 +105,18 @@ def test_an_image_that_fails_costs_no_step(overrides, cache, tmp_path, caplog): 
 def test_an_evaluation_that_could_not_be_recorded_is_made_again(cache, tmp_path, monkeypatch):  # noqa: F811
     whole = finished(tmp_path / "whole", cache)
     run = make_run(tmp_path / "parts", cache)
-    original = engine.write_summary
+    original = recording.write_summary
 
     def fail(run, evaluation):
         if run.progress.step == 6:
             raise OSError(28, "No space left on device")
         original(run, evaluation)
 
-    monkeypatch.setattr(engine, "write_summary", fail)
+    monkeypatch.setattr(recording, "write_summary", fail)
     with pytest.raises(OSError, match="No space left"):
         engine.train(run)
     run.tracker.close()
-    monkeypatch.setattr(engine, "write_summary", original)
+    monkeypatch.setattr(recording, "write_summary", original)
     stored = ckpt.load_checkpoint(tmp_path / "parts" / ckpt.LAST)
     assert (stored.step, stored.progress["evaluated"]) == (6, 3)
     assert resume(tmp_path / "parts") is not None
@@ -133,7 +134,7 @@ def test_an_error_within_a_step_leaves_the_checkpoint_from_before(cache, tmp_pat
     assert ckpt.load_checkpoint(tmp_path / ckpt.LAST).step == 3
 
 
-def fail_at(run: engine.Run, batch: int) -> None:
+def fail_at(run: Run, batch: int) -> None:
     """Raises in the place of batch number `batch`."""
     original = run.train_loader
 
@@ -197,7 +198,7 @@ def hangup():
 
 def test_stop_requests_leave_signals_as_they_were(hangup, monkeypatch):
     before = signal.getsignal(signal.SIGINT)
-    with engine.stop_requests() as stop:
+    with progress.stop_requests() as stop:
         for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM):  # within a second: the same request
             os.kill(os.getpid(), number)
         assert stop.signals == [signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM]
@@ -209,7 +210,7 @@ def test_stop_requests_leave_signals_as_they_were(hangup, monkeypatch):
 
 def test_nohup_keeps_its_meaning(hangup):
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with engine.stop_requests() as stop:
+    with progress.stop_requests() as stop:
         os.kill(os.getpid(), signal.SIGHUP)
         assert not stop
 
@@ -218,7 +219,7 @@ def test_a_shells_background_job_still_hears_an_interrupt():
     """Shells start background jobs with SIGINT ignored."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with engine.stop_requests() as stop:
+        with progress.stop_requests() as stop:
             os.kill(os.getpid(), signal.SIGINT)
             assert stop.signals == [signal.SIGINT]
     finally:

@@ -17,9 +17,10 @@ from detectors.commands.predict import command
 from detectors.data.class_names import COCO_CLASSES, VOC_CLASSES, read_names
 from detectors.metrics.report import report
 from detectors.models.ssd import ssd300, ssd512
-from detectors.training import assemble, engine
+from detectors.training import assemble
 from detectors.training import checkpoint as ckpt
 from detectors.training.detection import detect
+from detectors.training.saving import restore
 from tests.commands.convert.commands import NARROW, refused, run
 
 
@@ -161,7 +162,7 @@ def test_our_own_checkpoint_for_other_classes(tmp_path, narrow, capsys):
     run(tmp_path / "coco.pt", tmp_path / "two.pt", "--names", tmp_path / "two.names")
     assert "59 of 71 tensors loaded" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"two.pt: it holds weights alone.*trainer.init_from"):
-        engine.restore(None, ckpt.load_checkpoint(tmp_path / "two.pt"))
+        restore(None, ckpt.load_checkpoint(tmp_path / "two.pt"))
     before = ckpt.load_checkpoint(tmp_path / "coco.pt")
     after = ckpt.load_checkpoint(tmp_path / "two.pt")
     assert after.class_names == ("cat", "dog")

@@ -1,0 +1,68 @@
+"""What a run says while it trains: the progress bar, a log point, an evaluation."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from tqdm import tqdm
+
+from detectors.tables import cell
+from detectors.training import checkpoint as ckpt
+from detectors.training.outcome import write_summary
+from detectors.training.progress import Clock, Recent
+from detectors.training.run import Evaluation, Run
+from detectors.training.run_log import log_progress, shows_bar
+from detectors.training.saving import save_run
+
+
+def progress_bar(run: Run) -> tqdm:
+    steps = run.config.trainer.steps
+    hidden = not shows_bar(run.config.trainer.progress)
+    return tqdm(total=steps, initial=run.progress.step, disable=hidden, unit="step")
+
+
+def log(run: Run, recent: Recent, clock: Clock, bar: tqdm, numbers: dict[str, float | Tensor]) -> None:
+    """Scalars to the tracker, the log and the bar. This is where the host waits for the device."""
+    losses = recent.means()
+    rates = clock.rates()
+    scalars = {f"train/loss/{name}": value for name, value in losses.items()}
+    scalars |= {f"train/{name}": float(value) for name, value in numbers.items()}
+    scalars |= {f"train/{name}": value for name, value in rates.items()}
+    scalars["train/images_seen"] = run.progress.images_seen
+    if broken := len(run.train_loader.problems):
+        scalars["train/broken_images"] = broken
+    run.tracker.scalars(scalars, run.progress.step)
+    terms = ", ".join(f"{name} {value:.4g}" for name, value in losses.items() if name != "total")
+    log_progress(
+        f"step {run.progress.step} of {run.config.trainer.steps}: loss {losses['total']:.4g} ({terms}), "
+        f"rate {scalars['train/rate']:.4g}, grad_norm {scalars['train/grad_norm']:.4g}, "
+        f"{rates['images_per_second']:.1f} images/s, data_wait {rates['data_wait']:.2f}",
+        run.config.trainer.progress,
+    )
+    bar.set_postfix(loss=f"{losses['total']:.3f}", images_per_s=f"{rates['images_per_second']:.1f}")
+
+
+def record_evaluation(run: Run, evaluation: Evaluation, seconds: float) -> None:
+    """Logs numbers and pictures, and writes best.pt, if it is the best so far, the summary and last.pt.
+
+    last.pt comes last: where it is at the final step, a resume finds nothing left to write.
+    """
+    run.tracker.scalars({**run.task.curves(), "time/evaluation": seconds}, run.progress.step)
+    for tag, images in run.task.pictures().items():
+        run.tracker.images(tag, images, run.progress.step)
+    score = evaluation.scalars[run.task.metric]
+    best = score is not None and score > run.progress.best
+    if best:
+        run.progress.best = score
+        run.progress.best_step = run.progress.step
+        run.progress.best_scalars = dict(evaluation.scalars)
+        save_run(run, ckpt.BEST)
+    if evaluation.images:
+        numbers = ", ".join(f"{name} {cell(evaluation.scalars[name], '.4f')}" for name in run.task.headline)
+        log_progress(
+            f"evaluation after step {run.progress.step}: {numbers}, {evaluation.images} images in "
+            f"{seconds:.1f} s{', the best so far' if best else ''}",
+            run.config.trainer.progress,
+        )
+    write_summary(run, evaluation)
+    run.progress.evaluated = run.progress.step
+    save_run(run, ckpt.LAST)
