@@ -1,12 +1,10 @@
-"""What a run writes for TensorBoard: the table of tags, shared by all detectors so that curves overlay, and
-the writer.
+"""The writer of a run's curves, images and texts for TensorBoard.
 
 The x axis is the optimiser step; train/images_seen counts images. docs/curves.md explains every tag.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,58 +13,7 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from detectors.data.suggestions import did_you_mean
-
-# <...> stands for any text. A tag that is not here is refused: add it here and to docs/curves.md
-# (tests/training/test_tracking.py compares the two).
-TAGS = {
-    "train/loss/total": "sum of the loss terms, each already weighted",
-    "train/loss/box": "box offsets of positive anchors",
-    "train/loss/class": "class of positive anchors; SSD: and of the mined negatives",
-    "train/loss/object": "YOLOv2: objectness of positive anchors against their IoU",
-    "train/loss/noobject": "YOLOv2: objectness of the background against 0",
-    "train/loss/prior": "YOLOv2: pull of unassigned predictions to their anchors, first 12,800 images only",
-    "train/rate": "learning rate",
-    "train/grad_norm": "2-norm of the whole gradient before clipping",
-    "train/images_seen": "training images since the start of the run, repetitions counted",
-    "train/images_per_second": "training images per second since the last point",
-    "train/data_wait": "share of the time since the last point that was spent waiting for the next batch",
-    "train/broken_images": "training images that could not be used and were replaced; no point for none",
-    "train/positives_per_image": "anchors that have to find a box, per image",
-    "train/mean_matched_iou": "mean IoU of the positive anchors' predictions with their boxes",
-    "train/negatives_per_positive": "SSD: mined negatives per positive anchor",
-    "train/truth_iou": "YOLOv2: mean IoU of boxes with the responsible predictions (Darknet's Avg IOU)",
-    "train/recall": "YOLOv2: share of boxes whose responsible prediction has IoU > .5 (Darknet's Avg Recall)",
-    "train/confident_recall": (
-        "YOLOv2: share of positive anchors with IoU > .5 and objectness > .3 (the course's recall)"
-    ),
-    "train/class_probability": "YOLOv2: mean probability given to the right class (Darknet's Class)",
-    "train/objectness": "YOLOv2: mean objectness of the responsible predictions (Darknet's Obj)",
-    "train/no_objectness": "YOLOv2: mean objectness of all predictions (Darknet's No Obj)",
-    "train/truths": "YOLOv2: boxes in the batch (Darknet's count)",
-    "val/AP": "COCO: mean AP over IoU .50:.05:.95 and classes",
-    "val/AP50": "COCO: AP at IoU .50",
-    "val/AP75": "COCO: AP at IoU .75",
-    "val/AP50_voc07": "VOC2007: mean 11-point AP at IoU > .5",
-    "val/AP50_voc10": "VOC2010: mean area under the curve at IoU > .5",
-    "val/AP_small": "COCO: AP of boxes under 32^2 pixels",
-    "val/AP_medium": "COCO: AP of boxes from 32^2 to 96^2 pixels",
-    "val/AP_large": "COCO: AP of boxes over 96^2 pixels",
-    "val/broken_images": (
-        "validation images that could not be used; their boxes count as missed; no point for none"
-    ),
-    "val_class/<name>/AP50": "COCO: AP at IoU .50 of one class",
-    "time/<part>": "seconds spent in one part of the run, such as `evaluation`",
-    "probe/detections/<image>": (
-        "a fixed validation image: ground truth dashed and white, detections coloured by class"
-    ),
-    "browse/<picture>/<page>": (
-        "browse: training samples with their boxes; originals and epochs; matched anchors"
-    ),
-    "browse/about": "browse: what is shown, and matched anchors per box, by size of box",
-    "run/config": "the resolved configuration",
-    "run/commit": "the git commit of the code, and whether files differ from it",
-}
+from detectors.training.tags import check_tag
 
 
 class Tracker:
@@ -81,7 +28,7 @@ class Tracker:
         self._writer = SummaryWriter(str(folder), purge_step=purge_step, flush_secs=10)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Points at `step`, by tag. ValueError for a tag that is not in TAGS; then none is written."""
+        """Points at `step`, by tag. ValueError for a tag that is not in tags.TAGS; then none is written."""
         for tag in values:
             check_tag(tag)
         for tag, value in values.items():
@@ -112,21 +59,6 @@ class Tracker:
     def close(self) -> None:
         """Writes what is buffered and closes the file."""
         self._writer.close()
-
-
-def check_tag(tag: str) -> str:
-    """The tag itself. ValueError, with the nearest name, if TAGS does not have it."""
-    if not any(_PATTERNS[known].fullmatch(tag) for known in TAGS):
-        hint = did_you_mean(tag, TAGS, quoted=True)
-        raise ValueError(
-            f"{tag!r} is not in the table of tags in detectors/training/tracking.py{hint}; "
-            "a new one goes there and in docs/curves.md"
-        )
-    return tag
-
-
-# No tag holds a character that is special in a pattern.
-_PATTERNS = {tag: re.compile(re.sub("<[^>]+>", ".+", tag), re.DOTALL) for tag in TAGS}
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, int | float | str]]:
