@@ -25,6 +25,7 @@ from detectors.data.suspicious_boxes import remark
 from detectors.training import assemble, engine
 from detectors.training import checkpoint as ckpt
 from detectors.training.detection import DetectionTask
+from detectors.training.hooks import Hooks, users_hooks
 from detectors.training.initial_weights import initial_weights, start_from
 from detectors.training.outcome import outcome
 from detectors.training.run import Run
@@ -62,17 +63,20 @@ def main(cfg: DictConfig) -> float | None:
     trust(cfg.builders)
     stored = stored_run(cfg.trainer.resume)
     config = check(cfg) if stored is None else resumed_config(stored, list(HydraConfig.get().overrides.task))
+    hooks = users_hooks(config.trainer, cfg.trainer)
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     try:
         with errors_in_log():
-            return train_run(config, Path(HydraConfig.get().runtime.output_dir), stored)
+            return train_run(config, Path(HydraConfig.get().runtime.output_dir), stored, hooks)
     except KeyboardInterrupt as stop:
         print(stop, file=sys.stderr)
         raise SystemExit(130) from stop
 
 
-def train_run(config: Config, folder: Path, stored: ckpt.Checkpoint | None) -> float | None:
+def train_run(
+    config: Config, folder: Path, stored: ckpt.Checkpoint | None, hooks: Hooks | None = None
+) -> float | None:
     """Trains a new or a resumed run in `folder`, see main. A finished run is left as it is."""
     if stored is not None and is_finished(stored, config):
         logger.info(
@@ -85,6 +89,7 @@ def train_run(config: Config, folder: Path, stored: ckpt.Checkpoint | None) -> f
             f"{folder}: holds a run; go on with it: trainer.resume={folder}, or choose another hydra.run.dir"
         )
     run = build_run(config, folder, stored)
+    run.hooks = hooks or run.hooks
     try:
         evaluation = engine.train(run)
         run.tracker.hparams(to_plain(config), [f"val/{name}" for name in run.task.headline])

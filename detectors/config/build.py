@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 import types
 import typing
@@ -59,12 +60,7 @@ def find_target(target: str, group: str | None = None) -> Callable[..., Any]:
             "'detectors.models.ssd.ssd300'; builders=[...] on the command line adds your own"
         )
     module_name, _, name = target.rpartition(".")
-    try:
-        module = import_module(module_name)
-    except ModuleNotFoundError as error:
-        if not module_name.startswith(str(error.name)):
-            raise  # the module is there, but something that it imports is not installed
-        raise ValueError(f"_target_={target!r}: there is no module {error.name}") from error
+    module = import_for(f"_target_={target!r}", module_name)
     made = getattr(module, name, None)
     if callable(made) and (target in TRUSTED or _is_builder(made, module_name, group)):
         return made
@@ -73,6 +69,25 @@ def find_target(target: str, group: str | None = None) -> Callable[..., Any]:
     raise ValueError(
         f"_target_={target!r}: {module_name} has no builder {name} of {group or 'any group'}{hint}"
     )
+
+
+def import_for(place: str, module_name: str) -> types.ModuleType:
+    """A module that a setting names; the user's own may lie in the current folder, too.
+
+    ValueError that begins with `place` if there is no such module, or if the user's own cannot be imported.
+    """
+    own = module_name.startswith(PACKAGE_PREFIX)
+    if not own and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # train.py and `detectors` have their own folders there
+    try:
+        return import_module(module_name)
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
+            raise ValueError(f"{place}: there is no module {error.name}") from error
+        if own:
+            raise
+        what = f"{place}: {module_name} cannot be imported ({type(error).__name__}: {error})"
+        raise ValueError(what) from error
 
 
 def _is_builder(value: Any, module_name: str, group: str | None) -> bool:

@@ -165,6 +165,10 @@ class TrainerConfig:
     init_from: str | None = None  # a run folder or checkpoint: a new run starts from its weights if they fit
     init_without: list[str] = _empty()  # beginnings of parameter names that it does not load, such as head
     resume: str | None = None  # a run folder or checkpoint to go on from
+    on_step: list[str] = _empty()  # your functions, as module.name, called with the Run after each step
+    on_evaluation: list[str] = (
+        _empty()
+    )  # with Run and Evaluation after each; a checkpoint's lists are not used
 
 
 @dataclass

@@ -57,6 +57,7 @@ def train(run: Run) -> Evaluation:
             progress.images_seen += trainer.accumulate * len(batch.infos)
             clock.in_step = False
             bar.update()
+            run.hooks.after_step(run)
 
             # Once in a while: log, save, evaluate.
             ended = progress.step == trainer.steps

@@ -42,7 +42,8 @@ def log(run: Run, recent: Recent, clock: Clock, bar: tqdm, numbers: dict[str, fl
 
 
 def record_evaluation(run: Run, evaluation: Evaluation, seconds: float) -> None:
-    """Logs numbers and pictures, and writes best.pt, if it is the best so far, the summary and last.pt.
+    """Logs numbers and pictures, writes best.pt, if it is the best so far, and the summary, calls the user's
+    hooks, and writes last.pt.
 
     last.pt comes last: where it is at the final step, a resume finds nothing left to write.
     """
@@ -64,5 +65,6 @@ def record_evaluation(run: Run, evaluation: Evaluation, seconds: float) -> None:
             run.config.trainer.progress,
         )
     write_summary(run, evaluation)
+    run.hooks.after_evaluation(run, evaluation)
     run.progress.evaluated = run.progress.step
     save_run(run, ckpt.LAST)

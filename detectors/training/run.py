@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from detectors.config.schema import Config
 from detectors.data.loading import BatchLoader
 from detectors.structures import Batch
+from detectors.training.hooks import Hooks
 from detectors.training.progress import Progress, Recent
 from detectors.training.tracking import Tracker
 
@@ -66,3 +67,4 @@ class Run:
     progress: Progress = field(default_factory=Progress)
     recent: Recent = field(default_factory=Recent)
     saved_step: int = 0  # of last.pt
+    hooks: Hooks = field(default_factory=Hooks)  # the user's functions

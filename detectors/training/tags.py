@@ -56,6 +56,7 @@ TAGS = {
         "browse: training samples with their boxes; originals and epochs; matched anchors"
     ),
     "browse/about": "browse: what is shown, and matched anchors per box, by size of box",
+    "user/<name>": "your own numbers and pictures, from a hook",
     "run/config": "the resolved configuration",
     "run/commit": "the git commit of the code, and whether files differ from it",
 }
