@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from unicodedata import category
 
 MISSING = "-"  # stands for a missing value
 
@@ -10,6 +11,17 @@ MISSING = "-"  # stands for a missing value
 def cell(value: object, form: str = "") -> str:
     """A value in a format such as ".3f" or ",d"; None becomes a dash."""
     return MISSING if value is None else format(value, form)
+
+
+def printable(text: str, keep: str = "") -> str:
+    r"""Others' text for a terminal: control characters, which could move the cursor or erase lines, as \x1b.
+
+    keep: those that stay, such as "\n".
+    """
+    return "".join(
+        c.encode("unicode_escape").decode("ascii") if category(c)[0] == "C" and c not in keep else c
+        for c in text
+    )
 
 
 def text_row(cells: Sequence[str], widths: Sequence[int], *, left: Sequence[int] = (0,), gap: int = 2) -> str:
@@ -29,7 +41,7 @@ def text_table(
     left: Sequence[int] = (0,),
     gap: int = 2,
 ) -> Iterator[str]:
-    """The lines of a table. Cells are texts, or values that `cell` writes.
+    """The lines of a table. Cells are texts, written as `printable` does, or values that `cell` writes.
 
     widths: lower limits of the columns' widths. left: the columns that are left-aligned. gap: spaces between
     columns.
@@ -58,4 +70,4 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else cell(value)
+    return printable(value) if isinstance(value, str) else cell(value)

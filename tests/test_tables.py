@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from detectors.tables import cell, markdown_table, text_table
+from detectors.tables import cell, markdown_table, printable, text_table
 
 
 def test_text_table():
@@ -44,3 +44,11 @@ def test_a_cell():
         "-",
         "x",
     )
+
+
+def test_control_characters_of_others_do_not_reach_the_terminal():
+    """A class name could erase lines, or turn the text that follows."""
+    name = "cat\x1b[2K\r\u202e"
+    assert printable(name) == r"cat\x1b[2K\r\u202e"
+    assert printable("vélo 自転車 \N{BICYCLE}\n", keep="\n") == "vélo 自転車 \N{BICYCLE}\n"
+    assert list(text_table(("class",), [(name,), ("a\nb",)])) == ["class", printable(name), r"a\nb"]

@@ -49,8 +49,10 @@ LOADING = (
 def main(cfg: DictConfig) -> float | None:
     """Returns COCO's AP."""
     trust(cfg.builders)
-    overrides = HydraConfig.get().overrides.task
-    own_cache = any(override.lstrip("+").startswith("paths.cache=") for override in overrides)
+    overrides = [override.lstrip("+") for override in HydraConfig.get().overrides.task]
+    if names := next((text for text in overrides if text.startswith("data.class_names=")), None):
+        raise ValueError(f"{names}: the classes are those that the detector was trained on; leave it out")
+    own_cache = any(override.startswith("paths.cache=") for override in overrides)
     return evaluate(check(cfg, EvaluateConfig), own_cache=own_cache)
 
 

@@ -208,6 +208,11 @@ def read_data(config: Config, class_names: Sequence[str] | None = None) -> list[
         scanned[split] = assemble.scan_annotations(config.data, split, class_names)
         annotations.append(settled(scanned[split], config.data.on_error))
         class_names = annotations[-1].class_names
+        if not len(annotations[-1].labels):
+            effect = "nothing can be learned from it" if split == "train" else "there is no AP"
+            files = getattr(config.data, split)
+            count = len(annotations[-1])
+            logger.warning(f"data.{split}={files}: {count} images without a single box: {effect}")
     if not resumed:
         assemble.refuse_empty_classes(config.data, annotations[0])
     if line := remark(scanned, size=tuple(config.input.size), resize=config.input.resize):

@@ -25,6 +25,8 @@ def _data_complete(config: Config) -> Iterator[SettingProblem]:
             f"data.class_names={data.class_names}: must name each class once; "
             "null takes all that the annotations name",
         )
+    if any(not name.strip() for name in data.class_names or []):
+        yield "data", f"data.class_names={data.class_names}: has an empty name; remove it"
     for split in SPLITS if data.format == "coco" else ():
         yield from _coco_split(config, split)
 

@@ -25,6 +25,7 @@ from detectors.config.fresh_folder import remove_if_fresh
 from detectors.config.lasting_output import outlive_readers
 from detectors.config.schema import CONF, HINTS, prepared
 from detectors.data.suggestions import did_you_mean
+from detectors.tables import printable
 
 # Errors the user can fix. Any other is a fault of this code and keeps its traceback.
 USER_ERRORS = (
@@ -36,6 +37,7 @@ USER_ERRORS = (
     FloatingPointError,
 )
 FULL_ERROR = "HYDRA_FULL_ERROR"
+ENDS = "\n\t"  # control characters of our own messages
 
 
 def entry_point(
@@ -132,7 +134,8 @@ def require_at_least(options: argparse.Namespace, **least: int) -> None:
 
 
 def _report(error: Exception) -> None:
-    sys.stderr.write(f"error: {message(error)}\n({FULL_ERROR}=1 shows where in the code this came up)\n")
+    text = printable(message(error), keep=ENDS)
+    sys.stderr.write(f"error: {text}\n({FULL_ERROR}=1 shows where in the code this came up)\n")
     raise SystemExit(2)
 
 

@@ -69,6 +69,7 @@ def _yaml_values(file: Path, text: str) -> dict[str, object]:
 
 def _data_values(file: Path, text: str) -> dict[str, object]:
     values: dict[str, object] = {}
+    lines: dict[str, int] = {}
     for number, line in enumerate(text.split("\n"), start=1):
         line = line.strip()
         if not line or line[0] in "#;":
@@ -79,7 +80,14 @@ def _data_values(file: Path, text: str) -> dict[str, object]:
                 f"{file}: line {number} is {line[:60]!r}, not key = value; a .data file has "
                 "classes, train, valid and names, each a line"
             )
-        values[key.strip()] = value.strip()
+        key = key.strip()
+        if key in values:
+            raise ValueError(
+                f"{file}: line {number} gives {key} again, after line {lines[key]}, which Darknet takes; "
+                "remove one of them"
+            )
+        values[key] = value.strip()
+        lines[key] = number
     return values
 
 

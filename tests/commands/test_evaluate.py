@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from detectors.commands.evaluate import (
     fault_counts,
     fault_lines,
     file_suffix,
+    main,
     same_files,
     with_cache,
     with_data,
@@ -179,6 +181,17 @@ def test_other_data_get_a_file_of_their_own(trained):
     assert "evaluation_train.json" in with_workers
     again = evaluated(trained, data={"root": str(moved)}, split="train")
     assert again == with_workers  # an earlier evaluation of the split tells that these are the run's own
+
+
+def test_the_classes_cannot_be_chosen(trained, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    arguments = [f"run={trained / 'run'}", "+data.class_names=[dog]", f"hydra.run.dir={tmp_path}"]
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *arguments, "hydra/job_logging=none"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert capsys.readouterr().err.splitlines()[0] == (
+        "error: data.class_names=[dog]: the classes are those that the detector was trained on; leave it out"
+    )
 
 
 def test_generated_images_are_the_same_in_any_cache():

@@ -68,6 +68,16 @@ def test_no_command_writes_into_a_data_root(command, own_images, capsys):
     assert files_below(own_images) == before
 
 
+@pytest.mark.parametrize("names", ["", " "])
+def test_a_class_has_a_name(names):
+    with pytest.raises(ConfigError) as error:
+        checked(f'data.class_names=[cat,"{names}"]')
+    assert str(error.value) == (
+        "the configuration has 1 problem:\n"
+        f"  data.class_names=['cat', '{names}']: has an empty name; remove it"
+    )
+
+
 def test_an_evaluation_refuses_another_root_of_generated_images(own_images):
     config = checked()
     with pytest.raises(ConfigError) as error:

@@ -120,6 +120,15 @@ def test_a_folder_that_cannot_be_written_to_and_a_full_disk_are_one_line():
     assert message(OSError(28, "No space left on device")) == "[Errno 28] No space left on device"
 
 
+def test_an_error_message_keeps_its_lines_and_no_other_control_character(capfd, monkeypatch, tmp_path):
+    def task(cfg):
+        raise ValueError("a.xml: no class cat\x1b[2K\n  b.xml")
+
+    monkeypatch.chdir(tmp_path)
+    status, told = run(capfd, monkeypatch, task)
+    assert (status, told.splitlines()[:2]) == (2, [r"error: a.xml: no class cat\x1b[2K", "  b.xml"])
+
+
 def test_our_own_mistakes_keep_their_traceback(capfd, monkeypatch, tmp_path):
     def task(cfg):
         raise TypeError("a bug")

@@ -521,6 +521,12 @@ def test_no_such_split_folder_or_file(tmp_path):
     (root / "x.data").write_text("train: train.txt")
     with pytest.raises(ValueError, match=r"x.data: line 1 is 'train: train.txt', not key = value"):
         read(root, file=root / "x.data")
+    (root / "x.data").write_text("train = train.txt\n# more\ntrain=all.txt\n")
+    with pytest.raises(ValueError) as error:
+        read(root, file=root / "x.data")
+    assert str(error.value) == (
+        f"{root}/x.data: line 3 gives train again, after line 1, which Darknet takes; remove one of them"
+    )
 
 
 def test_the_header_says_the_size_without_the_orientation_tag(tmp_path):

@@ -285,6 +285,20 @@ def test_a_class_of_voc_without_a_box_is_refused(tmp_path):
     script.read_data(own_voc(tmp_path))  # all classes that occur: zebra is in val only, and a warning
 
 
+def test_a_split_without_a_single_box_is_one_warning(tmp_path, caplog):
+    config = own_coco(tmp_path, "data.val=[empty.json]", "data.image_folders.val=images")
+    root = Path(config.data.root)
+    content = json.loads((root / "instances.json").read_text())
+    (root / "empty.json").write_text(json.dumps(content | {"annotations": []}))
+    script.read_data(config)
+    line = "data.{split}=['empty.json']: 1 images without a single box: {effect}"
+    assert caplog.messages == [line.format(split="val", effect="there is no AP")]
+    caplog.clear()
+    config.data.train, config.data.val = ["empty.json"], []
+    script.read_data(config)
+    assert caplog.messages == [line.format(split="train", effect="nothing can be learned from it")]
+
+
 def test_the_official_sets_name_their_classes():
     """So that one split can be read without the others."""
     assert configured("data=coco2017", model="ssd160").data.class_names == list(COCO_CLASSES)

@@ -21,6 +21,7 @@ from detectors.commands.convert.datasets import IMAGE_MODES, convert_data_set
 from detectors.commands.convert.ssd_conversion import from_ssd, to_ssd
 from detectors.config.entry import verb
 from detectors.data.files import atomic_file
+from detectors.tables import printable
 from detectors.training import checkpoint as ckpt
 
 # Kind of target -> its file suffix.
@@ -59,7 +60,8 @@ def main(arguments: list[str] | None = None) -> None:
     report = transfer.lines() if args.report else transfer.summary()
     print(*report, *conversion.notes, *target_notes, sep="\n")
     names = conversion.checkpoint.class_names
-    print(f"{len(names)} classes: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}")
+    first = ", ".join(map(printable, names[:5]))
+    print(f"{len(names)} classes: {first}{', ...' if len(names) > 5 else ''}")
     print(f"written: {args.target} ({target_kind})")
 
 

@@ -32,6 +32,7 @@ from detectors.data.files import atomic_file
 from detectors.data.images import ImageError
 from detectors.drawing import draw_detections
 from detectors.structures import Detections
+from detectors.tables import printable
 from detectors.training import assemble
 
 DARKNET_OPTIONS = ("weights", "names", "nms", "resize", "batch_norm", "report")  # options that need --cfg
@@ -202,14 +203,14 @@ def detection_lines(prediction: Prediction) -> Iterator[str]:
     """`image: class score xmin ymin xmax ymax`, pixels of the image."""
     boxes = prediction.boxes_xyxy.tolist()
     for name, score, box in zip(prediction.names, prediction.scores.tolist(), boxes, strict=True):
-        yield f"{prediction.path}: {name} {score:.3f} " + " ".join(f"{edge:.1f}" for edge in box)
+        yield f"{prediction.path}: {printable(name)} {score:.3f} " + " ".join(f"{edge:.1f}" for edge in box)
 
 
 def darknet_lines(prediction: Prediction, seconds: float) -> Iterator[str]:
     """What Darknet's `detect` prints, the best detection first: `dog: 82%`."""
     yield f"{prediction.path}: Predicted in {seconds:.6f} seconds."
     for name, score in zip(prediction.names, prediction.scores.tolist(), strict=True):
-        yield f"{name}: {100 * score:.0f}%"
+        yield f"{printable(name)}: {100 * score:.0f}%"
 
 
 if __name__ == "__main__":

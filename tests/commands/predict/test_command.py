@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from detectors.commands.predict.command import main
+from detectors.commands.predict.command import darknet_lines, detection_lines, main
 from detectors.commands.predict.darknet_files import DarknetFiles, read_darknet_image
+from detectors.commands.predict.predictor import Prediction
 from detectors.data.class_names import VOC_CLASSES
 from tests.darknet import cfgs, streams
 
@@ -268,3 +269,10 @@ def test_the_dog_is_found(shared, tmp_path, capsys):
     recorded = np.load(folder / "oracle/darknet_dog_224.npz")["voc_bn__letterbox__region"].reshape(5, 25, 49)
     best = (recorded[:, 4] * recorded[:, 5 + 1]).max()
     assert out[5].split()[2] == f"{best:.3f}"
+
+
+def test_a_class_name_cannot_control_the_terminal():
+    boxes = np.array([[1, 2, 3, 4]], np.float32)
+    found = Prediction("a.png", (9, 9), boxes, np.array([0.5], np.float32), np.array([0]), ("cat\x1b[2K",))
+    assert list(detection_lines(found)) == [r"a.png: cat\x1b[2K 0.500 1.0 2.0 3.0 4.0"]
+    assert list(darknet_lines(found, 0.0))[1] == r"cat\x1b[2K: 50%"
