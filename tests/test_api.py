@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import random
 import re
 import subprocess
 import sys
@@ -10,13 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import detectors
+from detectors.commands.browse import command as browse
+from detectors.commands.predict import command as predict
 from detectors.config.check import check
 from detectors.config.schema import composed, to_plain
 from detectors.training import assemble
-from detectors.training.checkpoint import Checkpoint, save_checkpoint
+from detectors.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "api.md"
 SHAPES = ("cross", "disc", "ring", "square", "star", "triangle")
@@ -63,3 +67,37 @@ def test_unknown_names_are_refused():
 def test_importing_the_package_imports_nothing_heavy():
     code = "import sys, detectors; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def random_states() -> list:
+    return [torch.get_rng_state(), np.random.get_state()[1], random.getstate()]  # noqa: NPY002
+
+
+@pytest.mark.parametrize("way", ["load", "predict", "browse", "evaluate", "build_detector"])
+def test_a_detector_in_your_program_leaves_its_random_state(way, examples_folder, tmp_path, capsys):
+    """PyTorch's, NumPy's and Python's global generators: a program's own draws stay what they were."""
+    config = check(composed(["model=yolov2_160", "model.width=0.125", f"paths.cache={tmp_path}"]))
+    data = ["data.shapes.train=4", "data.shapes.val=2", "data.shapes.size=64", f"paths.cache={tmp_path}"]
+    use = {
+        "load": lambda: detectors.load("RUN"),
+        "predict": lambda: predict.main(["RUN", "FOLDER", "--output", str(tmp_path / "pictures")]),
+        "browse": lambda: browse.main(
+            [*data, "--anchors", "--images", "2", "--output", str(tmp_path / "browse")]
+        ),
+        "evaluate": lambda: assemble.load_detector(load_checkpoint("RUN/best.pt"), torch.device("cpu")),
+        "build_detector": lambda: assemble.build_detector(config, 3),
+    }
+    torch.manual_seed(5)  # no run's seed
+    before = random_states()
+    use[way]()
+    torch.testing.assert_close(random_states()[0], before[0], rtol=0, atol=0)
+    np.testing.assert_array_equal(random_states()[1], before[1])
+    assert random_states()[2] == before[2]
+
+
+def test_the_weights_of_a_seed_are_the_same_in_training_and_elsewhere():
+    config = check(composed(["model=yolov2_160", "model.width=0.125", "seed=3"]))
+    ours = assemble.build_detector(config, 3).state_dict()
+    before = torch.random.get_rng_state()
+    torch.testing.assert_close(assemble.seeded_detector(config, 3).state_dict(), ours, rtol=0, atol=0)
+    torch.random.set_rng_state(before)

@@ -155,7 +155,7 @@ def build_run(config: Config, folder: Path, stored: ckpt.Checkpoint | None) -> R
     if config.trainer.init_from and stored is None:
         origin = initial_weights(config.trainer.init_from)
     annotations, val_annotations = read_data(config, stored and stored.class_names)
-    detector = assemble.build_detector(config, len(annotations.class_names)).to(device)
+    detector = assemble.seeded_detector(config, len(annotations.class_names)).to(device)
     if stored is not None:
         assemble.load_state(detector, stored)
     elif origin is not None:

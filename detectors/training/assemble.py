@@ -266,7 +266,14 @@ def choose_device(name: str) -> torch.device:
 
 
 def build_detector(config: Config, num_classes: int) -> Detector:
-    """A new detector; its weights are drawn from config.seed."""
+    """A new detector; its weights are drawn from config.seed. The program's own random state is kept."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(config.seed)  # torch.manual_seed would seed the GPUs, too
+        return build(config.model, num_classes=num_classes, loss=build(config.loss))
+
+
+def seeded_detector(config: Config, num_classes: int) -> Detector:
+    """build_detector's for a program that trains: all of PyTorch's generators go on from config.seed."""
     torch.manual_seed(config.seed)
     return build(config.model, num_classes=num_classes, loss=build(config.loss))
 
