@@ -46,8 +46,8 @@ PLACES = {
     "albumentations": {"data.augment"},
     "matplotlib": {"commands.cluster.plotting"},
     "pycocotools": {"metrics.coco_reference"},
-    "tensorboard": {"training.tracking"},
-    "torch.utils.tensorboard": {"training.tracking"},
+    "tensorboard": {"training.tensorboard_log"},
+    "torch.utils.tensorboard": {"training.tensorboard_log"},
     "torch.distributed": {"training.distributed"},
     "triton": {"kernels"},
 }

@@ -19,20 +19,21 @@ from detectors.annotations import Annotations
 from detectors.config.build import build, trust
 from detectors.config.check import check
 from detectors.config.entry import entry_point
-from detectors.config.schema import INSTALLED, PACKAGE, Config, merged, to_plain, to_yaml
+from detectors.config.schema import INSTALLED, PACKAGE, Config, merged, to_yaml
 from detectors.data.checks import settled
 from detectors.data.suspicious_boxes import remark
 from detectors.training import assemble, engine
 from detectors.training import checkpoint as ckpt
 from detectors.training.detection import DetectionTask
 from detectors.training.hooks import Hooks, users_hooks
+from detectors.training.hparams import row_metrics, varied_settings
 from detectors.training.initial_weights import initial_weights, start_from
 from detectors.training.outcome import outcome
 from detectors.training.run import Run
 from detectors.training.run_files import SUMMARY
 from detectors.training.run_log import errors_in_log
 from detectors.training.saving import restore
-from detectors.training.tracking import Tracker
+from detectors.training.tracker_backends import open_tracker
 
 logger = logging.getLogger(__name__)
 
@@ -90,11 +91,11 @@ def train_run(
         )
     run = build_run(config, folder, stored)
     run.hooks = hooks or run.hooks
+    evaluation = None
     try:
         evaluation = engine.train(run)
-        run.tracker.hparams(to_plain(config), [f"val/{name}" for name in run.task.headline])
     finally:
-        run.tracker.close()
+        run.tracker.close(finished=evaluation is not None)
     logger.info(f"{left_out(run)}{outcome(run, evaluation)}\nrun folder: {run.folder}")
     return evaluation.scalars[run.task.metric]
 
@@ -174,11 +175,12 @@ def build_run(config: Config, folder: Path, stored: ckpt.Checkpoint | None) -> R
         ),
         optimizer=build(config.optimizer, detector),
         train_loader=assemble.train_loader(config, annotations, start_step=stored.step if stored else 0),
-        tracker=Tracker(folder, purge_step=first_step if stored else None),
         device=device,
     )
     if stored is not None:
         restore(run, stored)
+    run.tracker = open_tracker(config, folder, run.progress if stored else None)
+    run.tracker.hparams(varied_settings(config), row_metrics(run.task.headline))
     run.tracker.text("run/config", to_yaml(config), first_step)
     run.tracker.text("run/commit", commit(), first_step)
     describe_run(run, annotations)

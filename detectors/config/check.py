@@ -136,6 +136,8 @@ def _wrong(value: Any, hint: Any, rules: Mapping[str, Any]) -> str | None:
     if "choices" in rules and value not in rules["choices"]:
         hint = did_you_mean(value, rules["choices"]) if isinstance(value, str) else ""
         return f"must be one of {', '.join(rules['choices'])}{hint}"
+    if "each" in rules and (bad := [item for item in value if item not in rules["each"]]):
+        return f"{bad[0]} must be one of {', '.join(rules['each'])}{did_you_mean(bad[0], rules['each'])}"
     if "device" in rules and (text := device_problem(value)):
         return text
     if "above" in rules and value is not None and value <= rules["above"]:

@@ -34,6 +34,11 @@ def _choice(default: str, *others: str) -> Any:
     return field(default=default, metadata={"choices": (default, *others)})
 
 
+def _choices(*default: str, others: tuple[str, ...] = ()) -> Any:
+    """A list whose items are among the default ones and the others."""
+    return field(default_factory=lambda: list(default), metadata={"each": (*default, *others)})
+
+
 def _device() -> Any:
     return field(default="auto", metadata={"device": True})  # auto, cpu, cuda or cuda:1
 
@@ -161,6 +166,8 @@ class TrainerConfig:
     clip_grad_norm: float | None = _above_zero(None, off="null")  # null does not clip
     threads: int = _at_least(0, 0)  # of PyTorch on the CPU; 0: PyTorch's choice
     probe_images: int = _at_least(0, 4)  # fixed images drawn with their detections at every evaluation
+    # Where curves go: event files, metrics.csv; Weights & Biases and MLflow need their packages.
+    trackers: list[str] = _choices("tensorboard", "csv")
     progress: bool = True  # show a progress bar on a terminal; without one there are lines
     init_from: str | None = None  # a run folder or checkpoint: a new run starts from its weights if they fit
     init_without: list[str] = _empty()  # beginnings of parameter names that it does not load, such as head

@@ -67,3 +67,26 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:
     """Write JSON atomically, with a newline at the end."""
     write_text(path, json.dumps(content, indent=indent) + "\n")
+
+
+class Appender:
+    """Appends records to a file, each whole or not at all: what an error leaves of one is cut off again."""
+
+    def __init__(self, path: Path):
+        """Creates the file if it is not there."""
+        self._file = path.open("ab", buffering=0)
+        self._size = os.fstat(self._file.fileno()).st_size
+
+    def append(self, record: bytes) -> None:
+        """In the file when it returns; an OSError leaves the file as it was."""
+        rest = memoryview(record)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError:
+            os.ftruncate(self._file.fileno(), self._size)
+            raise
+        self._size += len(record)
+
+    def close(self) -> None:
+        self._file.close()

@@ -42,14 +42,11 @@ def log(run: Run, recent: Recent, clock: Clock, bar: tqdm, numbers: dict[str, fl
 
 
 def record_evaluation(run: Run, evaluation: Evaluation, seconds: float) -> None:
-    """Logs numbers and pictures, writes best.pt, if it is the best so far, and the summary, calls the user's
-    hooks, and writes last.pt.
+    """Writes best.pt, if it is the best so far, curves and pictures, and the summary, calls the user's hooks,
+    and writes last.pt.
 
     last.pt comes last: where it is at the final step, a resume finds nothing left to write.
     """
-    run.tracker.scalars({**run.task.curves(), "time/evaluation": seconds}, run.progress.step)
-    for tag, images in run.task.pictures().items():
-        run.tracker.images(tag, images, run.progress.step)
     score = evaluation.scalars[run.task.metric]
     best = score is not None and score > run.progress.best
     if best:
@@ -57,6 +54,7 @@ def record_evaluation(run: Run, evaluation: Evaluation, seconds: float) -> None:
         run.progress.best_step = run.progress.step
         run.progress.best_scalars = dict(evaluation.scalars)
         save_run(run, ckpt.BEST)
+    record_curves(run, seconds)
     if evaluation.images:
         numbers = ", ".join(f"{name} {cell(evaluation.scalars[name], '.4f')}" for name in run.task.headline)
         log_progress(
@@ -68,3 +66,13 @@ def record_evaluation(run: Run, evaluation: Evaluation, seconds: float) -> None:
     run.hooks.after_evaluation(run, evaluation)
     run.progress.evaluated = run.progress.step
     save_run(run, ckpt.LAST)
+
+
+def record_curves(run: Run, seconds: float) -> None:
+    """Numbers and pictures of the last evaluation, which took `seconds`, to the tracker."""
+    step = run.progress.step
+    scores = {name: run.progress.best_scalars.get(name) for name in run.task.headline}
+    best = {f"best/{name}": score for name, score in scores.items() if score is not None}
+    run.tracker.scalars({**run.task.curves(), **best, "time/evaluation": seconds}, step)
+    for tag, images in run.task.pictures().items():
+        run.tracker.images(tag, images, step)

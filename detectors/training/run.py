@@ -62,8 +62,8 @@ class Run:
     task: Task
     optimizer: torch.optim.Optimizer
     train_loader: BatchLoader
-    tracker: Tracker
     device: torch.device
+    tracker: Tracker = field(default_factory=Tracker)
     progress: Progress = field(default_factory=Progress)
     recent: Recent = field(default_factory=Recent)
     saved_step: int = 0  # of last.pt

@@ -44,6 +44,7 @@ TAGS = {
     "val/AP_small": "COCO: AP of boxes under 32^2 pixels",
     "val/AP_medium": "COCO: AP of boxes from 32^2 to 96^2 pixels",
     "val/AP_large": "COCO: AP of boxes over 96^2 pixels",
+    "best/<metric>": "the same number of the best evaluation so far, by the metric that chooses best.pt",
     "val/broken_images": (
         "validation images that could not be used; their boxes count as missed; no point for none"
     ),

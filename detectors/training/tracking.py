@@ -1,71 +1,98 @@
-"""The writer of a run's curves, images and texts for TensorBoard.
+"""How a run records curves, pictures and texts, and the interface of the places that it writes to.
 
-The x axis is the optimiser step; train/images_seen counts images. docs/curves.md explains every tag.
+tracker_backends.py opens the places that trainer.trackers names. The x axis is the optimiser step;
+train/images_seen counts images. docs/curves.md explains every tag.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
+from torch import Tensor
 
 from detectors.training.tags import check_tag
 
+logger = logging.getLogger(__name__)
 
-class Tracker:
-    """Writes one run's curves, images and texts into `folder`.
+Setting = int | float | str
 
-    purge_step: for a resume in the same folder, the first step that will be written again: the checkpoint's
-    step + 1. TensorBoard then hides what the earlier process wrote from that step on, so that no curve runs
-    back over itself.
-    """
 
-    def __init__(self, folder: Path | str, *, purge_step: int | None = None):
-        self._writer = SummaryWriter(str(folder), purge_step=purge_step, flush_secs=10)
+class Backend:
+    """One place that a Tracker writes to. What a backend cannot hold, it leaves out: nothing happens here."""
+
+    name: str  # as in trainer.trackers
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Points at `step`, by tag. ValueError for a tag that is not in tags.TAGS; then none is written."""
-        for tag in values:
-            check_tag(tag)
-        for tag, value in values.items():
-            self._writer.add_scalar(tag, float(value), step)
+        """Points at `step`, by tag."""
 
     def images(self, tag: str, images: Sequence[np.ndarray], step: int) -> None:
-        """(H, W, 3) uint8 images of any sizes, as tag/0, tag/1, ...; each gets a slider over the steps."""
-        for n, image in enumerate(images):
-            self._writer.add_image(check_tag(f"{tag}/{n}"), image, step, dataformats="HWC")
+        """(H, W, 3) uint8 images of any sizes, as tag/0, tag/1, ..."""
 
-    def text(self, tag: str, text: str, step: int = 0) -> None:
-        """Shown in a fixed-width block."""
-        self._writer.add_text(check_tag(tag), "\n".join(f"    {line}" for line in text.splitlines()), step)
+    def text(self, tag: str, text: str, step: int) -> None:
+        """A text of several lines."""
 
-    def hparams(self, settings: Mapping[str, Any], metrics: Iterable[str]) -> None:
-        """One row of TensorBoard's HPARAMS table; call it once, at the end.
-
-        settings: the configuration; nested mappings become dotted names. metrics: tags whose last logged
-        values the row shows. PyTorch's add_hparams would open a second run folder and log the values again.
-        """
-        for summary in hparams(dict(_flat(settings)), {check_tag(tag): 0.0 for tag in metrics}):
-            self._writer.file_writer.add_summary(summary)
+    def hparams(self, settings: Mapping[str, Setting], metrics: Sequence[str]) -> None:
+        """The run's row in a table of runs: its settings, the important ones first, and tags of scalars."""
 
     def flush(self) -> None:
         """Writes what is buffered."""
-        self._writer.flush()
 
-    def close(self) -> None:
-        """Writes what is buffered and closes the file."""
-        self._writer.close()
+    def close(self, finished: bool) -> None:
+        """Writes what is buffered, and frees the file or connection. finished: the run reached its end."""
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, int | float | str]]:
-    """Dotted names, and values as numbers or text. True becomes text, because PyTorch would write 1."""
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            yield f"{prefix}{name}", value if number else str(value)
+class Tracker:
+    """Writes a run's curves, images and texts to all of its backends.
+
+    A backend that fails never ends a run: its first error is logged, and it is tried again at the next point.
+    """
+
+    def __init__(self, backends: Iterable[Backend] = ()):
+        self.backends = list(backends)
+        self._failed: set[str] = set()  # names of the backends whose failure was logged
+
+    def scalars(self, values: Mapping[str, float | Tensor], step: int) -> None:
+        """Points at `step`, by tag. ValueError for a tag that is not in tags.TAGS; then none is written."""
+        for tag in values:
+            check_tag(tag)
+        self._call("scalars", {tag: float(value) for tag, value in values.items()}, step)
+
+    def images(self, tag: str, images: Sequence[np.ndarray], step: int) -> None:
+        """(H, W, 3) uint8 images of any sizes, as tag/0, tag/1, ...; each gets a slider over the steps."""
+        for n in range(len(images)):
+            check_tag(f"{tag}/{n}")
+        self._call("images", tag, images, step)
+
+    def text(self, tag: str, text: str, step: int = 0) -> None:
+        """Shown in a fixed-width block."""
+        self._call("text", check_tag(tag), text, step)
+
+    def hparams(self, settings: Mapping[str, Any], metrics: Iterable[str]) -> None:
+        """The run's row in TensorBoard's HPARAMS table, or in a backend's own; call it once, at the start.
+
+        settings: see training/hparams.py. metrics: tags whose last logged values the row shows.
+        """
+        self._call("hparams", dict(settings), [check_tag(tag) for tag in metrics])
+
+    def flush(self) -> None:
+        """Writes what is buffered."""
+        self._call("flush")
+
+    def close(self, *, finished: bool = False) -> None:
+        """Writes what is buffered and closes the backends. finished: the run reached its end."""
+        self._call("close", finished)
+
+    def _call(self, method: str, *arguments: Any) -> None:
+        for backend in self.backends:
+            try:
+                getattr(backend, method)(*arguments)
+            except Exception as error:  # whatever a backend's package may raise
+                if backend.name not in self._failed:
+                    self._failed.add(backend.name)
+                    logger.warning(
+                        f"{backend.name} could not write ({type(error).__name__}: {error}); the run goes on "
+                        "and tries again at each point, but logs no further failures"
+                    )

@@ -56,6 +56,11 @@ def test_a_checkpoints_configuration_is_read_back(plain):
         ("trainer.steps", None, "trainer.steps=None: must be a whole number"),
         ("mixing.mosaic", 1.5, "mixing.mosaic=1.5: must be 1 or less"),
         ("mixing.mixup", -0.1, "mixing.mixup=-0.1: must be 0 or more"),
+        (
+            "trainer.trackers",
+            ["csv", "tensorbord"],
+            "tensorbord must be one of tensorboard, csv; did you mean tensorboard?",
+        ),
         ("trainer.device", "gpu", "must be one of auto, cpu, cuda, cuda:0, cuda:1, ...; did you mean cuda?"),
         ("trainer.device", "gpu:1", "; did you mean cuda:1?"),
         ("trainer.device", "0", "; did you mean cuda:0?"),

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from detectors.data.files import atomic_file, write_json, write_text
+from detectors.data.files import Appender, atomic_file, write_json, write_text
+from tests.faults import file_size_limit
 
 
 def test_an_error_leaves_the_previous_file(tmp_path):
@@ -50,3 +51,16 @@ def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
     ):
         write_json(tmp_path / "a.json", {})
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_record_is_appended_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "records"
+    path.write_bytes(b"old ")
+    appender = Appender(path)
+    appender.append(b"first ")
+    with file_size_limit(12), pytest.raises(OSError, match="File too large"):
+        appender.append(b"second ")
+    assert path.read_bytes() == b"old first "
+    appender.append(b"third")
+    appender.close()
+    assert path.read_bytes() == b"old first third"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -19,16 +18,8 @@ from detectors.training.detection import DetectionTask
 from tests.training.test_engine import cache, interrupt_after, make_run, one_thread  # noqa: F401 - fixtures
 
 
-def wait_for_a_new_second(folder: Path) -> None:
-    """TensorBoard reads event files in the order of their names, which begin with the second of creation."""
-    newest = max(int(path.name.split(".")[3]) for path in folder.rglob("events.out.tfevents.*"))
-    while time.time() < newest + 1:
-        time.sleep(0.02)
-
-
 def resume(folder: Path, *overrides: str, which: str = ckpt.LAST) -> float | None:
     """As `train.py trainer.resume=FOLDER` does."""
-    wait_for_a_new_second(folder)
     stored = ckpt.load_checkpoint(folder / which)
     return script.train_run(script.resumed_config(stored, list(overrides)), folder, stored)
 
@@ -99,7 +90,6 @@ def test_points_after_the_checkpoint_are_written_anew(cache, tmp_path):  # noqa:
     first = make_run(tmp_path / "other", cache, "trainer.log_every=1", "trainer.steps=3")
     engine.train(first)
     for _ in range(2):
-        wait_for_a_new_second(tmp_path)
         stored = ckpt.load_checkpoint(tmp_path / "other/last.pt")
         config = script.resumed_config(stored, ["trainer.steps=5"])
         script.train_run(config, tmp_path, stored)

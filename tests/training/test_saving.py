@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import signal
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch.testing import assert_close
 from detectors.data.images import ImageError
 from detectors.training import checkpoint as ckpt
 from detectors.training import engine, progress, recording
+from detectors.training.csv_log import METRICS
 from detectors.training.detection import DetectionTask
 from detectors.training.run import Run
 from tests.training.test_engine import cache, interrupt_after, make_run, one_thread  # noqa: F401 - fixtures
@@ -32,6 +34,12 @@ def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     }
 
 
+def metrics(folder: Path) -> list[list[str]]:
+    """The rows of metrics.csv, without those that are times."""
+    with (folder / METRICS).open(newline="") as file:
+        return [row for row in csv.reader(file) if row[1] not in TIMES]
+
+
 def assert_same_run(parts: Path, whole: Path) -> None:
     """Weights, optimiser state, progress and curves, bit for bit."""
     first, second = (ckpt.load_checkpoint(folder / ckpt.LAST) for folder in (parts, whole))
@@ -39,6 +47,7 @@ def assert_same_run(parts: Path, whole: Path) -> None:
     assert_close(first.optimizer["state"], second.optimizer["state"], rtol=0, atol=0)
     assert first.progress | {"train_seconds": 0} == second.progress | {"train_seconds": 0}
     assert curves(parts) == curves(whole)
+    assert metrics(parts) == metrics(whole)
 
 
 def finished(folder: Path, cache: Path, *overrides: str) -> Path:  # noqa: F811
@@ -123,6 +132,8 @@ def test_an_evaluation_that_could_not_be_recorded_is_made_again(cache, tmp_path,
     first, second = (ckpt.load_checkpoint(folder / ckpt.LAST) for folder in (tmp_path / "parts", whole))
     assert first.progress | {"train_seconds": 0} == second.progress | {"train_seconds": 0}
     assert (tmp_path / "parts" / "summary.json").exists()
+    assert_every_point_once(tmp_path / "parts", log=[3, 6], evaluations=[3, 6])
+    assert metrics(tmp_path / "parts") == metrics(whole)
 
 
 def test_an_error_within_a_step_leaves_the_checkpoint_from_before(cache, tmp_path):  # noqa: F811

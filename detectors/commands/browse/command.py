@@ -30,6 +30,7 @@ from detectors.commands.browse.sample_sources import SampleSource, describe, ope
 from detectors.config.entry import require_at_least, verb
 from detectors.config.schema import SPLITS, to_yaml
 from detectors.drawing import image_grid
+from detectors.training.tensorboard_log import TensorBoardLog
 from detectors.training.tracking import Tracker
 
 JPEG_QUALITY = 75
@@ -47,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
         folder = Path(first.config.paths.output) / "browse"
         folder /= f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{first.config.name}"
     folder.mkdir(parents=True, exist_ok=True)
-    tracker = Tracker(folder)
+    tracker = Tracker([TensorBoardLog(folder)])
     pictures = comparison_pictures(sources, args) if args.compare else sample_pictures(first, args)
     for name, name_pages in pictures.items():
         for number, page in enumerate(name_pages, 1):
