@@ -29,6 +29,7 @@ from detectors.training.hooks import Hooks, users_hooks
 from detectors.training.hparams import row_metrics, varied_settings
 from detectors.training.initial_weights import initial_weights, start_from
 from detectors.training.outcome import outcome
+from detectors.training.precision import suited
 from detectors.training.run import Run
 from detectors.training.run_files import SUMMARY
 from detectors.training.run_log import errors_in_log
@@ -173,7 +174,7 @@ def build_run(config: Config, folder: Path, stored: ckpt.Checkpoint | None) -> R
         task=DetectionTask(
             detector, config=config, device=device, val_loader=val_loader, val_annotations=val_annotations
         ),
-        optimizer=build(config.optimizer, detector),
+        optimizer=suited(build(config.optimizer, detector), config.trainer.precision),
         train_loader=assemble.train_loader(config, annotations, start_step=stored.step if stored else 0),
         device=device,
     )

@@ -162,7 +162,8 @@ class TrainerConfig:
     log_every: int = _at_least(1, 10)  # steps
     eval_batch_size: int = _at_least(1, 16)  # images
     device: str = _device()
-    precision: str = _choice("float32", "bfloat16")  # bfloat16: autocast; offsets and losses stay in float32
+    # bfloat16 and float16: autocast of the network; offsets, targets and losses stay in float32
+    precision: str = _choice("float32", "bfloat16", "float16")
     clip_grad_norm: float | None = _above_zero(None, off="null")  # null does not clip
     threads: int = _at_least(0, 0)  # of PyTorch on the CPU; 0: PyTorch's choice
     probe_images: int = _at_least(0, 4)  # fixed images drawn with their detections at every evaluation

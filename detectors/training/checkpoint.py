@@ -32,6 +32,7 @@ class Checkpoint:
     optimizer: dict[str, Any]
     random: dict[str, torch.Tensor]  # PyTorch's generators
     recent: dict[str, Any] = field(default_factory=dict)  # loss terms since the last log line: Recent.state()
+    scaler: dict[str, float] = field(default_factory=dict)  # float16's loss scale: LossScaler.state()
 
 
 def save_checkpoint(checkpoint: Checkpoint) -> None:

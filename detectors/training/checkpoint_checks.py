@@ -29,6 +29,7 @@ FIELDS = {
 PROGRESS_FIELDS = get_type_hints(Progress)
 # A resume needs these; checkpoints of older versions have no others.
 REQUIRED_PROGRESS = ("images_seen", "train_seconds", "best")
+COMPUTATION = ("foreach", "fused")  # hyperparameters of an optimiser that do not affect what it computes
 LARGEST_COUNT = 2**62  # of steps and images: int64 holds it
 LARGEST_CONFIG = 100_000  # entries; a few bytes of pickle can stand for any number of them
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -46,6 +47,7 @@ def check_content(content: Mapping[str, Any], place: str) -> None:
     _check_config(content["config"], place)
     _check_progress(content, place)
     _check_recent(content.get("recent", {}), f"{place}: recent")
+    _check_scaler(content.get("scaler", {}), f"{place}: scaler")
     for name, tensor in content["model"].items():
         if problem := _tensor_problem(tensor):
             raise ValueError(f"{place}: model[{name!r}] {problem}; {GO_ON}")
@@ -111,6 +113,20 @@ def _check_recent(recent: Any, place: str) -> None:
         raise ValueError(f"{place}: terms must be a number for each name and batch; {GO_ON}")
 
 
+def _check_scaler(scaler: Any, place: str) -> None:
+    """{}, or what LossScaler.state returns."""
+    if scaler == {}:
+        return
+    if not isinstance(scaler, dict):
+        raise ValueError(f"{place} is {kind_of(scaler)}, must be a dict; {GO_ON}")
+    check_fields(scaler, {"scale": float, "growth_tracker": int, "overflows": int}, place, GO_ON)
+    if scaler["scale"] <= 0:
+        raise ValueError(f"{place}: scale is {scaler['scale']}, must be above 0; {GO_ON}")
+    for name in ("growth_tracker", "overflows"):
+        if not 0 <= scaler[name] < 2**31:  # int32 holds it
+            raise ValueError(f"{place}: {name} is {kind_of(scaler[name])}, must be 0 or more; {GO_ON}")
+
+
 def stored_progress(progress: Mapping[str, Any], step: int, place: str) -> Progress:
     """The progress of a checkpoint that a run goes on from, at `step`; its types were checked on reading."""
     if absent := [name for name in REQUIRED_PROGRESS if name not in progress]:
@@ -162,12 +178,13 @@ def checked_optimizer_state(
 ) -> dict[str, Any]:
     """An optimiser's stored state, if it is that of `optimizer`: groups, hyperparameters, state by parameter.
 
-    Hyperparameters that an older PyTorch did not have get the values of `optimizer`.
+    Hyperparameters that an older PyTorch did not have get the values of `optimizer`. So do those that say how
+    a step is computed: a resume may change the precision.
     """
     place = f"{place}: optimizer"
     check_fields(stored, {"state": dict, "param_groups": list}, place, GO_ON)
     own_groups = optimizer.state_dict()["param_groups"]
-    groups = stored["param_groups"]
+    groups = list(stored["param_groups"])
     if len(groups) != len(own_groups):
         raise ValueError(f"{place}: has {len(groups)} groups, this model's has {len(own_groups)}; {GO_ON}")
     parameters = []
@@ -176,6 +193,7 @@ def checked_optimizer_state(
         if not isinstance(group, dict):
             raise ValueError(f"{where} is {kind_of(group)}, must be a dict; {GO_ON}")
         check_fields(group, {"params": list, "lr": float}, where, GO_ON)
+        group = groups[number] = group | {name: own[name] for name in COMPUTATION if name in own}
         for key, value in own.items():
             if not _same_kind(group.get(key, value), value):
                 given = kind_of(group[key])

@@ -20,6 +20,7 @@ from detectors.drawing import draw_detections
 from detectors.metrics.report import Report, report
 from detectors.models.detector import Detector
 from detectors.structures import AnchorGrid, Batch, Detections, EncodedTargets, HeadOutputs, Targets
+from detectors.training.precision import network_precision
 from detectors.training.run_log import shows_bar
 
 PROBE_SCORE = 0.3  # detections below this are not drawn
@@ -145,11 +146,6 @@ class DetectionTask:
             "parameters": self.module.parameter_count,
             "gflops": self.gflops,
         }
-
-
-def network_precision(precision: str, device: torch.device) -> torch.autocast:
-    """The context in which a network runs with trainer.precision; its outputs are float32 in any case."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 
 @torch.no_grad()

@@ -50,7 +50,7 @@ def train(run: Run) -> Evaluation:
             for _ in range(trainer.accumulate):
                 batch = clock.wait_for(batches).to(run.device, non_blocking=True)
                 terms = run.task.step(batch)
-                (sum(terms.values()) / trainer.accumulate).backward()
+                run.scaler.scale(sum(terms.values()) / trainer.accumulate).backward()
                 recent.add(terms, progress.step + 1, batch)
             grad_norm = update(run)
             progress.step += 1

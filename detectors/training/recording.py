@@ -25,7 +25,7 @@ def log(run: Run, recent: Recent, clock: Clock, bar: tqdm, numbers: dict[str, fl
     losses = recent.means()
     rates = clock.rates()
     scalars = {f"train/loss/{name}": value for name, value in losses.items()}
-    scalars |= {f"train/{name}": float(value) for name, value in numbers.items()}
+    scalars |= {f"train/{name}": float(value) for name, value in {**numbers, **run.scaler.numbers()}.items()}
     scalars |= {f"train/{name}": value for name, value in rates.items()}
     scalars["train/images_seen"] = run.progress.images_seen
     if broken := len(run.train_loader.problems):

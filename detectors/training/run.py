@@ -15,6 +15,7 @@ from detectors.config.schema import Config
 from detectors.data.loading import BatchLoader
 from detectors.structures import Batch
 from detectors.training.hooks import Hooks
+from detectors.training.precision import LossScaler
 from detectors.training.progress import Progress, Recent
 from detectors.training.tracking import Tracker
 
@@ -68,3 +69,7 @@ class Run:
     recent: Recent = field(default_factory=Recent)
     saved_step: int = 0  # of last.pt
     hooks: Hooks = field(default_factory=Hooks)  # the user's functions
+    scaler: LossScaler = field(init=False)
+
+    def __post_init__(self):
+        self.scaler = LossScaler(self.optimizer, self.config.trainer.precision, self.device)

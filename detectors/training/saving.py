@@ -45,6 +45,7 @@ def save_run(run: Run, name: str) -> None:
             optimizer=optimizer,
             random=ckpt.random_state(),
             recent=run.recent.state(),
+            scaler=run.scaler.state(),
         )
     )
     if name == ckpt.LAST:
@@ -105,5 +106,6 @@ def restore(run: Run, checkpoint: ckpt.Checkpoint) -> None:
     run.progress = stored_progress(checkpoint.progress, checkpoint.step, place)
     run.saved_step = run.progress.step
     run.recent.restore(checkpoint.recent, run.device)
+    run.scaler.restore(checkpoint.scaler)
     run.task.resume(run.progress.images_seen)
     ckpt.set_random_state(checkpoint.random, checkpoint.path)

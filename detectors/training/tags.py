@@ -20,6 +20,8 @@ TAGS = {
     "train/loss/prior": "YOLOv2: pull of unassigned predictions to their anchors, first 12,800 images only",
     "train/rate": "learning rate",
     "train/grad_norm": "2-norm of the whole gradient before clipping",
+    "train/loss_scale": "float16: what the loss is multiplied by, so that small gradients do not vanish",
+    "train/overflows": "float16: steps left out since the start, because a scaled gradient overflowed",
     "train/images_seen": "training images since the start of the run, repetitions counted",
     "train/images_per_second": "training images per second since the last point",
     "train/data_wait": "share of the time since the last point that was spent waiting for the next batch",

@@ -9,9 +9,13 @@ from detectors.training.run import Run
 
 
 def update(run: Run) -> Tensor | None:
-    """Clips the gradients and takes an optimiser step. Returns clip_gradients' norm."""
+    """Clips the gradients and takes an optimiser step, which LossScaler may leave out.
+
+    Returns clip_gradients' norm.
+    """
+    run.scaler.unscale()
     norm = clip_gradients(run.task.module, run.config.trainer.clip_grad_norm)
-    run.optimizer.step()
+    run.scaler.step()
     return norm
 
 

@@ -9,20 +9,16 @@ import os
 import re
 import signal
 import threading
-from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import nn
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from detectors import load
 from detectors.commands import train as script
 from detectors.config.check import check
 from detectors.config.schema import CONF
@@ -339,34 +335,6 @@ def test_only_harmless_settings_may_change_on_resume(cache, tmp_path):
     same = ["trainer.batch_size=4", f"paths.cache={cache}", "trainer.eval_batch_size=2", "data.cache=/other"]
     config = script.resumed_config(stored, same)
     assert (config.trainer.batch_size, config.trainer.eval_batch_size) == (4, 2)
-
-
-def test_a_bfloat16_run_is_evaluated_in_its_own_precision(cache, tmp_path):
-    """In training, by evaluate.py and by predict; a float32 run is not touched by it."""
-    run = make_run(tmp_path, cache, "trainer.precision=bfloat16", "trainer.steps=2")
-    engine.train(run)
-    dtypes = set()
-
-    def note(module, images, output):
-        dtypes.add(output.dtype)
-
-    def watch(module):
-        convolution = next(part for part in module.backbone.modules() if isinstance(part, nn.Conv2d))
-        convolution.register_forward_hook(note)
-
-    watch(run.task.module)
-    run.task.evaluate()
-    assert dtypes == {torch.bfloat16}
-    dtypes.clear()
-    run.task.config = replace(run.config, trainer=replace(run.config.trainer, precision="float32"))
-    run.task.evaluate()
-    assert dtypes == {torch.float32}
-
-    predictor = load(tmp_path)
-    watch(predictor.module)
-    dtypes.clear()
-    predictor.predict(np.zeros((20, 20, 3), np.uint8))
-    assert dtypes == {torch.bfloat16}
 
 
 def test_without_validation_images_a_run_ends_without_an_ap(tmp_path, cache):

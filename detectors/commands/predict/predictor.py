@@ -19,7 +19,7 @@ from detectors.data.images import ImageError, read_image
 from detectors.structures import Detections, ImageInfo
 from detectors.training import assemble
 from detectors.training import checkpoint as ckpt
-from detectors.training.detection import network_precision
+from detectors.training.precision import network_precision
 
 
 @dataclass(frozen=True)

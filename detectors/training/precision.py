@@ -1,0 +1,108 @@
+"""The precision of a run: autocast of the network, and the loss scale of float16."""
+
+from __future__ import annotations
+
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor
+
+AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}  # trainer.precision -> dtype
+SMALLEST_SCALE = 2**-10  # GradScaler starts at 2^16; the demo models settle at 2^11 and 2^12
+
+
+def network_precision(precision: str, device: torch.device) -> torch.autocast:
+    """The context in which a network runs with trainer.precision; its outputs are float32 in any case."""
+    return torch.autocast(device.type, dtype=AUTOCAST.get(precision), enabled=precision in AUTOCAST)
+
+
+class LossScaler:
+    """torch.amp.GradScaler for the one optimiser of a run, and a count of the steps that it leaves out.
+
+    The loss is multiplied by a large scale, because many gradients are below float16's smallest number. If
+    one overflows instead, weights and optimiser stay as they are, and the scale is halved; after 2,000 steps
+    without an overflow it is doubled. Nothing waits for the device, given an optimiser with fused steps.
+    With any other precision than float16 the scale is 1 and every step is taken.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, precision: str, device: torch.device):
+        self._optimizer = optimizer
+        self._scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
+        self._steps = 0
+        self._taken = torch.zeros((), dtype=torch.float64, device=device)
+        if self._scaler.is_enabled():
+            optimizer.register_step_pre_hook(self._count)
+
+    def _count(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """GradScaler gives a fused optimiser `found_inf`, 1 for an overflow; others it does not even call."""
+        self._taken += 1 - getattr(optimizer, "found_inf", 0)
+
+    def scale(self, loss: Tensor) -> Tensor:
+        return self._scaler.scale(loss)
+
+    def unscale(self) -> None:
+        """Divides the gradients by the scale, once after the last backward pass of a step."""
+        self._scaler.unscale_(self._optimizer)
+
+    def step(self) -> None:
+        """An optimiser step, unless gradients overflowed; then the scale of the next one."""
+        self._steps += 1
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+
+    def numbers(self) -> dict[str, float]:
+        """For the log: scale, and steps left out since the start of the run; none without float16.
+
+        Waits for the device. FloatingPointError if the gradients overflow whatever the scale.
+        """
+        if not self._scaler.is_enabled():
+            return {}
+        scale = self._scaler.get_scale()
+        if scale < SMALLEST_SCALE:
+            raise FloatingPointError(
+                f"the loss scale has fallen to {scale:g}, because gradients are not finite at any scale. Try "
+                "trainer.precision=bfloat16 or a lower optimizer.rate; the last checkpoint is from before"
+            )
+        return {"loss_scale": scale, "overflows": self._steps - int(self._taken)}
+
+    def state(self) -> dict[str, float]:
+        """For a checkpoint: `scale`, `growth_tracker` (steps since the last overflow), `overflows`."""
+        if not self._scaler.is_enabled():
+            return {}
+        numbers = self.numbers()
+        return {
+            "scale": numbers["loss_scale"],
+            "growth_tracker": self._scaler.state_dict()["_growth_tracker"],
+            "overflows": numbers["overflows"],
+        }
+
+    def restore(self, state: dict[str, float]) -> None:
+        """Takes up what state() returned; {} of another precision's run starts anew."""
+        if not state or not self._scaler.is_enabled():
+            return
+        stored = {"scale": state["scale"], "_growth_tracker": state["growth_tracker"]}
+        self._scaler.load_state_dict(self._scaler.state_dict() | stored)
+        self._steps = state["overflows"]
+        self._taken.zero_()
+
+
+def suited(optimizer: torch.optim.Optimizer, precision: str) -> torch.optim.Optimizer:
+    """A new optimiser; for float16 the same one with fused=True, which can leave out a step on the device.
+
+    GradScaler waits for the device at each step of any other one. So it does if there are no fused kernels,
+    as for RMSprop: then the optimiser is returned as it is.
+    """
+    kind = type(optimizer)
+    names = signature(kind).parameters
+    if precision != "float16" or "fused" not in names:
+        return optimizer
+    settings = {name: value for name, value in optimizer.defaults.items() if name in names}
+    groups = [group | {"fused": True, "foreach": None} for group in optimizer.param_groups]
+    fused = kind(groups, **settings | {"fused": True, "foreach": None})
+    if isinstance(fused, torch.optim.SGD):
+        # In torch 2.11 a first step that is left out leaves momentum without values (_fused_sgd: empty_like).
+        for group in filter(lambda group: group["momentum"], fused.param_groups):
+            for parameter in group["params"]:
+                fused.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return fused
