@@ -58,7 +58,7 @@ class DetectionDataset(Dataset):
     """Annotations seen through a transform. The key of a sample is (epoch, index) or a complete Key.
 
     Samples never have crowd boxes; they have difficult boxes if use_difficult (Darknet leaves them out).
-    Neither matters in evaluation, which reads the Annotations directly.
+    In evaluation, both matter for the validation loss only; AP reads the Annotations directly.
 
     on_error: what to do with an image that cannot be used. "stop" raises its ImageError. "replace" tries
     other images, drawn from (seed, epoch, index), in its place. "leave_out" leaves it out of its batch; it

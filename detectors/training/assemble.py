@@ -239,6 +239,7 @@ def eval_loader(
         annotations,
         transform,
         seed=config.seed,
+        use_difficult=config.data.train_difficult,
         on_error={"stop": "stop", "skip": "leave_out"}[data.on_error],
         reader=image_reader(config, annotations, kind),
     )

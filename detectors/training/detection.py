@@ -22,6 +22,7 @@ from detectors.models.detector import Detector
 from detectors.structures import AnchorGrid, Batch, Detections, EncodedTargets, HeadOutputs, Targets
 from detectors.training.precision import network_precision
 from detectors.training.run_log import shows_bar
+from detectors.training.validation_loss import ValidationLoss
 
 PROBE_SCORE = 0.3  # detections below this are not drawn
 
@@ -73,6 +74,7 @@ class DetectionTask:
         self._last_step: list | None = None  # outputs, encoded targets and anchors, for `statistics`
         self._last_detections: Detections | None = None  # of the last evaluation, for `pictures`
         self._last_report: Report | None = None
+        self._last_losses: dict[str, float] = {}
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Loss terms of a batch."""
@@ -95,20 +97,22 @@ class DetectionTask:
         """Average precision on the validation split. Leaves the detector in evaluation mode."""
         show = self.config.trainer.progress
         precision = self.config.trainer.precision
-        detections, _ = detect(self.module, self.val_loader, self.device, progress=show, precision=precision)
+        losses = ValidationLoss(self.module)
+        detections, _ = detect(
+            self.module, self.val_loader, self.device, progress=show, precision=precision, losses=losses
+        )
+        self._last_losses = losses.means()
         self._last_detections = detections
         self._last_report = report(self.val_annotations, detections)
         return self._last_report
 
     def curves(self) -> dict[str, float]:
-        """AP by definition, size and class; numbers without ground truth are left out."""
-        overall = {
-            f"val/{name}": ap for name, ap in self._last_report.scalars.items() if name.startswith("AP")
-        }
-        per_class = {
-            f"val_class/{name}/AP50": row["AP50"] for name, row in self._last_report.per_class.items()
-        }
-        curves = {tag: ap for tag, ap in {**overall, **per_class}.items() if ap is not None}
+        """Precision and recall by definition, size and class; losses. No number lacks ground truth."""
+        numbers = {f"val/{name}": value for name, value in self._last_report.scalars.items()}
+        for name, row in self._last_report.per_class.items():
+            numbers |= {f"val_class/{name}/{key}": row[key] for key in ("AP", "AP50")}
+        curves = {tag: value for tag, value in numbers.items() if value is not None}
+        curves |= {f"val/loss/{name}": value for name, value in self._last_losses.items()}
         if broken := len(self.val_loader.problems):
             curves["val/broken_images"] = broken
         return curves
@@ -156,10 +160,11 @@ def detect(
     *,
     progress: bool,
     precision: str = "float32",
+    losses: ValidationLoss | None = None,
 ) -> tuple[Detections, float]:
     """Detections of every image of the loader, in the original frame; `image` is the row of its Annotations.
 
-    precision: trainer.precision of the run.
+    precision: trainer.precision of the run. losses: gets every batch.
     Also returns the seconds spent without loading. Leaves the detector in evaluation mode.
     """
     detector.eval()
@@ -172,6 +177,8 @@ def detect(
             outputs = detector(images)
         detections = detector.detections(outputs, batch.infos, images.shape[-2:]).to("cpu")
         seconds += perf_counter() - started
+        if losses is not None:
+            losses.add(outputs, batch.targets.to(device, non_blocking=True), images.shape[-2:])
         rows = torch.tensor([info.index for info in batch.infos])
         parts.append(
             Detections(rows[detections.image], detections.boxes, detections.scores, detections.labels)

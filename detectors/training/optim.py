@@ -63,9 +63,10 @@ def parameter_groups(
             kind = "biases" if name.endswith("bias") else "weights" if parameter.ndim > 1 else "scales"
             kinds[kind].append(parameter)
     groups = [
-        {"params": kinds["weights"], "weight_decay": weight_decay, "rate_factor": 1.0},
-        {"params": kinds["biases"], "weight_decay": 0.0, "rate_factor": bias_rate_factor},
+        {"name": "weights", "params": kinds["weights"], "weight_decay": weight_decay, "rate_factor": 1.0},
+        {"name": "biases", "params": kinds["biases"], "weight_decay": 0.0, "rate_factor": bias_rate_factor},
         {
+            "name": "scales",
             "params": kinds["scales"],
             "weight_decay": weight_decay if decay_scales else 0.0,
             "rate_factor": 1.0,

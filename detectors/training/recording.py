@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import resource
+import sys
+
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -12,6 +16,7 @@ from detectors.training.progress import Clock, Recent
 from detectors.training.run import Evaluation, Run
 from detectors.training.run_log import log_progress, shows_bar
 from detectors.training.saving import save_run
+from detectors.training.update import weight_norm
 
 
 def progress_bar(run: Run) -> tqdm:
@@ -27,6 +32,9 @@ def log(run: Run, recent: Recent, clock: Clock, bar: tqdm, numbers: dict[str, fl
     scalars = {f"train/loss/{name}": value for name, value in losses.items()}
     scalars |= {f"train/{name}": float(value) for name, value in {**numbers, **run.scaler.numbers()}.items()}
     scalars |= {f"train/{name}": value for name, value in rates.items()}
+    scalars |= group_rates(run.optimizer, scalars["train/rate"])
+    scalars["train/weight_norm"] = float(weight_norm(run.task.module))
+    scalars["train/peak_memory"] = peak_memory(run.device)
     scalars["train/images_seen"] = run.progress.images_seen
     if broken := len(run.train_loader.problems):
         scalars["train/broken_images"] = broken
@@ -39,6 +47,20 @@ def log(run: Run, recent: Recent, clock: Clock, bar: tqdm, numbers: dict[str, fl
         run.config.trainer.progress,
     )
     bar.set_postfix(loss=f"{losses['total']:.3f}", images_per_s=f"{rates['images_per_second']:.1f}")
+
+
+def group_rates(optimizer: torch.optim.Optimizer, rate: float) -> dict[str, float]:
+    """Tag -> rate of each parameter group whose rate is not the run's."""
+    groups = {group.get("name", number): group["lr"] for number, group in enumerate(optimizer.param_groups)}
+    return {f"train/rate/{name}": own for name, own in groups.items() if own != rate}
+
+
+def peak_memory(device: torch.device) -> float:
+    """GiB: on a GPU the most that tensors have had at once, on a CPU the most that the process has had."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 def record_evaluation(run: Run, evaluation: Evaluation, seconds: float) -> None:

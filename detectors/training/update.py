@@ -27,3 +27,8 @@ def clip_gradients(module: nn.Module, limit: float | None) -> Tensor | None:
 def gradient_norm(module: nn.Module) -> Tensor:
     """L2 norm over all gradients."""
     return get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
+
+
+def weight_norm(module: nn.Module) -> Tensor:
+    """L2 norm over all weights that are trained."""
+    return get_total_norm([p.detach() for p in module.parameters() if p.requires_grad])

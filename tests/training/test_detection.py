@@ -54,9 +54,13 @@ def test_an_evaluation_gives_curves_and_pictures(run):
     report = run.task.evaluate()
     curves = run.task.curves()
     assert curves["val/AP"] == report.scalars["AP"]
-    assert {
-        f"val_class/{name}/AP50" for name, row in report.per_class.items() if row["AP50"] is not None
-    } == {tag for tag in curves if tag.startswith("val_class/")}
+    named = {name for name, row in report.per_class.items() if row["AP50"] is not None}
+    assert {f"val_class/{name}/{key}" for name in named for key in ("AP", "AP50")} == {
+        tag for tag in curves if tag.startswith("val_class/")
+    }
+    defined = {name for name, value in report.scalars.items() if value is not None}
+    assert {"AP", "AP75", "AR1", "AR100"} <= defined
+    assert {f"val/{name}": report.scalars[name] for name in defined}.items() <= curves.items()
     assert None not in curves.values() and "val/broken_images" not in curves
     (images,) = run.task.pictures().values()
     assert len(images) == run.config.trainer.probe_images

@@ -1,0 +1,84 @@
+"""What a log point and an evaluation record."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+import torch
+
+from detectors.training import engine
+from detectors.training.csv_log import METRICS
+from detectors.training.recording import group_rates, peak_memory
+from detectors.training.update import weight_norm
+from tests.training.test_engine import cache, make_run, one_thread  # noqa: F401 - fixtures
+
+
+def rows(folder) -> dict[str, dict[int, float]]:
+    """Tag -> step -> value, of metrics.csv."""
+    found: dict[str, dict[int, float]] = {}
+    with (folder / METRICS).open(newline="") as file:
+        for row in csv.DictReader(file):
+            found.setdefault(row["tag"], {})[int(row["step"])] = float(row["value"])
+    return found
+
+
+@pytest.mark.parametrize("model", ["yolov2_160", "ssd160"])
+def test_the_points_of_a_run(model, cache, tmp_path):  # noqa: F811
+    """Both detectors have the same tags, but for YOLOv2's terms and Darknet's numbers."""
+    run = make_run(tmp_path, cache, model=model)
+    engine.train(run)
+    run.tracker.close()
+    points = rows(tmp_path)
+    common = ["loss/total", "loss/box", "loss/class", "rate", "grad_norm", "weight_norm", "images_seen"]
+    common += ["images_per_second", "data_wait", "peak_memory", "positives_per_image", "mean_matched_iou"]
+    for tag in [f"train/{name}" for name in common]:
+        assert list(points[tag]) == [3, 6], tag
+    evaluated = [
+        "val/AP",
+        "val/AP75",
+        "val/AR100",
+        "val/loss/total",
+        "val/loss/box",
+        "best/AP",
+        "best/AP50_voc10",
+    ]
+    seen = run.task.class_names[run.task.val_annotations.labels[0]]
+    for tag in [*evaluated, "time/evaluation", f"val_class/{seen}/AP", f"val_class/{seen}/AP50"]:
+        assert list(points[tag]) == [3, 6], tag
+    assert points["best/AP"][6] == run.progress.best >= points["val/AP"][6]
+    norm = sum(p.detach().square().sum() for p in run.task.module.parameters()).sqrt()
+    assert points["train/weight_norm"][6] == pytest.approx(norm.item(), rel=1e-5)
+    assert not any(tag.startswith("train/rate/") for tag in points)
+
+
+def test_rates_of_groups_that_differ(cache, tmp_path):  # noqa: F811
+    run = make_run(tmp_path, cache, "optimizer=sgd_caffe", "schedule=constant", "trainer.steps=3")
+    assert run.config.optimizer["bias_rate_factor"] == 2
+    engine.train(run)
+    run.tracker.close()
+    points = rows(tmp_path)
+    assert points["train/rate/biases"][3] == 2 * points["train/rate"][3]
+    assert [tag for tag in points if tag.startswith("train/rate/")] == ["train/rate/biases"]
+
+
+def test_a_group_without_a_name_has_its_number():
+    parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    optimizer = torch.optim.SGD([{"params": parameters[:1]}, {"params": parameters[1:], "lr": 0.5}], lr=0.1)
+    assert group_rates(optimizer, 0.1) == {"train/rate/1": 0.5}
+
+
+def test_a_weight_norm_leaves_frozen_weights_out():
+    module = torch.nn.Linear(2, 1)
+    with torch.no_grad():
+        module.weight.copy_(torch.tensor([[3.0, 4.0]]))
+    module.bias.requires_grad_(False).fill_(100.0)
+    assert weight_norm(module).item() == 5
+
+
+def test_memory_is_that_of_the_process():
+    before = peak_memory(torch.device("cpu"))
+    block = torch.ones(300 * 2**20, dtype=torch.uint8)
+    assert 0.05 < before < 64
+    assert peak_memory(torch.device("cpu")) >= before
+    del block
