@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
+from detectors.anchors import DefaultBoxes
 from detectors.config.build import (
     LARGEST_INTEGER,
     MOVED,
@@ -265,17 +266,23 @@ def _activations_agree(config: Config) -> Iterator[SettingProblem]:
 
 
 def _scales_can_be_taken(config: Config, model: nn.Module, builder: str) -> Iterator[SettingProblem]:
-    """The first side that the anchors refuse: SSD takes one size only, YOLOv2 multiples of its stride."""
+    """SSD's default boxes are made for one size; YOLOv2 takes every multiple of its stride."""
+    place = "input.multi_scale"
     scales = config.input.multi_scale
-    for side in scales.sides() if scales else ():
+    sides = scales.sides() if scales else range(0)
+    if isinstance(model.anchors, DefaultBoxes) and any(model.anchors.size != (side, side) for side in sides):
+        height, width = model.anchors.size
+        what = (
+            f"{place}: {builder} is trained at {height} x {width} alone, for which its default boxes are made"
+        )
+        yield place, f"{what}; set {place}=null, or choose a YOLOv2"
+        return
+    for side in sides:
         try:
             model.anchors((side, side))
         except ValueError as error:
-            what = f"input.multi_scale: {builder} cannot take every side from {scales.min} to {scales.max}"
-            yield (
-                "input.multi_scale",
-                f"{what}: {str(error).partition(';')[0]}; set input.multi_scale=null, or other sides",
-            )
+            what = f"{place}: {builder} cannot take every side from {scales.min} to {scales.max}: {error}"
+            yield place, f"{what}; set {place}=null, or other sides"
             return
 
 

@@ -188,11 +188,9 @@ def test_missing_keyword(plain):
         ),
         (
             ["input.multi_scale={min: 88, max: 152}"],
-            "yolov2_tiny cannot take every side from 88 to 152: input size (88, 88) (height, width)",
-        ),
-        (
-            ["model=ssd160", "input.multi_scale={min: 96, max: 160}"],
-            "ssd160 cannot take every side from 96 to 160: input size (96, 96)",
+            "input.multi_scale: yolov2_tiny cannot take every side from 88 to 152: input size (88, 88) "
+            "(height, width): this YOLOv2 needs multiples of its stride 16; set input.multi_scale=null, "
+            "or other sides",
         ),
         (["input.multi_scale={min: 96, max: 160, every: 0}"], "input.multi_scale.every=0: must be 1 or more"),
         (["+trainer.foo=1"], "trainer.foo=1: there is no such setting; there are: steps,"),
@@ -205,6 +203,26 @@ def test_combinations(overrides, text):
         check(composed(*overrides))
     (found,) = error.value.problems
     assert text in found
+
+
+@pytest.mark.parametrize("side", [160, 300, 512])
+def test_an_ssd_is_trained_at_one_size(side):
+    """Its default boxes are published for that size; the range may hold it, and may be it alone."""
+    ranges = f"input.multi_scale={{min: {side - 32}, max: {side + 32}}}"
+    with pytest.raises(ConfigError) as error:
+        check(composed(f"model=ssd{side}", ranges))
+    assert error.value.problems == [
+        f"input.multi_scale: ssd{side} is trained at {side} x {side} alone, for which its default boxes are "
+        "made; set input.multi_scale=null, or choose a YOLOv2"
+    ]
+    config = check(composed(f"model=ssd{side}", f"input.multi_scale={{min: {side}, max: {side}}}"))
+    assert list(config.input.multi_scale.sides()) == [side]
+
+
+@pytest.mark.parametrize("model", ["yolov2", "yolov2_coco", "yolov2_2016", "yolov2_tiny", "yolov2_tiny_coco"])
+def test_every_yolov2_takes_darknets_sizes(model):
+    config = check(composed(f"model={model}", "input.multi_scale={min: 320, max: 608}"))
+    assert len(config.input.multi_scale.sides()) == 10
 
 
 def test_multi_scale_is_off_until_its_sides_are_set(plain):
