@@ -8,6 +8,7 @@ import inspect
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from yaml import YAMLError
 from detectors.config.build import describe_type, find_target
 from detectors.config.fresh_folder import remove_if_fresh
 from detectors.config.lasting_output import outlive_readers
+from detectors.config.multirun import job_table, record_job, recorded_jobs
 from detectors.config.schema import CONF, HINTS, prepared
 from detectors.data.suggestions import did_you_mean
 from detectors.tables import printable
@@ -37,6 +39,7 @@ USER_ERRORS = (
     FloatingPointError,
 )
 FULL_ERROR = "HYDRA_FULL_ERROR"
+LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm")  # of packages that need not be installed
 ENDS = "\n\t"  # control characters of our own messages
 
 
@@ -71,29 +74,50 @@ def _with_arguments(main: Callable[[], None], program: str) -> Callable[[], None
 
 
 def _inside(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
-    """Reports an error of a single run before Hydra adds lines of its own.
-
-    In a multirun the error passes, so that Hydra finishes the other jobs first.
-    """
+    """Reports an error of a single run before Hydra adds lines of its own."""
 
     @functools.wraps(task)  # Hydra finds config_path through __wrapped__
     def guarded(cfg: DictConfig) -> Any:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            return _job(task, cfg)
         try:
             return task(cfg)
         except USER_ERRORS as error:
-            hydra_config = HydraConfig.get()
-            if hydra_config.mode == RunMode.MULTIRUN:
-                raise
-            remove_if_fresh(Path(hydra_config.runtime.output_dir), f"{hydra_config.job.name}.log")
+            _remove_if_refused()
             _report(error)
 
     return guarded
 
 
-def _outside(main: Callable[[], None]) -> Callable[[], None]:
-    """Reports errors of composition, which happens before the task.
+def _job(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
+    """One job of a multirun, recorded. An error is shown at once and passes as a RuntimeError, which other
+    processes can read, too: Hydra counts the job as failed and goes on with the others.
+    """
+    try:
+        value = task(cfg)
+    except Exception as error:
+        if isinstance(error, USER_ERRORS):
+            _remove_if_refused()
+            text = printable(message(error), keep=ENDS)
+            sys.stderr.write(f"error: {text}\n")
+        else:
+            text = f"{type(error).__name__}: {error}"
+            traceback.print_exc()
+        record_job({"error": text})
+        raise RuntimeError(text) from error
+    record_job({"value": value})
+    return value
 
-    Hydra would print them itself and exit; with HYDRA_FULL_ERROR=1 it raises them.
+
+def _remove_if_refused() -> None:
+    config = HydraConfig.get()
+    remove_if_fresh(Path(config.runtime.output_dir), f"{config.job.name}.log")
+
+
+def _outside(main: Callable[[], None]) -> Callable[[], None]:
+    """Reports errors of composition, which happens before the task, and the failed jobs of a multirun.
+
+    Hydra would print the first one itself and exit; with HYDRA_FULL_ERROR=1 it raises it.
     """
 
     @functools.wraps(main)
@@ -102,8 +126,14 @@ def _outside(main: Callable[[], None]) -> Callable[[], None]:
         os.environ[FULL_ERROR] = "1"
         try:
             main()
-        except USER_ERRORS as error:
-            _report(error)
+        except Exception as error:
+            jobs = recorded_jobs()
+            if any("error" in job for job in jobs):
+                print(*job_table(jobs), sep="\n", file=sys.stderr)
+                raise SystemExit(2) from None
+            if isinstance(error, USER_ERRORS):
+                _report(error)
+            raise
         finally:
             os.environ[FULL_ERROR] = before
 
@@ -178,7 +208,10 @@ def _missing_config(error: MissingConfigException) -> str:
             "`--help` lists them"
         )
     listed = ", ".join(error.options)
-    hint = did_you_mean(name, error.options)
+    if group == "hydra/launcher" and name in LAUNCHERS:
+        hint = f"; it comes with: pip install 'detectors[{name.partition('_')[0]}]'"
+    else:
+        hint = did_you_mean(name, error.options)
     return f"{group}={name}: there is no such choice{hint}\n  choices of {group}: {listed}"
 
 

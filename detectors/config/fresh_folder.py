@@ -6,15 +6,25 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 HYDRAS_FILES = {Path(".hydra") / name for name in ("config.yaml", "hydra.yaml", "overrides.yaml")}
 
 
 class FolderNote(Callback):
-    """Notes whether the run's folder exists before Hydra makes it; conf/train.yaml names it to Hydra."""
+    """Notes whether a run's folder was there before Hydra made it; conf/train.yaml names it to Hydra."""
 
     fresh: Path | None = None  # the folder that Hydra makes in this process; None if it was there before
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """A multirun's folders are made before this; a new one holds Hydra's files, and no log yet."""
+        if config.hydra.mode == RunMode.MULTIRUN:
+            folder = Path(config.hydra.runtime.output_dir)
+            fresh = {path.relative_to(folder) for path in folder.rglob("*")} <= HYDRAS_FILES | {
+                Path(".hydra")
+            }
+            FolderNote.fresh = folder.absolute() if fresh else None
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.run.dir)
