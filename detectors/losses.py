@@ -6,7 +6,7 @@ and docs/ssd.md compare them. "The course" is experiencor/keras-yolo2.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +21,23 @@ CONFIDENT = 0.3  # objectness above which confident_recall counts a prediction; 
 NONZERO = 1e-6  # the course adds it to a count before dividing by the count
 
 
+class SharedLoss(nn.Module):
+    """A loss of a batch that several processes may share; by default it is one process's own.
+
+    processes: how many they are. average: a count of this process -> its mean over the processes; None: the
+    count itself. An n that is such a mean belongs to the whole batch: the mean of the processes' losses is
+    then the loss of the whole batch. Out of training, each process has batches of its own.
+    """
+
+    processes: int = 1
+    average: Callable[[Tensor], Tensor] | None = None
+
+    def _shared(self, count: Tensor) -> Tensor:
+        return count if self.average is None or not self.training else self.average(count)
+
+
 @builder("loss")
-class RegionLoss(nn.Module):
+class RegionLoss(SharedLoss):
     """YOLOv2's loss. Its default gradient is Darknet's hand-written one (src/region_layer.c, commit f6afaab).
 
     L = 1/n  sum over anchors of  m/2 |box error|^2 + o/2 (sigmoid(objectness) - t)^2
@@ -107,7 +122,7 @@ class RegionLoss(nn.Module):
     def forward(self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid) -> dict[str, Tensor]:
         """Terms box, prior, object, noobject and class, each normalised."""
         if self.training:
-            self.images_seen += len(outputs.offsets)
+            self.images_seen += len(outputs.offsets) * self.processes
         positive = encoded.positive  # (B, A)
         iou = self._box_iou(outputs, encoded, grid)  # (B, M, A)
         box_weights = self._box_weights(positive, encoded, grid)
@@ -137,7 +152,7 @@ class RegionLoss(nn.Module):
         """n for one kind of error. weights: (B, ...)."""
         if self.normalizer == "batch":
             return len(weights)
-        return (weights > 0).sum(dtype=weights.dtype) + NONZERO
+        return self._shared((weights > 0).sum(dtype=weights.dtype)) + NONZERO
 
     def _box_error(self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid) -> Tensor:
         """(B, A) squared error of centre and size together."""
@@ -248,7 +263,7 @@ class RegionLoss(nn.Module):
 
 
 @builder("loss")
-class MultiBoxLoss(nn.Module):
+class MultiBoxLoss(SharedLoss):
     """SSD's loss, equations 1 to 3; by default as in Caffe (multibox_loss_layer.cpp, branch ssd, 4817bf8).
 
     L = (cross-entropy over positives and mined negatives + box_scale * smooth L1 over positives) / n,
@@ -301,9 +316,10 @@ class MultiBoxLoss(nn.Module):
     def _normalizer(self, count: Tensor) -> Tensor:
         """(B, 1) positives of each image -> () or (B, 1) divisor of the errors."""
         if self.normalizer == "batch":
-            return count.sum().clamp(min=1)
+            positives = self._shared(count.sum())
+            return torch.where(positives > 0, positives, 1)  # a mean over processes can be below 1
         if self.normalizer == "floor":
-            return count.clamp(min=1).sum()
+            return self._shared(count.clamp(min=1).sum())
         return count.clamp(min=1) * len(count)
 
     def _mined(self, error: Tensor, encoded: EncodedTargets, count: Tensor) -> Tensor:

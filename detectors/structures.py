@@ -167,6 +167,11 @@ class Detections(_Movable):
         keep = self.scores >= score
         return Detections(self.image[keep], self.boxes[keep], self.scores[keep], self.labels[keep])
 
+    def by_image(self) -> Detections:
+        """Sorted by image; within one, the order stays."""
+        order = self.image.sort(stable=True).indices
+        return Detections(self.image[order], self.boxes[order], self.scores[order], self.labels[order])
+
     @staticmethod
     def concatenate(parts: list[Detections]) -> Detections:
         """One record from many; an empty list gives an empty record on the CPU."""

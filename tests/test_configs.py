@@ -29,7 +29,7 @@ COUNTS = {
     "schedule": 4,
     "trainer": 2,
 }
-HYDRA = {"help": 2, "job_logging": 2}
+HYDRA = {"help": 2, "job_logging": 3}
 SIZES = {
     "160": (160, 160),
     "300": (300, 300),

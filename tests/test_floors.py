@@ -192,7 +192,7 @@ def test_five_files_from_train_to_a_loss_term():
     calls = {
         "train": "from detectors.commands.train import main",
         "commands.train": "engine.train(run)",
-        "training.engine": "run.task.step(batch)",
+        "training.engine": "run.task.step(batch, ",
         "training.detection": "detector.loss(outputs, encoded, grid)",
         "losses": "class RegionLoss",
     }

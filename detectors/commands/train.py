@@ -25,11 +25,13 @@ from detectors.data.suspicious_boxes import remark
 from detectors.training import assemble, engine
 from detectors.training import checkpoint as ckpt
 from detectors.training.detection import DetectionTask
+from detectors.training.distributed import ALONE, Processes, joined, shared_detector
 from detectors.training.hooks import Hooks, users_hooks
 from detectors.training.hparams import row_metrics, varied_settings
 from detectors.training.initial_weights import initial_weights, start_from
 from detectors.training.outcome import outcome
 from detectors.training.precision import suited
+from detectors.training.progress import Recent
 from detectors.training.run import Run
 from detectors.training.run_files import SUMMARY
 from detectors.training.run_log import errors_in_log
@@ -69,15 +71,20 @@ def main(cfg: DictConfig) -> float | None:
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     try:
-        with errors_in_log():
-            return train_run(config, Path(HydraConfig.get().runtime.output_dir), stored, hooks)
+        with errors_in_log(), joined() as processes:
+            folder = processes.of_first(Path(HydraConfig.get().runtime.output_dir))
+            return train_run(config, folder, stored, hooks, processes)
     except KeyboardInterrupt as stop:
         print(stop, file=sys.stderr)
         raise SystemExit(130) from stop
 
 
 def train_run(
-    config: Config, folder: Path, stored: ckpt.Checkpoint | None, hooks: Hooks | None = None
+    config: Config,
+    folder: Path,
+    stored: ckpt.Checkpoint | None,
+    hooks: Hooks | None = None,
+    processes: Processes = ALONE,
 ) -> float | None:
     """Trains a new or a resumed run in `folder`, see main. A finished run is left as it is."""
     if stored is not None and is_finished(stored, config):
@@ -90,7 +97,8 @@ def train_run(
         raise ValueError(
             f"{folder}: holds a run; go on with it: trainer.resume={folder}, or choose another hydra.run.dir"
         )
-    run = build_run(config, folder, stored)
+    with processes.together():
+        run = build_run(config, folder, stored, processes)
     run.hooks = hooks or run.hooks
     evaluation = None
     try:
@@ -146,18 +154,21 @@ def _refuse_changes(stored: ckpt.Checkpoint, now: DictConfig) -> None:
                 raise ValueError(f"{what}, and a resume cannot change it: {reason}")
 
 
-def build_run(config: Config, folder: Path, stored: ckpt.Checkpoint | None) -> Run:
+def build_run(
+    config: Config, folder: Path, stored: ckpt.Checkpoint | None, processes: Processes = ALONE
+) -> Run:
     """All parts of a training, in their state at step 0 or at the stored step.
 
     Says what is about to happen.
     """
     first_step = stored.step + 1 if stored else 0
-    device = assemble.choose_device(config.trainer.device)
+    device = assemble.choose_device(config.trainer.device, processes)
     origin = None
     if config.trainer.init_from and stored is None:
         origin = initial_weights(config.trainer.init_from)
     annotations, val_annotations = read_data(config, stored and stored.class_names)
     detector = assemble.seeded_detector(config, len(annotations.class_names)).to(device)
+    detector = shared_detector(detector, config.trainer, processes)
     if stored is not None:
         assemble.load_state(detector, stored)
     elif origin is not None:
@@ -167,20 +178,31 @@ def build_run(config: Config, folder: Path, stored: ckpt.Checkpoint | None) -> R
         val_annotations,
         batch_size=config.trainer.eval_batch_size,
         repeated=config.trainer.eval_every > 0,
+        processes=processes,
     )
     run = Run(
         config=config,
         folder=folder,
         task=DetectionTask(
-            detector, config=config, device=device, val_loader=val_loader, val_annotations=val_annotations
+            detector,
+            config=config,
+            device=device,
+            val_loader=val_loader,
+            val_annotations=val_annotations,
+            processes=processes,
         ),
         optimizer=suited(build(config.optimizer, detector), config.trainer.precision),
-        train_loader=assemble.train_loader(config, annotations, start_step=stored.step if stored else 0),
+        train_loader=assemble.train_loader(
+            config, annotations, start_step=stored.step if stored else 0, processes=processes
+        ),
         device=device,
+        recent=Recent(processes.mean),
+        processes=processes,
     )
     if stored is not None:
         restore(run, stored)
-    run.tracker = open_tracker(config, folder, run.progress if stored else None)
+    if processes.first:
+        run.tracker = open_tracker(config, folder, run.progress if stored else None)
     run.tracker.hparams(varied_settings(config), row_metrics(run.task.headline))
     run.tracker.text("run/config", to_yaml(config), first_step)
     run.tracker.text("run/commit", commit(), first_step)
@@ -252,7 +274,8 @@ def describe_run(run: Run, annotations: Annotations) -> None:
         f"{config.data.name}: {len(annotations)} training images with {len(annotations.labels)} boxes of "
         f"{len(annotations.class_names)} classes, {len(val_paths)} validation images{note}\n"
         f"step {run.progress.step} to {trainer.steps}, "
-        f"{trainer.batch_size * trainer.accumulate} images a step, on {run.device}\n"
+        f"{trainer.batch_size * trainer.accumulate * run.processes.world_size} images a step, on "
+        f"{run.processes.where(run.device)}\n"
         f"curves: tensorboard --logdir {run.folder}"
     )
 

@@ -24,6 +24,7 @@ from yaml import YAMLError
 from detectors.config.build import describe_type, find_target
 from detectors.config.fresh_folder import remove_if_fresh
 from detectors.config.lasting_output import outlive_readers
+from detectors.config.launched import leave_the_word_to_the_first, overrides_of_rank
 from detectors.config.multirun import job_table, record_job, recorded_jobs
 from detectors.config.schema import CONF, HINTS, prepared
 from detectors.data.suggestions import did_you_mean
@@ -67,7 +68,8 @@ def _with_arguments(main: Callable[[], None], program: str) -> Callable[[], None
     @functools.wraps(main)
     def with_arguments() -> None:
         outlive_readers()
-        sys.argv = [sys.argv[0], *prepared(sys.argv[1:], program)]
+        arguments = sys.argv[1:]
+        sys.argv = [sys.argv[0], *prepared(arguments, program), *overrides_of_rank(program, arguments)]
         main()
 
     return with_arguments
@@ -164,6 +166,7 @@ def require_at_least(options: argparse.Namespace, **least: int) -> None:
 
 
 def _report(error: Exception) -> None:
+    leave_the_word_to_the_first()
     text = printable(message(error), keep=ENDS)
     sys.stderr.write(f"error: {text}\n({FULL_ERROR}=1 shows where in the code this came up)\n")
     raise SystemExit(2)

@@ -155,7 +155,7 @@ class ScheduleConfig:
 @dataclass
 class TrainerConfig:
     steps: int = _at_least(1, 1200)  # optimiser steps
-    batch_size: int = _at_least(1, 8)  # images in one forward pass
+    batch_size: int = _at_least(1, 8)  # images in one forward pass of one process
     accumulate: int = _at_least(1, 1)  # forward passes in one step (Darknet's subdivisions)
     eval_every: int = _at_least(0, 0)  # steps; 0 evaluates at the end only
     save_every: int = _at_least(0, 0)  # steps between writings of last.pt; 0: at evaluations only
@@ -165,6 +165,9 @@ class TrainerConfig:
     # bfloat16 and float16: autocast of the network; offsets, targets and losses stay in float32
     precision: str = _choice("float32", "bfloat16", "float16")
     clip_grad_norm: float | None = _above_zero(None, off="null")  # null does not clip
+    # torchrun: counts by which a loss divides are those of all processes' images, or of each one's own.
+    loss_normalizer: str = _choice("global", "process")
+    sync_batch_norm: bool = False  # torchrun: batch statistics over the images of all processes, on GPUs
     threads: int = _at_least(0, 0)  # of PyTorch on the CPU; 0: PyTorch's choice
     probe_images: int = _at_least(0, 4)  # fixed images drawn with their detections at every evaluation
     # Where curves go: event files, metrics.csv; Weights & Biases and MLflow need their packages.

@@ -11,7 +11,7 @@ import logging
 import math
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import cv2
@@ -210,7 +210,7 @@ class BatchLoader(DataLoader):
     def __iter__(self) -> Iterator[Batch]:
         batches = super().__iter__()
         for fetched in batches:
-            self._log(fetched.problems)
+            self.note(fetched.problems)
             if fetched.error is not None:
                 break
             if fetched.samples is not None:
@@ -224,8 +224,8 @@ class BatchLoader(DataLoader):
             what += "; data.on_error=skip continues without it"
         raise ImageError(path, what, kind)
 
-    def _log(self, problems: list[Problem]) -> None:
-        """One warning per file."""
+    def note(self, problems: Iterable[Problem]) -> None:
+        """Counts problems, this process's or another's, with one warning per file."""
         consequence = "it is left out, and its boxes count as missed"
         if self.dataset.on_error == "replace":
             consequence = "other images take its place"
@@ -272,12 +272,22 @@ def build_train_loader(
 
 
 def build_eval_loader(
-    dataset: DetectionDataset, *, batch_size: int, workers: int, prefetch: int = 2
+    dataset: DetectionDataset,
+    *,
+    batch_size: int,
+    workers: int,
+    prefetch: int = 2,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> BatchLoader:
-    """Every image once, in the order of the Annotations; the last batch may be smaller."""
+    """Every image once, in the order of the Annotations; the last batch may be smaller.
+
+    Process `rank` of `world_size` takes every world_size-th batch. So the batches, and the detections to the
+    last bit, are those of one process.
+    """
     keys = [Key(0, index) for index in range(len(dataset))]
     batches = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
-    return _loader(dataset, batches, workers, prefetch)
+    return _loader(dataset, batches[rank::world_size], workers, prefetch)
 
 
 def _loader(dataset: DetectionDataset, batches: Sampler | list, workers: int, prefetch: int) -> BatchLoader:

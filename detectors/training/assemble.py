@@ -31,6 +31,7 @@ from detectors.data.voc import scan_voc, voc_sources
 from detectors.models.detector import Detector
 from detectors.training.checkpoint import Checkpoint
 from detectors.training.checkpoint_checks import GO_ON, check_model_state
+from detectors.training.distributed import ALONE, Processes
 
 logger = logging.getLogger(__name__)
 
@@ -194,8 +195,13 @@ def image_reader(config: Config, annotations: Annotations, kind: str) -> ImageRe
     return ImageReader(annotations, cache=cache, reduced=data.reduced_decode, max_pixels=data.max_pixels)
 
 
-def train_loader(config: Config, annotations: Annotations, *, start_step: int) -> BatchLoader:
-    """Batches from optimiser step `start_step` to the end; each step takes `accumulate` of them."""
+def train_loader(
+    config: Config, annotations: Annotations, *, start_step: int, processes: Processes = ALONE
+) -> BatchLoader:
+    """Batches from optimiser step `start_step` to the end; each step takes `accumulate` of them.
+
+    They are this process's share.
+    """
     trainer = config.trainer
     scales = multi_scale(config)
     return build_train_loader(
@@ -206,6 +212,8 @@ def train_loader(config: Config, annotations: Annotations, *, start_step: int) -
         start_step=start_step * trainer.accumulate,
         steps=trainer.steps * trainer.accumulate,
         size_of=scales and (lambda batch: scales(batch // trainer.accumulate)),
+        rank=processes.rank,
+        world_size=processes.world_size,
     )
 
 
@@ -224,9 +232,17 @@ def multi_scale(config: Config) -> MultiScale | None:
 
 
 def eval_loader(
-    config: Config, annotations: Annotations, *, batch_size: int, repeated: bool = False
+    config: Config,
+    annotations: Annotations,
+    *,
+    batch_size: int,
+    repeated: bool = False,
+    processes: Processes = ALONE,
 ) -> BatchLoader:
-    """Every image once, in order. repeated: used more than once, so that caching images in memory pays."""
+    """Every image once, in order; of several processes, this one's share.
+
+    repeated: used more than once, so that caching images in memory pays.
+    """
     transform = build_transform(
         augment=no_augmentation(),
         size=tuple(config.input.size),
@@ -243,11 +259,18 @@ def eval_loader(
         on_error={"stop": "stop", "skip": "leave_out"}[data.on_error],
         reader=image_reader(config, annotations, kind),
     )
-    return build_eval_loader(dataset, batch_size=batch_size, workers=data.workers, prefetch=data.prefetch)
+    return build_eval_loader(
+        dataset,
+        batch_size=batch_size,
+        workers=data.workers,
+        prefetch=data.prefetch,
+        rank=processes.rank,
+        world_size=processes.world_size,
+    )
 
 
-def choose_device(name: str) -> torch.device:
-    """'auto' takes a GPU if there is one; cuda:1 is the second one.
+def choose_device(name: str, processes: Processes = ALONE) -> torch.device:
+    """'auto' takes a GPU if there is one; cuda:1 is the second one. Each of several processes takes its own.
 
     ValueError for another name, or for a GPU that is not there.
     """
@@ -255,7 +278,7 @@ def choose_device(name: str) -> torch.device:
         raise ValueError(f"device={name!r}: {text}")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
+    device = processes.own_device(torch.device(name))
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={name}: PyTorch sees no GPU here; set device=cpu or device=auto")
     if device.index is not None:

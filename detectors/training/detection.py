@@ -4,6 +4,7 @@ detector.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import cached_property
 from time import perf_counter
 from typing import Any
@@ -20,9 +21,10 @@ from detectors.drawing import draw_detections
 from detectors.metrics.report import Report, report
 from detectors.models.detector import Detector
 from detectors.structures import AnchorGrid, Batch, Detections, EncodedTargets, HeadOutputs, Targets
+from detectors.training.distributed import ALONE, Processes, parallel, without_exchange
 from detectors.training.precision import network_precision
 from detectors.training.run_log import shows_bar
-from detectors.training.validation_loss import ValidationLoss
+from detectors.training.validation_loss import ValidationLoss, loss_means
 
 PROBE_SCORE = 0.3  # detections below this are not drawn
 
@@ -63,6 +65,7 @@ class DetectionTask:
         device: torch.device,
         val_loader: BatchLoader,
         val_annotations: Annotations,
+        processes: Processes = ALONE,
     ):
         self.module = detector
         self.config = config
@@ -70,15 +73,21 @@ class DetectionTask:
         self.val_loader = val_loader
         self.val_annotations = val_annotations
         self.class_names = val_annotations.class_names
-        self.train_step = TrainStep(detector, config.trainer.precision)
+        self.processes = processes
         self._last_step: list | None = None  # outputs, encoded targets and anchors, for `statistics`
         self._last_detections: Detections | None = None  # of the last evaluation, for `pictures`
         self._last_report: Report | None = None
         self._last_losses: dict[str, float] = {}
 
-    def step(self, batch: Batch) -> dict[str, Tensor]:
-        """Loss terms of a batch."""
-        terms, *self._last_step = self.train_step(batch.images, batch.targets)
+    @cached_property
+    def train_step(self) -> nn.Module:
+        """All processes make it at their first step, when none has failed before: they compare parameters."""
+        return parallel(TrainStep(self.module, self.config.trainer.precision), self.processes)
+
+    def step(self, batch: Batch, exchange: bool = True) -> dict[str, Tensor]:
+        """Loss terms of a batch. exchange: the backward pass averages all gradients over the processes."""
+        with nullcontext() if exchange else without_exchange(self.train_step):
+            terms, *self._last_step = self.train_step(batch.images, batch.targets)
         return terms
 
     def resume(self, images_seen: int) -> None:
@@ -94,16 +103,26 @@ class DetectionTask:
         return {**encoder, **self.module.loss.statistics(*self._last_step)}
 
     def evaluate(self) -> Report:
-        """Average precision on the validation split. Leaves the detector in evaluation mode."""
+        """Average precision on the validation split. Leaves the detector in evaluation mode.
+
+        Each process takes its share of the images; the first one computes.
+        """
         show = self.config.trainer.progress
         precision = self.config.trainer.precision
+        processes = self.processes
+        processes.copy_from_first(self.module)
         losses = ValidationLoss(self.module)
-        detections, _ = detect(
-            self.module, self.val_loader, self.device, progress=show, precision=precision, losses=losses
-        )
-        self._last_losses = losses.means()
-        self._last_detections = detections
-        self._last_report = report(self.val_annotations, detections)
+        with processes.together():
+            own, _ = detect(
+                self.module, self.val_loader, self.device, progress=show, precision=precision, losses=losses
+            )
+        processes.share_problems(self.val_loader)
+        detections, sums = zip(*processes.gathered((own, losses.sums_on_host())), strict=True)
+        self._last_losses = loss_means(sums)
+        self._last_detections = Detections.concatenate(detections).by_image()
+        with processes.together():
+            measured = report(self.val_annotations, self._last_detections) if processes.first else None
+        self._last_report = processes.of_first(measured)
         return self._last_report
 
     def curves(self) -> dict[str, float]:

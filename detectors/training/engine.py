@@ -30,7 +30,7 @@ def train(run: Run) -> Evaluation:
     module = run.task.module
     batches = iter(run.train_loader)
     recent = run.recent
-    clock = Clock(progress)
+    clock = Clock(progress, run.processes)
     evaluation = None
     with stop_requests() as stop, progress_bar(run) as bar, saved_on_error(run, clock):
         if progress.lacks_evaluation(trainer.steps, trainer.eval_every):
@@ -40,21 +40,21 @@ def train(run: Run) -> Evaluation:
         )
         module.train()
         clock.resume()
-        while progress.step < trainer.steps and not stop:
+        while progress.step < trainer.steps and not stop.agreed(run.processes):
             # One training step.
             rate = run.config.optimizer["rate"] * rate_factor(
                 run.config.schedule, progress.step + 1, trainer.steps
             )
             set_rate(run.optimizer, rate)
             run.optimizer.zero_grad(set_to_none=True)
-            for _ in range(trainer.accumulate):
+            for part in range(1, trainer.accumulate + 1):
                 batch = clock.wait_for(batches).to(run.device, non_blocking=True)
-                terms = run.task.step(batch)
+                terms = run.task.step(batch, exchange=part == trainer.accumulate)
                 run.scaler.scale(sum(terms.values()) / trainer.accumulate).backward()
                 recent.add(terms, progress.step + 1, batch)
             grad_norm = update(run)
             progress.step += 1
-            progress.images_seen += trainer.accumulate * len(batch.infos)
+            progress.images_seen += trainer.accumulate * len(batch.infos) * run.processes.world_size
             clock.in_step = False
             bar.update()
             run.hooks.after_step(run)
@@ -83,8 +83,9 @@ def interruptible_evaluation(run: Run, stop: StopRequests) -> Evaluation:
     """Evaluates and saves. A request to stop is not held back until the end: last.pt was written before."""
     stop.at_once = True
     try:
-        if stop:
-            raise KeyboardInterrupt
+        with run.processes.together():
+            if stop:
+                raise KeyboardInterrupt
         started = perf_counter()
         evaluation = run.task.evaluate()
         seconds = perf_counter() - started

@@ -42,6 +42,12 @@ def device_name(device: torch.device) -> str:
     return f"cpu, {torch.get_num_threads()} threads"
 
 
+def devices_name(run: Run) -> str:
+    """The hardware of all processes: '2 x cpu, 1 threads'."""
+    count = run.processes.world_size
+    return f"{count} x {device_name(run.device)}" if count > 1 else device_name(run.device)
+
+
 def write_summary(run: Run, evaluation: Evaluation) -> None:
     """summary.json: facts about the training for comparisons; the last evaluation (`validation`), the best.
 
@@ -57,7 +63,7 @@ def write_summary(run: Run, evaluation: Evaluation) -> None:
         "images_seen": progress.images_seen,
         "train_seconds": progress.train_seconds,
         "train_images_per_second": progress.images_seen / max(progress.train_seconds, 1e-9),
-        "device": device_name(run.device),
+        "device": devices_name(run),
         "validation": {"step": progress.step, **evaluation.as_dict()},
         "best": {"step": progress.best_step, **best_scalars(run)},
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from detectors.structures import Batch
+from detectors.training.distributed import ALONE, Processes
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 REPEAT = 1.0  # seconds
@@ -43,7 +44,9 @@ class Progress:
 class Recent:
     """Loss terms since the last log line, on the device. Reading them is the loop's only synchronisation."""
 
-    def __init__(self):
+    def __init__(self, average: Callable[[Tensor], Tensor] = lambda terms: terms):
+        """average: over the processes that train together."""
+        self.average = average
         self.clear()
 
     def clear(self) -> None:
@@ -63,7 +66,7 @@ class Recent:
 
     def add(self, terms: dict[str, Tensor], step: int, batch: Batch) -> None:
         self.names = list(terms)
-        self.terms.append(torch.stack([term.detach() for term in terms.values()]))
+        self.terms.append(self.average(torch.stack([term.detach() for term in terms.values()])))
         self.origin.append((step, [info.path for info in batch.infos]))
 
     def means(self) -> dict[str, float]:
@@ -103,8 +106,9 @@ class Recent:
 class Clock:
     """Seconds of training without evaluation, and how many of them the loop waited for data."""
 
-    def __init__(self, progress: Progress):
+    def __init__(self, progress: Progress, processes: Processes = ALONE):
         self.progress = progress
+        self.processes = processes
         self.in_step = False  # whether a forward pass of the next step may have changed the module
         self.waited = 0.0
         self.images = progress.images_seen
@@ -113,7 +117,8 @@ class Clock:
 
     def wait_for(self, batches: Iterator[Batch]) -> Batch:
         before = perf_counter()
-        batch = next(batches)
+        with self.processes.together():  # no process begins a step that another one cannot make
+            batch = next(batches)
         self.waited += perf_counter() - before
         self.in_step = True
         return batch
@@ -147,6 +152,12 @@ class StopRequests:
 
     def __bool__(self) -> bool:
         return bool(self.signals)
+
+    def agreed(self, processes: Processes) -> bool:
+        """Whether one of the processes was asked to stop; then all note it."""
+        if processes.any(bool(self)) and not self:
+            self.signals.append(signal.SIGTERM)
+        return bool(self)
 
     def note(self, number: int, frame: object) -> None:
         """A second signal ends the program; within REPEAT seconds it counts as the first.

@@ -21,12 +21,17 @@ from detectors.training.update import weight_norm
 
 def progress_bar(run: Run) -> tqdm:
     steps = run.config.trainer.steps
-    hidden = not shows_bar(run.config.trainer.progress)
+    hidden = not (run.processes.first and shows_bar(run.config.trainer.progress))
     return tqdm(total=steps, initial=run.progress.step, disable=hidden, unit="step")
 
 
 def log(run: Run, recent: Recent, clock: Clock, bar: tqdm, numbers: dict[str, float | Tensor]) -> None:
-    """Scalars to the tracker, the log and the bar. This is where the host waits for the device."""
+    """Scalars to the tracker, the log and the bar. This is where the host waits for the device.
+
+    numbers: of this process; all processes call it, and their means are logged.
+    """
+    numbers = run.processes.means(numbers)
+    run.processes.share_problems(run.train_loader)
     losses = recent.means()
     rates = clock.rates()
     scalars = {f"train/loss/{name}": value for name, value in losses.items()}
@@ -84,7 +89,8 @@ def record_evaluation(run: Run, evaluation: Evaluation, seconds: float) -> None:
             f"{seconds:.1f} s{', the best so far' if best else ''}",
             run.config.trainer.progress,
         )
-    write_summary(run, evaluation)
+    if run.processes.first:
+        write_summary(run, evaluation)
     run.hooks.after_evaluation(run, evaluation)
     run.progress.evaluated = run.progress.step
     save_run(run, ckpt.LAST)
@@ -96,5 +102,5 @@ def record_curves(run: Run, seconds: float) -> None:
     scores = {name: run.progress.best_scalars.get(name) for name in run.task.headline}
     best = {f"best/{name}": score for name, score in scores.items() if score is not None}
     run.tracker.scalars({**run.task.curves(), **best, "time/evaluation": seconds}, step)
-    for tag, images in run.task.pictures().items():
+    for tag, images in run.task.pictures().items() if run.processes.first else ():
         run.tracker.images(tag, images, step)

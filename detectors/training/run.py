@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from detectors.config.schema import Config
 from detectors.data.loading import BatchLoader
 from detectors.structures import Batch
+from detectors.training.distributed import ALONE, Processes
 from detectors.training.hooks import Hooks
 from detectors.training.precision import LossScaler
 from detectors.training.progress import Progress, Recent
@@ -39,7 +40,9 @@ class Task(Protocol):
     module: nn.Module  # what is trained and saved
     class_names: Sequence[str]
 
-    def step(self, batch: Batch) -> dict[str, Tensor]: ...  # named, already weighted loss terms of a batch
+    # Named, already weighted loss terms of a batch. exchange: the backward pass averages the gradients over
+    # the processes.
+    def step(self, batch: Batch, exchange: bool = True) -> dict[str, Tensor]: ...
 
     def resume(self, images_seen: int) -> None: ...  # tells it how many images the run has already seen
 
@@ -69,6 +72,7 @@ class Run:
     recent: Recent = field(default_factory=Recent)
     saved_step: int = 0  # of last.pt
     hooks: Hooks = field(default_factory=Hooks)  # the user's functions
+    processes: Processes = ALONE
     scaler: LossScaler = field(init=False)
 
     def __post_init__(self):

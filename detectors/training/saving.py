@@ -20,10 +20,12 @@ logger = logging.getLogger(__name__)
 
 
 def save_run(run: Run, name: str) -> None:
-    """Writes the whole state of a run as the checkpoint `name` in its folder.
+    """Writes the whole state of a run as the checkpoint `name` in its folder; the first process does.
 
     FloatingPointError, and nothing is written, if a loss since the last log line or the state is not finite.
     """
+    if not run.processes.first:
+        return
     run.recent.check()
     run.tracker.flush()  # a resume does not write points of earlier steps
     model = run.task.module.state_dict()

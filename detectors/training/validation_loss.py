@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -14,7 +17,8 @@ class ValidationLoss:
 
     The loss is training's, on batches in evaluation mode, without augmentation. Each batch counts with its
     number of images: where the loss is itself a mean over images, as YOLOv2's is, the result is the mean over
-    the split's images. The terms stay on the device until means().
+    the split's images. The terms stay on the device until sums_on_host(). Of several processes, each has its
+    share of the batches.
     """
 
     def __init__(self, detector: Detector):
@@ -33,9 +37,20 @@ class ValidationLoss:
         self.sums.append(torch.stack(list(terms.values())) * images)
         self.images += images
 
-    def means(self) -> dict[str, float]:
-        """Each term, and `total`, their sum; empty without a batch."""
+    def sums_on_host(self) -> tuple[dict[str, float], int]:
+        """The sum of each term over all images, and their number; no term without a batch."""
         if not self.sums:
-            return {}
-        means = torch.stack(self.sums).cpu().double().sum(0) / self.images
-        return {"total": means.sum().item(), **dict(zip(self.names, means.tolist(), strict=True))}
+            return {}, 0
+        sums = torch.stack(self.sums).cpu().double().sum(0)
+        return dict(zip(self.names, sums.tolist(), strict=True)), self.images
+
+
+def loss_means(parts: Iterable[tuple[dict[str, float], int]]) -> dict[str, float]:
+    """The mean of each term, and `total`, their sum; empty without an image. parts: of all processes."""
+    sums: Counter[str] = Counter()
+    images = 0
+    for part, count in parts:
+        sums.update(part)
+        images += count
+    means = {name: value / images for name, value in sums.items()}
+    return {"total": sum(means.values()), **means} if means else {}

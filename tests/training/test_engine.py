@@ -128,9 +128,9 @@ def test_all_batches_of_a_step_have_its_size(cache, tmp_path, monkeypatch):
     sizes = []
     original = DetectionTask.step
 
-    def step(task: DetectionTask, batch: Batch) -> dict:
+    def step(task: DetectionTask, batch: Batch, exchange: bool) -> dict:
         sizes.append(tuple(batch.images.shape[2:]))
-        return original(task, batch)
+        return original(task, batch, exchange)
 
     monkeypatch.setattr(DetectionTask, "step", step)
     run = make_run(tmp_path, cache, *MULTI_SCALE)

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from detectors.data.loading import collate
 from detectors.training import assemble
 from detectors.training.detection import detect
-from detectors.training.validation_loss import ValidationLoss
+from detectors.training.validation_loss import ValidationLoss, loss_means
 from tests.training.test_engine import cache, make_run, one_thread  # noqa: F401 - fixtures
 
 
@@ -18,7 +18,7 @@ def evaluated(run, batch_size: int) -> dict[str, float]:
     loader = assemble.eval_loader(run.config, run.task.val_annotations, batch_size=batch_size)
     losses = ValidationLoss(run.task.module)
     detect(run.task.module, loader, run.device, progress=False, losses=losses)
-    return losses.means()
+    return loss_means([losses.sums_on_host()])
 
 
 def terms_of(run, indices: list[int]) -> dict[str, torch.Tensor]:
