@@ -132,11 +132,11 @@ def resumed_config(stored: ckpt.Checkpoint, overrides: list[str]) -> Config:
                 "trainer.init_from is for a new run"
             )
         if not change.startswith(
-            ("trainer.", "paths.", "builders=", *(f"data.{name}=" for name in HARMLESS))
+            ("trainer.", "paths.", "optimizer.rate=", "builders=", *(f"data.{name}=" for name in HARMLESS))
         ):
             raise ValueError(
                 f"{change}: a resumed run keeps the configuration of {stored.path}; "
-                f"only trainer.* and data.{{{','.join(HARMLESS)}}} may change"
+                f"only trainer.*, optimizer.rate and data.{{{','.join(HARMLESS)}}} may change"
             )
     assemble.stored_config(stored)  # what is wrong in the file is not blamed on the overrides
     config = merged(stored.config, changes)

@@ -164,6 +164,8 @@ class TrainerConfig:
     device: str = _device()
     # bfloat16 and float16: autocast of the network; offsets, targets and losses stay in float32
     precision: str = _choice("float32", "bfloat16", "float16")
+    # Of a loss, weight or statistic with NaN or infinity; skip leaves such steps out and counts them.
+    on_nonfinite: str = _choice("stop", "skip")
     clip_grad_norm: float | None = _above_zero(None, off="null")  # null does not clip
     # torchrun: counts by which a loss divides are those of all processes' images, or of each one's own.
     loss_normalizer: str = _choice("global", "process")

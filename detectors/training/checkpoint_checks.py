@@ -44,7 +44,7 @@ def check_content(content: Mapping[str, Any], place: str) -> None:
     names = content["class_names"]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"{place}: class_names must name each class once; {GO_ON}")
-    _check_config(content["config"], place)
+    check_stored_config(content["config"], place)
     _check_progress(content, place)
     _check_recent(content.get("recent", {}), f"{place}: recent")
     _check_scaler(content.get("scaler", {}), f"{place}: scaler")
@@ -53,7 +53,7 @@ def check_content(content: Mapping[str, Any], place: str) -> None:
             raise ValueError(f"{place}: model[{name!r}] {problem}; {GO_ON}")
 
 
-def _check_config(config: dict, place: str) -> None:
+def check_stored_config(config: dict, place: str) -> None:
     """Plain settings that OmegaConf would not interpolate."""
     count = 0
     values: list[Any] = [config]

@@ -9,12 +9,11 @@ from __future__ import annotations
 from time import perf_counter
 
 from detectors.training import checkpoint as ckpt
-from detectors.training.optim import rate_factor, set_rate
 from detectors.training.progress import Clock, StopRequests, is_due, stop_requests
 from detectors.training.recording import log, progress_bar, record_evaluation
 from detectors.training.run import Evaluation, Run
 from detectors.training.saving import go_on, save_run, saved_on_error
-from detectors.training.update import gradient_norm, update
+from detectors.training.update import begin_step, gradient_norm, update
 
 
 def train(run: Run) -> Evaluation:
@@ -22,7 +21,8 @@ def train(run: Run) -> Evaluation:
 
     Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 end the run after the current step, or in the middle of an evaluation,
     with a usable last.pt and raise KeyboardInterrupt. Other errors leave a last.pt of the last whole step.
-    A loss or weight that is not finite raises FloatingPointError with the step, and what is known of it.
+    A loss or weight that is not finite raises NotFiniteError with the step, and what is known of it, unless
+    trainer.on_nonfinite=skip.
     Losses stay on the device until they are logged: there is no host synchronisation in a step.
     """
     trainer = run.config.trainer
@@ -42,11 +42,7 @@ def train(run: Run) -> Evaluation:
         clock.resume()
         while progress.step < trainer.steps and not stop.agreed(run.processes):
             # One training step.
-            rate = run.config.optimizer["rate"] * rate_factor(
-                run.config.schedule, progress.step + 1, trainer.steps
-            )
-            set_rate(run.optimizer, rate)
-            run.optimizer.zero_grad(set_to_none=True)
+            rate = begin_step(run)
             for part in range(1, trainer.accumulate + 1):
                 batch = clock.wait_for(batches).to(run.device, non_blocking=True)
                 terms = run.task.step(batch, exchange=part == trainer.accumulate)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from detectors.structures import Batch
 from detectors.training.distributed import ALONE, Processes
+from detectors.training.nonfinite import NotFiniteError
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 REPEAT = 1.0  # seconds
@@ -34,6 +35,8 @@ class Progress:
     best_step: int | None = None  # of the best evaluation; unknown in older checkpoints
     best_scalars: dict[str, float | None] = field(default_factory=dict)  # all numbers of the best evaluation
     evaluated: int = 0  # step of the last evaluation
+    skipped_steps: int = 0  # left out, because they were not finite
+    skipped_in_a_row: int = 0  # of them, those since the last step that was not left out
 
     def lacks_evaluation(self, steps: int, every: int) -> bool:
         """Whether the run stopped in the evaluation of its last step. steps, every: of the trainer."""
@@ -42,11 +45,15 @@ class Progress:
 
 
 class Recent:
-    """Loss terms since the last log line, on the device. Reading them is the loop's only synchronisation."""
+    """Loss terms since the last log line, on the device. Reading them is the loop's only synchronisation.
+
+    skips: batches with a term that is not finite do not count, instead of ending the run. average: over the
+    processes that train together.
+    """
 
     def __init__(self, average: Callable[[Tensor], Tensor] = lambda terms: terms):
-        """average: over the processes that train together."""
         self.average = average
+        self.skips = False
         self.clear()
 
     def clear(self) -> None:
@@ -70,10 +77,7 @@ class Recent:
         self.origin.append((step, [info.path for info in batch.infos]))
 
     def means(self) -> dict[str, float]:
-        """Mean of each term and of their total since the last call.
-
-        FloatingPointError if one is not finite.
-        """
+        """Mean of each term and of their total since the last call; NaN if no batch counts. See check."""
         values = self.check()
         names = self.names
         self.clear()
@@ -85,20 +89,26 @@ class Recent:
     def check(self) -> Tensor:
         """(batches, terms) on the host.
 
-        FloatingPointError names the first step with a non-finite term, its terms and its images.
+        NotFiniteError names the first step with a non-finite term, its terms and its images. With `skips`,
+        such batches are dropped.
         """
         values = torch.stack(self.terms).cpu() if self.terms else torch.zeros(0, len(self.names))
         bad = (~values.isfinite()).any(1)
+        if bad.any() and self.skips:
+            kept = (~bad).nonzero()[:, 0].tolist()
+            self.terms = [self.terms[n] for n in kept]
+            self.origin = [self.origin[n] for n in kept]
+            return values[kept]
         if bad.any():
             first = int(bad.nonzero()[0])
             step, paths = self.origin[first]
             terms = ", ".join(
                 f"{name}={value:g}" for name, value in zip(self.names, values[first].tolist(), strict=True)
             )
-            raise FloatingPointError(
-                f"step {step}: the loss is not finite ({terms}). Try a lower optimizer.rate, more "
-                "schedule.warmup_steps or trainer.clip_grad_norm; the last checkpoint is from before. "
-                "Images of the batch:\n  " + "\n  ".join(paths)
+            raise NotFiniteError(
+                f"step {step}: the loss is not finite ({terms}). Images of the batch:\n  "
+                + "\n  ".join(paths),
+                step,
             )
         return values
 

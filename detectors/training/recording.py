@@ -15,7 +15,7 @@ from detectors.training.outcome import write_summary
 from detectors.training.progress import Clock, Recent
 from detectors.training.run import Evaluation, Run
 from detectors.training.run_log import log_progress, shows_bar
-from detectors.training.saving import save_run
+from detectors.training.saving import count_skipped, save_run
 from detectors.training.update import weight_norm
 
 
@@ -33,6 +33,7 @@ def log(run: Run, recent: Recent, clock: Clock, bar: tqdm, numbers: dict[str, fl
     numbers = run.processes.means(numbers)
     run.processes.share_problems(run.train_loader)
     losses = recent.means()
+    count_skipped(run)
     rates = clock.rates()
     scalars = {f"train/loss/{name}": value for name, value in losses.items()}
     scalars |= {f"train/{name}": float(value) for name, value in {**numbers, **run.scaler.numbers()}.items()}
@@ -43,6 +44,8 @@ def log(run: Run, recent: Recent, clock: Clock, bar: tqdm, numbers: dict[str, fl
     scalars["train/images_seen"] = run.progress.images_seen
     if broken := len(run.train_loader.problems):
         scalars["train/broken_images"] = broken
+    if run.progress.skipped_steps:
+        scalars["train/skipped_steps"] = run.progress.skipped_steps
     run.tracker.scalars(scalars, run.progress.step)
     terms = ", ".join(f"{name} {value:.4g}" for name, value in losses.items() if name != "total")
     log_progress(

@@ -16,6 +16,7 @@ from detectors.data.loading import BatchLoader
 from detectors.structures import Batch
 from detectors.training.distributed import ALONE, Processes
 from detectors.training.hooks import Hooks
+from detectors.training.nonfinite import StepGuard
 from detectors.training.precision import LossScaler
 from detectors.training.progress import Progress, Recent
 from detectors.training.tracking import Tracker
@@ -71,9 +72,14 @@ class Run:
     progress: Progress = field(default_factory=Progress)
     recent: Recent = field(default_factory=Recent)
     saved_step: int = 0  # of last.pt
+    saved: Path | None = None  # the checkpoint of that step; None: nothing was saved yet
+    guard: StepGuard | None = field(init=False, default=None)  # with trainer.on_nonfinite=skip
     hooks: Hooks = field(default_factory=Hooks)  # the user's functions
     processes: Processes = ALONE
     scaler: LossScaler = field(init=False)
 
     def __post_init__(self):
         self.scaler = LossScaler(self.optimizer, self.config.trainer.precision, self.device)
+        if self.config.trainer.on_nonfinite == "skip":
+            self.guard = StepGuard(self.task.module, self.optimizer, self.device, self.processes.mean)
+            self.recent.skips = True

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
-
-import torch
-from torch import Tensor
+from pathlib import Path
 
 from detectors.config.schema import to_plain
 from detectors.training import checkpoint as ckpt
 from detectors.training.checkpoint_checks import checked_optimizer_state, stored_progress
+from detectors.training.nonfinite import NotFiniteError, first_not_finite
 from detectors.training.progress import Clock
 from detectors.training.run import Run
 
@@ -22,36 +20,45 @@ logger = logging.getLogger(__name__)
 def save_run(run: Run, name: str) -> None:
     """Writes the whole state of a run as the checkpoint `name` in its folder; the first process does.
 
-    FloatingPointError, and nothing is written, if a loss since the last log line or the state is not finite.
+    NotFiniteError, and nothing is written, if a loss since the last log line or the state is not finite.
     """
     if not run.processes.first:
         return
     run.recent.check()
+    count_skipped(run)
     run.tracker.flush()  # a resume does not write points of earlier steps
-    model = run.task.module.state_dict()
-    optimizer = run.optimizer.state_dict()
-    if (name_of_bad := first_not_finite(model, optimizer)) is not None:
-        raise FloatingPointError(
-            f"step {run.progress.step}: {name_of_bad} holds NaN or infinity, so it is not saved. Try a lower "
-            "optimizer.rate, more schedule.warmup_steps or trainer.clip_grad_norm; the checkpoints in "
-            f"{run.folder} are from before"
-        )
-    ckpt.save_checkpoint(
-        ckpt.Checkpoint(
-            path=run.folder / name,
-            step=run.progress.step,
-            config=to_plain(run.config),
-            class_names=tuple(run.task.class_names),
-            model=model,
-            progress=dict(vars(run.progress)),
-            optimizer=optimizer,
-            random=ckpt.random_state(),
-            recent=run.recent.state(),
-            scaler=run.scaler.state(),
-        )
-    )
+    checkpoint = checkpoint_of(run, run.folder / name)
+    if (bad := first_not_finite(checkpoint.model, checkpoint.optimizer)) is not None:
+        step = run.progress.step
+        raise NotFiniteError(f"step {step}: {bad} holds NaN or infinity, so it is not saved", step)
+    ckpt.save_checkpoint(checkpoint)
     if name == ckpt.LAST:
         run.saved_step = run.progress.step
+        run.saved = checkpoint.path
+
+
+def checkpoint_of(run: Run, path: Path) -> ckpt.Checkpoint:
+    """A run's whole state. Its tensors are the run's own, which the next step changes."""
+    return ckpt.Checkpoint(
+        path=path,
+        step=run.progress.step,
+        config=to_plain(run.config),
+        class_names=tuple(run.task.class_names),
+        model=run.task.module.state_dict(),
+        progress=dict(vars(run.progress)),
+        optimizer=run.optimizer.state_dict(),
+        random=ckpt.random_state(),
+        recent=run.recent.state(),
+        scaler=run.scaler.state(),
+    )
+
+
+def count_skipped(run: Run) -> None:
+    """Takes the number of steps left out from the device. NotFiniteError if there were too many in a row."""
+    if run.guard is not None:
+        skipped, in_a_row = run.guard.read(run.progress.step)
+        run.progress.skipped_steps = skipped
+        run.progress.skipped_in_a_row = in_a_row
 
 
 def go_on(run: Run) -> str:
@@ -60,15 +67,16 @@ def go_on(run: Run) -> str:
 
 @contextmanager
 def saved_on_error(run: Run, clock: Clock) -> Iterator[None]:
-    """Saves last.pt if an error ends the loop, unless a step has begun or numbers are not finite.
+    """Saves last.pt if an error ends the loop, unless a step has begun.
 
     A broken image, a lost worker or a tracker that fails then costs no step that was made. Nothing is saved
-    twice: within an evaluation, the last.pt from before is the one whose resume evaluates again.
+    twice: within an evaluation, the last.pt from before is the one whose resume evaluates again. Numbers that
+    are not finite are not saved; their error says how to go on.
     """
     try:
         yield
-    except FloatingPointError:
-        raise
+    except FloatingPointError as error:
+        raise FloatingPointError(f"{error}\n{how_to_go_on(run)}") from None
     except Exception:
         if run.progress.step != run.saved_step and not clock.in_step:
             try:
@@ -80,16 +88,19 @@ def saved_on_error(run: Run, clock: Clock) -> Iterator[None]:
         raise
 
 
-def first_not_finite(model: Mapping[str, Tensor], optimizer: Mapping[str, Any]) -> str | None:
-    """The name of the first tensor of a state with a NaN or infinity. Waits for the device once."""
-    tensors = dict(model)
-    for number, state in optimizer["state"].items():
-        tensors |= {f"{key} of parameter {number} in the optimizer": value for key, value in state.items()}
-    tensors = {name: value for name, value in tensors.items() if isinstance(value, Tensor)}
-    floating = {name: value for name, value in tensors.items() if value.is_floating_point()}
-    device = next(iter(floating.values())).device
-    finite = torch.stack([value.isfinite().all().to(device) for value in floating.values()]).tolist()
-    return next((name for name, good in zip(floating, finite, strict=True) if not good), None)
+def how_to_go_on(run: Run) -> str:
+    """What the user can do after a run that was no longer finite."""
+    if run.saved is None:
+        return (
+            "Nothing was saved yet: start again with a lower optimizer.rate, more schedule.warmup_steps or "
+            "trainer.clip_grad_norm"
+        )
+    place = run.folder if run.saved == run.folder / ckpt.LAST else run.saved
+    return (
+        f"Go on from step {run.saved_step} with a lower rate: python train.py trainer.resume={place} "
+        f"optimizer.rate={run.config.optimizer['rate'] / 2:g}; trainer.clip_grad_norm=10 and "
+        "trainer.on_nonfinite=skip can help, too"
+    )
 
 
 def restore(run: Run, checkpoint: ckpt.Checkpoint) -> None:
@@ -107,6 +118,9 @@ def restore(run: Run, checkpoint: ckpt.Checkpoint) -> None:
     run.optimizer.load_state_dict(checked_optimizer_state(run.optimizer, checkpoint.optimizer, place))
     run.progress = stored_progress(checkpoint.progress, checkpoint.step, place)
     run.saved_step = run.progress.step
+    run.saved = checkpoint.path
+    if run.guard is not None:
+        run.guard.resume(run.progress.skipped_steps, run.progress.skipped_in_a_row)
     run.recent.restore(checkpoint.recent, run.device)
     run.scaler.restore(checkpoint.scaler)
     run.task.resume(run.progress.images_seen)

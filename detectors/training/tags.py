@@ -29,6 +29,7 @@ TAGS = {
     "train/data_wait": "share of the time since the last point that was spent waiting for the next batch",
     "train/peak_memory": "GiB: most that tensors had on the GPU, or that the process had on a CPU",
     "train/broken_images": "training images that could not be used and were replaced; no point for none",
+    "train/skipped_steps": "steps that were left out, because they were not finite; no point for none",
     "train/positives_per_image": "anchors that have to find a box, per image",
     "train/mean_matched_iou": "mean IoU of the positive anchors' predictions with their boxes",
     "train/negatives_per_positive": "SSD: mined negatives per positive anchor",

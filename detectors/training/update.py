@@ -5,17 +5,34 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
+from detectors.training.optim import rate_factor, set_rate
 from detectors.training.run import Run
 
 
+def begin_step(run: Run) -> float:
+    """Sets the rate of the next step, which it returns, and clears the gradients."""
+    config = run.config
+    rate = config.optimizer["rate"] * rate_factor(
+        config.schedule, run.progress.step + 1, config.trainer.steps
+    )
+    set_rate(run.optimizer, rate)
+    run.optimizer.zero_grad(set_to_none=True)
+    if run.guard is not None:
+        run.guard.remember()
+    return rate
+
+
 def update(run: Run) -> Tensor | None:
-    """Clips the gradients and takes an optimiser step, which LossScaler may leave out.
+    """Clips the gradients and takes an optimiser step, which LossScaler may leave out and StepGuard may undo.
 
     Returns clip_gradients' norm.
     """
+    trainer = run.config.trainer
     run.scaler.unscale()
-    norm = clip_gradients(run.task.module, run.config.trainer.clip_grad_norm)
+    norm = clip_gradients(run.task.module, trainer.clip_grad_norm)
     run.scaler.step()
+    if run.guard is not None:
+        run.guard.settle(run.recent.terms[-trainer.accumulate :])
     return norm
 
 
