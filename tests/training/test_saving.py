@@ -21,7 +21,7 @@ from detectors.training.run import Run
 from tests.training.test_engine import cache, interrupt_after, make_run, one_thread  # noqa: F401 - fixtures
 from tests.training.test_resume import assert_every_point_once, resume
 
-TIMES = ("train/images_per_second", "train/data_wait", "time/evaluation")
+TIMES = ("train/images_per_second", "train/data_wait", "train/peak_memory", "time/evaluation")
 
 
 def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
