@@ -84,7 +84,8 @@ def evaluate(settings: EvaluateConfig, *, own_cache: bool = False) -> float | No
         **fault_counts(scanned[1], loader),
     }
     where = f"{config.data.name} {settings.split} ({len(annotations)} images)"
-    print(f"{stored.path}, step {stored.step}, on {where}\n{result.table()}")
+    kind = ", averaged weights" if stored.ema else ""
+    print(f"{stored.path}, step {stored.step}{kind}, on {where}\n{result.table()}")
     print(*fault_lines(scanned[1], loader), sep="", end="")
     own = same_files(run_config.data, config.data) or is_recorded(
         result.truths_hash, stored.path, settings.split

@@ -26,6 +26,7 @@ from detectors.training import assemble, engine
 from detectors.training import checkpoint as ckpt
 from detectors.training.detection import DetectionTask
 from detectors.training.distributed import ALONE, Processes, joined, shared_detector
+from detectors.training.ema import Ema
 from detectors.training.hooks import Hooks, users_hooks
 from detectors.training.hparams import row_metrics, varied_settings
 from detectors.training.initial_weights import initial_weights, start_from
@@ -170,7 +171,7 @@ def build_run(
     detector = assemble.seeded_detector(config, len(annotations.class_names)).to(device)
     detector = shared_detector(detector, config.trainer, processes)
     if stored is not None:
-        assemble.load_state(detector, stored)
+        assemble.load_state(detector, stored.model, stored.path)
     elif origin is not None:
         logger.info("\n".join(start_from(detector, origin, config, annotations.class_names)))
     val_loader = assemble.eval_loader(
@@ -180,6 +181,8 @@ def build_run(
         repeated=config.trainer.eval_every > 0,
         processes=processes,
     )
+    decay = config.trainer.ema_decay
+    ema = None if decay is None else Ema(detector, decay)
     run = Run(
         config=config,
         folder=folder,
@@ -190,6 +193,7 @@ def build_run(
             val_loader=val_loader,
             val_annotations=val_annotations,
             processes=processes,
+            averaged=ema and ema.module,
         ),
         optimizer=suited(build(config.optimizer, detector), config.trainer.precision),
         train_loader=assemble.train_loader(
@@ -198,6 +202,7 @@ def build_run(
         device=device,
         recent=Recent(processes.mean),
         processes=processes,
+        ema=ema,
     )
     if stored is not None:
         restore(run, stored)
@@ -268,6 +273,7 @@ def describe_run(run: Run, annotations: Annotations) -> None:
     val_paths = run.task.val_annotations.paths
     shared = len(set(annotations.paths) & set(val_paths))
     note = f" ({shared} of them are training images, too, on which AP says nothing)" if shared else ""
+    average = f"; evaluated are averaged weights (trainer.ema_decay={trainer.ema_decay})" if run.ema else ""
     logger.info(
         f"{config.name}: {detector.parameter_count:,} parameters, {run.task.gflops:.2f} GFLOPs at "
         f"{config.input.size}, {grid.num_anchors} anchors ({levels})\n"
@@ -275,7 +281,7 @@ def describe_run(run: Run, annotations: Annotations) -> None:
         f"{len(annotations.class_names)} classes, {len(val_paths)} validation images{note}\n"
         f"step {run.progress.step} to {trainer.steps}, "
         f"{trainer.batch_size * trainer.accumulate * run.processes.world_size} images a step, on "
-        f"{run.processes.where(run.device)}\n"
+        f"{run.processes.where(run.device)}{average}\n"
         f"curves: tensorboard --logdir {run.folder}"
     )
 

@@ -143,6 +143,8 @@ def _wrong(value: Any, hint: Any, rules: Mapping[str, Any]) -> str | None:
         return text
     if "above" in rules and value is not None and value <= rules["above"]:
         return f"must be more than {rules['above']}; {rules['off']} switches it off"
+    if "below" in rules and value is not None and value >= rules["below"]:
+        return f"must be less than {rules['below']}"
     if "low" in rules and value is not None and value < rules["low"]:
         return f"must be {rules['low']} or more"
     if "high" in rules and value is not None and value > rules["high"]:

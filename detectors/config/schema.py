@@ -51,6 +51,11 @@ def _above_zero(default: float | None, *, off: str) -> Any:
     return field(default=default, metadata={"above": 0, "off": off})
 
 
+def _between(low: float, high: float, default: float | None, *, off: str) -> Any:
+    """Both ends excluded."""
+    return field(default=default, metadata={"above": low, "below": high, "off": off})
+
+
 def _probability(default: float) -> Any:
     return field(default=default, metadata={"low": 0, "high": 1})
 
@@ -170,6 +175,8 @@ class TrainerConfig:
     # torchrun: counts by which a loss divides are those of all processes' images, or of each one's own.
     loss_normalizer: str = _choice("global", "process")
     sync_batch_norm: bool = False  # torchrun: batch statistics over the images of all processes, on GPUs
+    # Evaluations use an average of the weights over about 1 / (1 - ema_decay) steps; null: the last step's.
+    ema_decay: float | None = _between(0, 1, None, off="null")
     threads: int = _at_least(0, 0)  # of PyTorch on the CPU; 0: PyTorch's choice
     probe_images: int = _at_least(0, 4)  # fixed images drawn with their detections at every evaluation
     # Where curves go: event files, metrics.csv; Weights & Biases and MLflow need their packages.

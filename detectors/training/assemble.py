@@ -5,10 +5,11 @@ checkpoint.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from detectors.annotations import Annotations
 from detectors.config.build import build
@@ -312,17 +313,18 @@ def stored_config(checkpoint: Checkpoint) -> Config:
 
 
 def load_detector(checkpoint: Checkpoint, device: torch.device) -> tuple[Detector, Config]:
-    """A checkpoint's detector in evaluation mode, and its configuration.
+    """A checkpoint's detector in evaluation mode, with its averaged weights if it has some, and its
+    configuration.
 
     ValueError if the weights do not fit it.
     """
     config = stored_config(checkpoint)
     detector = build_detector(config, len(checkpoint.class_names))
-    load_state(detector, checkpoint)
+    load_state(detector, checkpoint.weights, checkpoint.path)
     return detector.to(device).eval(), config
 
 
-def load_state(detector: Detector, checkpoint: Checkpoint) -> None:
-    """A checkpoint's weights into a detector of the same shape. ValueError if they do not fit."""
-    check_model_state(detector.state_dict(), checkpoint.model, str(checkpoint.path))
-    detector.load_state_dict(checkpoint.model)
+def load_state(detector: Detector, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Weights of the checkpoint `path` into a detector of the same shape. ValueError if they do not fit."""
+    check_model_state(detector.state_dict(), weights, str(path))
+    detector.load_state_dict(weights)

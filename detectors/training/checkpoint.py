@@ -33,6 +33,14 @@ class Checkpoint:
     random: dict[str, torch.Tensor]  # PyTorch's generators
     recent: dict[str, Any] = field(default_factory=dict)  # loss terms since the last log line: Recent.state()
     scaler: dict[str, float] = field(default_factory=dict)  # float16's loss scale: LossScaler.state()
+    ema: dict[str, torch.Tensor] = field(
+        default_factory=dict
+    )  # averaged weights; {} without trainer.ema_decay
+
+    @property
+    def weights(self) -> dict[str, torch.Tensor]:
+        """What evaluations use: the averaged weights, where the run averages them."""
+        return self.ema or self.model
 
 
 def save_checkpoint(checkpoint: Checkpoint) -> None:

@@ -48,9 +48,11 @@ def check_content(content: Mapping[str, Any], place: str) -> None:
     _check_progress(content, place)
     _check_recent(content.get("recent", {}), f"{place}: recent")
     _check_scaler(content.get("scaler", {}), f"{place}: scaler")
-    for name, tensor in content["model"].items():
-        if problem := _tensor_problem(tensor):
-            raise ValueError(f"{place}: model[{name!r}] {problem}; {GO_ON}")
+    check_fields(content, {"ema": dict} if "ema" in content else {}, place, GO_ON)
+    for part in ("model", "ema"):
+        for name, tensor in content.get(part, {}).items():
+            if problem := _tensor_problem(tensor):
+                raise ValueError(f"{place}: {part}[{name!r}] {problem}; {GO_ON}")
 
 
 def check_stored_config(config: dict, place: str) -> None:

@@ -66,8 +66,11 @@ class DetectionTask:
         val_loader: BatchLoader,
         val_annotations: Annotations,
         processes: Processes = ALONE,
+        averaged: nn.Module | None = None,
     ):
+        """averaged: the detector's average, Ema.module, which is evaluated in its place."""
         self.module = detector
+        self.evaluated = detector if averaged is None else averaged
         self.config = config
         self.device = device
         self.val_loader = val_loader
@@ -92,9 +95,10 @@ class DetectionTask:
 
     def resume(self, images_seen: int) -> None:
         """Gives the number to a loss that depends on it: YOLOv2's prior term ends after some images."""
-        counter = dict(self.module.loss.named_buffers()).get("images_seen")
-        if counter is not None:
-            counter.fill_(images_seen)
+        for module in (self.module, self.evaluated):
+            counter = dict(module.loss.named_buffers()).get("images_seen")
+            if counter is not None:
+                counter.fill_(images_seen)
 
     @torch.no_grad()
     def statistics(self) -> dict[str, Tensor]:
@@ -103,18 +107,23 @@ class DetectionTask:
         return {**encoder, **self.module.loss.statistics(*self._last_step)}
 
     def evaluate(self) -> Report:
-        """Average precision on the validation split. Leaves the detector in evaluation mode.
+        """Average precision on the validation split. Leaves `evaluated` in evaluation mode.
 
         Each process takes its share of the images; the first one computes.
         """
         show = self.config.trainer.progress
         precision = self.config.trainer.precision
         processes = self.processes
-        processes.copy_from_first(self.module)
-        losses = ValidationLoss(self.module)
+        processes.copy_from_first(self.evaluated)
+        losses = ValidationLoss(self.evaluated)
         with processes.together():
             own, _ = detect(
-                self.module, self.val_loader, self.device, progress=show, precision=precision, losses=losses
+                self.evaluated,
+                self.val_loader,
+                self.device,
+                progress=show,
+                precision=precision,
+                losses=losses,
             )
         processes.share_problems(self.val_loader)
         detections, sums = zip(*processes.gathered((own, losses.sums_on_host())), strict=True)

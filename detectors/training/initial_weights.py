@@ -33,7 +33,8 @@ def initial_weights(place: str) -> Checkpoint:
 def start_from(
     detector: Detector, checkpoint: Checkpoint, config: Config, class_names: Sequence[str]
 ) -> list[str]:
-    """Copies a checkpoint's weights into a new detector where names and shapes agree.
+    """Copies a checkpoint's weights into a new detector where names and shapes agree; its averaged ones, if
+    it has some.
 
     Returns lines that say what was loaded and what was not. The loss starts anew, as with Darknet's `partial`
     and
@@ -41,7 +42,7 @@ def start_from(
     """
     targets = _without_loss(detector.state_dict())
     held = [name for name in targets if name.startswith(tuple(config.trainer.init_without))]
-    sources = {name: tensor for name, tensor in _without_loss(checkpoint.model).items() if name not in held}
+    sources = {name: tensor for name, tensor in _without_loss(checkpoint.weights).items() if name not in held}
     with torch.device("meta"):
         classes = len(checkpoint.class_names)
         twin = build(config.model, num_classes=classes, loss=build(config.loss)).state_dict()
@@ -50,13 +51,14 @@ def start_from(
     transfer.unused = {name: "nothing here has this name" for name in sources if name not in targets}
     if not transfer.loaded:
         raise ValueError(
-            f"{checkpoint.path}: none of its {len(checkpoint.model)} tensors fits {config.name}; "
+            f"{checkpoint.path}: none of its {len(checkpoint.weights)} tensors fits {config.name}; "
             "set trainer.init_from to weights of this network, or fewer trainer.init_without"
         )
     detector.load_state_dict(transfer.state, strict=False)
     first, *rest = transfer.summary()
     warnings = _changed_meaning(transfer, checkpoint, config, class_names)
-    return [f"weights of {checkpoint.path}: {first}", *rest, *warnings]
+    kind = "averaged weights" if checkpoint.ema else "weights"
+    return [f"{kind} of {checkpoint.path}: {first}", *rest, *warnings]
 
 
 def _without_loss(state: dict[str, Tensor]) -> dict[str, Tensor]:

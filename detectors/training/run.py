@@ -15,6 +15,7 @@ from detectors.config.schema import Config
 from detectors.data.loading import BatchLoader
 from detectors.structures import Batch
 from detectors.training.distributed import ALONE, Processes
+from detectors.training.ema import Ema
 from detectors.training.hooks import Hooks
 from detectors.training.nonfinite import StepGuard
 from detectors.training.precision import LossScaler
@@ -39,6 +40,7 @@ class Task(Protocol):
     metric: str  # key of Evaluation.scalars that decides which checkpoint is the best; higher is better
     headline: Sequence[str]  # keys of Evaluation.scalars for tables of runs
     module: nn.Module  # what is trained and saved
+    evaluated: nn.Module  # what `evaluate` measures: `module`, or its average
     class_names: Sequence[str]
 
     # Named, already weighted loss terms of a batch. exchange: the backward pass averages the gradients over
@@ -69,6 +71,7 @@ class Run:
     train_loader: BatchLoader
     device: torch.device
     tracker: Tracker = field(default_factory=Tracker)
+    ema: Ema | None = None
     progress: Progress = field(default_factory=Progress)
     recent: Recent = field(default_factory=Recent)
     saved_step: int = 0  # of last.pt

@@ -28,7 +28,8 @@ def save_run(run: Run, name: str) -> None:
     count_skipped(run)
     run.tracker.flush()  # a resume does not write points of earlier steps
     checkpoint = checkpoint_of(run, run.folder / name)
-    if (bad := first_not_finite(checkpoint.model, checkpoint.optimizer)) is not None:
+    averaged = {f"{name} of the average": tensor for name, tensor in checkpoint.ema.items()}
+    if (bad := first_not_finite(checkpoint.model | averaged, checkpoint.optimizer)) is not None:
         step = run.progress.step
         raise NotFiniteError(f"step {step}: {bad} holds NaN or infinity, so it is not saved", step)
     ckpt.save_checkpoint(checkpoint)
@@ -50,6 +51,7 @@ def checkpoint_of(run: Run, path: Path) -> ckpt.Checkpoint:
         random=ckpt.random_state(),
         recent=run.recent.state(),
         scaler=run.scaler.state(),
+        ema=run.ema.module.state_dict() if run.ema else {},
     )
 
 
@@ -104,8 +106,8 @@ def how_to_go_on(run: Run) -> str:
 
 
 def restore(run: Run, checkpoint: ckpt.Checkpoint) -> None:
-    """Puts a checkpoint's optimiser, progress and random state into a run whose module already has its
-    weights.
+    """Puts a checkpoint's optimiser, average, progress and random state into a run whose module already has
+    its weights.
 
     ValueError for a checkpoint of weights alone, or of another model's training.
     """
@@ -116,6 +118,8 @@ def restore(run: Run, checkpoint: ckpt.Checkpoint) -> None:
         )
     place = str(checkpoint.path)
     run.optimizer.load_state_dict(checked_optimizer_state(run.optimizer, checkpoint.optimizer, place))
+    if run.ema is not None:
+        run.ema.restore(checkpoint.ema, place)
     run.progress = stored_progress(checkpoint.progress, checkpoint.step, place)
     run.saved_step = run.progress.step
     run.saved = checkpoint.path

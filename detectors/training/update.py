@@ -23,9 +23,9 @@ def begin_step(run: Run) -> float:
 
 
 def update(run: Run) -> Tensor | None:
-    """Clips the gradients and takes an optimiser step, which LossScaler may leave out and StepGuard may undo.
+    """Clips the gradients, takes an optimiser step and averages the weights.
 
-    Returns clip_gradients' norm.
+    LossScaler may leave the step out, and StepGuard may undo it. Returns clip_gradients' norm.
     """
     trainer = run.config.trainer
     run.scaler.unscale()
@@ -33,6 +33,8 @@ def update(run: Run) -> Tensor | None:
     run.scaler.step()
     if run.guard is not None:
         run.guard.settle(run.recent.terms[-trainer.accumulate :])
+    if run.ema is not None:
+        run.ema.update(run.task.module, run.progress.step + 1)
     return norm
 
 

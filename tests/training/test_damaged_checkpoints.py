@@ -110,7 +110,7 @@ def accepted_changes(run: Run, keys: Sequence, use, **others: Any) -> set[str]:
 
 def resume(run: Run, stored: ckpt.Checkpoint) -> None:
     """As build_run does, into a run that stands already."""
-    assemble.load_state(run.task.module, stored)
+    assemble.load_state(run.task.module, stored.model, stored.path)
     restore(run, stored)
 
 

@@ -61,7 +61,10 @@ class WeightSource:
 
 
 def from_checkpoint(stored: ckpt.Checkpoint, request: Request) -> Conversion:
-    """Our checkpoint for other classes or another model, or the same without the optimiser's state."""
+    """Our checkpoint for other classes or another model, or the same without the optimiser's state.
+
+    Averaged weights take the place of the last step's.
+    """
     names = stored.class_names
     if request.names is not None:
         names = chosen_class_names(request, len(stored.class_names))
@@ -79,14 +82,14 @@ def from_checkpoint(stored: ckpt.Checkpoint, request: Request) -> Conversion:
     source = WeightSource(
         title="the checkpoint",
         classes=len(stored.class_names),
-        tensors=stored.model,
-        origins={name: name for name in stored.model},
+        tensors=stored.weights,
+        origins={name: name for name in stored.weights},
         key=str,
     )
     transfer = fill(config, names, source, request)
     notes = [
         f"checkpoint of {stored.config.get('name')}, step {stored.step}, "
-        f"{len(stored.class_names)} classes -> {config.name}"
+        f"{len(stored.class_names)} classes{', averaged weights' if stored.ema else ''} -> {config.name}"
     ]
     kept = {key: stored.progress[key] for key in (*WEIGHTS_HEADER, "images_seen") if key in stored.progress}
     step = 0 if transfer.left else stored.step

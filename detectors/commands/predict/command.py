@@ -50,6 +50,8 @@ def main(arguments: list[str] | None = None) -> None:
         places = args.places
     else:
         predictor = load(args.places[0], device=args.device)
+        if predictor.model.averaged:
+            sys.stderr.write(f"{args.places[0]}: averaged weights\n")
         places = args.places[1:]
     paths = list(find_images(places))
     output = args.output or output_folder() / "predict"

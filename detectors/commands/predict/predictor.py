@@ -69,6 +69,7 @@ class CheckpointModel:
 
     def __init__(self, checkpoint: ckpt.Checkpoint, device: torch.device):
         self.module, config = assemble.load_detector(checkpoint, device)
+        self.averaged = bool(checkpoint.ema)  # whether these are averaged weights, see trainer.ema_decay
         self.class_names = checkpoint.class_names
         self.device = device
         self.precision = config.trainer.precision
