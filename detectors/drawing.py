@@ -133,6 +133,11 @@ def outline(image: np.ndarray, boxes: np.ndarray, colours: np.ndarray) -> np.nda
     return cv2.addWeighted(canvas, 1 - FAINT, image, FAINT, 0)
 
 
+def smallest_first(boxes: np.ndarray) -> np.ndarray:
+    """(n, 4) xyxy -> (n,) rows in order of area."""
+    return (boxes[:, 2:] - boxes[:, :2]).prod(1).argsort(kind="stable")
+
+
 def captioned(image: np.ndarray, text: str) -> np.ndarray:
     """The image below a line of text, white on black. A text that is too long loses its beginning."""
     canvas = np.concatenate([np.zeros((CAPTION, *image.shape[1:]), np.uint8), image])

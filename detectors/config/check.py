@@ -180,6 +180,14 @@ def _warmup_fits(config: Config) -> Iterator[SettingProblem]:
         yield "schedule", f"{what}; set schedule.warmup_steps={steps // 10}, or more trainer.steps"
 
 
+def _histograms_at_log_points(config: Config) -> Iterator[SettingProblem]:
+    every = config.trainer.histograms_every
+    log_every = config.trainer.log_every
+    if every % log_every:
+        what = f"trainer.histograms_every={every}: not a multiple of trainer.log_every={log_every}"
+        yield "trainer", f"{what}; set trainer.histograms_every={-(-every // log_every) * log_every}"
+
+
 def _milestones_fit(config: Config) -> Iterator[SettingProblem]:
     schedule = config.schedule
     if len(schedule.milestones) != len(schedule.factors):
@@ -302,6 +310,7 @@ CONFIG_RULES: dict[types.FunctionType, tuple[str, ...]] = {
     _input_size: ("input",),
     _scales_form_a_row: ("input",),
     _warmup_fits: ("schedule", "trainer"),
+    _histograms_at_log_points: ("trainer",),
     _milestones_fit: ("schedule",),
     _augmentation_agrees_with_evaluation: ("augment", "input"),
     **DATA_RULES,

@@ -165,6 +165,7 @@ class TrainerConfig:
     eval_every: int = _at_least(0, 0)  # steps; 0 evaluates at the end only
     save_every: int = _at_least(0, 0)  # steps between writings of last.pt; 0: at evaluations only
     log_every: int = _at_least(1, 10)  # steps
+    histograms_every: int = _at_least(0, 0)  # steps between histograms of weights and gradients; 0: none
     eval_batch_size: int = _at_least(1, 16)  # images
     device: str = _device()
     # bfloat16 and float16: autocast of the network; offsets, targets and losses stay in float32

@@ -10,6 +10,7 @@ import numpy as np
 
 from detectors.annotations import Annotations
 from detectors.metrics.coco import evaluate_coco
+from detectors.metrics.pr_curves import PrCurve, pr_curves
 from detectors.metrics.voc import evaluate_voc
 from detectors.structures import Detections
 from detectors.tables import cell, text_table
@@ -26,6 +27,7 @@ class Report:
     images: int
     detections: int
     truths_hash: str  # see truths_hash()
+    pr_curves: dict[str, PrCurve]  # by class name, at VOC's IoU > .5; not in as_dict
 
     def as_dict(self) -> dict:
         return {
@@ -66,7 +68,14 @@ def report(annotations: Annotations, detections: Detections) -> Report:
         name: {key: _defined(column[k]) for key, column in columns.items()} | {"truths": int(voc.npos[k])}
         for k, name in enumerate(annotations.class_names)
     }
-    return Report(scalars, per_class, len(annotations), len(detections.scores), truths_hash(annotations))
+    return Report(
+        scalars,
+        per_class,
+        images=len(annotations),
+        detections=len(detections.scores),
+        truths_hash=truths_hash(annotations),
+        pr_curves=pr_curves(voc),
+    )
 
 
 def truths_hash(annotations: Annotations) -> str:

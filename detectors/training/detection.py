@@ -17,16 +17,20 @@ from tqdm import tqdm
 from detectors.annotations import Annotations
 from detectors.config.schema import Config
 from detectors.data.loading import BatchLoader
-from detectors.drawing import draw_detections
+from detectors.metrics.confusion import confusion_matrix
+from detectors.metrics.pr_curves import PrCurve
 from detectors.metrics.report import Report, report
 from detectors.models.detector import Detector
 from detectors.structures import AnchorGrid, Batch, Detections, EncodedTargets, HeadOutputs, Targets
+from detectors.training.confusion_picture import confusion_picture
 from detectors.training.distributed import ALONE, Processes, parallel, without_exchange
 from detectors.training.precision import network_precision
+from detectors.training.probes import Probes
 from detectors.training.run_log import shows_bar
 from detectors.training.validation_loss import ValidationLoss, loss_means
 
-PROBE_SCORE = 0.3  # detections below this are not drawn
+PROBE_SCORE = 0.3  # detections below this are not drawn, and not in the confusion matrix
+CONFUSION_CAPTION = f"rows: true; columns: detected (score >= {PROBE_SCORE}, IoU > 0.5); shade: share of row"
 
 
 class TrainStep(nn.Module):
@@ -77,10 +81,12 @@ class DetectionTask:
         self.val_annotations = val_annotations
         self.class_names = val_annotations.class_names
         self.processes = processes
+        self.probes = Probes(val_loader, val_annotations, config.trainer.probe_images)
         self._last_step: list | None = None  # outputs, encoded targets and anchors, for `statistics`
         self._last_detections: Detections | None = None  # of the last evaluation, for `pictures`
         self._last_report: Report | None = None
         self._last_losses: dict[str, float] = {}
+        self._anchors_shown = False
 
     @cached_property
     def train_step(self) -> nn.Module:
@@ -146,23 +152,23 @@ class DetectionTask:
         return curves
 
     def pictures(self) -> dict[str, list[np.ndarray]]:
-        """The first validation images with ground truth and the detections of the last evaluation."""
-        annotations = self.val_annotations
-        count = min(self.config.trainer.probe_images, len(annotations))
-        usable = [index for index in range(count) if annotations.paths[index] not in self.val_loader.problems]
-        images = [self._picture(index) for index in usable]
-        return {"probe/detections": images} if images else {}
+        """The probe images and the confusion matrix of the last evaluation.
 
-    def _picture(self, index: int) -> np.ndarray:
-        annotations = self.val_annotations
-        rows = annotations.rows(index)
-        return draw_detections(
-            self.val_loader.dataset.reader.read(index).image,
-            self._last_detections.of_image(index).above(PROBE_SCORE),
-            annotations.class_names,
-            gt_boxes=annotations.boxes_original[rows],
-            gt_labels=annotations.labels[rows],
-        )
+        Anchors are drawn at the first one only, unless their matching depends on predictions.
+        """
+        if not len(self.val_annotations):
+            return {}
+        pictures = {"probe/detections": self.probes.with_detections(self._last_detections, PROBE_SCORE)}
+        if not self._anchors_shown or self.module.encoder.matcher.needs_predictions:
+            self._anchors_shown = True
+            pictures["probe/anchors"] = self.probes.with_anchors(self.module)
+        matrix = confusion_matrix(self.val_annotations, self._last_detections, score=PROBE_SCORE)
+        pictures["val/confusion"] = [confusion_picture(matrix, self.class_names, CONFUSION_CAPTION)]
+        return pictures
+
+    def precision_recall(self) -> dict[str, PrCurve]:
+        """By class, for those with ground truth."""
+        return self._last_report.pr_curves
 
     @cached_property
     def gflops(self) -> float:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import resource
 import sys
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from detectors.tables import cell
 from detectors.training import checkpoint as ckpt
 from detectors.training.outcome import write_summary
-from detectors.training.progress import Clock, Recent
+from detectors.training.progress import Clock, Recent, is_due
 from detectors.training.run import Evaluation, Run
 from detectors.training.run_log import log_progress, shows_bar
 from detectors.training.saving import count_skipped, save_run
@@ -47,6 +48,8 @@ def log(run: Run, recent: Recent, clock: Clock, bar: tqdm, numbers: dict[str, fl
     if run.progress.skipped_steps:
         scalars["train/skipped_steps"] = run.progress.skipped_steps
     run.tracker.scalars(scalars, run.progress.step)
+    if is_due(run.config.trainer.histograms_every, run.progress.step):
+        run.tracker.histograms(histogram_values(run.task.module), run.progress.step)
     terms = ", ".join(f"{name} {value:.4g}" for name, value in losses.items() if name != "total")
     log_progress(
         f"step {run.progress.step} of {run.config.trainer.steps}: loss {losses['total']:.4g} ({terms}), "
@@ -55,6 +58,16 @@ def log(run: Run, recent: Recent, clock: Clock, bar: tqdm, numbers: dict[str, fl
         run.config.trainer.progress,
     )
     bar.set_postfix(loss=f"{losses['total']:.3f}", images_per_s=f"{rates['images_per_second']:.1f}")
+
+
+def histogram_values(module: nn.Module) -> dict[str, np.ndarray]:
+    """Tag -> the finite numbers of each weight, and of its gradient as the optimiser used it."""
+    values = {}
+    for name, parameter in module.named_parameters():
+        for kind, tensor in (("weights", parameter.detach()), ("gradients", parameter.grad)):
+            if tensor is not None:
+                values[f"{kind}/{name}"] = tensor[tensor.isfinite()].float().cpu().numpy()
+    return values
 
 
 def group_rates(optimizer: torch.optim.Optimizer, rate: float) -> dict[str, float]:
@@ -107,3 +120,4 @@ def record_curves(run: Run, seconds: float) -> None:
     run.tracker.scalars({**run.task.curves(), **best, "time/evaluation": seconds}, step)
     for tag, images in run.task.pictures().items() if run.processes.first else ():
         run.tracker.images(tag, images, step)
+    run.tracker.pr_curves({f"pr/{name}": curve for name, curve in run.task.precision_recall().items()}, step)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from detectors.config.schema import Config
 from detectors.data.loading import BatchLoader
+from detectors.metrics.pr_curves import PrCurve
 from detectors.structures import Batch
 from detectors.training.distributed import ALONE, Processes
 from detectors.training.ema import Ema
@@ -56,6 +57,8 @@ class Task(Protocol):
     def curves(self) -> Mapping[str, float]: ...  # tag -> number of the last evaluation
 
     def pictures(self) -> Mapping[str, Sequence[np.ndarray]]: ...  # tag -> images of the last evaluation
+
+    def precision_recall(self) -> Mapping[str, PrCurve]: ...  # class -> curve of the last evaluation
 
     def summary(self) -> dict[str, Any]: ...  # facts about the model, for summary.json
 

@@ -67,12 +67,18 @@ TAGS = {
     "probe/detections/<image>": (
         "a fixed validation image: ground truth dashed and white, detections coloured by class"
     ),
+    "probe/anchors/<image>": "the same images: boxes and their matched anchors; at the first evaluation",
+    "val/confusion/<picture>": "confusion matrix of classes, with missed boxes and detections without a box",
+    "pr/<name>": "precision against recall of one class at IoU > .5, by threshold of the score",
+    "weights/<parameter>": "histogram of a weight, with trainer.histograms_every",
+    "gradients/<parameter>": "histogram of its gradient, after clipping",
     "browse/<picture>/<page>": (
         "browse: training samples with their boxes; originals and epochs; matched anchors"
     ),
     "browse/about": "browse: what is shown, and matched anchors per box, by size of box",
     "user/<name>": "your own numbers and pictures, from a hook",
     "run/config": "the resolved configuration",
+    "run/versions": "Python, its packages, the device and its driver",
     "run/commit": "the git commit of the code, and whether files differ from it",
 }
 

@@ -20,9 +20,11 @@ from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from torch.utils.tensorboard import summary
 
 from detectors.data.files import Appender
+from detectors.metrics.pr_curves import SCORE_THRESHOLDS, PrCurve
 from detectors.training.tracking import Backend, Setting
 
 PREFIX = "events.out.tfevents."
+BINS = 64  # of a histogram
 
 
 class TensorBoardLog(Backend):
@@ -51,6 +53,14 @@ class TensorBoardLog(Backend):
         block = "\n".join(f"    {line}" for line in text.splitlines())  # Markdown for fixed width
         self._add([summary.text(tag, block)], step)
 
+    def pr_curves(self, curves: Mapping[str, PrCurve], step: int) -> None:
+        """TensorBoard's thresholds are evenly spaced, too. There are no true negatives: it gets zeros."""
+        self._add([_pr_summary(tag, curve) for tag, curve in curves.items()], step)
+
+    def histograms(self, values: Mapping[str, np.ndarray], step: int) -> None:
+        full = {tag: numbers for tag, numbers in values.items() if numbers.size}
+        self._add([summary.histogram(tag, numbers, BINS) for tag, numbers in full.items()], step)
+
     def hparams(self, settings: Mapping[str, Setting], metrics: Sequence[str]) -> None:
         """PyTorch's add_hparams would open a second run folder and log the metrics again."""
         experiment, start, self._end = summary.hparams(dict(settings), dict.fromkeys(metrics, 0.0))
@@ -64,6 +74,13 @@ class TensorBoardLog(Backend):
     def _add(self, summaries: Sequence[Summary], step: int) -> None:
         values = [value for each in summaries for value in each.value]
         self._file.write(Event(step=step, summary=Summary(value=values)))
+
+
+def _pr_summary(tag: str, curve: PrCurve) -> Summary:
+    counts = (curve.true_positives, curve.false_positives, np.zeros(len(curve.recall)), curve.false_negatives)
+    return summary.pr_curve_raw(
+        tag, *counts, curve.precision, curve.recall, num_thresholds=len(SCORE_THRESHOLDS)
+    )
 
 
 class _EventFile:

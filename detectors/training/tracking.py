@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from detectors.metrics.pr_curves import PrCurve
 from detectors.training.tags import check_tag
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,12 @@ class Backend:
 
     def text(self, tag: str, text: str, step: int) -> None:
         """A text of several lines."""
+
+    def pr_curves(self, curves: Mapping[str, PrCurve], step: int) -> None:
+        """Precision against recall, by tag."""
+
+    def histograms(self, values: Mapping[str, np.ndarray], step: int) -> None:
+        """Distributions of float32 numbers, by tag."""
 
     def hparams(self, settings: Mapping[str, Setting], metrics: Sequence[str]) -> None:
         """The run's row in a table of runs: its settings, the important ones first, and tags of scalars."""
@@ -69,6 +76,18 @@ class Tracker:
     def text(self, tag: str, text: str, step: int = 0) -> None:
         """Shown in a fixed-width block."""
         self._call("text", check_tag(tag), text, step)
+
+    def pr_curves(self, curves: Mapping[str, PrCurve], step: int) -> None:
+        """Precision against recall, by tag."""
+        for tag in curves:
+            check_tag(tag)
+        self._call("pr_curves", curves, step)
+
+    def histograms(self, values: Mapping[str, np.ndarray], step: int) -> None:
+        """Distributions of float32 numbers, by tag."""
+        for tag in values:
+            check_tag(tag)
+        self._call("histograms", values, step)
 
     def hparams(self, settings: Mapping[str, Any], metrics: Iterable[str]) -> None:
         """The run's row in TensorBoard's HPARAMS table, or in a backend's own; call it once, at the start.

@@ -160,6 +160,11 @@ def test_missing_keyword(plain):
             "schedule.warmup_steps=100: longer than the whole run, trainer.steps=50; "
             "set schedule.warmup_steps=5",
         ),
+        (
+            ["trainer.histograms_every=25", "trainer.log_every=10"],
+            "trainer.histograms_every=25: not a multiple of trainer.log_every=10; "
+            "set trainer.histograms_every=30",
+        ),
         (["schedule=step", "schedule.factors=[.1]"], "each milestone needs one factor"),
         (["schedule=step", "schedule.milestones=[5,3]"], "schedule.milestones=[5, 3]: must increase"),
         (["schedule.name=step"], "schedule.milestones=[]: the step schedule needs some"),

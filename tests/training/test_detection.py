@@ -6,8 +6,12 @@ import inspect
 
 import numpy as np
 import pytest
+import torch
 from torch.testing import assert_close
 
+from detectors.annotations import Texts
+from detectors.drawing import READABLE, magnification
+from detectors.structures import Detections
 from detectors.training.detection import DetectionTask
 from detectors.training.run import Run, Task
 from tests.training.test_engine import cache, make_run, one_thread  # noqa: F401 - fixtures
@@ -62,17 +66,26 @@ def test_an_evaluation_gives_curves_and_pictures(run):
     assert {"AP", "AP75", "AR1", "AR100"} <= defined
     assert {f"val/{name}": report.scalars[name] for name in defined}.items() <= curves.items()
     assert None not in curves.values() and "val/broken_images" not in curves
-    (images,) = run.task.pictures().values()
-    assert len(images) == run.config.trainer.probe_images
-    assert all(image.ndim == 3 and image.dtype == np.uint8 for image in images)
+    pictures = run.task.pictures()
+    count = run.config.trainer.probe_images
+    expected = {"probe/detections": count, "probe/anchors": count, "val/confusion": 1}
+    assert {tag: len(images) for tag, images in pictures.items()} == expected
+    assert all(
+        image.ndim == 3 and image.dtype == np.uint8 for images in pictures.values() for image in images
+    )
+    assert run.task.precision_recall() is report.pr_curves
+    assert set(report.pr_curves) == named
+    run.task.evaluate()
+    assert set(run.task.pictures()) == {"probe/detections", "val/confusion"}  # anchors stay the same
 
 
 def test_broken_images_are_counted_and_not_drawn(run):
     run.task.evaluate()
     run.task.val_loader.problems[run.task.val_annotations.paths[0]] = None
     assert run.task.curves()["val/broken_images"] == 1
-    (images,) = run.task.pictures().values()
-    assert len(images) == run.config.trainer.probe_images - 1
+    pictures = run.task.pictures()
+    for tag in ("probe/detections", "probe/anchors"):
+        assert len(pictures[tag]) == run.config.trainer.probe_images - 1
 
 
 def test_a_resumed_loss_goes_on_counting(run):
@@ -82,3 +95,54 @@ def test_a_resumed_loss_goes_on_counting(run):
     assert ("images_seen" in counters) == (run.config.name == "yolov2_160")
     if "images_seen" in counters:
         assert counters["images_seen"] == 12_345 + run.config.trainer.batch_size
+
+
+def test_a_run_without_validation_images_has_no_pictures(cache, tmp_path):  # noqa: F811
+    run = make_run(tmp_path, cache, "data.val=[]")
+    run.task.evaluate()
+    assert run.task.pictures() == {} and run.task.precision_recall() == {}
+
+
+def test_probes_show_boxes_detections_and_anchors_in_their_places(run):
+    """The first validation image: each picture differs from the plain image where something is drawn."""
+    run.task.evaluate()
+    annotations = run.task.val_annotations
+    boxes = annotations.boxes_original[annotations.rows(0)]
+    plain = run.task.probes.with_detections(Detections.concatenate([]), 0.3)[0]
+    found = Detections(
+        torch.zeros(1, dtype=torch.int64),
+        torch.tensor([[10.0, 20, 60, 70]]),
+        torch.ones(1),
+        torch.tensor([2]),
+    )
+    drawn = run.task.probes.with_detections(found, 0.3)[0]
+    factor = magnification(tuple(annotations.sizes[0]))
+    changed = np.argwhere((drawn != plain).any(-1)) / factor  # rows, columns
+    assert changed.max(0).tolist() == pytest.approx([70, 60], abs=1)
+    assert changed[:, 1].min() == pytest.approx(10, abs=1)
+    assert (plain[int(boxes[0, 1] * factor) + 1, int(boxes[0, 0] * factor) + 1] == 255).all()  # a dash begins
+    anchors = run.task.probes.with_anchors(run.task.module)[0]
+    assert anchors.shape[1] == READABLE
+
+
+def test_anchors_that_depend_on_predictions_are_drawn_each_time(cache, tmp_path):  # noqa: F811
+    run = make_run(tmp_path, cache)
+    run.task.module.encoder.matcher.needs_predictions = True
+    for _ in range(2):
+        run.task.evaluate()
+        assert "probe/anchors" in run.task.pictures()
+
+
+def test_a_probe_that_vanishes_ends_no_run(run, tmp_path, caplog):
+    """Evaluated from a cache, or before it was deleted."""
+    run.task.evaluate()
+    paths = list(run.task.val_annotations.paths)
+    paths[0] = str(tmp_path / "gone.jpg")
+    for owner in (run.task.val_annotations, run.task.val_loader.dataset.reader.annotations):
+        object.__setattr__(owner, "paths", Texts(paths))
+    caplog.clear()
+    pictures = run.task.pictures()
+    assert len(pictures["probe/detections"]) == len(pictures["probe/anchors"]) == 1
+    assert caplog.messages == [
+        f"{paths[0]}: the image cannot be read (No such file or directory); it is not drawn"
+    ]

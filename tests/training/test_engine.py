@@ -209,7 +209,7 @@ def test_broken_images_do_not_end_a_run_that_skips_them(tmp_path, caplog):
     assert [[(e.step, e.value) for e in curves.Scalars(f"{split}/broken_images")] for split in broken] == [
         [(3, 1), (6, 1)]
     ] * 2
-    assert len([tag for tag in curves.Tags()["images"] if tag.startswith("probe/")]) == 3
+    assert len([tag for tag in curves.Tags()["images"] if tag.startswith("probe/detections")]) == 3
     assert script.left_out(run) == "".join(
         f"{split} images left out, named above: 1 images that cannot be decoded\n"
         for split in ("training", "validation")

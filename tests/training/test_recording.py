@@ -9,7 +9,9 @@ import torch
 
 from detectors.training import engine
 from detectors.training.csv_log import METRICS
-from detectors.training.recording import group_rates, peak_memory
+from detectors.training.recording import group_rates, histogram_values, peak_memory
+from detectors.training.tags import check_tag
+from detectors.training.tracking import Tracker
 from detectors.training.update import weight_norm
 from tests.training.test_engine import cache, make_run, one_thread  # noqa: F401 - fixtures
 
@@ -82,3 +84,25 @@ def test_memory_is_that_of_the_process():
     assert 0.05 < before < 64
     assert peak_memory(torch.device("cpu")) >= before
     del block
+
+
+def test_histograms_on_demand(cache, tmp_path, monkeypatch):  # noqa: F811
+    calls = []
+    monkeypatch.setattr(Tracker, "histograms", lambda _, values, step: calls.append((step, values)))
+    run = make_run(tmp_path, cache, "trainer.log_every=2", "trainer.histograms_every=4")
+    engine.train(run)
+    ((step, values),) = calls
+    assert step == 4
+    weights = dict(run.task.module.named_parameters())
+    assert set(values) == {f"{kind}/{name}" for name in weights for kind in ("weights", "gradients")}
+    for name, numbers in values.items():
+        check_tag(name)
+        assert numbers.shape == (weights[name.partition("/")[2]].numel(),)
+    engine.train(make_run(tmp_path / "without", cache, "trainer.steps=2"))
+    assert len(calls) == 1
+
+
+def test_histograms_leave_numbers_out_that_are_not_finite():
+    module = torch.nn.Linear(2, 1, bias=False)
+    module.weight.grad = torch.tensor([[float("nan"), 3.0]])
+    assert histogram_values(module)["gradients/weight"].tolist() == [3]

@@ -95,7 +95,7 @@ def test_a_stop_within_an_evaluation_is_at_once(number, cache, tmp_path, monkeyp
     assert ckpt.load_checkpoint(tmp_path / "parts" / ckpt.LAST).step == 3 * number
     assert resume(tmp_path / "parts") is not None
     assert_same_run(tmp_path / "parts", whole)
-    assert_every_point_once(tmp_path / "parts", log=[3, 6], evaluations=[3, 6], texts=False)
+    assert_every_point_once(tmp_path / "parts", log=[3, 6], evaluations=[3, 6])
 
 
 @pytest.mark.parametrize("overrides", [(), ("trainer.accumulate=2", "trainer.batch_size=2")])

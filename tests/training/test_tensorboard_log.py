@@ -7,7 +7,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.api_pb2 import STATUS_SUCCESS
 from tensorboard.plugins.hparams.metadata import EXPERIMENT_TAG, SESSION_END_INFO_TAG, SESSION_START_INFO_TAG
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tensorboard.plugins.pr_curve.plugin_data_pb2 import PrCurvePluginData
+from tensorboard.util.tensor_util import make_ndarray
 
+from detectors.metrics.pr_curves import PrCurve
 from detectors.training.tensorboard_log import TensorBoardLog
 from detectors.training.tracking import Tracker
 from tests.faults import file_size_limit
@@ -117,6 +120,43 @@ def test_after_a_failed_write_the_file_is_whole(tmp_path):
     backend.scalars({"train/rate": 3.0}, 3)
     backend.close(False)
     assert points(read(tmp_path), "train/rate") == [(1, 1.0), (3, 3.0)]
+
+
+def test_pr_curves_come_back(tmp_path):
+    counts = np.arange(101)
+    curve = PrCurve(counts, counts + 1, counts + 2, counts / 100, counts / 200)
+    tracker = Tracker([TensorBoardLog(tmp_path)])
+    tracker.pr_curves({"pr/cat": curve}, 7)
+    tracker.close()
+    curves = read(tmp_path)
+    (event,) = curves.Tensors("pr/cat")
+    rows = make_ndarray(event.tensor_proto)
+    assert event.step == 7
+    np.testing.assert_array_equal(rows[:4], [counts, counts + 1, np.zeros(101), counts + 2])
+    np.testing.assert_allclose(rows[4:], [counts / 100, counts / 200], rtol=1e-6)
+    plugin = curves.summary_metadata["pr/cat"].plugin_data
+    assert plugin.plugin_name == "pr_curves"
+    assert PrCurvePluginData.FromString(plugin.content).num_thresholds == 101
+
+
+def test_histograms_come_back(tmp_path):
+    tracker = Tracker([TensorBoardLog(tmp_path)])
+    tracker.histograms(
+        {
+            "weights/a": np.float32([1, 2, 2, 5]),
+            "gradients/a": np.zeros(3, np.float32),
+            "weights/b": np.zeros(0),
+        },
+        4,
+    )
+    tracker.close()
+    curves = read(tmp_path)
+    (weights,) = curves.Histograms("weights/a")
+    (gradients,) = curves.Histograms("gradients/a")
+    assert curves.Tags()["histograms"] == ["weights/a", "gradients/a"]  # none of an empty tensor
+    assert (weights.step, weights.histogram_value.num) == (4, 4)
+    assert (weights.histogram_value.min, weights.histogram_value.max) == (1, 5)
+    assert gradients.histogram_value.num == 3
 
 
 def hparams_data(folder, tag):

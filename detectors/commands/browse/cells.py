@@ -9,7 +9,8 @@ import numpy as np
 from detectors.commands.browse.sample_sources import SampleSource, ShownSample
 from detectors.data.loading import Sample
 from detectors.data.sampling import Key
-from detectors.drawing import captioned, class_colours, draw_boxes, fit_image, image_grid, outline
+from detectors.drawing import captioned, class_colours, draw_boxes, fit_image, image_grid, smallest_first
+from detectors.training.matched_anchors import matches_picture
 
 COLUMNS = 4  # cells in a row of a page
 ROWS = 4  # rows of a page
@@ -71,33 +72,10 @@ def original_cell(source: SampleSource, index: int, side: int) -> np.ndarray:
 
 
 def anchor_cell(source: SampleSource, shown: ShownSample, side: int) -> np.ndarray:
-    """A sample with its boxes, each in its own colour, and their matched anchors in the same colour, thin.
-
-    The number of anchors follows the class name. A box without anchors is dashed in white.
-    """
-    sample = shown.sample
-    matches = shown.anchors
-    boxes = sample.boxes.numpy()
-    names = [source.annotations.class_names[label] for label in sample.labels.tolist()]
-    texts = [f"{name} {count}" for name, count in zip(names, matches.counts, strict=True)]
-    image, factor = fit_image(sample.image.numpy(), side)
-    colours = class_colours(len(boxes))
-    order = _smallest_first(boxes)
-    matched = order[matches.counts[order] > 0]
-    unmatched = order[matches.counts[order] == 0]
-    picture = draw_boxes(
-        outline(image, matches.anchors * factor, colours[matches.box_rows]),
-        boxes[matched] * factor,
-        [texts[row] for row in matched],
-        colours=colours[matched],
-        gt_boxes=boxes[unmatched] * factor,
-        gt_texts=[texts[row] for row in unmatched],
-        enlarge=False,
-    )
-    caption = f"{source.title or sample.info.image_id}: {len(boxes)} boxes, {len(matches.anchors)} anchors"
-    if len(unmatched):
-        caption += f", {len(unmatched)} without"
-    return captioned(picture, caption)
+    """A sample with its boxes and their matched anchors, see matches_picture."""
+    title = str(source.title or shown.sample.info.image_id)
+    names = source.annotations.class_names
+    return matches_picture(shown.sample, shown.anchors, names, title=title, side=side)
 
 
 def _draw_all_boxes(
@@ -117,12 +95,7 @@ def _draw_all_boxes(
     texts = [class_names[label] for label in labels]
     if suffixes is not None:
         texts = [text + suffix for text, suffix in zip(texts, suffixes, strict=True)]
-    order = _smallest_first(boxes)
+    order = smallest_first(boxes)
     colours = class_colours(len(class_names))[labels[order]]
     texts = [texts[row] for row in order]
     return draw_boxes(image, boxes[order] * factor, texts, colours=colours, enlarge=False)
-
-
-def _smallest_first(boxes: np.ndarray) -> np.ndarray:
-    """(n, 4) xyxy -> (n,) rows in order of area."""
-    return (boxes[:, 2:] - boxes[:, :2]).prod(1).argsort(kind="stable")

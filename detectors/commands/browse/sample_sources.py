@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from detectors.annotations import Annotations
-from detectors.commands.browse.matched_anchors import MatchedAnchors, matched_anchors, matches_table
+from detectors.commands.browse.matches_table import matches_table
 from detectors.config.check import check
 from detectors.config.schema import Config, composed, merged
 from detectors.data.images import ImageError
@@ -22,6 +22,7 @@ from detectors.data.sampling import Key, ResumableSampler
 from detectors.models.detector import Detector
 from detectors.training import assemble
 from detectors.training import checkpoint as ckpt
+from detectors.training.matched_anchors import MatchedAnchors, matched_anchors
 
 
 class ShownSample(NamedTuple):

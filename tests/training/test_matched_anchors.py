@@ -8,11 +8,12 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from torch.testing import assert_close
 
-from detectors.commands.browse.matched_anchors import matched_anchors, matches_table
+from detectors.commands.browse.matches_table import matches_table
 from detectors.data.loading import Sample, collate
 from detectors.models.ssd import ssd160
 from detectors.models.yolov2 import yolov2_tiny
 from detectors.structures import ImageInfo
+from detectors.training.matched_anchors import matched_anchors
 from tests import oracles
 
 
