@@ -126,6 +126,7 @@ def test_yaml_names_every_keyword(group):
 def test_debug_goes_on_top_of_an_experiment(experiment, debug):
     config = checked(f"experiment={experiment}", f"debug={debug}")
     assert config.trainer.steps == {"fast": 4, "overfit": 300, "profile": 60}[debug]
+    assert config.trainer.profile_steps == (10 if debug == "profile" else 0)
     assert config.name == experiment
 
 

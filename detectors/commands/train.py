@@ -32,6 +32,7 @@ from detectors.training.hparams import row_metrics, varied_settings
 from detectors.training.initial_weights import initial_weights, start_from
 from detectors.training.outcome import outcome
 from detectors.training.precision import suited
+from detectors.training.profiling import profiled
 from detectors.training.progress import Recent
 from detectors.training.run import Run
 from detectors.training.run_files import SUMMARY
@@ -103,7 +104,8 @@ def train_run(
     run.hooks = hooks or run.hooks
     evaluation = None
     try:
-        evaluation = engine.train(run)
+        with profiled(run):
+            evaluation = engine.train(run)
     finally:
         run.tracker.close(finished=evaluation is not None)
     logger.info(f"{left_out(run)}{outcome(run, evaluation)}\nrun folder: {run.folder}")

@@ -47,6 +47,10 @@ def _at_least(low: float, default: float | None) -> Any:
     return field(default=default, metadata={"low": low})
 
 
+def _within(low: float, high: float, default: float) -> Any:
+    return field(default=default, metadata={"low": low, "high": high})
+
+
 def _above_zero(default: float | None, *, off: str) -> Any:
     return field(default=default, metadata={"above": 0, "off": off})
 
@@ -57,7 +61,7 @@ def _between(low: float, high: float, default: float | None, *, off: str) -> Any
 
 
 def _probability(default: float) -> Any:
-    return field(default=default, metadata={"low": 0, "high": 1})
+    return _within(0, 1, default)
 
 
 def _empty(kind: type = list) -> Any:
@@ -186,6 +190,7 @@ class TrainerConfig:
     init_from: str | None = None  # a run folder or checkpoint: a new run starts from its weights if they fit
     init_without: list[str] = _empty()  # beginnings of parameter names that it does not load, such as head
     resume: str | None = None  # a run folder or checkpoint to go on from
+    profile_steps: int = _within(0, 50, 0)  # steps that are timed, then as many traced; 0: no profile
     on_step: list[str] = _empty()  # your functions, as module.name, called with the Run after each step
     on_evaluation: list[str] = (
         _empty()

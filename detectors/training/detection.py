@@ -27,6 +27,7 @@ from detectors.training.distributed import ALONE, Processes, parallel, without_e
 from detectors.training.precision import network_precision
 from detectors.training.probes import Probes
 from detectors.training.run_log import shows_bar
+from detectors.training.spans import span
 from detectors.training.validation_loss import ValidationLoss, loss_means
 
 PROBE_SCORE = 0.3  # detections below this are not drawn, and not in the confusion matrix
@@ -50,9 +51,10 @@ class TrainStep(nn.Module):
         detector = self.detector
         with network_precision(self.precision, images.device):
             outputs = detector(images)
-        grid = detector.grid(images.shape[-2:])
-        encoded = detector.encoder(targets, grid, outputs)
-        return detector.loss(outputs, encoded, grid), outputs, encoded, grid
+        with span("loss"):
+            grid = detector.grid(images.shape[-2:])
+            encoded = detector.encoder(targets, grid, outputs)
+            return detector.loss(outputs, encoded, grid), outputs, encoded, grid
 
 
 class DetectionTask:
@@ -95,7 +97,7 @@ class DetectionTask:
 
     def step(self, batch: Batch, exchange: bool = True) -> dict[str, Tensor]:
         """Loss terms of a batch. exchange: the backward pass averages all gradients over the processes."""
-        with nullcontext() if exchange else without_exchange(self.train_step):
+        with span("forward"), nullcontext() if exchange else without_exchange(self.train_step):
             terms, *self._last_step = self.train_step(batch.images, batch.targets)
         return terms
 

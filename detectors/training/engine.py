@@ -13,7 +13,8 @@ from detectors.training.progress import Clock, StopRequests, is_due, stop_reques
 from detectors.training.recording import log, progress_bar, record_evaluation
 from detectors.training.run import Evaluation, Run
 from detectors.training.saving import go_on, save_run, saved_on_error
-from detectors.training.update import begin_step, gradient_norm, update
+from detectors.training.spans import span
+from detectors.training.update import backward, begin_step, gradient_norm, update
 
 
 def train(run: Run) -> Evaluation:
@@ -46,7 +47,7 @@ def train(run: Run) -> Evaluation:
             for part in range(1, trainer.accumulate + 1):
                 batch = clock.wait_for(batches).to(run.device, non_blocking=True)
                 terms = run.task.step(batch, exchange=part == trainer.accumulate)
-                run.scaler.scale(sum(terms.values()) / trainer.accumulate).backward()
+                backward(run, terms)
                 recent.add(terms, progress.step + 1, batch)
             grad_norm = update(run)
             progress.step += 1
@@ -83,7 +84,8 @@ def interruptible_evaluation(run: Run, stop: StopRequests) -> Evaluation:
             if stop:
                 raise KeyboardInterrupt
         started = perf_counter()
-        evaluation = run.task.evaluate()
+        with span("evaluation"):
+            evaluation = run.task.evaluate()
         seconds = perf_counter() - started
     except KeyboardInterrupt:
         raise KeyboardInterrupt(go_on(run)) from None

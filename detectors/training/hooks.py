@@ -32,8 +32,8 @@ class Hook:
 
 @dataclass(frozen=True)
 class Hooks:
-    step: Sequence[Hook] = ()  # of trainer.on_step
-    evaluation: Sequence[Hook] = ()  # of trainer.on_evaluation
+    step: Sequence[Callable[..., Any]] = ()  # of trainer.on_step, and the profile's
+    evaluation: Sequence[Callable[..., Any]] = ()  # of trainer.on_evaluation
 
     def after_step(self, *arguments: Any) -> None:
         """Calls each in turn with the Run."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from detectors.structures import Batch
 from detectors.training.distributed import ALONE, Processes
 from detectors.training.nonfinite import NotFiniteError
+from detectors.training.spans import span
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 REPEAT = 1.0  # seconds
@@ -127,7 +128,7 @@ class Clock:
 
     def wait_for(self, batches: Iterator[Batch]) -> Batch:
         before = perf_counter()
-        with self.processes.together():  # no process begins a step that another one cannot make
+        with span("data"), self.processes.together():  # no process begins a step that another one cannot make
             batch = next(batches)
         self.waited += perf_counter() - before
         self.in_step = True

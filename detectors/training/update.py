@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from detectors.training.optim import rate_factor, set_rate
 from detectors.training.run import Run
+from detectors.training.spans import span
 
 
 def begin_step(run: Run) -> float:
@@ -22,19 +25,26 @@ def begin_step(run: Run) -> float:
     return rate
 
 
+def backward(run: Run, terms: Mapping[str, Tensor]) -> None:
+    """Adds the gradients of a batch's loss terms to those of its step."""
+    with span("backward"):
+        run.scaler.scale(sum(terms.values()) / run.config.trainer.accumulate).backward()
+
+
 def update(run: Run) -> Tensor | None:
     """Clips the gradients, takes an optimiser step and averages the weights.
 
     LossScaler may leave the step out, and StepGuard may undo it. Returns clip_gradients' norm.
     """
     trainer = run.config.trainer
-    run.scaler.unscale()
-    norm = clip_gradients(run.task.module, trainer.clip_grad_norm)
-    run.scaler.step()
-    if run.guard is not None:
-        run.guard.settle(run.recent.terms[-trainer.accumulate :])
-    if run.ema is not None:
-        run.ema.update(run.task.module, run.progress.step + 1)
+    with span("optimizer"):
+        run.scaler.unscale()
+        norm = clip_gradients(run.task.module, trainer.clip_grad_norm)
+        run.scaler.step()
+        if run.guard is not None:
+            run.guard.settle(run.recent.terms[-trainer.accumulate :])
+        if run.ema is not None:
+            run.ema.update(run.task.module, run.progress.step + 1)
     return norm
 
 
