@@ -28,12 +28,13 @@ def steps_to_profile(steps: int) -> int:
 
 @contextmanager
 def profiled(run: Run) -> Iterator[None]:
-    """Profiles the run that is trained in this context, if its trainer.profile_steps is not 0.
+    """Profiles the run that is trained in this context, if its trainer.profile_steps is not 0; of several
+    processes the first one.
 
     After SETTLING steps, as many as the setting says are timed; those after them are traced, so that neither
     disturbs the other. The table is logged at the end, and the trace lies in the run's folder.
     """
-    if not run.config.trainer.profile_steps:
+    if not run.config.trainer.profile_steps or not run.processes.first:
         yield
         return
     parts = Profile(run)
