@@ -54,7 +54,9 @@ def test_before_the_time_limit_it_saves_and_queues_again(script):
     job = start(script)
     while not calls(script):
         time.sleep(0.02)
-    job.send_signal(signal.SIGUSR1)
+    while job.poll() is None:  # the script may not have noted the training's number yet
+        job.send_signal(signal.SIGUSR1)
+        time.sleep(0.2)
     assert job.wait(timeout=20) == 130
     arguments, *rest = calls(script)
     assert arguments.split()[0] == "train.py"
