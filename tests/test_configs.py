@@ -24,7 +24,7 @@ COUNTS = {
     "experiment": 9,
     "loss": 6,
     "model": 11,
-    "optimizer": 3,
+    "optimizer": 5,
     "paths": 1,
     "schedule": 4,
     "trainer": 2,

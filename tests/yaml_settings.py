@@ -128,11 +128,16 @@ LOSSES: dict[str, dict[str, Any]] = {
 
 # learning_rate, momentum and decay of yolov2-voc.cfg; base_lr, momentum and weight_decay of Caffe's solver
 SOLVER = {"rate": 0.001, "momentum": 0.9, "weight_decay": 0.0005}
+PLAIN = {"weight_decay": 0.0, "bias_rate_factor": 1.0, "decay_scales": False}
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "sgd": {**SOLVER, "bias_rate_factor": 1.0, "decay_scales": False, "rate_in_momentum": False},
     # lr_mult 2 and decay_mult 0 of biases; Normalize's scale has no decay_mult of its own
     "sgd_caffe": {**SOLVER, "bias_rate_factor": 2.0, "decay_scales": True, "rate_in_momentum": True},
     "adamw": {"rate": 0.004, "weight_decay": 0.02, "betas": [0.9, 0.999]},  # ours
+    # the notebook's Adam(lr=0.5e-4, beta_1=0.9, beta_2=0.999, epsilon=1e-08, decay=0.0)
+    "adam": {"rate": 5e-5, **PLAIN, "options.betas": [0.9, 0.999], "options.eps": 1e-8},
+    # the notebook's RMSprop(lr=1e-4, rho=0.9, epsilon=1e-08, decay=0.0)
+    "rmsprop": {"rate": 1e-4, **PLAIN, "options.alpha": 0.9, "options.eps": 1e-8},
 }
 SCHEDULES: dict[str, dict[str, Any]] = {
     "constant": {"warmup_steps": 0},

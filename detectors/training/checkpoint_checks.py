@@ -202,8 +202,9 @@ def checked_optimizer_state(
                 raise ValueError(f"{where}: {key} is {given}, this model's is {kind_of(value)}; {GO_ON}")
         if group["params"] != own["params"]:
             raise ValueError(f"{where}: it has other parameters than this model's; {GO_ON}")
-        names = _state_names(optimizer, group, where)
-        parameters += [(parameter, names) for parameter in live["params"]]
+        sizes = {parameter.ndim for parameter in live["params"]}
+        names = {ndim: _state_names(optimizer, group, ndim, where) for ndim in sizes}
+        parameters += [(parameter, names[parameter.ndim]) for parameter in live["params"]]
     unknown = [key for key in stored["state"] if type(key) is not int or not 0 <= key < len(parameters)]
     if unknown:
         raise ValueError(f"{place}: state has an entry {unknown[0]!r}, which no parameter has; {GO_ON}")
@@ -228,46 +229,47 @@ def _same_kind(given: Any, own: Any) -> bool:
 
 
 def _state_names(
-    optimizer: torch.optim.Optimizer, group: Mapping[str, Any], where: str
-) -> Mapping[str, bool] | None:
-    """Entry of a parameter's state -> whether it has the parameter's shape, found by a step of a twin.
+    optimizer: torch.optim.Optimizer, group: Mapping[str, Any], ndim: int, where: str
+) -> Mapping[str, tuple[bool, ...]] | None:
+    """Entry of the state of a parameter of `ndim` dimensions -> which of these it has, found by a step of a
+    twin. The others are 1; () is a number.
 
     The twin's constructor also checks the ranges of the hyperparameters. None for an optimiser that is not
     PyTorch's.
     """
     kind = type(optimizer)
-    if not kind.__module__.startswith("torch.optim."):
+    if kind is not getattr(torch.optim, kind.__name__, None):
         return None
-    parameter = torch.nn.Parameter(torch.zeros(2, 3))
+    parameter = torch.nn.Parameter(torch.zeros(tuple(range(2, 2 + ndim))))
     settings = {
         name: group[name] for name in signature(kind).parameters if name in group and name != "params"
     }
     try:
         twin = kind([parameter], **settings)
-        parameter.grad = torch.zeros(2, 3)
+        parameter.grad = torch.zeros_like(parameter)
         twin.step()
     except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{where}: {' '.join(str(error).split())}; {GO_ON}") from error
     state = {name: value for name, value in twin.state[parameter].items() if value is not None}
-    return {name: value.shape == parameter.shape for name, value in state.items()}
+    return {name: tuple(size > 1 for size in value.shape) for name, value in state.items()}
 
 
 def _check_parameter_state(
-    state: Any, parameter: Tensor, names: Mapping[str, bool] | None, where: str
+    state: Any, parameter: Tensor, names: Mapping[str, tuple[bool, ...]] | None, where: str
 ) -> None:
     """names: from _state_names."""
     if not isinstance(state, dict):
         raise ValueError(f"{where} is {kind_of(state)}, must be a dict; {GO_ON}")
     if names is None:
         return
-    for name, shaped in names.items():
-        shape = tuple(parameter.shape) if shaped else ()
+    for name, kept in names.items():
+        shape = tuple(size if keep else 1 for size, keep in zip(parameter.shape, kept, strict=False))
         tensor = state.get(name)
         if type(tensor) in (int, float) and abs(tensor) < LARGEST_INTEGER:
             tensor = torch.tensor(tensor)
         if problem := _tensor_problem(tensor):
             raise ValueError(f"{where}: {name} {problem}; {GO_ON}")
-        if tuple(tensor.shape) != shape or not (tensor.is_floating_point() or not shaped):
+        if tuple(tensor.shape) != shape or not (tensor.is_floating_point() or not kept):
             raise ValueError(
                 f"{where}: {name} is {tensor.dtype} {tuple(tensor.shape)}, its parameter is {shape}; {GO_ON}"
             )

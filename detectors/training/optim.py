@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from math import cos, pi, prod
+from typing import Any
 
 import torch
 from torch import nn
 
 from detectors.config.schema import ScheduleConfig
+from detectors.data.suggestions import did_you_mean
 from detectors.structures import builder
+
+UNUSABLE = {  # in torch.optim, and why a detector cannot be trained with it
+    "LBFGS": "it computes the loss several times in a step",
+    "SparseAdam": "it takes sparse gradients only",
+    "Muon": "it takes matrices only, which the weights of a convolution are not",
+}
+# Keywords of torch.optim's classes that are no `options`: they have a setting here, or would not train.
+NO_OPTIONS = ("params", "lr", "weight_decay", "maximize", "differentiable", "capturable")
 
 
 @builder("optimizer")
@@ -46,6 +57,58 @@ def adamw(
     It is in neither paper. weight_decay=0 is Adam, which the Keras course uses.
     """
     return torch.optim.AdamW(parameter_groups(module, weight_decay=weight_decay), lr=rate, betas=tuple(betas))
+
+
+@builder("optimizer")
+def torch_optimizer(
+    module: nn.Module,
+    *,
+    name: str,
+    rate: float,
+    weight_decay: float = 0.0,
+    bias_rate_factor: float = 1.0,
+    decay_scales: bool = False,
+    options: dict[str, Any] | None = None,
+) -> torch.optim.Optimizer:
+    """torch.optim's `name`, such as Adam, NAdam, RMSprop. options: its other keywords, such as betas.
+
+    bias_rate_factor, decay_scales: as of sgd. ValueError for a name or a keyword that it does not have.
+    """
+    kind = _torch_class(name)
+    known = [key for key in signature(kind).parameters if key not in NO_OPTIONS]
+    options = {} if options is None else options
+    if not isinstance(options, dict):
+        raise ValueError(f"options={options!r}: must be a group of keywords, such as {{eps: 1.0e-8}}")
+    for key in options:
+        if key not in known:
+            hint = did_you_mean(key, known, listed=True)
+            raise ValueError(f"options.{key}={options[key]!r}: {name} has no such option{hint}")
+    if weight_decay and "weight_decay" not in signature(kind).parameters:
+        raise ValueError(f"weight_decay={weight_decay}: {name} has none; set optimizer.weight_decay=0")
+    groups = parameter_groups(
+        module, weight_decay=weight_decay, bias_rate_factor=bias_rate_factor, decay_scales=decay_scales
+    )
+    keywords = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    try:
+        return kind(groups, lr=rate, **keywords)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"options={options}: {name} refuses them ({error})") from error
+
+
+def _torch_class(name: str) -> type[torch.optim.Optimizer]:
+    kinds = {
+        key: value
+        for key, value in vars(torch.optim).items()
+        if isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and key != "Optimizer"
+    }
+    if name in UNUSABLE:
+        raise ValueError(f"name={name!r}: {UNUSABLE[name]}; choose another one")
+    if name not in kinds:
+        usable = sorted(kinds.keys() - UNUSABLE.keys())
+        raise ValueError(
+            f"name={name!r}: torch.optim has no such optimiser{did_you_mean(name, usable, listed=True)}"
+        )
+    return kinds[name]
 
 
 def parameter_groups(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -9,9 +10,19 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from detectors.config.schema import ScheduleConfig
+from detectors.config.build import build
+from detectors.config.schema import ScheduleConfig, composed
 from detectors.layers import ConvBNLeaky, L2Norm
-from detectors.training.optim import adamw, parameter_groups, rate_factor, set_rate, sgd
+from detectors.training.checkpoint_checks import checked_optimizer_state
+from detectors.training.optim import (
+    UNUSABLE,
+    adamw,
+    parameter_groups,
+    rate_factor,
+    set_rate,
+    sgd,
+    torch_optimizer,
+)
 
 
 def small_network() -> nn.Module:
@@ -211,3 +222,122 @@ def test_cosine_falls_from_one_to_its_final_fraction():
     assert rate_factor(schedule, 55, 100) == pytest.approx(0.55)
     assert rate_factor(schedule, 100, 100) == pytest.approx(0.1)
     assert rate_factor(ScheduleConfig(name="constant"), 7, 100) == 1
+
+
+ACCEPTED = {  # of torch 2.11
+    *("ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW"),
+    *("Adamax", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD"),
+}
+
+
+def test_every_class_of_torch_is_accepted_or_refused():
+    classes = {name for name, value in vars(torch.optim).items() if isinstance(value, type)} - {"Optimizer"}
+    assert classes == {*ACCEPTED, *UNUSABLE}
+
+
+@pytest.mark.parametrize("name", sorted(ACCEPTED))
+def test_any_optimiser_resumes_bit_for_bit(name):
+    """Two steps, its state as a checkpoint holds it, and a third one."""
+    module = small_network()
+    optimizer = torch_optimizer(module, name=name, rate=0.01)
+    gradients(optimizer, 0, 1)
+    weights, state = copy.deepcopy(module.state_dict()), copy.deepcopy(optimizer.state_dict())
+    gradients(optimizer, 2)
+
+    twin = small_network()
+    twin.load_state_dict(weights)
+    resumed = torch_optimizer(twin, name=name, rate=0.01)
+    resumed.load_state_dict(checked_optimizer_state(resumed, state, "x"))
+    gradients(resumed, 2)
+    assert_close(twin.state_dict(), module.state_dict(), rtol=0, atol=0)
+    assert_close(resumed.state_dict()["state"], optimizer.state_dict()["state"], rtol=0, atol=0)
+    assert any(not tensor.equal(weights[key]) for key, tensor in twin.state_dict().items())
+
+
+def gradients(optimizer: torch.optim.Optimizer, *seeds: int) -> None:
+    """A step for each seed, with the gradients that it gives."""
+    for seed in seeds:
+        torch.manual_seed(seed)
+        set_rate(optimizer, 0.01 / (1 + seed))
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = torch.randn_like(parameter)
+        optimizer.step()
+
+
+def test_a_factored_state_of_another_shape_is_named():
+    """Adafactor keeps a row and a column of a matrix."""
+    optimizer = torch_optimizer(small_network(), name="Adafactor", rate=0.01)
+    gradients(optimizer, 0)
+    state = copy.deepcopy(optimizer.state_dict())
+    state["state"][0]["row_var"] = state["state"][0]["col_var"]
+    with pytest.raises(
+        ValueError, match=r"^x: optimizer: state\[0\]: row_var is torch.float32 \(8, 3, 1, 3\), "
+    ):
+        checked_optimizer_state(optimizer, state, "x")
+
+
+def test_the_groups_are_those_of_the_other_optimisers():
+    module = small_network()
+    optimizer = torch_optimizer(
+        module, name="RAdam", rate=0.1, weight_decay=0.2, bias_rate_factor=2, options={"betas": [0.5, 0.6]}
+    )
+    weights, biases, scales = optimizer.param_groups
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.2, 0, 0]
+    assert [group["rate_factor"] for group in optimizer.param_groups] == [1, 2, 1]
+    assert weights["betas"] == biases["betas"] == scales["betas"] == (0.5, 0.6)
+
+
+NAMES = "ASGD, Adadelta, Adafactor, Adagrad, Adam, AdamW, Adamax, NAdam, RAdam, RMSprop, Rprop, SGD"
+
+
+@pytest.mark.parametrize(
+    ("keywords", "problem"),
+    [
+        ({"name": "NAdma"}, "name='NAdma': torch.optim has no such optimiser; did you mean NAdam?"),
+        ({"name": "x"}, f"name='x': torch.optim has no such optimiser; there are: {NAMES}"),
+        (
+            {"name": "LBFGS"},
+            "name='LBFGS': it computes the loss several times in a step; choose another one",
+        ),
+        ({"name": "SparseAdam"}, "name='SparseAdam': it takes sparse gradients only; choose another one"),
+        (
+            {"name": "Muon"},
+            "name='Muon': it takes matrices only, which the weights of a convolution are not; "
+            "choose another one",
+        ),
+        (
+            {"name": "Adam", "options": {"beta": 1}},
+            "options.beta=1: Adam has no such option; did you mean betas?",
+        ),
+        (
+            {"name": "Adagrad", "options": {"maximize": True}},
+            "options.maximize=True: Adagrad has no such option; "
+            "there are: lr_decay, initial_accumulator_value, eps, foreach, fused",
+        ),
+        (
+            {"name": "Adam", "options": 3},
+            "options=3: must be a group of keywords, such as {eps: 1.0e-8}",
+        ),
+        (
+            {"name": "Rprop", "weight_decay": 0.1},
+            "weight_decay=0.1: Rprop has none; set optimizer.weight_decay=0",
+        ),
+        ({"name": "Adam", "options": {"eps": -1.0}}, "Invalid epsilon value: -1.0"),
+        (
+            {"name": "Adam", "options": {"eps": "x"}},
+            "options={'eps': 'x'}: Adam refuses them "
+            "('<=' not supported between instances of 'float' and 'str')",
+        ),
+    ],
+)
+def test_what_torch_does_not_have_is_refused(keywords, problem):
+    with pytest.raises(ValueError) as error:
+        torch_optimizer(small_network(), rate=0.1, **keywords)
+    assert str(error.value) == problem
+
+
+def test_the_courses_optimisers():
+    """Keras' Adam and RMSprop, as the notebook makes them."""
+    for name, kind in (("adam", torch.optim.Adam), ("rmsprop", torch.optim.RMSprop)):
+        assert type(build(composed([f"optimizer={name}"])["optimizer"], small_network())) is kind
