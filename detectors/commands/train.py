@@ -6,7 +6,6 @@ Without overrides it trains the demo's YOLOv2.
 from __future__ import annotations
 
 import logging
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from detectors.annotations import Annotations
 from detectors.config.build import build, trust
 from detectors.config.check import check
 from detectors.config.entry import entry_point
-from detectors.config.schema import INSTALLED, PACKAGE, Config, merged, to_yaml
+from detectors.config.schema import Config, merged, to_yaml
 from detectors.data.checks import settled
 from detectors.data.suspicious_boxes import remark
 from detectors.training import assemble, engine
@@ -34,6 +33,7 @@ from detectors.training.outcome import outcome
 from detectors.training.precision import suited
 from detectors.training.profiling import profiled
 from detectors.training.progress import Recent
+from detectors.training.provenance import commit, versions
 from detectors.training.run import Run
 from detectors.training.run_files import SUMMARY
 from detectors.training.run_log import errors_in_log
@@ -213,6 +213,7 @@ def build_run(
     run.tracker.hparams(varied_settings(config), row_metrics(run.task.headline))
     run.tracker.text("run/config", to_yaml(config), first_step)
     run.tracker.text("run/commit", commit(), first_step)
+    run.tracker.text("run/versions", versions(device), first_step)
     describe_run(run, annotations)
     return run
 
@@ -250,19 +251,6 @@ def read_data(config: Config, class_names: Sequence[str] | None = None) -> list[
     if line := remark(scanned, size=tuple(config.input.size), resize=config.input.resize):
         logger.info(line)
     return annotations if config.data.val else [*annotations, Annotations.without_images(class_names)]
-
-
-def commit() -> str:
-    """The git commit of this code, with "-dirty" if files differ from it; "unknown" outside of a git
-    checkout.
-    """
-    if INSTALLED:
-        return "unknown"  # a repository around an installed package is not this code's
-    command = ["git", "-C", str(PACKAGE), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 def describe_run(run: Run, annotations: Annotations) -> None:

@@ -185,7 +185,7 @@ class TrainerConfig:
     threads: int = _at_least(0, 0)  # of PyTorch on the CPU; 0: PyTorch's choice
     probe_images: int = _at_least(0, 4)  # fixed images drawn with their detections at every evaluation
     # Where curves go: event files, metrics.csv; Weights & Biases and MLflow need their packages.
-    trackers: list[str] = _choices("tensorboard", "csv")
+    trackers: list[str] = _choices("tensorboard", "csv", others=("wandb", "mlflow"))
     progress: bool = True  # show a progress bar on a terminal; without one there are lines
     init_from: str | None = None  # a run folder or checkpoint: a new run starts from its weights if they fit
     init_without: list[str] = _empty()  # beginnings of parameter names that it does not load, such as head

@@ -59,7 +59,7 @@ def test_a_checkpoints_configuration_is_read_back(plain):
         (
             "trainer.trackers",
             ["csv", "tensorbord"],
-            "tensorbord must be one of tensorboard, csv; did you mean tensorboard?",
+            "tensorbord must be one of tensorboard, csv, wandb, mlflow; did you mean tensorboard?",
         ),
         ("trainer.device", "gpu", "must be one of auto, cpu, cuda, cuda:0, cuda:1, ...; did you mean cuda?"),
         ("trainer.device", "gpu:1", "; did you mean cuda:1?"),
