@@ -1,10 +1,15 @@
-"""Faults that tests plan."""
+"""Faults that tests plan, in their own process or in one of processes.Forks."""
 
 from __future__ import annotations
 
+import ctypes
 import resource
+import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from detectors.data.images import Decoded, ImageReader
 
 
 @contextmanager
@@ -16,3 +21,25 @@ def file_size_limit(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def slow_images(seconds: float, named: str) -> None:
+    """From now on, reading an image whose path holds `named` takes some seconds more."""
+    original = ImageReader.read
+
+    def read(reader: ImageReader, row: int, *wanted) -> Decoded:
+        if named in reader.annotations.paths[row]:
+            time.sleep(seconds)
+        return original(reader, row, *wanted)
+
+    ImageReader.read = read
+
+
+def small_shared_memory(size: str) -> None:
+    """From now on, this process and its children have a /dev/shm of this size. OSError where it may not."""
+    new_mounts = 0x00020000  # CLONE_NEWNS
+    if ctypes.CDLL(None, use_errno=True).unshare(new_mounts):
+        raise OSError(ctypes.get_errno(), "unshare is not permitted")
+    for command in (["--make-rprivate", "/"], ["-t", "tmpfs", "-o", f"size={size}", "tmpfs", "/dev/shm"]):
+        if subprocess.run(["mount", *command], check=False).returncode:
+            raise OSError("mount is not permitted")

@@ -49,13 +49,13 @@ def _forked(arguments: list[str]) -> tuple[int, str]:
             signal.alarm(LIMIT)
             os.dup2(output.fileno(), 1)
             os.dup2(output.fileno(), 2)
-            os._exit(_status(arguments))
+            os._exit(run_to_status(arguments))
         _, wait_status = os.waitpid(child, 0)
         output.seek(0)
         return os.waitstatus_to_exitcode(wait_status), output.read().decode("utf-8", "replace")
 
 
-def _status(arguments: list[str]) -> int:
+def run_to_status(arguments: list[str]) -> int:
     """The exit status, as Python gives it, of one command in this process."""
     try:
         main(arguments)

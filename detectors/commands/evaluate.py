@@ -39,6 +39,7 @@ LOADING = (
     "cache",
     "workers",
     "prefetch",
+    "timeout",
     "image_cache",
     "reduced_decode",
     "max_pixels",

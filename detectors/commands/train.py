@@ -43,7 +43,7 @@ from detectors.training.tracker_backends import open_tracker
 logger = logging.getLogger(__name__)
 
 # Settings of `data` that do not affect learning.
-HARMLESS = ("root", "cache", "workers", "prefetch", "image_cache")
+HARMLESS = ("root", "cache", "workers", "prefetch", "timeout", "image_cache")
 
 # Group, its settings that a resume cannot change ((): all of them), and why.
 FIXED = (

@@ -134,6 +134,7 @@ class DataConfig:
     train_difficult: bool = True  # VOC's `difficult` objects: train on them (Caffe) or not (Darknet)
     workers: int = _at_least(0, 0)  # loading processes; 0 loads in the training process
     prefetch: int = _at_least(1, 2)  # batches that each process keeps ready
+    timeout: int = _at_least(0, 300)  # seconds that a step waits for a batch of the workers; 0: for ever
     # Where decoded images are kept, height * width * 3 bytes each; disk: in paths.cache.
     image_cache: str = _choice("none", "ram", "disk")
     # Decode large JPEGs at 1/2, 1/4 or 1/8 if that leaves all the pixels that the input needs.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from detectors.annotations import Annotations
 from detectors.data.augment.mixing import Mixing
@@ -27,6 +26,7 @@ from detectors.data.augment.transforms import TransformedSample
 from detectors.data.images import ImageError, ImageReader
 from detectors.data.problems import KINDS, Problem
 from detectors.data.sampling import Key, ResumableSampler, SizeOf
+from detectors.data.workers import PATIENCE, start_worker, worker_processes
 from detectors.structures import Batch, ImageInfo, Targets
 
 # Random streams of a sample, see DetectionDataset._entropy: the choice of images, augmentation, mixing.
@@ -199,30 +199,30 @@ def collate(samples: list[Sample]) -> Batch:
 class BatchLoader(DataLoader):
     """A DataLoader that logs the images that were replaced or left out.
 
-    It raises a worker's ImageError as if it had occurred in the main process, after the workers have ended.
+    It raises a worker's ImageError as if it had occurred in the main process. batch_timeout: seconds to wait
+    for a batch of the workers, 0: for ever; see workers.worker_processes, also for other errors.
     """
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, *args, batch_timeout: float = 0.0, **kwargs):
+        super().__init__(*args, timeout=PATIENCE if kwargs.get("num_workers") else 0, **kwargs)
+        self.batch_timeout = batch_timeout
         # By path: images that were replaced or left out, in all iterations so far.
         self.problems: dict[str, Problem] = {}
 
     def __iter__(self) -> Iterator[Batch]:
-        batches = super().__iter__()
-        for fetched in batches:
-            self.note(fetched.problems)
-            if fetched.error is not None:
-                break
-            if fetched.samples is not None:
-                yield fetched.samples
-        else:
-            return
-        # Ends the workers. The error's traceback would keep them alive and delay the exit by ten seconds.
-        del batches
-        path, what, kind = fetched.error.args
+        with worker_processes(super().__iter__, self.batch_timeout) as batches:
+            for fetched in batches:
+                self.note(fetched.problems)
+                if fetched.error is not None:
+                    raise self._advised(fetched.error)
+                if fetched.samples is not None:
+                    yield fetched.samples
+
+    def _advised(self, error: ImageError) -> ImageError:
+        path, what, kind = error.args
         if self.dataset.on_error == "stop":
             what += "; data.on_error=skip continues without it"
-        raise ImageError(path, what, kind)
+        return ImageError(path, what, kind)
 
     def note(self, problems: Iterable[Problem]) -> None:
         """Counts problems, this process's or another's, with one warning per file."""
@@ -246,6 +246,7 @@ def build_train_loader(
     batch_size: int,
     workers: int,
     prefetch: int = 2,
+    batch_timeout: float = 0.0,
     start_step: int = 0,
     steps: int | None = None,
     size_of: SizeOf | None = None,
@@ -255,7 +256,8 @@ def build_train_loader(
     """Batches start_step to steps - 1 of the run, in the order given by the dataset's seed.
 
     batch_size: of one process. prefetch: the number of batches that each worker prepares in advance.
-    steps: None is endless. size_of: number of a batch -> its (height, width); None is the transform's size.
+    batch_timeout: see BatchLoader. steps: None is endless. size_of: number of a batch -> its (height, width);
+    None is the transform's size.
     rank, world_size: this process's share of each step, see ResumableSampler.
     """
     sampler = ResumableSampler(
@@ -268,7 +270,7 @@ def build_train_loader(
         rank=rank,
         world_size=world_size,
     )
-    return _loader(dataset, sampler, workers, prefetch)
+    return _loader(dataset, sampler, workers, prefetch, batch_timeout)
 
 
 def build_eval_loader(
@@ -277,6 +279,7 @@ def build_eval_loader(
     batch_size: int,
     workers: int,
     prefetch: int = 2,
+    batch_timeout: float = 0.0,
     rank: int = 0,
     world_size: int = 1,
 ) -> BatchLoader:
@@ -287,37 +290,31 @@ def build_eval_loader(
     """
     keys = [Key(0, index) for index in range(len(dataset))]
     batches = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
-    return _loader(dataset, batches[rank::world_size], workers, prefetch)
+    return _loader(dataset, batches[rank::world_size], workers, prefetch, batch_timeout)
 
 
-def _loader(dataset: DetectionDataset, batches: Sampler | list, workers: int, prefetch: int) -> BatchLoader:
+def _loader(
+    dataset: DetectionDataset, batches: Sampler | list, workers: int, prefetch: int, batch_timeout: float
+) -> BatchLoader:
     cv2.setNumThreads(0)  # OpenCV's threads would compete with the workers and torch for the cores
     return BatchLoader(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
         prefetch_factor=prefetch if workers else None,
+        batch_timeout=batch_timeout,
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
         # Without a generator, the loader would draw from the global random state, which a resume restores.
         generator=torch.Generator(),
     )
 
 
 def _collate(fetched: Fetched) -> Fetched:
-    return fetched._replace(samples=collate(fetched.samples) if fetched.samples else None)
-
-
-def _start_worker(worker: int) -> None:
-    cv2.setNumThreads(0)
-    # The main process handles requests to stop, which often go to its whole group: it saves, then ends the
-    # workers.
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _end_at_the_second)
-
-
-def _end_at_the_second(number: int, frame: object) -> None:
-    """The first SIGTERM may be the group's; a second one comes from the main process."""
-    signal.signal(number, signal.SIG_DFL)
+    batch = collate(fetched.samples) if fetched.samples else None
+    if batch is not None and get_worker_info() is not None:
+        # The queue would do it in a thread, whose error nobody hears: the batch would never come.
+        for tensor in (batch.images, batch.targets.boxes, batch.targets.labels, batch.targets.valid):
+            tensor.share_memory_()
+    return fetched._replace(samples=batch)

@@ -210,6 +210,7 @@ def train_loader(
         batch_size=trainer.batch_size,
         workers=config.data.workers,
         prefetch=config.data.prefetch,
+        batch_timeout=config.data.timeout,
         start_step=start_step * trainer.accumulate,
         steps=trainer.steps * trainer.accumulate,
         size_of=scales and (lambda batch: scales(batch // trainer.accumulate)),
@@ -265,6 +266,7 @@ def eval_loader(
         batch_size=batch_size,
         workers=data.workers,
         prefetch=data.prefetch,
+        batch_timeout=data.timeout,
         rank=processes.rank,
         world_size=processes.world_size,
     )

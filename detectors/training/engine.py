@@ -6,8 +6,11 @@ The loop knows losses, checkpoints and curves, but neither boxes nor classes: th
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
 from time import perf_counter
 
+from detectors.structures import Batch
 from detectors.training import checkpoint as ckpt
 from detectors.training.progress import Clock, StopRequests, is_due, stop_requests
 from detectors.training.recording import log, progress_bar, record_evaluation
@@ -41,11 +44,11 @@ def train(run: Run) -> Evaluation:
         )
         module.train()
         clock.resume()
-        while progress.step < trainer.steps and not stop.agreed(run.processes):
+        while progress.step < trainer.steps and (fetched := batches_of_step(run, batches, clock, stop)):
             # One training step.
             rate = begin_step(run)
-            for part in range(1, trainer.accumulate + 1):
-                batch = clock.wait_for(batches).to(run.device, non_blocking=True)
+            for part, loaded in enumerate(fetched, 1):
+                batch = loaded.to(run.device, non_blocking=True)
                 terms = run.task.step(batch, exchange=part == trainer.accumulate)
                 backward(run, terms)
                 recent.add(terms, progress.step + 1, batch)
@@ -76,20 +79,28 @@ def train(run: Run) -> Evaluation:
     return evaluation
 
 
+def batches_of_step(run: Run, batches: Iterator[Batch], clock: Clock, stop: StopRequests) -> list[Batch]:
+    """All batches of the next step, so that loading fails or hangs between two steps.
+
+    [] on a request to stop, which is also heard while they are waited for.
+    """
+    try:
+        return clock.wait_for(batches, run.config.trainer.accumulate, stop)
+    except KeyboardInterrupt:  # of this process, or of another one of the run
+        stop.signals.append(signal.SIGTERM)
+        return []
+
+
 def interruptible_evaluation(run: Run, stop: StopRequests) -> Evaluation:
     """Evaluates and saves. A request to stop is not held back until the end: last.pt was written before."""
-    stop.at_once = True
     try:
         with run.processes.together():
-            if stop:
-                raise KeyboardInterrupt
-        started = perf_counter()
-        with span("evaluation"):
+            stop.raise_if_any()
+        with stop.at_once(), span("evaluation"):
+            started = perf_counter()
             evaluation = run.task.evaluate()
-        seconds = perf_counter() - started
+            seconds = perf_counter() - started
     except KeyboardInterrupt:
         raise KeyboardInterrupt(go_on(run)) from None
-    finally:
-        stop.at_once = False
     record_evaluation(run, evaluation, seconds)
     return evaluation

@@ -126,13 +126,16 @@ class Clock:
         self.seconds = progress.train_seconds
         self.started = perf_counter()
 
-    def wait_for(self, batches: Iterator[Batch]) -> Batch:
+    def wait_for(self, batches: Iterator[Batch], count: int, stop: StopRequests) -> list[Batch]:
+        """The next `count` batches, with which a step begins. KeyboardInterrupt on a request to stop."""
         before = perf_counter()
-        with span("data"), self.processes.together():  # no process begins a step that another one cannot make
-            batch = next(batches)
+        # No process begins a step that another one cannot make.
+        with span("data"), self.processes.together(), stop.at_once():
+            stop.raise_if_any()
+            fetched = [next(batches) for _ in range(count)]
         self.waited += perf_counter() - before
         self.in_step = True
-        return batch
+        return fetched
 
     def pause(self) -> None:
         self.progress.train_seconds += perf_counter() - self.started
@@ -158,17 +161,15 @@ class StopRequests:
 
     def __init__(self):
         self.signals: list[int] = []
-        self.at_once = False  # raise KeyboardInterrupt on a signal, and do not wait for the step's end
+        self.raises = False  # see at_once
         self.noted = 0.0  # when the first one came
 
     def __bool__(self) -> bool:
         return bool(self.signals)
 
-    def agreed(self, processes: Processes) -> bool:
-        """Whether one of the processes was asked to stop; then all note it."""
-        if processes.any(bool(self)) and not self:
-            self.signals.append(signal.SIGTERM)
-        return bool(self)
+    def raise_if_any(self) -> None:
+        if self:
+            raise KeyboardInterrupt
 
     def note(self, number: int, frame: object) -> None:
         """A second signal ends the program; within REPEAT seconds it counts as the first.
@@ -179,8 +180,17 @@ class StopRequests:
         if not self.signals:
             self.noted = perf_counter()
         self.signals.append(number)
-        if not repeated and (self.at_once or len(self.signals) > 1):
+        if not repeated and (self.raises or len(self.signals) > 1):
             raise KeyboardInterrupt
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Where a request does not wait for the end of the step: it raises KeyboardInterrupt."""
+        self.raises = True
+        try:
+            yield
+        finally:
+            self.raises = False
 
 
 @contextmanager

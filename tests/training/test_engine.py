@@ -9,8 +9,8 @@ import os
 import re
 import signal
 import threading
+from itertools import count
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 import torch
@@ -106,19 +106,16 @@ def test_a_resumed_run_equals_an_uninterrupted_one(model, overrides, cache, tmp_
 
 
 def interrupt_after(run: Run, batch: int) -> None:
-    """Sends this process a Ctrl-C while batch number `batch` is being fetched."""
-    original = run.train_loader
+    """Sends this process a Ctrl-C in the forward pass of batch number `batch`."""
+    original = run.task.step
+    number = count(1)
 
-    class Interrupted:
-        problems: ClassVar = {}
+    def step(loaded: Batch) -> dict:
+        if next(number) == batch:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(loaded)
 
-        def __iter__(self):
-            for number, found in enumerate(original, 1):
-                if number == batch:
-                    os.kill(os.getpid(), signal.SIGINT)
-                yield found
-
-    run.train_loader = Interrupted()
+    run.task.step = step
 
 
 def test_all_batches_of_a_step_have_its_size(cache, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import signal
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.testing import assert_close
 
 from detectors.data.images import ImageError
+from detectors.structures import Batch
 from detectors.training import checkpoint as ckpt
 from detectors.training import engine, progress, recording
 from detectors.training.csv_log import METRICS
@@ -136,11 +138,33 @@ def test_an_evaluation_that_could_not_be_recorded_is_made_again(cache, tmp_path,
     assert metrics(tmp_path / "parts") == metrics(whole)
 
 
+def test_an_image_that_fails_for_the_second_pass_of_a_step_costs_no_step(cache, tmp_path):  # noqa: F811
+    """All batches of a step are there before its first pass, which changes BatchNorm's statistics."""
+    overrides = ("trainer.accumulate=2", "trainer.batch_size=2")
+    whole = finished(tmp_path / "whole", cache, *overrides)
+    run = make_run(tmp_path / "parts", cache, *overrides)
+    fail_at(run, 10)
+    with pytest.raises(ImageError):
+        engine.train(run)
+    run.tracker.close()
+    assert ckpt.load_checkpoint(tmp_path / "parts" / ckpt.LAST).step == 4
+    resume(tmp_path / "parts")
+    assert_same_run(tmp_path / "parts", whole)
+
+
 def test_an_error_within_a_step_leaves_the_checkpoint_from_before(cache, tmp_path):  # noqa: F811
     """The first of two passes has changed BatchNorm's statistics."""
     run = make_run(tmp_path, cache, "trainer.accumulate=2", "trainer.batch_size=2")
-    fail_at(run, 10)
-    with pytest.raises(ImageError):
+    original = run.task.step
+    number = count(1)
+
+    def step(batch: Batch) -> dict:
+        if next(number) == 10:
+            raise RuntimeError("out of memory")
+        return original(batch)
+
+    run.task.step = step
+    with pytest.raises(RuntimeError):
         engine.train(run)
     assert ckpt.load_checkpoint(tmp_path / ckpt.LAST).step == 3
 

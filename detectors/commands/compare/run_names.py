@@ -20,6 +20,7 @@ UNNAMED = (
     "data.image_cache",
     "data.workers",
     "data.prefetch",
+    "data.timeout",
     "trainer.device",
     "trainer.threads",
     "trainer.progress",
