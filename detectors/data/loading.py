@@ -26,7 +26,7 @@ from detectors.data.augment.transforms import TransformedSample
 from detectors.data.images import ImageError, ImageReader
 from detectors.data.problems import KINDS, Problem
 from detectors.data.sampling import Key, ResumableSampler, SizeOf
-from detectors.data.workers import PATIENCE, start_worker, worker_processes
+from detectors.data.workers import LIVENESS_CHECK, start_worker, worker_processes
 from detectors.structures import Batch, ImageInfo, Targets
 
 # Random streams of a sample, see DetectionDataset._entropy: the choice of images, augmentation, mixing.
@@ -204,7 +204,7 @@ class BatchLoader(DataLoader):
     """
 
     def __init__(self, *args, batch_timeout: float = 0.0, **kwargs):
-        super().__init__(*args, timeout=PATIENCE if kwargs.get("num_workers") else 0, **kwargs)
+        super().__init__(*args, timeout=LIVENESS_CHECK if kwargs.get("num_workers") else 0, **kwargs)
         self.batch_timeout = batch_timeout
         # By path: images that were replaced or left out, in all iterations so far.
         self.problems: dict[str, Problem] = {}

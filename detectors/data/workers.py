@@ -20,14 +20,14 @@ from typing import Any
 import cv2
 
 REQUESTS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1}  # to stop the run
-PATIENCE = 1.0  # seconds between two looks at whether the other side is still alive
+LIVENESS_CHECK = 1.0  # seconds between two looks at whether the other side is still alive
 SHARED_MEMORY = "/dev/shm"  # through which PyTorch's workers hand over tensors
 LESS_MEMORY = "set a smaller data.workers, data.prefetch or batch size"
 
 
 @contextmanager
 def worker_processes(start: Callable[[], Iterator[Any]], timeout: float) -> Iterator[Iterator[Any]]:
-    """The batches of a PyTorch loader whose `timeout` is PATIENCE, or 0 without workers.
+    """The batches of a PyTorch loader whose `timeout` is LIVENESS_CHECK, or 0 without workers.
 
     A worker that is lost is an error of the batch that is waited for, never of the statement that the
     program is at, and the workers are killed at the end, also those that hang. What goes wrong is one line:
@@ -46,7 +46,7 @@ def worker_processes(start: Callable[[], Iterator[Any]], timeout: float) -> Iter
         yield _patient(batches, timeout)
     except (RuntimeError, EOFError, OSError) as error:
         if not isinstance(error, RuntimeError):  # it is just ending, as it seems
-            wait([worker.sentinel for worker in workers], PATIENCE)
+            wait([worker.sentinel for worker in workers], LIVENESS_CHECK)
         what = _explained(error, [worker.exitcode for worker in workers], timeout)
         if what is None:
             raise
@@ -63,7 +63,7 @@ def _kill(workers: Sequence[BaseProcess]) -> None:
 
 
 def _patient(batches: Iterator[Any], timeout: float) -> Iterator[Any]:
-    """The batches. In each wait of PATIENCE, PyTorch looks whether the workers are alive."""
+    """The batches. In each wait of LIVENESS_CHECK, PyTorch looks whether the workers are alive."""
     end = monotonic() + timeout
     while True:
         try:
@@ -149,7 +149,7 @@ def _held_requests() -> Iterator[None]:
 def start_worker(worker: int) -> None:
     """Leaves requests to stop, which often go to the whole process group, to the main process.
 
-    It saves, then kills its workers. They end by themselves within PATIENCE where it was killed.
+    It saves, then kills its workers. They end by themselves within LIVENESS_CHECK where it was killed.
     """
     cv2.setNumThreads(0)
     for number in REQUESTS:
@@ -167,5 +167,5 @@ def _heed(kind: type[BaseException], error: BaseException, traceback: TracebackT
 
 def _end_with(parent: int) -> None:
     while os.getppid() == parent:
-        sleep(PATIENCE)
+        sleep(LIVENESS_CHECK)
     os._exit(1)

@@ -110,10 +110,10 @@ def interrupt_after(run: Run, batch: int) -> None:
     original = run.task.step
     number = count(1)
 
-    def step(loaded: Batch) -> dict:
+    def step(loaded: Batch, exchange: bool = True) -> dict:
         if next(number) == batch:
             os.kill(os.getpid(), signal.SIGINT)
-        return original(loaded)
+        return original(loaded, exchange)
 
     run.task.step = step
 

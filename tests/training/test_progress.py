@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from detectors.structures import Batch, ImageInfo
-from detectors.training.progress import Clock, Progress, Recent
+from detectors.training.progress import Clock, Progress, Recent, StopRequests
 from tests import oracles
 
 
@@ -46,7 +46,8 @@ def test_a_pause_costs_no_training_time():
     progress = Progress()
     clock = Clock(progress)
     batches = iter([batch_of("a")])
-    assert clock.wait_for(batches).infos[0].path == "a"
+    (batch,) = clock.wait_for(batches, 1, StopRequests())
+    assert batch.infos[0].path == "a"
     progress.images_seen = 8
     clock.pause()
     before = progress.train_seconds

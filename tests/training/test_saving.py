@@ -158,10 +158,10 @@ def test_an_error_within_a_step_leaves_the_checkpoint_from_before(cache, tmp_pat
     original = run.task.step
     number = count(1)
 
-    def step(batch: Batch) -> dict:
+    def step(batch: Batch, exchange: bool = True) -> dict:
         if next(number) == 10:
             raise RuntimeError("out of memory")
-        return original(batch)
+        return original(batch, exchange)
 
     run.task.step = step
     with pytest.raises(RuntimeError):
