@@ -26,7 +26,7 @@ COUNTS = {
     "model": 11,
     "optimizer": 5,
     "paths": 1,
-    "schedule": 4,
+    "schedule": 5,
     "trainer": 2,
 }
 HYDRA = {"help": 2, "job_logging": 3}

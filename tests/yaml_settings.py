@@ -143,6 +143,11 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     "constant": {"warmup_steps": 0},
     "cosine": {"warmup_steps": 100, "warmup_power": 1.0, "final_fraction": 0.0},  # ours
     "poly": {"warmup_steps": 1000, "warmup_power": 4.0, "power": 4.0},  # darknet19.cfg; net.power's default
+    "phases": {  # ours
+        "warmup_steps": 100,
+        "warmup_power": 1.0,
+        "phases": [{"name": "constant", "until": 500}, {"name": "cosine"}],
+    },
     "step": {"warmup_steps": 0, "milestones": [80000, 100000], "factors": [0.1, 0.1]},  # ssd_pascal.py
 }
 

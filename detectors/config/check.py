@@ -31,6 +31,7 @@ from detectors.config.build import (
 from detectors.config.data_rules import DATA_RULES, SettingProblem
 from detectors.config.devices import device_problem
 from detectors.config.schema import Config
+from detectors.config.training_rules import TRAINING_RULES
 from detectors.config.typed import as_hinted, group_in
 from detectors.data.suggestions import did_you_mean
 
@@ -111,6 +112,8 @@ def _read(schema: type, given: Any, place: str, problems: list[SettingProblem]) 
         where = _join(place, name)
         if (group := _group(hints[name], value)) is not None:
             values[name] = value if is_dataclass(value) else _read(group, value, where, problems)
+        elif isinstance(value, list) and (item := _item_group(hints[name])):
+            values[name] = [_read(item, part, f"{where}[{i}]", problems) for i, part in enumerate(value)]
         elif value == "???":
             problems.append((where, f"{where} is missing: set {where}=..."))
         elif text := _wrong(value, hints[name], known[name].metadata):
@@ -122,6 +125,11 @@ def _group(hint: Any, value: Any) -> type | None:
     """The dataclass of a setting; None for a single value, or for an optional group that is left out."""
     group = group_in(hint)
     return None if value is None and group is not hint else group
+
+
+def _item_group(hint: Any) -> type | None:
+    """The dataclass of the items of a list of groups."""
+    return next(filter(is_dataclass, typing.get_args(hint)), None)
 
 
 def _default(field) -> Any:
@@ -170,40 +178,6 @@ def _input_size(config: Config) -> Iterator[SettingProblem]:
     size = config.input.size
     if len(size) != 2 or min(size) < 1:
         yield "input.size", f"input.size={size}: must be [height, width] in pixels, such as [416, 416]"
-
-
-def _warmup_fits(config: Config) -> Iterator[SettingProblem]:
-    warmup = config.schedule.warmup_steps
-    steps = config.trainer.steps
-    if warmup > steps:
-        what = f"schedule.warmup_steps={warmup}: longer than the whole run, trainer.steps={steps}"
-        yield "schedule", f"{what}; set schedule.warmup_steps={steps // 10}, or more trainer.steps"
-
-
-def _histograms_at_log_points(config: Config) -> Iterator[SettingProblem]:
-    every = config.trainer.histograms_every
-    log_every = config.trainer.log_every
-    if every % log_every:
-        what = f"trainer.histograms_every={every}: not a multiple of trainer.log_every={log_every}"
-        yield "trainer", f"{what}; set trainer.histograms_every={-(-every // log_every) * log_every}"
-
-
-def _milestones_fit(config: Config) -> Iterator[SettingProblem]:
-    schedule = config.schedule
-    if len(schedule.milestones) != len(schedule.factors):
-        what = f"schedule.milestones={schedule.milestones} and schedule.factors={schedule.factors}"
-        yield "schedule", f"{what}: each milestone needs one factor; give both lists the same length"
-    if sorted(set(schedule.milestones)) != schedule.milestones:
-        yield (
-            "schedule",
-            f"schedule.milestones={schedule.milestones}: must increase; sort them and drop duplicates",
-        )
-    if schedule.name == "step" and not schedule.milestones:
-        yield (
-            "schedule",
-            "schedule.milestones=[]: the step schedule needs some; "
-            "set schedule.milestones=[80000,100000], or schedule=constant",
-        )
 
 
 def _scales_form_a_row(config: Config) -> Iterator[SettingProblem]:
@@ -309,9 +283,7 @@ def _try(group: str, node: Mapping[str, Any], **given: Any) -> Any:
 CONFIG_RULES: dict[types.FunctionType, tuple[str, ...]] = {
     _input_size: ("input",),
     _scales_form_a_row: ("input",),
-    _warmup_fits: ("schedule", "trainer"),
-    _histograms_at_log_points: ("trainer",),
-    _milestones_fit: ("schedule",),
+    **TRAINING_RULES,
     _augmentation_agrees_with_evaluation: ("augment", "input"),
     **DATA_RULES,
     _activations_agree: ("model", "loss"),

@@ -152,14 +152,27 @@ class MixingConfig:
 
 
 @dataclass
-class ScheduleConfig:
+class CurveConfig:
+    """How the rate changes over a run, or over a phase of it."""
+
     name: str = _choice("constant", "step", "cosine", "poly")
-    warmup_steps: int = _at_least(0, 0)  # rate warm-up: rate * (step / warmup_steps) ** warmup_power
-    warmup_power: float = _at_least(0, 1.0)  # 1 linear; 4 is Darknet's burn_in
     milestones: list[int] = _empty()  # step: the steps at which the rate is multiplied by a factor
     factors: list[float] = _empty()  # step: one for each milestone
-    final_fraction: float = _at_least(0, 0.0)  # cosine: the last step's rate as a fraction of the full one
+    final_fraction: float = _at_least(0, 0.0)  # cosine: the last step's rate as a fraction of the first one's
     power: float = _at_least(0, 4.0)  # poly: rate * (1 - step / steps) ** power
+
+
+@dataclass
+class PhaseConfig(CurveConfig):
+    until: int | None = _at_least(1, None)  # its last step; null: the run's, of the last phase
+
+
+@dataclass
+class ScheduleConfig(CurveConfig):
+    name: str = _choice("constant", "step", "cosine", "poly", "phases")
+    warmup_steps: int = _at_least(0, 0)  # rate warm-up: rate * (step / warmup_steps) ** warmup_power
+    warmup_power: float = _at_least(0, 1.0)  # 1 linear; 4 is Darknet's burn_in
+    phases: list[PhaseConfig] = _empty()  # phases: each begins with the rate at which the one before ended
 
 
 @dataclass

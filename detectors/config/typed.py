@@ -22,7 +22,7 @@ BRACKETS = {"[": 1, "{": 1, "(": 1, "]": -1, "}": -1, ")": -1}
 
 def group_in(hint: Any) -> type | None:
     """The dataclass of a group of settings, which may be optional; None for a single setting's annotation."""
-    return next((kind for kind in (hint, *typing.get_args(hint)) if is_dataclass(kind)), None)
+    return next((kind for kind in _kinds(hint) if is_dataclass(kind)), None)
 
 
 def setting_hints(schema: type, place: str = "") -> dict[str, Any]:

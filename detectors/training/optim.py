@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from detectors.config.schema import ScheduleConfig
+from detectors.config.schema import CurveConfig, ScheduleConfig
 from detectors.data.suggestions import did_you_mean
 from detectors.structures import builder
 
@@ -143,21 +143,36 @@ def rate_factor(schedule: ScheduleConfig, update: int, updates: int) -> float:
 
     Warm-up is Darknet's burn_in, (update / warmup_steps) ** warmup_power while update < warmup_steps; nothing
     else acts during it. Equals get_current_rate of Darknet's network.c (tests/training/test_optim.py) but for
-    steps=-1, see docs/yolov2.md.
+    steps=-1, see docs/yolov2.md. A phase multiplies the fraction at which the one before it ended.
     """
-    if update < schedule.warmup_steps:
-        return (update / schedule.warmup_steps) ** schedule.warmup_power
-    if schedule.name == "step":
+    warmup = schedule.warmup_steps
+    if update < warmup:
+        return (update / warmup) ** schedule.warmup_power
+    fraction = 1.0
+    begin = 0
+    for phase in schedule.phases[:-1]:
+        if update <= phase.until:
+            return fraction * _curve(phase, update, begin, phase.until, warmup)
+        fraction *= _curve(phase, phase.until, begin, phase.until, warmup)
+        begin = phase.until
+    last = schedule.phases[-1] if schedule.phases else schedule
+    return fraction * _curve(last, update, begin, updates, warmup)
+
+
+def _curve(curve: CurveConfig, update: int, begin: int, end: int, warmup: int) -> float:
+    """The fraction at step `update` of a curve that follows step `begin` and ends with step `end`."""
+    if curve.name == "step":
         return prod(
             factor
-            for milestone, factor in zip(schedule.milestones, schedule.factors, strict=True)
+            for milestone, factor in zip(curve.milestones, curve.factors, strict=True)
             if update >= milestone
         )
-    if schedule.name == "cosine":
-        done = (update - schedule.warmup_steps) / max(1, updates - schedule.warmup_steps)
-        return schedule.final_fraction + (1 - schedule.final_fraction) * (1 + cos(pi * done)) / 2
-    if schedule.name == "poly":
-        return (1 - update / updates) ** schedule.power
+    if curve.name == "cosine":
+        begin = max(begin, warmup)
+        done = (update - begin) / max(1, end - begin)
+        return curve.final_fraction + (1 - curve.final_fraction) * (1 + cos(pi * done)) / 2
+    if curve.name == "poly":
+        return (1 - (update - begin) / (end - begin)) ** curve.power
     return 1.0
 
 

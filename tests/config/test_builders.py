@@ -33,7 +33,7 @@ BUILDERS = {
         f"detectors.data.augment.transforms.{name}_augmentation"
         for name in ("no", "light", "ssd", "darknet", "darknet_2016", "course")
     },
-    "optimizer": {"detectors.training.optim.sgd", "detectors.training.optim.adamw"},
+    "optimizer": {f"detectors.training.optim.{name}" for name in ("sgd", "adamw", "torch_optimizer")},
 }
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from detectors.config.build import build
-from detectors.config.schema import ScheduleConfig, composed
+from detectors.config.schema import PhaseConfig, ScheduleConfig, composed
 from detectors.layers import ConvBNLeaky, L2Norm
 from detectors.training.checkpoint_checks import checked_optimizer_state
 from detectors.training.optim import (
@@ -341,3 +341,41 @@ def test_the_courses_optimisers():
     """Keras' Adam and RMSprop, as the notebook makes them."""
     for name, kind in (("adam", torch.optim.Adam), ("rmsprop", torch.optim.RMSprop)):
         assert type(build(composed([f"optimizer={name}"])["optimizer"], small_network())) is kind
+
+
+def test_phases_join_without_a_jump():
+    """Each multiplies the fraction at which the one before it ended; the warm-up is the schedule's."""
+    schedule = ScheduleConfig(
+        name="phases",
+        warmup_steps=10,
+        phases=[
+            PhaseConfig("constant", until=100),
+            PhaseConfig("cosine", until=200, final_fraction=0.5),
+            PhaseConfig("step", milestones=[210, 220], factors=[0.1, 2.0], until=300),
+            PhaseConfig("poly", power=2.0),
+        ],
+    )
+    for update, expected in (
+        (5, 0.5),
+        (10, 1),
+        (100, 1),
+        (150, 0.75),
+        (200, 0.5),
+        (209, 0.5),
+        (210, 0.05),
+        (220, 0.1),
+        (300, 0.1),
+        (350, 0.025),
+        (400, 0),
+    ):
+        assert rate_factor(schedule, update, 400) == pytest.approx(expected), update
+
+
+@pytest.mark.parametrize("name", ["constant", "step", "cosine", "poly"])
+def test_one_phase_is_the_schedule_itself(name):
+    settings = {"milestones": [30, 60], "factors": [0.3, 0.2], "final_fraction": 0.1, "power": 3.0}
+    alone = ScheduleConfig(name, **settings, warmup_steps=7, warmup_power=2.0)
+    phase = ScheduleConfig("phases", warmup_steps=7, warmup_power=2.0, phases=[PhaseConfig(name, **settings)])
+    assert [rate_factor(phase, step, 90) for step in range(1, 91)] == [
+        rate_factor(alone, step, 90) for step in range(1, 91)
+    ]

@@ -1,0 +1,89 @@
+"""Rules about the settings of `schedule` and `trainer` that do not go together."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+
+from detectors.config.data_rules import SettingProblem
+from detectors.config.schema import Config, CurveConfig
+
+
+def _warmup_fits(config: Config) -> Iterator[SettingProblem]:
+    warmup = config.schedule.warmup_steps
+    steps = config.trainer.steps
+    if warmup > steps:
+        what = f"schedule.warmup_steps={warmup}: longer than the whole run, trainer.steps={steps}"
+        yield "schedule", f"{what}; set schedule.warmup_steps={steps // 10}, or more trainer.steps"
+
+
+def _histograms_at_log_points(config: Config) -> Iterator[SettingProblem]:
+    every = config.trainer.histograms_every
+    log_every = config.trainer.log_every
+    if every % log_every:
+        what = f"trainer.histograms_every={every}: not a multiple of trainer.log_every={log_every}"
+        yield "trainer", f"{what}; set trainer.histograms_every={-(-every // log_every) * log_every}"
+
+
+def _milestones_fit(config: Config) -> Iterator[SettingProblem]:
+    schedule = config.schedule
+    yield from _milestones_of(schedule, "schedule")
+    if schedule.name == "step" and not schedule.milestones:
+        yield (
+            "schedule",
+            "schedule.milestones=[]: the step schedule needs some; "
+            "set schedule.milestones=[80000,100000], or schedule=constant",
+        )
+
+
+def _milestones_of(curve: CurveConfig, place: str) -> Iterator[SettingProblem]:
+    if len(curve.milestones) != len(curve.factors):
+        what = f"{place}.milestones={curve.milestones} and {place}.factors={curve.factors}"
+        yield "schedule", f"{what}: each milestone needs one factor; give both lists the same length"
+    if sorted(set(curve.milestones)) != curve.milestones:
+        yield (
+            "schedule",
+            f"{place}.milestones={curve.milestones}: must increase; sort them and drop duplicates",
+        )
+
+
+def _phases_follow_each_other(config: Config) -> Iterator[SettingProblem]:
+    """Each phase but the last one names its last step."""
+    schedule = config.schedule
+    phases = schedule.phases
+    steps = config.trainer.steps
+    if (schedule.name == "phases") != bool(phases):
+        what = f"schedule.name={schedule.name} with {len(phases)} schedule.phases"
+        yield "schedule", f"{what}: phases go with schedule.name=phases; set both, or neither"
+    if not phases:
+        return
+    *ends, last = [phase.until for phase in phases]
+    if last is not None:
+        yield (
+            "schedule",
+            f"schedule.phases: until={last} of the last phase: it ends with the run; leave it out",
+        )
+    if None in ends or sorted(set(ends)) != ends or max(ends, default=0) >= steps:
+        what = f"schedule.phases: until={ends}: each phase but the last one needs its last step"
+        yield "schedule", f"{what}; they must rise, and be less than trainer.steps={steps}"
+        return
+    edges = [0, *ends, steps]
+    if schedule.warmup_steps > edges[1]:
+        what = f"schedule.warmup_steps={schedule.warmup_steps}: longer than the first of schedule.phases"
+        yield "schedule", f"{what}; set {edges[1]} or fewer"
+    for number, phase in enumerate(phases):
+        place = f"schedule.phases[{number}]"
+        yield from _milestones_of(phase, place)
+        begin, end = edges[number : number + 2]
+        if phase.name == "step" and not all(begin < step <= end for step in phase.milestones or [begin]):
+            what = f"{place}.milestones={phase.milestones}: must be steps of this phase"
+            yield "schedule", f"{what}, {begin + 1} to {end}"
+
+
+# Rule -> the sections it reads, see CONFIG_RULES in check.py
+TRAINING_RULES: dict[types.FunctionType, tuple[str, ...]] = {
+    _warmup_fits: ("schedule", "trainer"),
+    _histograms_at_log_points: ("trainer",),
+    _milestones_fit: ("schedule",),
+    _phases_follow_each_other: ("schedule", "trainer"),
+}
