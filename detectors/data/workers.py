@@ -45,8 +45,11 @@ def worker_processes(start: Callable[[], Iterator[Any]], timeout: float) -> Iter
     try:
         yield _patient(batches, timeout)
     except (RuntimeError, EOFError, OSError) as error:
-        if not isinstance(error, RuntimeError):  # it is just ending, as it seems
-            wait([worker.sentinel for worker in workers], LIVENESS_CHECK)
+        if not isinstance(error, RuntimeError):  # the connection to a worker that is just ending, it seems
+            ending = wait([worker.sentinel for worker in workers], LIVENESS_CHECK)
+            for worker in workers:
+                if worker.sentinel in ending:
+                    worker.join()
         what = _explained(error, [worker.exitcode for worker in workers], timeout)
         if what is None:
             raise
