@@ -26,6 +26,7 @@ from detectors.training import checkpoint as ckpt
 from detectors.training.detection import DetectionTask
 from detectors.training.distributed import ALONE, Processes, joined, shared_detector
 from detectors.training.ema import Ema
+from detectors.training.freezing import freeze
 from detectors.training.hooks import Hooks, users_hooks
 from detectors.training.hparams import row_metrics, varied_settings
 from detectors.training.initial_weights import initial_weights, start_from
@@ -51,6 +52,12 @@ FIXED = (
         "trainer",
         ("batch_size", "accumulate"),
         "the order of the images is counted in batches; leave it out, "
+        "or start a new run with trainer.init_from",
+    ),
+    (
+        "trainer",
+        ("freeze",),
+        "the optimizer's state is that of the parameters that train; leave it out, "
         "or start a new run with trainer.init_from",
     ),
     (
@@ -176,6 +183,7 @@ def build_run(
         assemble.load_state(detector, stored.model, stored.path)
     elif origin is not None:
         logger.info("\n".join(start_from(detector, origin, config, annotations.class_names)))
+    freeze(detector, config.trainer.freeze)
     val_loader = assemble.eval_loader(
         config,
         val_annotations,
@@ -263,9 +271,11 @@ def describe_run(run: Run, annotations: Annotations) -> None:
     val_paths = run.task.val_annotations.paths
     shared = len(set(annotations.paths) & set(val_paths))
     note = f" ({shared} of them are training images, too, on which AP says nothing)" if shared else ""
+    count = sum(parameter.numel() for parameter in detector.parameters())
+    trained = f", of which {detector.parameter_count:,} train" if trainer.freeze else ""
     average = f"; evaluated are averaged weights (trainer.ema_decay={trainer.ema_decay})" if run.ema else ""
     logger.info(
-        f"{config.name}: {detector.parameter_count:,} parameters, {run.task.gflops:.2f} GFLOPs at "
+        f"{config.name}: {count:,} parameters{trained}, {run.task.gflops:.2f} GFLOPs at "
         f"{config.input.size}, {grid.num_anchors} anchors ({levels})\n"
         f"{config.data.name}: {len(annotations)} training images with {len(annotations.labels)} boxes of "
         f"{len(annotations.class_names)} classes, {len(val_paths)} validation images{note}\n"

@@ -30,6 +30,7 @@ TRAIN_NAMES = {  # our setting -> its names in Darknet, Ultralytics, mmdetection
     "trainer.init_from": "weights pretrained load_from basenet init_weights pretrained_weights",
     "trainer.eval_every": "val_interval eval_interval eval_every",
     "trainer.clip_grad_norm": "clip grad_clip clip_grad clip_grad_norm max_grad_norm",
+    "trainer.freeze": "freeze frozen_stages freeze_layers freeze_at",
     "trainer.ema_decay": "ema model_ema use_ema ema_momentum",
     "trainer.precision": "amp half fp16 bf16 precision",
     "schedule.warmup_steps": "burn_in warmup warmup_steps warmup_epochs warmup_iters",
@@ -53,6 +54,7 @@ EVALUATE_NAMES = {
 MEANT_VALUES: dict[str, Callable[[str], str]] = {  # our setting -> the value that another program's means
     "input.size": lambda value: f"[{value},{value}]" if value.isdigit() else "[HEIGHT,WIDTH]",
     "trainer.precision": lambda value: "bfloat16",
+    "trainer.freeze": lambda value: "[backbone]",
     "trainer.ema_decay": lambda value: "0.999",
     "trainer.device": lambda value: "cpu" if value == "cpu" else "cuda",
     "schedule.warmup_steps": lambda value: "STEPS",

@@ -194,6 +194,9 @@ class TrainerConfig:
     # torchrun: counts by which a loss divides are those of all processes' images, or of each one's own.
     loss_normalizer: str = _choice("global", "process")
     sync_batch_norm: bool = False  # torchrun: batch statistics over the images of all processes, on GPUs
+    # Names of parameters or modules that do not change, such as [backbone, "head.*bias"].
+    freeze: list[str] = _empty()
+    freeze_statistics: bool = True  # a BatchNorm with frozen parameters keeps its running mean and variance
     # Evaluations use an average of the weights over about 1 / (1 - ema_decay) steps; null: the last step's.
     ema_decay: float | None = _between(0, 1, None, off="null")
     threads: int = _at_least(0, 0)  # of PyTorch on the CPU; 0: PyTorch's choice

@@ -183,7 +183,7 @@ class DetectionTask:
             "model": self.config.model["_target_"].rpartition(".")[2],
             "data": self.config.data.name,
             "input_size": self.config.input.size,
-            "parameters": self.module.parameter_count,
+            "parameters": sum(parameter.numel() for parameter in self.module.parameters()),
             "gflops": self.gflops,
         }
 

@@ -12,6 +12,7 @@ from time import perf_counter
 
 from detectors.structures import Batch
 from detectors.training import checkpoint as ckpt
+from detectors.training.freezing import train_mode
 from detectors.training.progress import Clock, StopRequests, is_due, stop_requests
 from detectors.training.recording import log, progress_bar, record_evaluation
 from detectors.training.run import Evaluation, Run
@@ -42,7 +43,7 @@ def train(run: Run) -> Evaluation:
         assert evaluation or progress.step < trainer.steps, (
             "a finished run must not write its last points again"
         )
-        module.train()
+        train_mode(module, freeze_statistics=trainer.freeze_statistics)
         clock.resume()
         while progress.step < trainer.steps and (fetched := batches_of_step(run, batches, clock, stop)):
             # One training step.
@@ -70,7 +71,7 @@ def train(run: Run) -> Evaluation:
                 save_run(run, ckpt.LAST)
                 if evaluates:
                     evaluation = interruptible_evaluation(run, stop)
-                    module.train()
+                    train_mode(module, freeze_statistics=trainer.freeze_statistics)
                 clock.resume()
         if stop and progress.step < trainer.steps:
             clock.pause()

@@ -33,6 +33,7 @@ def refused(program: str, *arguments: str) -> str:
         ("weights=a.pt", "trainer.init_from=a.pt"),
         ("pretrained=a.pt", "trainer.init_from=a.pt"),
         ("amp=True", "trainer.precision=bfloat16"),
+        ("freeze=10", "trainer.freeze=[backbone]"),
         ("ema=True", "trainer.ema_decay=0.999"),
         ("data.names=x", "data.class_names=[NAME,NAME]"),
         ("eval_batch_size=2", "trainer.eval_batch_size"),
