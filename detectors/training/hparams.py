@@ -40,11 +40,7 @@ def varied_settings(config: Config) -> dict[str, Setting]:
 
 def row_metrics(headline: Sequence[str]) -> list[str]:
     """The tags whose last values a row shows. headline: the task's most important numbers."""
-    return [
-        *(f"val/{name}" for name in headline),
-        *(f"best/{name}" for name in headline),
-        "train/loss/total",
-    ]
+    return [*(f"{kind}/{name}" for name in headline for kind in ("val", "best")), "train/loss/total"]
 
 
 def _short_name(node: Mapping[str, Any]) -> str:

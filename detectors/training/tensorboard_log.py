@@ -17,6 +17,7 @@ import numpy as np
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard import summary
 
 from detectors.data.files import Appender
@@ -62,8 +63,18 @@ class TensorBoardLog(Backend):
         self._add([summary.histogram(tag, numbers, BINS) for tag, numbers in full.items()], step)
 
     def hparams(self, settings: Mapping[str, Setting], metrics: Sequence[str]) -> None:
-        """PyTorch's add_hparams would open a second run folder and log the metrics again."""
-        experiment, start, self._end = summary.hparams(dict(settings), dict.fromkeys(metrics, 0.0))
+        """PyTorch's add_hparams would open a second run folder and log the metrics again.
+
+        TensorBoard sorts the columns by name and shows the first five, so that names get numbers, which their
+        headings leave out.
+        """
+        numbered = {f"{n:02d} {name}": value for n, (name, value) in enumerate(settings.items(), 1)}
+        experiment, start, self._end = summary.hparams(numbered, dict.fromkeys(metrics, 0.0))
+        plugin = experiment.value[0].metadata.plugin_data
+        content = HParamsPluginData.FromString(plugin.content)
+        for column in content.experiment.hparam_infos:
+            column.display_name = column.name.partition(" ")[2]
+        plugin.content = content.SerializeToString()
         self._add([experiment, start], 0)
 
     def close(self, finished: bool) -> None:

@@ -49,6 +49,6 @@ def test_every_run_has_the_same_columns(model):
 
 def test_final_and_best_numbers_have_tags():
     tags = row_metrics(("AP", "AP50_voc07"))
-    assert tags == ["val/AP", "val/AP50_voc07", "best/AP", "best/AP50_voc07", "train/loss/total"]
+    assert tags == ["val/AP", "best/AP", "val/AP50_voc07", "best/AP50_voc07", "train/loss/total"]
     for tag in tags:
         check_tag(tag)

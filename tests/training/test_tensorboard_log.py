@@ -97,9 +97,11 @@ def test_hparams_stay_in_the_run_and_log_no_second_point(tmp_path):
     assert points(read(tmp_path), "val/AP50") == [(10, 0.5)]
     experiment = hparams_data(tmp_path, EXPERIMENT_TAG).experiment
     assert [metric.name.tag for metric in experiment.metric_infos] == ["val/AP50"]
+    columns = {column.name: column.display_name for column in experiment.hparam_infos}
+    assert columns == {"01 seed": "seed", "02 width": "width", "03 clip": "clip"}  # TensorBoard sorts by name
     settings = hparams_data(tmp_path, SESSION_START_INFO_TAG).session_start_info.hparams
-    assert {name: settings[name].number_value for name in ("seed", "width")} == {"seed": 3, "width": 0.25}
-    assert settings["clip"].string_value == "none"
+    assert [settings[name].number_value for name in ("01 seed", "02 width")] == [3, 0.25]
+    assert settings["03 clip"].string_value == "none"
     assert ended(tmp_path).status == STATUS_SUCCESS
 
 
