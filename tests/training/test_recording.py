@@ -7,6 +7,7 @@ import csv
 import pytest
 import torch
 
+from detectors.data.files import Appender
 from detectors.training import engine
 from detectors.training.csv_log import METRICS
 from detectors.training.recording import group_rates, histogram_values, peak_memory
@@ -106,3 +107,30 @@ def test_histograms_leave_numbers_out_that_are_not_finite():
     module = torch.nn.Linear(2, 1, bias=False)
     module.weight.grad = torch.tensor([[float("nan"), 3.0]])
     assert histogram_values(module)["gradients/weight"].tolist() == [3]
+
+
+def test_a_disk_that_is_full_for_curves_does_not_end_a_run(cache, tmp_path, monkeypatch, caplog):  # noqa: F811
+    """One warning for each place; what can be written again is written."""
+    run = make_run(tmp_path, cache)
+    original = Appender.append
+    broken = []
+
+    def append(appender: Appender, record: bytes) -> None:
+        if run.progress.step == 3:
+            broken.append(appender)
+            raise OSError(28, "No space left on device")
+        original(appender, record)
+
+    monkeypatch.setattr(Appender, "append", append)
+    engine.train(run)
+    run.tracker.close(finished=True)
+    assert len(broken) > 5
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == [
+        f"{place} could not write (OSError: [Errno 28] No space left on device); the run goes on and tries "
+        "again at each point, but logs no further failures"
+        for place in ("csv", "tensorboard")
+    ]
+    assert run.progress.step == 6
+    points = rows(tmp_path)
+    assert list(points["train/loss/total"]) == list(points["val/AP"]) == [6]
