@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -48,7 +49,7 @@ class TensorBoardLog(Backend):
 
     def images(self, tag: str, images: Sequence[np.ndarray], step: int) -> None:
         for n, image in enumerate(images):
-            self._add([summary.image(f"{tag}/{n}", image, dataformats="HWC")], step)
+            self._add([_image_summary(f"{tag}/{n}", image)], step)
 
     def text(self, tag: str, text: str, step: int) -> None:
         block = "\n".join(f"    {line}" for line in text.splitlines())  # Markdown for fixed width
@@ -85,6 +86,14 @@ class TensorBoardLog(Backend):
     def _add(self, summaries: Sequence[Summary], step: int) -> None:
         values = [value for each in summaries for value in each.value]
         self._file.write(Event(step=step, summary=Summary(value=values)))
+
+
+def _image_summary(tag: str, image: np.ndarray) -> Summary:
+    """PyTorch's own takes five times as long."""
+    height, width, _ = image.shape
+    png = cv2.imencode(".png", image[..., ::-1])[1].tobytes()
+    picture = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
+    return Summary(value=[Summary.Value(tag=tag, image=picture)])
 
 
 def _pr_summary(tag: str, curve: PrCurve) -> Summary:

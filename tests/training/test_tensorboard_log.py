@@ -1,8 +1,11 @@
 """Event files, read back with TensorBoard's own reader."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.api_pb2 import STATUS_SUCCESS
 from tensorboard.plugins.hparams.metadata import EXPERIMENT_TAG, SESSION_END_INFO_TAG, SESSION_START_INFO_TAG
@@ -75,7 +78,7 @@ def test_a_point_is_in_the_file_when_the_call_returns(tmp_path):
 
 
 def test_images_and_texts_come_back(tmp_path):
-    images = [np.full((20, 30, 3), 90, np.uint8), np.full((10, 10, 3), 200, np.uint8)]
+    images = [np.full((20, 30, 3), (90, 20, 10), np.uint8), np.full((10, 10, 3), 200, np.uint8)]
     tracker = Tracker([TensorBoardLog(tmp_path)])
     tracker.images("probe/detections", images, 4)
     tracker.text("run/config", "name: demo\nseed: 0")
@@ -83,6 +86,9 @@ def test_images_and_texts_come_back(tmp_path):
     curves = read(tmp_path)
     sizes = [(event.height, event.width) for n in (0, 1) for event in curves.Images(f"probe/detections/{n}")]
     assert sizes == [(20, 30), (10, 10)]
+    (first,) = curves.Images("probe/detections/0")
+    decoded = Image.open(io.BytesIO(first.encoded_image_string))
+    np.testing.assert_array_equal(np.asarray(decoded), images[0])  # RGB
     (text,) = curves.Tensors("run/config/text_summary")
     assert text.tensor_proto.string_val == [b"    name: demo\n    seed: 0"]
 
