@@ -25,6 +25,16 @@ def fixtures() -> Path:
     return Path(__file__).parent / "fixtures"
 
 
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory):
+    """Starts commands as processes of their own, fast: processes.Forks."""
+    from tests.processes import Forks  # it imports much
+
+    forks = Forks(DETECTORS_CACHE=str(tmp_path_factory.mktemp("cache")))
+    yield forks
+    forks.close()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     """CI has the folder: there, a skipped test of real images is a failure, not a test that nobody misses."""

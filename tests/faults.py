@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import resource
 import subprocess
 import time
@@ -43,3 +44,14 @@ def small_shared_memory(size: str) -> None:
     for command in (["--make-rprivate", "/"], ["-t", "tmpfs", "-o", f"size={size}", "tmpfs", "/dev/shm"]):
         if subprocess.run(["mount", *command], check=False).returncode:
             raise OSError("mount is not permitted")
+
+
+def slow_saves(seconds: float) -> None:
+    """From now on, every file that is written atomically is half written for some seconds."""
+    original = os.fsync
+
+    def fsync(handle: int) -> None:
+        time.sleep(seconds)
+        original(handle)
+
+    os.fsync = fsync

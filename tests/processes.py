@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,11 @@ class Process:
     def send(self, number: int, *, group: bool = False) -> None:
         """A signal to the process, or to the whole group, as a terminal and most schedulers send it."""
         (os.killpg if group else os.kill)(self.pid, number)
+
+    def kill(self) -> None:
+        """SIGKILL to the process alone, if it has not ended by itself."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
 
     def wait_for(self, condition: Callable[[], Any], *, seconds: float = 60) -> Any:
         """Polls until the condition holds, and returns what it gave. AssertionError after some seconds."""

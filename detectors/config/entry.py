@@ -197,8 +197,8 @@ def message(error: Exception) -> str:
         return _wrong_type(error, cause)
     if cause is not None and cause.full_key:
         return f"{_source(error)}{cause.full_key}: {(cause.msg or str(cause)).splitlines()[0]}"
-    if isinstance(error, OSError) and error.filename and error.strerror:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error) or f"{type(error).__name__}, without a message"
 
 

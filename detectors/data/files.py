@@ -10,7 +10,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -42,7 +42,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Open a binary file for writing under a temporary name, and rename it to `path` at the end.
 
     After a kill or on a full disk, the previous file is still complete. Creates the folder.
-    ValueError if `path` is a folder.
+    ValueError if `path` is a folder; OSError names `path`.
     """
     if path.is_dir():
         raise ValueError(f"{path}: a folder lies where a file is to be written; move it away")
@@ -54,8 +54,13 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)
+    except OSError as error:
+        if error.errno is not None:  # of a write, which does not know its file, or about the draft
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

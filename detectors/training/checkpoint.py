@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import pickle
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -44,14 +46,26 @@ class Checkpoint:
 
 
 def save_checkpoint(checkpoint: Checkpoint) -> None:
-    """Writes checkpoint.path atomically."""
+    """Writes checkpoint.path atomically. OSError names it, where the disk is full or gone."""
     content = {
         "format": CHECKPOINT_FORMAT,
         **{k: v for k, v in vars(checkpoint).items() if k != "path"},
         "class_names": list(checkpoint.class_names),
     }
-    with atomic_file(checkpoint.path) as file:
+    with atomic_file(checkpoint.path) as file, _told_by_the_disk():
         torch.save(content, file)
+
+
+@contextmanager
+def _told_by_the_disk() -> Iterator[None]:
+    """Raises the OSError that PyTorch's zip writer covers with a RuntimeError of its own ("enforce fail")."""
+    try:
+        yield
+    except RuntimeError as error:
+        cause = error.__context__
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__context__
+        raise cause or error from None
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:

@@ -9,12 +9,34 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from detectors.config.entry import USER_ERRORS, message
 
 logger = logging.getLogger(__name__)
 LOG_FILE = logging.getLogger("detectors.log_file")  # reaches train.log alone, not the terminal
+
+
+class _Lasting:
+    """A handler that cannot write says so once, where logging would print a traceback for each message."""
+
+    failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not self.failed:
+            self.failed = True
+            place = getattr(self, "baseFilename", "the output")
+            problem = message(sys.exc_info()[1])
+            with suppress(OSError):
+                sys.stderr.write(f"{place} cannot be written ({problem}); the run goes on without it\n")
+
+
+class LogFile(_Lasting, logging.FileHandler):
+    """For train.log."""
+
+
+class Screen(_Lasting, logging.StreamHandler):
+    """For the terminal."""
 
 
 def shows_bar(progress: bool) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from detectors.config.entry import message
 from detectors.config.schema import to_plain
 from detectors.training import checkpoint as ckpt
 from detectors.training.checkpoint_checks import checked_optimizer_state, stored_progress
@@ -26,6 +27,10 @@ def save_run(run: Run, name: str) -> None:
         return
     run.recent.check()
     count_skipped(run)
+    if not run.folder.exists():
+        logger.warning(
+            f"{run.folder} was deleted: it is made again for checkpoints, but its log and curves are lost"
+        )
     run.tracker.flush()  # a resume does not write points of earlier steps
     checkpoint = checkpoint_of(run, run.folder / name)
     averaged = {f"{name} of the average": tensor for name, tensor in checkpoint.ema.items()}
@@ -84,10 +89,19 @@ def saved_on_error(run: Run, clock: Clock) -> Iterator[None]:
             try:
                 save_run(run, ckpt.LAST)
             except (FloatingPointError, OSError) as error:
-                logger.warning(f"{run.folder / ckpt.LAST}: not written ({error})")
+                logger.warning(
+                    f"step {run.progress.step} could not be saved ({message(error)}); {whats_left(run)}"
+                )
             else:
                 logger.warning(go_on(run))
         raise
+
+
+def whats_left(run: Run) -> str:
+    """What a run that could not be saved can go on from."""
+    if run.saved is None:
+        return "nothing was saved before"
+    return f"{run.saved} holds step {run.saved_step}: python train.py trainer.resume={run.folder}"
 
 
 def how_to_go_on(run: Run) -> str:

@@ -43,9 +43,10 @@ def metrics(folder: Path) -> list[list[str]]:
 
 
 def assert_same_run(parts: Path, whole: Path) -> None:
-    """Weights, optimiser state, progress and curves, bit for bit."""
+    """Weights, their average, optimiser state, progress and curves, bit for bit."""
     first, second = (ckpt.load_checkpoint(folder / ckpt.LAST) for folder in (parts, whole))
     assert_close(first.model, second.model, rtol=0, atol=0)
+    assert_close(first.ema, second.ema, rtol=0, atol=0)
     assert_close(first.optimizer["state"], second.optimizer["state"], rtol=0, atol=0)
     assert first.progress | {"train_seconds": 0} == second.progress | {"train_seconds": 0}
     assert curves(parts) == curves(whole)

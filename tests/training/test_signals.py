@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,13 +27,6 @@ TINY = (
 )
 HANG = 1000  # seconds
 SOON = 30  # seconds in which a process ends, on a machine that does much else
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory) -> Iterator[Forks]:
-    forks = Forks(DETECTORS_CACHE=str(tmp_path_factory.mktemp("cache")))
-    yield forks
-    forks.close()
 
 
 @pytest.fixture
