@@ -117,7 +117,7 @@ def test_errors_of_the_run_are_told_once(capfd, monkeypatch, tmp_path, error):
 
 def test_a_folder_that_cannot_be_written_to_and_a_full_disk_are_one_line():
     assert message(PermissionError(13, "Permission denied", "/data/run")) == "/data/run: Permission denied"
-    assert message(OSError(28, "No space left on device")) == "[Errno 28] No space left on device"
+    assert message(OSError(28, "No space left on device")) == "No space left on device"
 
 
 def test_an_error_message_keeps_its_lines_and_no_other_control_character(capfd, monkeypatch, tmp_path):
