@@ -181,7 +181,7 @@ class StopRequests:
             self.noted = perf_counter()
         self.signals.append(number)
         if not repeated and (self.raises or len(self.signals) > 1):
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("stopped at once; what was saved before is still there")
 
     @contextmanager
     def at_once(self) -> Iterator[None]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from detectors.training import checkpoint as ckpt
-from tests.faults import slow_images, small_shared_memory
+from tests.faults import slow_images, slow_saves, small_shared_memory
 from tests.processes import Forks, Process
 
 TINY = (
@@ -62,6 +62,20 @@ def test_a_signal_to_the_whole_group_saves_the_step(number, times, forks, folder
         process.send(number, group=True)
         time.sleep(0.005)
     assert assert_saved(process, folder) >= 10
+
+
+def test_a_second_signal_a_second_later_leaves_at_once(forks, folder):
+    """Even in the middle of a save, which leaves the last good checkpoint and no part of the new one."""
+    process = train(forks, folder, "trainer.save_every=10", prepare=slow_saves, given={"seconds": 2.5})
+    process.wait_for((folder / ckpt.LAST).exists)
+    process.wait_for(lambda: any(folder.glob(".last.pt.*")))
+    process.send(signal.SIGTERM)
+    time.sleep(1.2)
+    process.send(signal.SIGTERM)
+    process.wait_for(lambda: not any(folder.glob(".last.pt.*")), seconds=3)
+    status, output = process.ended(seconds=SOON)
+    assert (status, output.splitlines()[-1]) == (130, "stopped at once; what was saved before is still there")
+    assert ckpt.load_checkpoint(folder / ckpt.LAST).step == 10
 
 
 @pytest.mark.parametrize("workers", [0, 2])
