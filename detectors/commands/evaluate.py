@@ -30,6 +30,7 @@ from detectors.training import assemble
 from detectors.training import checkpoint as ckpt
 from detectors.training.detection import DetectionTask, detect
 from detectors.training.outcome import device_name
+from detectors.training.precision import backend_switches
 from detectors.training.run_files import SUMMARY, read_record
 
 # Settings of `data` that do not name files.
@@ -72,7 +73,10 @@ def evaluate(settings: EvaluateConfig, *, own_cache: bool = False) -> float | No
     annotations = settled(scanned, config.data.on_error)
     loader = assemble.eval_loader(config, annotations, batch_size=settings.batch_size)
     precision = config.trainer.precision
-    detections, seconds = detect(detector, loader, device, progress=settings.progress, precision=precision)
+    with backend_switches(config.trainer):
+        detections, seconds = detect(
+            detector, loader, device, progress=settings.progress, precision=precision
+        )
     result = report(annotations, detections)
     content = {
         "checkpoint": stored.path.name,

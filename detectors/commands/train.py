@@ -31,7 +31,7 @@ from detectors.training.hooks import Hooks, users_hooks
 from detectors.training.hparams import row_metrics, varied_settings
 from detectors.training.initial_weights import initial_weights, start_from
 from detectors.training.outcome import outcome
-from detectors.training.precision import suited
+from detectors.training.precision import backend_switches, suited
 from detectors.training.profiling import profiled
 from detectors.training.progress import Recent
 from detectors.training.provenance import commit, versions
@@ -111,7 +111,7 @@ def train_run(
     run.hooks = hooks or run.hooks
     evaluation = None
     try:
-        with profiled(run):
+        with backend_switches(config.trainer), profiled(run):
             evaluation = engine.train(run)
     finally:
         run.tracker.close(finished=evaluation is not None)

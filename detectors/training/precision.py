@@ -1,12 +1,17 @@
-"""The precision of a run: autocast of the network, and the loss scale of float16."""
+"""How exactly a run computes: autocast of the network, float16's loss scale, TF32, determinism."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from detectors.config.schema import TrainerConfig
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}  # trainer.precision -> dtype
 SMALLEST_SCALE = 2**-10  # GradScaler starts at 2^16; the demo models settle at 2^11 and 2^12
@@ -15,6 +20,29 @@ SMALLEST_SCALE = 2**-10  # GradScaler starts at 2^16; the demo models settle at 
 def network_precision(precision: str, device: torch.device) -> torch.autocast:
     """The context in which a network runs with trainer.precision; its outputs are float32 in any case."""
     return torch.autocast(device.type, dtype=AUTOCAST.get(precision), enabled=precision in AUTOCAST)
+
+
+@contextmanager
+def backend_switches(trainer: TrainerConfig) -> Iterator[None]:
+    """trainer.tf32 and trainer.deterministic within the block.
+
+    PyTorch's switches belong to the process, so they are set back: the next run has settings of its own. The
+    older names of TF32's switches are used on purpose. PyTorch 2.11 accepts both without a warning, but
+    torch.compile reads the older ones, which raises if they were set by the newer.
+    """
+    matmul = torch.backends.cuda.matmul
+    cudnn = torch.backends.cudnn
+    before = (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark, torch.get_deterministic_debug_mode())
+    try:
+        matmul.allow_tf32 = cudnn.allow_tf32 = trainer.tf32
+        if trainer.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
+            cudnn.benchmark = False  # it would choose algorithms by their time
+            torch.use_deterministic_algorithms(True)
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark, mode = before
+        torch.set_deterministic_debug_mode(mode)
 
 
 class LossScaler:

@@ -19,7 +19,7 @@ from detectors.data.images import ImageError, read_image
 from detectors.structures import Detections, ImageInfo
 from detectors.training import assemble
 from detectors.training import checkpoint as ckpt
-from detectors.training.precision import network_precision
+from detectors.training.precision import backend_switches, network_precision
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class CheckpointModel:
         self.averaged = bool(checkpoint.ema)  # whether these are averaged weights, see trainer.ema_decay
         self.class_names = checkpoint.class_names
         self.device = device
-        self.precision = config.trainer.precision
+        self.trainer = config.trainer
         self.size = tuple(config.input.size)
         self.resize = config.input.resize
         self.max_pixels = config.data.max_pixels
@@ -97,7 +97,7 @@ class CheckpointModel:
         return torch.from_numpy(framed.image).permute(2, 0, 1), info
 
     def detect(self, batch: Tensor, infos: list[ImageInfo], score: float) -> Detections:
-        with network_precision(self.precision, self.device):
+        with backend_switches(self.trainer), network_precision(self.trainer.precision, self.device):
             outputs = self.module(batch)
         return self.module.detections(outputs, infos, self.size).above(score)
 
