@@ -94,7 +94,7 @@ class MultiBoxMatcher:
         iou = torch.where(targets.valid[..., None], iou, -1)
         best_iou, best_box = iou.max(1)  # (B, A); the first box wins ties
         matched = torch.where(best_iou >= self.positive_iou, best_box, BACKGROUND)
-        assigned = greedy_bipartite(iou) if self.bipartite == "greedy" else best_anchors(iou)
+        assigned = best_anchors(iou) if self.bipartite == "last" else _greedy(iou)
         return Matches(_overwrite(matched, assigned), assigned)
 
 
@@ -125,6 +125,20 @@ def greedy_bipartite(iou: Tensor) -> Tensor:
         taken = (anchor_of == anchor[..., None]) | (rows == box[..., None])  # (B, M, k)
         key = key.masked_fill(taken, -1)
     return assigned
+
+
+def _greedy(iou: Tensor) -> Tensor:
+    """greedy_bipartite; one operation of a compiled graph, because its rounds depend on the batch."""
+    traced = torch.compiler.is_compiling()
+    return torch.ops.detectors.greedy_bipartite(iou) if traced else greedy_bipartite(iou)
+
+
+torch.library.custom_op("detectors::greedy_bipartite", greedy_bipartite, mutates_args=())
+
+
+@torch.library.register_fake("detectors::greedy_bipartite")
+def _greedy_shape(iou: Tensor) -> Tensor:
+    return iou.new_empty(iou.shape[:2], dtype=torch.int64)
 
 
 def best_anchors(iou: Tensor) -> Tensor:

@@ -49,11 +49,12 @@ def curve(family: str, precision: str = "float32", steps: int = 20) -> list[floa
     scaler.restore({"scale": 2.0**9, "growth_tracker": 0, "overflows": 0})  # no step is left out
     step = TrainStep(detector, precision)
     generator = torch.Generator().manual_seed(1)
+    grid = detector.grid((160, 160))
     losses = []
     for _ in range(steps):
         images = torch.randint(0, 256, (4, 3, 160, 160), generator=generator, dtype=torch.uint8)
         targets = oracles.random_targets(generator, batch=4, most=5, classes=3, size=(160, 160))
-        loss = sum(step(images, targets)[0].values())
+        loss = sum(step(images, targets, grid)[0].values())
         optimizer.zero_grad()
         scaler.scale(loss).backward()
         scaler.unscale()

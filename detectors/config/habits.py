@@ -33,6 +33,7 @@ TRAIN_NAMES = {  # our setting -> its names in Darknet, Ultralytics, mmdetection
     "trainer.freeze": "freeze frozen_stages freeze_layers freeze_at",
     "trainer.ema_decay": "ema model_ema use_ema ema_momentum",
     "trainer.precision": "amp half fp16 bf16 precision",
+    "trainer.compile": "compile torch_compile",
     "trainer.deterministic": "deterministic cudnn_deterministic",
     "schedule.warmup_steps": "burn_in warmup warmup_steps warmup_epochs warmup_iters",
     "input.size": "imgsz img img_size image_size input_size img_scale",

@@ -189,6 +189,7 @@ class TrainerConfig:
     # bfloat16 and float16: autocast of the network; offsets, targets and losses stay in float32
     precision: str = _choice("float32", "bfloat16", "float16")
     tf32: bool = False  # on GPUs, float32 convolutions and products with the 10 bits of TF32
+    compile: bool = False  # the training step by torch.compile; it takes minutes before the first step
     deterministic: bool = False  # only operations that give the same bits each time, on GPUs, too; slower
     # Of a loss, weight or statistic with NaN or infinity; skip leaves such steps out and counts them.
     on_nonfinite: str = _choice("stop", "skip")

@@ -89,7 +89,9 @@ class Detector(nn.Module):
         if key not in self._grids:
             # A tensor made in inference mode could never be used in a loss again.
             with torch.inference_mode(False):
-                self._grids[key] = self.anchors(key[:2]).to(device)
+                grid = self.anchors(key[:2]).to(device)
+                _ = grid.boxes  # computed here, because torch.compile cannot trace it
+            self._grids[key] = grid
         return self._grids[key]
 
     @torch.no_grad()

@@ -22,6 +22,7 @@ from detectors.metrics.pr_curves import PrCurve
 from detectors.metrics.report import Report, report
 from detectors.models.detector import Detector
 from detectors.structures import AnchorGrid, Batch, Detections, EncodedTargets, HeadOutputs, Targets
+from detectors.training.compilation import compile_step, with_variable_count
 from detectors.training.confusion_picture import confusion_picture
 from detectors.training.distributed import ALONE, Processes, parallel, without_exchange
 from detectors.training.precision import network_precision
@@ -35,9 +36,10 @@ CONFUSION_CAPTION = f"rows: true; columns: detected (score >= {PROBE_SCORE}, IoU
 
 
 class TrainStep(nn.Module):
-    """Images and targets -> loss terms, and the outputs, targets and anchors behind them.
+    """Images, targets and anchors -> loss terms, and the outputs and encoded targets behind them.
 
-    Offsets, targets and losses are float32 whatever the precision of the network.
+    Offsets, targets and losses are float32 whatever the precision of the network. It is one graph for
+    torch.compile (tests/training/test_compiled_step.py).
     """
 
     def __init__(self, detector: Detector, precision: str):
@@ -46,15 +48,14 @@ class TrainStep(nn.Module):
         self.precision = precision
 
     def forward(
-        self, images: Tensor, targets: Targets
-    ) -> tuple[dict[str, Tensor], HeadOutputs, EncodedTargets, AnchorGrid]:
+        self, images: Tensor, targets: Targets, grid: AnchorGrid
+    ) -> tuple[dict[str, Tensor], HeadOutputs, EncodedTargets]:
         detector = self.detector
         with network_precision(self.precision, images.device):
             outputs = detector(images)
         with span("loss"):
-            grid = detector.grid(images.shape[-2:])
             encoded = detector.encoder(targets, grid, outputs)
-            return detector.loss(outputs, encoded, grid), outputs, encoded, grid
+            return detector.loss(outputs, encoded, grid), outputs, encoded
 
 
 class DetectionTask:
@@ -84,7 +85,7 @@ class DetectionTask:
         self.class_names = val_annotations.class_names
         self.processes = processes
         self.probes = Probes(val_loader, val_annotations, config.trainer.probe_images)
-        self._last_step: list | None = None  # outputs, encoded targets and anchors, for `statistics`
+        self._last_step: tuple | None = None  # outputs, encoded targets and anchors, for `statistics`
         self._last_detections: Detections | None = None  # of the last evaluation, for `pictures`
         self._last_report: Report | None = None
         self._last_losses: dict[str, float] = {}
@@ -93,12 +94,20 @@ class DetectionTask:
     @cached_property
     def train_step(self) -> nn.Module:
         """All processes make it at their first step, when none has failed before: they compare parameters."""
-        return parallel(TrainStep(self.module, self.config.trainer.precision), self.processes)
+        config = self.config
+        step = TrainStep(self.module, config.trainer.precision)
+        if config.trainer.compile:
+            scales = config.input.multi_scale
+            compile_step(step, self.device, sizes=len(scales.sides()) if scales else 1)
+        return parallel(step, self.processes)
 
     def step(self, batch: Batch, exchange: bool = True) -> dict[str, Tensor]:
         """Loss terms of a batch. exchange: the backward pass averages all gradients over the processes."""
+        grid = self.module.grid(batch.images.shape[-2:])
+        targets = with_variable_count(batch.targets) if self.config.trainer.compile else batch.targets
         with span("forward"), nullcontext() if exchange else without_exchange(self.train_step):
-            terms, *self._last_step = self.train_step(batch.images, batch.targets)
+            terms, outputs, encoded = self.train_step(batch.images, targets, grid)
+        self._last_step = (outputs, encoded, grid)
         return terms
 
     def resume(self, images_seen: int) -> None:

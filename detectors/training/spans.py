@@ -19,7 +19,7 @@ _recorder: Recorder | None = None
 
 def span(part: str) -> AbstractContextManager:
     """The context in which a part of a step is computed."""
-    if _recorder is None or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or _recorder is None:  # in this order, or a graph depends on it
         return nullcontext()
     return _recorder(part)
 
