@@ -24,7 +24,7 @@ COUNTS = {
     "experiment": 9,
     "loss": 6,
     "model": 11,
-    "optimizer": 5,
+    "optimizer": 6,
     "paths": 1,
     "schedule": 5,
     "trainer": 2,

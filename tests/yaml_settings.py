@@ -136,6 +136,7 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adamw": {"rate": 0.004, "weight_decay": 0.02, "betas": [0.9, 0.999]},  # ours
     # the notebook's Adam(lr=0.5e-4, beta_1=0.9, beta_2=0.999, epsilon=1e-08, decay=0.0)
     "adam": {"rate": 5e-5, **PLAIN, "options.betas": [0.9, 0.999], "options.eps": 1e-8},
+    "torch": {"rate": 0.002, **PLAIN, "options": None},  # the rate is NAdam's default in torch
     # the notebook's RMSprop(lr=1e-4, rho=0.9, epsilon=1e-08, decay=0.0)
     "rmsprop": {"rate": 1e-4, **PLAIN, "options.alpha": 0.9, "options.eps": 1e-8},
 }

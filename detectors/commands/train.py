@@ -23,6 +23,8 @@ from detectors.data.checks import settled
 from detectors.data.suspicious_boxes import remark
 from detectors.training import assemble, engine
 from detectors.training import checkpoint as ckpt
+from detectors.training.budgets import Ending, check_stop_metric, ending, in_steps, lacks_evaluation
+from detectors.training.checkpoint_checks import stored_progress
 from detectors.training.detection import DetectionTask
 from detectors.training.distributed import ALONE, Processes, joined, shared_detector
 from detectors.training.ema import Ema
@@ -96,10 +98,15 @@ def train_run(
     processes: Processes = ALONE,
 ) -> float | None:
     """Trains a new or a resumed run in `folder`, see main. A finished run is left as it is."""
-    if stored is not None and is_finished(stored, config):
+    data = None
+    if config.trainer.epochs is not None:
+        with processes.together():
+            data = read_data(config, stored and stored.class_names)
+            config = in_steps(config, len(data[0]), processes)
+    if stored is not None and (ended := finished(stored, config)):
         logger.info(
-            f"{stored.path}: finished, it is at step {stored.step} and trainer.steps={config.trainer.steps}; "
-            f"to train on: trainer.steps={2 * stored.step}; its numbers: {folder / SUMMARY}"
+            f"{stored.path}: finished, it is at step {stored.step} and {ended.reason}; "
+            f"to train on: {ended.to_go_on}; its numbers: {folder / SUMMARY}"
         )
         return None
     if stored is None and (folder / ckpt.LAST).exists():
@@ -107,7 +114,7 @@ def train_run(
             f"{folder}: holds a run; go on with it: trainer.resume={folder}, or choose another hydra.run.dir"
         )
     with processes.together():
-        run = build_run(config, folder, stored, processes)
+        run = build_run(config, folder, stored, processes, data)
     run.hooks = hooks or run.hooks
     evaluation = None
     try:
@@ -115,15 +122,18 @@ def train_run(
             evaluation = engine.train(run)
     finally:
         run.tracker.close(finished=evaluation is not None)
+    if run.progress.step < config.trainer.steps:
+        logger.info(f"ended after step {run.progress.step}: {ending(config.trainer, run.progress).reason}")
     logger.info(f"{left_out(run)}{outcome(run, evaluation)}\nrun folder: {run.folder}")
     return evaluation.scalars[run.task.metric]
 
 
-def is_finished(stored: ckpt.Checkpoint, config: Config) -> bool:
-    """Whether a resume has nothing to do: all steps are made, and the last one was evaluated."""
-    evaluated = stored.progress.get("evaluated", stored.step)
-    pending = stored.step == config.trainer.steps and evaluated < stored.step
-    return bool(stored.optimizer) and stored.step >= config.trainer.steps and not pending
+def finished(stored: ckpt.Checkpoint, config: Config) -> Ending | None:
+    """Why a resume has nothing to do; None if steps or the last evaluation are left."""
+    if not stored.optimizer:  # weights alone
+        return None
+    progress = stored_progress(stored.progress, stored.step, str(stored.path))
+    return None if lacks_evaluation(config.trainer, progress) else ending(config.trainer, progress)
 
 
 def stored_run(place: str | None) -> ckpt.Checkpoint | None:
@@ -165,18 +175,23 @@ def _refuse_changes(stored: ckpt.Checkpoint, now: DictConfig) -> None:
 
 
 def build_run(
-    config: Config, folder: Path, stored: ckpt.Checkpoint | None, processes: Processes = ALONE
+    config: Config,
+    folder: Path,
+    stored: ckpt.Checkpoint | None,
+    processes: Processes = ALONE,
+    data: list[Annotations] | None = None,
 ) -> Run:
     """All parts of a training, in their state at step 0 or at the stored step.
 
-    Says what is about to happen.
+    Says what is about to happen. data: what read_data gives, if it was read before.
     """
+    check_stop_metric(config.trainer)
     first_step = stored.step + 1 if stored else 0
     device = assemble.choose_device(config.trainer.device, processes)
     origin = None
     if config.trainer.init_from and stored is None:
         origin = initial_weights(config.trainer.init_from)
-    annotations, val_annotations = read_data(config, stored and stored.class_names)
+    annotations, val_annotations = data or read_data(config, stored and stored.class_names)
     detector = assemble.seeded_detector(config, len(annotations.class_names)).to(device)
     detector = shared_detector(detector, config.trainer, processes)
     if stored is not None:

@@ -17,12 +17,13 @@ HYDRA_OPTIONS = {
 }
 # What --cfg can print, as the next argument alone; any other value is a file of another program.
 CFG_VALUES = (["job"], ["hydra"], ["all"])
-EPOCHS = "epochs n_epochs num_epochs max_epochs total_epochs epoch"
 TRAIN_NAMES = {  # our setting -> its names in Darknet, Ultralytics, mmdetection, torchvision, ...
     "optimizer.rate": "lr lr0 learning_rate base_lr initial_lr",
     "optimizer.momentum": "momentum",
     "optimizer.weight_decay": "weight_decay wd decay",
     "trainer.steps": "steps max_batches max_iter max_iters iterations max_steps num_steps niter",
+    "trainer.epochs": "epochs n_epochs num_epochs max_epochs total_epochs epoch",
+    "trainer.stop_patience": "patience early_stopping early_stopping_patience early_stop",
     "trainer.batch_size": "batch batch_size bs samples_per_gpu images_per_gpu train_batch_size",
     "trainer.accumulate": "subdivisions accumulate accumulation grad_accum gradient_accumulation_steps",
     "trainer.device": "device gpu gpus gpu_id gpu_ids cuda",
@@ -65,6 +66,15 @@ MEANT_VALUES: dict[str, Callable[[str], str]] = {  # our setting -> the value th
     "experiment": lambda value: "NAME",
 }
 SWITCHED_OFF = ("null", "none", "~", "", "false", "off", "no")
+
+
+def with_one_length(overrides: Sequence[str]) -> list[str]:
+    """Overrides in which trainer.epochs takes the place of the trainer.steps that a yaml names."""
+    given = dict(override.lstrip("+").partition("=")[::2] for override in overrides)
+    replaces = (
+        given.get("trainer.epochs", "null").lower() not in SWITCHED_OFF and "trainer.steps" not in given
+    )
+    return [*overrides, "trainer.steps=null"] if replaces else list(overrides)
 
 
 class Habits:
@@ -137,15 +147,11 @@ class Habits:
             return True
         group, _, name = key.rpartition(".")
         known = any(place == group or place.startswith(f"{group}.") for place in self.settings)
-        renamed = name.lower() in EPOCHS.split() or self.names.get(name.lower(), key) != key
+        renamed = self.names.get(name.lower(), key) != key
         return bool(group) and known and not renamed
 
     def _renamed(self, key: str, value: str) -> str:
         """The hint for another program's name: lr, .1 -> "did you mean optimizer.rate=.1?"; else ""."""
-        if key in EPOCHS.split() and self.trains:
-            count = value or "N"
-            formula = f"{count} x images / (trainer.batch_size x trainer.accumulate)"
-            return f"; a run has a number of steps, and {count} epochs are {formula}: set trainer.steps=..."
         ours = self.names.get(key)
         if ours is None:
             return ""

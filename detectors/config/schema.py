@@ -17,7 +17,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from detectors.config.build import trust
-from detectors.config.habits import EVALUATE_NAMES, TRAIN_NAMES, Habits
+from detectors.config.habits import EVALUATE_NAMES, TRAIN_NAMES, Habits, with_one_length
 from detectors.config.typed import composable, setting_hints, with_quoted_texts
 from detectors.data.class_names import CLASS_LISTS
 from detectors.data.image_headers import PIXEL_LIMIT
@@ -177,7 +177,14 @@ class ScheduleConfig(CurveConfig):
 
 @dataclass
 class TrainerConfig:
-    steps: int = _at_least(1, 1200)  # optimiser steps
+    steps: int | None = _at_least(1, 1200)  # optimiser steps; null: trainer.epochs says how long
+    epochs: float | None = _above_zero(None, off="null")  # the length in passes over the training images
+    max_images: int | None = _at_least(1, None)  # training images, repetitions counted, that end a run early
+    max_minutes: float | None = _above_zero(None, off="null")  # of training without evaluations, likewise
+    # Evaluations without a better stop_metric that end a run early; null never does.
+    stop_patience: int | None = _at_least(1, None)
+    stop_metric: str = "val/AP"  # a tag of docs/curves.md that begins with val; of losses, lower is better
+    stop_min_delta: float = _at_least(0, 0.0)  # a smaller gain is none
     batch_size: int = _at_least(1, 8)  # images in one forward pass of one process
     accumulate: int = _at_least(1, 1)  # forward passes in one step (Darknet's subdivisions)
     eval_every: int = _at_least(0, 0)  # steps; 0 evaluates at the end only
@@ -312,7 +319,8 @@ def prepared(arguments: Sequence[str], program: str) -> list[str]:
     if program == "evaluate":
         groups = {"data", "paths"}
     choices = {group: sorted(path.stem for path in (CONF / group).glob("*.yaml")) for group in groups}
-    return as_typed(Habits(settings, choices, names).ordered(arguments))
+    overrides = Habits(settings, choices, names).ordered(arguments)
+    return as_typed(with_one_length(overrides) if program == "train" else overrides)
 
 
 def composed(overrides: Sequence[str]) -> dict[str, Any]:

@@ -9,10 +9,27 @@ from detectors.config.data_rules import SettingProblem
 from detectors.config.schema import Config, CurveConfig
 
 
+def _one_length(config: Config) -> Iterator[SettingProblem]:
+    steps = config.trainer.steps
+    epochs = config.trainer.epochs
+    if steps is not None and epochs is not None:
+        what = f"trainer.steps={steps} and trainer.epochs={epochs}"
+        yield "trainer", f"{what}: a run has one length; set one of them to null"
+    if steps is None and epochs is None:
+        yield "trainer", "trainer.steps=null: a run needs a length; set trainer.steps or trainer.epochs"
+
+
+def _stops_after_evaluations(config: Config) -> Iterator[SettingProblem]:
+    patience = config.trainer.stop_patience
+    if patience is not None and not (config.trainer.eval_every and config.data.val):
+        what = f"trainer.stop_patience={patience}: counts evaluations, and this run has none but the last"
+        yield "trainer", f"{what}; set trainer.eval_every and data.val"
+
+
 def _warmup_fits(config: Config) -> Iterator[SettingProblem]:
     warmup = config.schedule.warmup_steps
     steps = config.trainer.steps
-    if warmup > steps:
+    if steps is not None and warmup > steps:
         what = f"schedule.warmup_steps={warmup}: longer than the whole run, trainer.steps={steps}"
         yield "schedule", f"{what}; set schedule.warmup_steps={steps // 10}, or more trainer.steps"
 
@@ -52,6 +69,8 @@ def _phases_follow_each_other(config: Config) -> Iterator[SettingProblem]:
     schedule = config.schedule
     phases = schedule.phases
     steps = config.trainer.steps
+    if steps is None:  # trainer.epochs: checked again when the number of images is known
+        return
     if (schedule.name == "phases") != bool(phases):
         what = f"schedule.name={schedule.name} with {len(phases)} schedule.phases"
         yield "schedule", f"{what}: phases go with schedule.name=phases; set both, or neither"
@@ -82,6 +101,8 @@ def _phases_follow_each_other(config: Config) -> Iterator[SettingProblem]:
 
 # Rule -> the sections it reads, see CONFIG_RULES in check.py
 TRAINING_RULES: dict[types.FunctionType, tuple[str, ...]] = {
+    _one_length: ("trainer",),
+    _stops_after_evaluations: ("trainer", "data"),
     _warmup_fits: ("schedule", "trainer"),
     _histograms_at_log_points: ("trainer",),
     _milestones_fit: ("schedule",),

@@ -97,8 +97,9 @@ def _check_progress(content: Mapping[str, Any], place: str) -> None:
         raise ValueError(
             f"{place}: step is {progress['step']}, but the checkpoint's is {content['step']}; {GO_ON}"
         )
-    scalars = progress.get("best_scalars", {})
-    check_fields(scalars, dict.fromkeys(scalars, float | None), f"{place}: best_scalars", GO_ON)
+    for name, kind in (("best_scalars", float | None), ("stop_best", float)):
+        numbers = progress.get(name, {})
+        check_fields(numbers, dict.fromkeys(numbers, kind), f"{place}: {name}", GO_ON)
 
 
 def _check_recent(recent: Any, place: str) -> None:

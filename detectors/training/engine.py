@@ -12,6 +12,7 @@ from time import perf_counter
 
 from detectors.structures import Batch
 from detectors.training import checkpoint as ckpt
+from detectors.training.budgets import ending, lacks_evaluation
 from detectors.training.freezing import train_mode
 from detectors.training.progress import Clock, StopRequests, is_due, stop_requests
 from detectors.training.recording import log, progress_bar, record_evaluation
@@ -22,7 +23,7 @@ from detectors.training.update import backward, begin_step, gradient_norm, updat
 
 
 def train(run: Run) -> Evaluation:
-    """Trains to config.trainer.steps, which the run has not reached, and returns the last evaluation.
+    """Trains until config.trainer ends the run, see budgets.ending, and returns the last evaluation.
 
     Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 end the run after the current step, or in the middle of an evaluation,
     with a usable last.pt and raise KeyboardInterrupt. Other errors leave a last.pt of the last whole step.
@@ -38,14 +39,13 @@ def train(run: Run) -> Evaluation:
     clock = Clock(progress, run.processes)
     evaluation = None
     with stop_requests() as stop, progress_bar(run) as bar, saved_on_error(run, clock):
-        if progress.lacks_evaluation(trainer.steps, trainer.eval_every):
+        if lacks_evaluation(trainer, progress):
             evaluation = interruptible_evaluation(run, stop)
-        assert evaluation or progress.step < trainer.steps, (
-            "a finished run must not write its last points again"
-        )
+        ended = ending(trainer, progress)
+        assert evaluation or not ended, "a finished run must not write its last points again"
         train_mode(module, freeze_statistics=trainer.freeze_statistics)
         clock.resume()
-        while progress.step < trainer.steps and (fetched := batches_of_step(run, batches, clock, stop)):
+        while not ended and (fetched := batches_of_step(run, batches, clock, stop)):
             # One training step.
             rate = begin_step(run)
             for part, loaded in enumerate(fetched, 1):
@@ -56,12 +56,12 @@ def train(run: Run) -> Evaluation:
             grad_norm = update(run)
             progress.step += 1
             progress.images_seen += trainer.accumulate * len(batch.infos) * run.processes.world_size
-            clock.in_step = False
+            clock.end_step(agree=trainer.max_minutes is not None)
             bar.update()
             run.hooks.after_step(run)
 
             # Once in a while: log, save, evaluate.
-            ended = progress.step == trainer.steps
+            ended = ending(trainer, progress)
             if ended or is_due(trainer.log_every, progress.step):
                 norm = gradient_norm(module) if grad_norm is None else grad_norm
                 log(run, recent, clock, bar, {"rate": rate, "grad_norm": norm, **run.task.statistics()})
@@ -71,9 +71,10 @@ def train(run: Run) -> Evaluation:
                 save_run(run, ckpt.LAST)
                 if evaluates:
                     evaluation = interruptible_evaluation(run, stop)
+                    ended = ending(trainer, progress)
                     train_mode(module, freeze_statistics=trainer.freeze_statistics)
                 clock.resume()
-        if stop and progress.step < trainer.steps:
+        if stop and not ended:
             clock.pause()
             save_run(run, ckpt.LAST)
             raise KeyboardInterrupt(go_on(run))

@@ -36,13 +36,10 @@ class Progress:
     best_step: int | None = None  # of the best evaluation; unknown in older checkpoints
     best_scalars: dict[str, float | None] = field(default_factory=dict)  # all numbers of the best evaluation
     evaluated: int = 0  # step of the last evaluation
+    stop_best: dict[str, float] = field(default_factory=dict)  # trainer.stop_metric: its best number
+    stop_waited: int = 0  # evaluations since then
     skipped_steps: int = 0  # left out, because they were not finite
     skipped_in_a_row: int = 0  # of them, those since the last step that was not left out
-
-    def lacks_evaluation(self, steps: int, every: int) -> bool:
-        """Whether the run stopped in the evaluation of its last step. steps, every: of the trainer."""
-        due = self.step == steps or is_due(every, self.step)
-        return due and self.evaluated < self.step
 
 
 class Recent:
@@ -136,6 +133,14 @@ class Clock:
         self.waited += perf_counter() - before
         self.in_step = True
         return fetched
+
+    def end_step(self, *, agree: bool) -> None:
+        """agree: all processes take the first one's time, so that a budget ends them after the same step."""
+        self.in_step = False
+        self.pause()
+        self.resume()
+        if agree:
+            self.progress.train_seconds = self.processes.of_first(self.progress.train_seconds)
 
     def pause(self) -> None:
         self.progress.train_seconds += perf_counter() - self.started

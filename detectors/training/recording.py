@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from detectors.tables import cell
 from detectors.training import checkpoint as ckpt
+from detectors.training.budgets import note_evaluation
 from detectors.training.outcome import write_summary
 from detectors.training.progress import Clock, Recent, is_due
 from detectors.training.run import Evaluation, Run
@@ -98,6 +99,7 @@ def record_evaluation(run: Run, evaluation: Evaluation, seconds: float) -> None:
         run.progress.best_scalars = dict(evaluation.scalars)
         save_run(run, ckpt.BEST)
     record_curves(run, seconds)
+    note_evaluation(run.config.trainer, run.progress, run.task.curves())
     if evaluation.images:
         numbers = ", ".join(f"{name} {cell(evaluation.scalars[name], '.4f')}" for name in run.task.headline)
         log_progress(

@@ -85,13 +85,17 @@ TAGS = {
 
 def check_tag(tag: str) -> str:
     """The tag itself. ValueError, with the nearest name, if TAGS does not have it."""
-    if not any(_PATTERNS[known].fullmatch(tag) for known in TAGS):
+    if not is_known(tag):
         hint = did_you_mean(tag, TAGS, quoted=True)
         raise ValueError(
             f"{tag!r} is not in the table of tags in detectors/training/tags.py{hint}; "
             "a new one goes there and in docs/curves.md"
         )
     return tag
+
+
+def is_known(tag: str) -> bool:
+    return any(_PATTERNS[known].fullmatch(tag) for known in TAGS)
 
 
 # No tag holds a character that is special in a pattern.

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 from detectors.config.schema import Config
+from detectors.training.budgets import lacks_evaluation
 from detectors.training.csv_log import CsvLog
 from detectors.training.online_trackers import MlflowLog, WandbLog
 from detectors.training.progress import Progress
@@ -25,8 +26,7 @@ def open_tracker(config: Config, folder: Path, stored: Progress | None = None) -
     """
     names = config.trainer.trackers
     first_step = stored.step + 1 if stored else 0
-    trainer = config.trainer
-    redo = stored is not None and stored.lacks_evaluation(trainer.steps, trainer.eval_every)
+    redo = stored is not None and lacks_evaluation(config.trainer, stored)
     backends = [_started(ONLINE[name], folder, config, stored) for name in names if name in ONLINE]
     before_redone: dict[str, float] = {}
     if "csv" in names:

@@ -5,8 +5,6 @@ import pytest
 from detectors.commands.lint import command as lint
 from detectors.config.schema import composed, prepared
 
-EPOCHS = "3 epochs are 3 x images / (trainer.batch_size x trainer.accumulate): set trainer.steps=..."
-
 
 def refused(program: str, *arguments: str) -> str:
     with pytest.raises(ValueError) as error:
@@ -34,6 +32,10 @@ def refused(program: str, *arguments: str) -> str:
         ("pretrained=a.pt", "trainer.init_from=a.pt"),
         ("amp=True", "trainer.precision=bfloat16"),
         ("freeze=10", "trainer.freeze=[backbone]"),
+        ("epochs=3", "trainer.epochs=3"),
+        ("max_epochs=3", "trainer.epochs=3"),
+        ("trainer.num_epochs=3", "trainer.epochs=3"),
+        ("patience=50", "trainer.stop_patience=50"),
         ("ema=True", "trainer.ema_decay=0.999"),
         ("data.names=x", "data.class_names=[NAME,NAME]"),
         ("eval_batch_size=2", "trainer.eval_batch_size"),
@@ -52,7 +54,7 @@ def test_our_setting_is_named(typed, meant):
 @pytest.mark.parametrize(
     ("typed", "hint"),
     [
-        ("--epochs 3", f"a run has a number of steps, and {EPOCHS}"),
+        ("--epochs 3", "did you mean trainer.epochs=3?"),
         ("--batch-size 4", "did you mean trainer.batch_size=4?"),
         ("--lr=0.1", "did you mean optimizer.rate=0.1?"),
         ("--config x.py", "did you mean experiment=NAME?"),
@@ -65,10 +67,12 @@ def test_options_of_other_programs(typed, hint):
     assert refused("train", *typed.split()) == f"{typed}: there is no such option; {hint}"
 
 
-def test_epochs_are_given_as_steps():
-    for typed in ("epochs=3", "trainer.epochs=3", "max_epochs=3"):
-        what = f"{typed}: there is no such setting; a run has a number of steps, and {EPOCHS}"
-        assert refused("train", typed) == what
+def test_epochs_take_the_place_of_the_steps_of_a_yaml():
+    """trainer=demo names steps; the other way round, check() asks for one length."""
+    for typed in ("trainer.epochs=3", "+trainer.epochs=.5"):
+        assert prepared(["seed=1", typed], "train") == ["seed=1", typed, "trainer.steps=null"]
+    for unchanged in (["trainer.epochs=3", "trainer.steps=9"], ["trainer.epochs=null"], ["trainer.steps=9"]):
+        assert prepared(unchanged, "train") == unchanged
 
 
 def test_all_of_a_command_line_in_one_error():

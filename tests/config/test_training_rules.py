@@ -76,3 +76,32 @@ def test_phases_survive_a_checkpoint():
     assert config.schedule.phases == [PhaseConfig(until=200), PhaseConfig("cosine")]
     assert type(config.schedule.phases[0].until) is int
     assert check(merged(to_plain(config), ["trainer.steps=2000"])).schedule == config.schedule
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (
+            ["trainer.epochs=3", "trainer.steps=1000"],
+            "trainer.steps=1000 and trainer.epochs=3.0: a run has one length; set one of them to null",
+        ),
+        (
+            ["trainer.steps=null"],
+            "trainer.steps=null: a run needs a length; set trainer.steps or trainer.epochs",
+        ),
+        (["trainer.epochs=0"], "trainer.epochs=0.0: must be more than 0; null switches it off"),
+        (["trainer.max_minutes=0"], "trainer.max_minutes=0.0: must be more than 0; null switches it off"),
+        (["trainer.max_images=0"], "trainer.max_images=0: must be 1 or more"),
+        (["trainer.stop_patience=0"], "trainer.stop_patience=0: must be 1 or more"),
+        *(
+            (
+                ["trainer.stop_patience=2", lacking],
+                "trainer.stop_patience=2: counts evaluations, and this run has none but the last; "
+                "set trainer.eval_every and data.val",
+            )
+            for lacking in ("trainer.eval_every=0", "data.val=[]")
+        ),
+    ],
+)
+def test_a_length_that_cannot_be_meant(overrides, problem):
+    assert problems(*overrides) == [problem]

@@ -155,6 +155,8 @@ PROGRESS = {
     "best": {"3", "2.5", "-1"},
     "best_step": {"missing", "None", "3"},
     "best_scalars": {"missing", "a dict"},
+    "stop_best": {"missing", "a dict"},
+    "stop_waited": {"missing", "3"},
 }
 
 

@@ -379,3 +379,12 @@ def test_one_phase_is_the_schedule_itself(name):
     assert [rate_factor(phase, step, 90) for step in range(1, 91)] == [
         rate_factor(alone, step, 90) for step in range(1, 91)
     ]
+
+
+def test_options_are_given_on_the_command_line():
+    node = composed(["optimizer=torch", "optimizer.name=RMSprop", "optimizer.options={alpha: 0.5}"])[
+        "optimizer"
+    ]
+    assert {group["alpha"] for group in build(node, small_network()).param_groups} == {0.5}
+    node = composed(["optimizer=adam", "+optimizer.options.amsgrad=true"])["optimizer"]
+    assert {group["amsgrad"] for group in build(node, small_network()).param_groups} == {True}

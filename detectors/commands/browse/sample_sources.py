@@ -22,6 +22,7 @@ from detectors.data.sampling import Key, ResumableSampler
 from detectors.models.detector import Detector
 from detectors.training import assemble
 from detectors.training import checkpoint as ckpt
+from detectors.training.budgets import in_steps
 from detectors.training.matched_anchors import MatchedAnchors, matched_anchors
 
 
@@ -64,6 +65,8 @@ def open_source(title: str, overrides: Sequence[str], args: argparse.Namespace) 
     stored = ckpt.load_checkpoint(ckpt.find_checkpoint(args.checkpoint)) if args.checkpoint else None
     config = check(merged(stored.config, overrides) if stored else composed(overrides))
     annotations = _read_annotations(config, args.split, stored.class_names if stored else None)
+    if args.split == "train":
+        config = in_steps(config, len(annotations))
     loader, skipped = _build_loader(config, annotations, args)
     detector = _open_detector(config, annotations, stored) if args.anchors else None
     shown = []
