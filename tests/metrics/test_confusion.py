@@ -78,6 +78,12 @@ def test_difficult_boxes_are_neither_missed_nor_wrongly_found():
     assert matrix.tolist() == [[0, 0, 0], [0, 0, 1], [0, 0, 0]]
 
 
+def test_a_box_that_counts_goes_before_a_difficult_one_that_fits_better():
+    annotations = annotated([LEFT, [0, 0, 10, 8]], [CAT, DOG], difficult=[0])
+    matrix = confusion_matrix(annotations, detected((LEFT, 0.9, DOG)), score=0.3)
+    assert matrix.tolist() == [[0, 0, 0], [0, 1, 0], [0, 0, 0]]
+
+
 def test_the_limits():
     """The score itself still counts; an IoU of exactly the limit does not."""
     annotations = annotated([[0, 0, 10, 10]], [CAT])

@@ -63,9 +63,10 @@ def test_a_new_start_hides_an_earlier_one(tmp_path):
     assert points(read(tmp_path), "train/loss/total") == [(3, 1.0)]
 
 
-def test_files_of_one_second_are_read_in_their_order(tmp_path):
+def test_files_of_one_second_are_read_in_their_order(tmp_path, monkeypatch):
     """TensorBoard sorts them by name, which begins with the second of creation."""
     for step in range(12):
+        monkeypatch.setattr("os.getpid", lambda step=step: 1000 - step)
         log(tmp_path, {step: {"train/loss/total": float(step)}}, first_step=step)
     assert points(read(tmp_path), "train/loss/total") == [(step, float(step)) for step in range(12)]
 
