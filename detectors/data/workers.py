@@ -74,11 +74,23 @@ def _patient(batches: Iterator[Any], timeout: float) -> Iterator[Any]:
         except StopIteration:
             return
         except RuntimeError as error:
-            if _is_timeout(error) and (not timeout or monotonic() < end):
-                continue
-            raise
+            if not _is_timeout(error):
+                raise
+            if not _pins(batches):
+                raise OSError(
+                    f"the thread that copies batches to page-locked memory has ended: {LESS_MEMORY}"
+                ) from error
+            if timeout and monotonic() >= end:
+                raise
+            continue
         yield batch
         end = monotonic() + timeout
+
+
+def _pins(batches: Iterator[Any]) -> bool:
+    """Whether the thread that copies batches to page-locked memory is alive, or not needed."""
+    thread = getattr(batches, "_pin_memory_thread", None)
+    return thread is None or thread.is_alive()
 
 
 def _is_timeout(error: RuntimeError) -> bool:

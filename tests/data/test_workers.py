@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from threading import Thread
 
 import pytest
 
@@ -61,6 +62,20 @@ def test_a_fault_in_the_program_keeps_its_traceback():
     with pytest.raises(RuntimeError) as error, worker_processes(lambda: failing(fault), 0) as batches:
         list(batches)
     assert error.value is fault
+
+
+def test_a_thread_that_no_longer_copies_batches_is_said():
+    """On a GPU. PyTorch would wait for ever."""
+
+    class Batches:
+        _pin_memory_thread = Thread()  # not alive
+
+        def __next__(self):
+            raise RuntimeError("DataLoader timed out after 1.0 seconds")
+
+    told = f"^the thread that copies batches to page-locked memory has ended: {LESS}$"
+    with pytest.raises(OSError, match=told), worker_processes(Batches, 0) as batches:
+        next(batches)
 
 
 def test_signals_wait_until_the_workers_have_started():
