@@ -17,7 +17,6 @@ import torch
 from hydra import compose, initialize_config_dir
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.testing import assert_close
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from detectors.commands import train as script
 from detectors.config.check import check
@@ -27,7 +26,6 @@ from detectors.structures import Batch
 from detectors.training import assemble, engine
 from detectors.training import checkpoint as ckpt
 from detectors.training.detection import DetectionTask
-from detectors.training.progress import Recent
 from detectors.training.run import Run
 
 SMALL = [
@@ -219,47 +217,6 @@ def test_a_broken_image_stops_a_run_that_does_not_skip_it(cache, tmp_path):
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(ImageError, match=f"^{path}: the image cannot be decoded"):
         engine.train(run)
-
-
-class HostReads(TorchDispatchMode):
-    """Counts the moments at which the host waits for a tensor's value."""
-
-    def __init__(self):
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.count += function.overloadpacket.__name__ in (
-            "_local_scalar_dense",
-            "nonzero",
-            "masked_select",
-            "equal",
-            "unique",
-        )
-        return function(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("model", ["yolov2_160", "ssd160"])
-def test_no_host_synchronisation_in_a_step(model, cache, tmp_path, monkeypatch):
-    """Six steps without a log line read nothing from the device; SGD, because AdamW counts its steps on the
-    host by itself.
-    """
-    overrides = (
-        "trainer.log_every=100",
-        "trainer.eval_every=0",
-        "optimizer=sgd",
-        "trainer.clip_grad_norm=20.0",
-    )
-    run = make_run(tmp_path, cache, *overrides, model=model)
-    monkeypatch.setattr(engine, "log", lambda *_: None)
-    monkeypatch.setattr(DetectionTask, "statistics", lambda _: {})
-    monkeypatch.setattr(engine, "save_run", lambda *_: None)
-    monkeypatch.setattr(engine, "interruptible_evaluation", lambda *_: None)
-    monkeypatch.setattr(Recent, "check", lambda _: None)
-    run.task.module.grid(run.config.input.size)
-    with HostReads() as reads:
-        engine.train(run)
-    assert reads.count == 1  # the loader draws its workers' seed once, on the host, before the first step
 
 
 def test_accumulation_equals_one_large_batch(cache, tmp_path, monkeypatch):

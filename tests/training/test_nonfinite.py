@@ -17,6 +17,7 @@ from detectors.training import engine, nonfinite
 from detectors.training.detection import DetectionTask
 from detectors.training.nonfinite import StepGuard
 from detectors.training.run import Run
+from tests.host_reads import NoHostReads
 from tests.training.test_engine import cache, interrupt_after, make_run, one_thread  # noqa: F401 - fixtures
 from tests.training.test_resume import resume
 from tests.training.test_saving import curves
@@ -175,18 +176,12 @@ def test_a_row_of_skipped_steps_ends_the_run(start, cache, tmp_path, monkeypatch
     assert not (tmp_path / ckpt.LAST).exists()
 
 
-class HostReadsForbidden(torch.utils._python_dispatch.TorchDispatchMode):
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        assert function.overloadpacket.__name__ not in ("_local_scalar_dense", "nonzero", "equal")
-        return function(*args, **(kwargs or {}))
-
-
 def test_the_guard_never_waits_for_the_device():
     module = nn.BatchNorm2d(2)
     optimizer = torch.optim.SGD(module.parameters(), lr=1.0, momentum=0.9)
     guard = StepGuard(module, optimizer, torch.device("cpu"))
     for factor in (1.0, float("nan")):
-        with HostReadsForbidden():
+        with NoHostReads():
             guard.remember()
             loss = module(torch.randn(2, 2, 3, 3)).square().sum() * factor
             optimizer.zero_grad()
