@@ -233,7 +233,7 @@ def build_run(
         restore(run, stored)
     if processes.first:
         run.tracker = open_tracker(config, folder, run.progress if stored else None)
-    run.tracker.hparams(varied_settings(config), row_metrics(run.task.headline))
+    run.tracker.hparams(varied_settings(config, processes.world_size), row_metrics(run.task.headline))
     run.tracker.text("run/config", to_yaml(config), first_step)
     run.tracker.text("run/commit", commit(), first_step)
     run.tracker.text("run/versions", versions(device), first_step)

@@ -14,15 +14,18 @@ from detectors.config.schema import Config
 from detectors.training.tracking import Setting
 
 
-def varied_settings(config: Config) -> dict[str, Setting]:
-    """Numbers and texts, the same names for every run; "none" for a setting that a run does not have."""
+def varied_settings(config: Config, world_size: int = 1) -> dict[str, Setting]:
+    """Numbers and texts, the same names for every run; "none" for a setting that a run does not have.
+
+    world_size: processes that train together, whose images make up the batch of a step.
+    """
     trainer = config.trainer
     settings = {
         "model": _short_name(config.model),
         "data": config.data.name,
         "seed": config.seed,
         "rate": config.optimizer["rate"],
-        "batch": trainer.batch_size * trainer.accumulate,
+        "batch": trainer.batch_size * trainer.accumulate * world_size,
         "steps": trainer.steps,
         "width": config.model.get("width"),
         "loss": _described(config.loss, "loss"),
@@ -34,6 +37,8 @@ def varied_settings(config: Config) -> dict[str, Setting]:
         "input": "x".join(map(str, config.input.size)),
         "precision": trainer.precision,
         "clip": trainer.clip_grad_norm,
+        "ema": trainer.ema_decay,
+        "freeze": ", ".join(trainer.freeze) or None,
     }
     return {name: "none" if value is None else value for name, value in settings.items()}
 

@@ -6,14 +6,18 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from detectors.config.check import check
-from detectors.config.schema import CONF
+from detectors.config.schema import CONF, Config
 from detectors.training.hparams import row_metrics, varied_settings
 from detectors.training.tags import check_tag
 
 
-def settings(*overrides: str) -> dict:
+def configured(*overrides: str) -> Config:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return varied_settings(check(compose("train", [*overrides, "paths.shared=unused"])))
+        return check(compose("train", [*overrides, "paths.shared=unused"]))
+
+
+def settings(*overrides: str) -> dict:
+    return varied_settings(configured(*overrides))
 
 
 def test_short_names_of_what_people_vary():
@@ -34,7 +38,13 @@ def test_short_names_of_what_people_vary():
         "input": "160x160",
         "precision": "float32",
         "clip": 20.0,
+        "ema": "none",
+        "freeze": "none",
     }
+
+
+def test_a_step_has_the_images_of_all_processes():
+    assert varied_settings(configured("trainer.batch_size=4"), world_size=2)["batch"] == 8
 
 
 @pytest.mark.parametrize("model", ["yolov2", "yolov2_160", "ssd300"])
