@@ -19,7 +19,8 @@ CONTEXT.set_forkserver_preload(["tests.training.rank_tasks"])
 def in_ranks(function: Callable[..., Any], *arguments: Any, world_size: int = 2) -> list[Any]:
     """function(*arguments), at the top of a module, in each process, started as torchrun does; the results.
 
-    AssertionError with the traceback of a process that failed.
+    Of a process that a signal ended, its negative number. AssertionError with the traceback of one that
+    failed.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -54,8 +55,9 @@ def _result(started: tuple[multiprocessing.Process, Connection]) -> tuple[bool, 
     process, pipe = started
     try:
         result = pipe.recv() if pipe.poll(LIMIT) else (False, f"no answer within {LIMIT} s")
-    except EOFError:
-        result = (False, "it ended without an answer")
+    except EOFError:  # a signal ended it
+        process.join()
+        result = (True, process.exitcode)
     process.join(5)
     process.kill()
     return result

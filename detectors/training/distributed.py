@@ -28,7 +28,7 @@ from detectors.models.detector import Detector
 Value = TypeVar("Value")
 
 LONGEST_WAIT = timedelta(minutes=30)  # how long a process waits for another one
-LAST_WORDS = timedelta(seconds=20)  # how long an error waits for the first process to end and report
+LAST_WORDS = timedelta(seconds=10)  # how long an error waits for the first process to end and report
 LOST = (
     "another process of this run has ended, or its connection is lost; what it said is above, or in "
     "torchrun's own report below"

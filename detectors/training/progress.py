@@ -74,9 +74,9 @@ class Recent:
         self.terms.append(self.average(torch.stack([term.detach() for term in terms.values()])))
         self.origin.append((step, [info.path for info in batch.infos]))
 
-    def means(self) -> dict[str, float]:
+    def means(self, processes: Processes = ALONE) -> dict[str, float]:
         """Mean of each term and of their total since the last call; NaN if no batch counts. See check."""
-        values = self.check()
+        values = self.check(processes)
         names = self.names
         self.clear()
         return {
@@ -84,11 +84,11 @@ class Recent:
             **dict(zip(names, values.mean(0).tolist(), strict=True)),
         }
 
-    def check(self) -> Tensor:
+    def check(self, processes: Processes = ALONE) -> Tensor:
         """(batches, terms) on the host.
 
-        NotFiniteError names the first step with a non-finite term, its terms and its images. With `skips`,
-        such batches are dropped.
+        NotFiniteError names the first step with a non-finite term, its terms and its images: those of all
+        processes if they call it together. With `skips`, such batches are dropped.
         """
         values = torch.stack(self.terms).cpu() if self.terms else torch.zeros(0, len(self.names))
         bad = (~values.isfinite()).any(1)
@@ -100,6 +100,7 @@ class Recent:
         if bad.any():
             first = int(bad.nonzero()[0])
             step, paths = self.origin[first]
+            paths = [path for part in processes.gathered(paths) for path in part]
             terms = ", ".join(
                 f"{name}={value:g}" for name, value in zip(self.names, values[first].tolist(), strict=True)
             )

@@ -34,7 +34,7 @@ def log(run: Run, recent: Recent, clock: Clock, bar: tqdm, numbers: dict[str, fl
     """
     numbers = run.processes.means(numbers)
     run.processes.share_problems(run.train_loader)
-    losses = recent.means()
+    losses = recent.means(run.processes)
     count_skipped(run)
     rates = clock.rates()
     scalars = {f"train/loss/{name}": value for name, value in losses.items()}

@@ -13,10 +13,12 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 
 from detectors.commands import train as script
+from detectors.config import launched
 from detectors.config.check import check
 from detectors.config.schema import CONF
+from detectors.data.images import ImageError
 from detectors.training import checkpoint as ckpt
-from detectors.training import engine
+from detectors.training import detection, engine
 from detectors.training.distributed import Processes, joined
 from detectors.training.run import Run
 
@@ -68,28 +70,35 @@ def train(place: Path, *overrides: str, resumed: bool = False) -> dict[str, Any]
     return {"state": state, "progress": vars(run.progress), "report": report.as_dict()}
 
 
-def evaluate(place: Path, *overrides: str) -> dict[str, Any]:
-    """Detections and AP of the first process's weights; the others' BatchNorm starts with other numbers."""
+def evaluate(place: Path, model: str, counts: list[int]) -> list[dict[str, Any]]:
+    """Detections and AP of a validation split, for each number of images in it.
+
+    Of the first process's weights: the others' BatchNorm starts with other numbers.
+    """
+    results = []
     with joined() as processes:
-        run = built(place, processes, overrides)
-        for name, buffer in run.task.module.named_buffers():
-            if name.endswith("running_var"):
-                buffer.mul_(0.01 * (1 + processes.rank))
-        report = run.task.evaluate()
-        found = {name: tensor.numpy() for name, tensor in vars(run.task._last_detections).items()}
-    return {"report": report.as_dict(), "detections": found}
+        for count in counts:
+            settings = ("trainer.eval_batch_size=8", f"data.shapes.val={count}", "model.score_threshold=0.01")
+            run = built(place, processes, (f"evaluation_{processes.world_size}", model, *settings))
+            for name, buffer in run.task.module.named_buffers():
+                if name.endswith("running_var"):
+                    buffer.mul_(0.5 * (1 + processes.rank))
+            report = run.task.evaluate()
+            found = {name: tensor.numpy() for name, tensor in vars(run.task._last_detections).items()}
+            results.append({"report": report.as_dict(), "detections": found, "curves": run.task.curves()})
+    return results
 
 
 def command(place: Path, fault: str, *arguments: str) -> int | str | None:
     """python train.py ARGUMENTS in place/rank, with both streams in place/rank.txt. The exit status."""
     rank = os.environ["RANK"]
-    (place / rank).mkdir()
+    (place / rank).mkdir(exist_ok=True)
     os.chdir(place / rank)
     output = os.open(place / f"{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (1, 2):
         os.dup2(output, stream)
     torch.set_num_threads(1)
-    sys.argv = ["train.py", f"paths.cache={place / 'cache'}", f"paths.output={place / 'out'}", *arguments]
+    sys.argv = ["train.py", *arguments]
     PLANT[fault]()
     try:
         script.main()
@@ -118,7 +127,36 @@ def spoil(run: Run) -> None:
     run.task.module.loss.coord_scale = float("nan")
 
 
+def lose_image(run: Run) -> None:
+    """The next batch of a process cannot be loaded."""
+
+    def raise_error(key, part, problems):
+        raise ImageError("lost.jpg", "the image cannot be decoded", "undecodable")
+
+    run.train_loader.dataset._part = raise_error
+
+
+def stop_evaluation() -> None:
+    """A signal to one process while it looks for objects."""
+    original = detection.detect
+
+    def detect(*arguments: Any, **keywords: Any):
+        if os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments, **keywords)
+
+    detection.detect = detect
+
+
+def hurry() -> None:
+    """A process with an error does not wait for torchrun, which is not there."""
+    launched.PATIENCE = 0
+
+
 PLANT = {
+    "hurry": hurry,
+    "evaluation": stop_evaluation,
+    "image": lambda: in_step(3, 1, lose_image),
     "none": lambda: None,
     "signal": lambda: in_step(3, 1, lambda run: os.kill(os.getpid(), signal.SIGTERM)),
     "death": lambda: in_step(3, 1, lambda run: os.kill(os.getpid(), signal.SIGKILL)),
