@@ -86,6 +86,25 @@ def test_a_full_disk_costs_the_steps_since_the_last_save(forks, small_disk, tmp_
     assert ckpt.load_checkpoint(folder / ckpt.LAST).step == failed + 2
 
 
+def test_a_disk_that_turns_read_only_costs_the_steps_since_the_last_save(forks, small_disk, tmp_path):
+    """As after an error of the hardware, or of the network. A new run does not start there."""
+    folder = small_disk / "run"
+    process = train(forks, folder, tmp_path / "output", "trainer.steps=100000")
+    process.wait_for((folder / ckpt.LAST).exists)
+    for options in ("bind", "remount,bind,ro"):
+        subprocess.run(["mount", "-o", options, small_disk, small_disk], check=True)
+    status, output = process.ended()
+    problem = "last.pt: Read-only file system"
+    assert (status, output.splitlines()[-2:]) == (2, [f"error: {folder}/{problem}", TRACEBACK_HINT])
+    stored = ckpt.load_checkpoint(folder / ckpt.LAST)
+    told = f"({folder}/{problem}); {folder}/last.pt holds step {stored.step}: python train.py trainer.resume="
+    assert told in output and "Traceback" not in output
+    other = small_disk / "other"
+    status, output = train(forks, other, tmp_path / "output").ended()
+    subprocess.run(["umount", "--lazy", small_disk], check=True)
+    assert (status, output) == (2, f"error: {other}: Read-only file system\n{TRACEBACK_HINT}\n")
+
+
 @pytest.mark.parametrize("largest_file", [60_000, 200_000])
 def test_a_checkpoint_that_does_not_fit_leaves_no_part_of_it(largest_file, forks, tmp_path):
     """Everywhere: a limit on the size of files stands in for the disk. PyTorch says "enforce fail" here."""

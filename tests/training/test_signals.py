@@ -135,6 +135,7 @@ def test_workers_end_with_a_main_process_that_is_killed(forks, folder):
     hang = {"seconds": HANG, "named": "train_00005"}
     process = train(forks, folder, "data.workers=2", prepare=slow_images, given=hang)
     process.wait_for(lambda: len(process.session()) == 3)
+    time.sleep(1)
     process.send(signal.SIGKILL)
     assert process.ended(seconds=SOON)[0] == -signal.SIGKILL
     process.wait_for(lambda: not process.session(), seconds=10)
