@@ -18,7 +18,7 @@ from detectors.config.check import check
 from detectors.config.schema import CONF
 from detectors.data.images import ImageError
 from detectors.training import checkpoint as ckpt
-from detectors.training import detection, engine
+from detectors.training import compilation, detection, engine
 from detectors.training.distributed import Processes, joined
 from detectors.training.run import Run
 
@@ -68,6 +68,12 @@ def train(place: Path, *overrides: str, resumed: bool = False) -> dict[str, Any]
         run.tracker.close()
     state = {name: tensor.numpy() for name, tensor in run.task.module.state_dict().items()}
     return {"state": state, "progress": vars(run.progress), "report": report.as_dict()}
+
+
+def train_compiled(place: Path, *overrides: str) -> dict[str, Any]:
+    """As train, with trainer.compile and a backend that runs PyTorch's own operations."""
+    compilation.BACKEND = "aot_eager"
+    return train(place, *overrides, "trainer.compile=true")
 
 
 def evaluate(place: Path, model: str, counts: list[int]) -> list[dict[str, Any]]:

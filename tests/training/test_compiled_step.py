@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -20,6 +21,8 @@ from detectors.training import compilation, engine
 from detectors.training.compilation import compile_step, with_variable_count
 from detectors.training.detection import TrainStep
 from tests import oracles
+from tests.ranks import in_ranks
+from tests.training import rank_tasks
 from tests.training.test_engine import cache, make_run, one_thread  # noqa: F401 - fixtures
 from tests.training.test_saving import assert_same_run, finished
 
@@ -139,8 +142,9 @@ def test_inductor_computes_the_same(family, precision):
     ours, theirs = losses(compiled, 160, compiled=True), losses(plain, 160, compiled=False)
     assert_close(ours, theirs, rtol=tolerance, atol=0)
     assert graphs() == 1
+    ours, theirs = (torch.cat([p.grad.flatten() for p in s.parameters()]) for s in (compiled, plain))
     if precision == "float32":
-        assert_equal_steps(plain, compiled, rtol=0.02, atol=1e-2)
+        assert (ours - theirs).norm() < 0.05 * theirs.norm()
 
 
 @pytest.mark.slow
@@ -151,3 +155,15 @@ def test_a_run_trains_with_inductor(cache, tmp_path):  # noqa: F811
     script.engine.train(run)
     ours, theirs = (ckpt.load_checkpoint(tmp_path / name / ckpt.LAST) for name in ("compiled", "plain"))
     assert_close(ours.model, theirs.model, rtol=0.02, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["yolov2", "ssd"])
+def test_two_processes_train_a_compiled_step(model, tmp_path):
+    """The counts by which the loss divides are shared within the graph."""
+    settings = (model, "model.width=0.05", "trainer.batch_size=2", "trainer.steps=2")
+    plain, _ = in_ranks(rank_tasks.train, tmp_path, "plain", *settings)
+    compiled, _ = in_ranks(rank_tasks.train_compiled, tmp_path, "compiled", *settings)
+    assert plain["state"].keys() == compiled["state"].keys()
+    for name, value in plain["state"].items():
+        np.testing.assert_array_equal(compiled["state"][name], value)
