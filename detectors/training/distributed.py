@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from time import sleep
 from typing import Any, TypeVar
 
 import torch
@@ -28,6 +29,7 @@ from detectors.models.detector import Detector
 Value = TypeVar("Value")
 
 LONGEST_WAIT = timedelta(minutes=30)  # how long a process waits for another one
+FAREWELL = 0.2  # seconds
 LAST_WORDS = timedelta(seconds=10)  # how long an error waits for the first process to end and report
 LOST = (
     "another process of this run has ended, or its connection is lost; what it said is above, or in "
@@ -215,6 +217,9 @@ def joined() -> Iterator[Processes]:
     else:
         with _others_leave_the_word_to_the_first(processes):
             yield processes
+    # The group's destructor holds Python's lock and waits for Gloo's threads, which need that lock to drop
+    # their last message. They get it while this thread sleeps; else both could wait forever.
+    sleep(FAREWELL)
     distributed.destroy_process_group()
 
 
