@@ -38,8 +38,9 @@ APART = [
     {"darknet", "config", "drawing"},
 ]  # on one floor, and none imports another
 BETWEEN_VERBS = {
-    ("verify", "convert")
-}  # verify checks the names and layouts by which convert reads other programs' files
+    ("verify", "convert"),  # verify checks the names and layouts by which convert reads others' files
+    ("replay", "train"),  # replay repeats steps of a run that train builds
+}
 PLACES = {
     "hydra": {"config", "commands", "train", "evaluate"},
     "omegaconf": {"config", "commands", "train", "evaluate"},

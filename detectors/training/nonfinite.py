@@ -26,11 +26,18 @@ def first_not_finite(model: Mapping[str, Tensor], optimizer: Mapping[str, Any]) 
     tensors = dict(model)
     for number, state in optimizer["state"].items():
         tensors |= {f"{key} of parameter {number} in the optimizer": value for key, value in state.items()}
+    return next(iter(not_finite(tensors)), None)
+
+
+def not_finite(tensors: Mapping[str, Any]) -> list[str]:
+    """The names of those tensors that hold a NaN or infinity, in order. Waits for the device once."""
     tensors = {name: value for name, value in tensors.items() if isinstance(value, Tensor)}
     floating = {name: value for name, value in tensors.items() if value.is_floating_point()}
+    if not floating:
+        return []
     device = next(iter(floating.values())).device
     finite = torch.stack([value.isfinite().all().to(device) for value in floating.values()]).tolist()
-    return next((name for name, good in zip(floating, finite, strict=True) if not good), None)
+    return [name for name, good in zip(floating, finite, strict=True) if not good]
 
 
 class StepGuard:

@@ -13,6 +13,7 @@ from detectors.training import checkpoint as ckpt
 from detectors.training.checkpoint_checks import checked_optimizer_state, stored_progress
 from detectors.training.nonfinite import NotFiniteError, first_not_finite
 from detectors.training.progress import Clock
+from detectors.training.replay_folder import write_replay
 from detectors.training.run import Run
 
 logger = logging.getLogger(__name__)
@@ -78,12 +79,14 @@ def saved_on_error(run: Run, clock: Clock) -> Iterator[None]:
 
     A broken image, a lost worker or a tracker that fails then costs no step that was made. Nothing is saved
     twice: within an evaluation, the last.pt from before is the one whose resume evaluates again. Numbers that
-    are not finite are not saved; their error says how to go on.
+    are not finite are not saved: their error says how to go on, also with a replay folder.
     """
     try:
         yield
     except FloatingPointError as error:
-        raise FloatingPointError(f"{error}\n{how_to_go_on(run)}") from None
+        if not run.processes.first:
+            raise
+        raise FloatingPointError(f"{error}\n{how_to_go_on(run, error)}") from None
     except Exception:
         if run.progress.step != run.saved_step and not clock.in_step:
             try:
@@ -104,18 +107,23 @@ def whats_left(run: Run) -> str:
     return f"{run.saved} holds step {run.saved_step}: python train.py trainer.resume={run.folder}"
 
 
-def how_to_go_on(run: Run) -> str:
-    """What the user can do after a run that was no longer finite."""
+def how_to_go_on(run: Run, error: FloatingPointError) -> str:
+    """What the user can do after a run that was no longer finite. Writes a replay folder."""
+    step = error.step if isinstance(error, NotFiniteError) else run.progress.step
+    try:
+        cause = f"What was not finite first: detectors replay {write_replay(run, step, str(error))}"
+    except OSError as problem:
+        cause = f"There is no folder for detectors replay, it could not be written: {problem}"
     if run.saved is None:
         return (
             "Nothing was saved yet: start again with a lower optimizer.rate, more schedule.warmup_steps or "
-            "trainer.clip_grad_norm"
+            f"trainer.clip_grad_norm. {cause}"
         )
     place = run.folder if run.saved == run.folder / ckpt.LAST else run.saved
     return (
         f"Go on from step {run.saved_step} with a lower rate: python train.py trainer.resume={place} "
         f"optimizer.rate={run.config.optimizer['rate'] / 2:g}; trainer.clip_grad_norm=10 and "
-        "trainer.on_nonfinite=skip can help, too"
+        f"trainer.on_nonfinite=skip can help, too. {cause}"
     )
 
 

@@ -1,0 +1,1 @@
+"""detectors replay: repeats the step at which a run was no longer finite, and says what was so first."""
