@@ -45,6 +45,7 @@ class Forks:
             stdout=subprocess.PIPE,
         )
         self._lines = b""
+        self._started: list[Process] = []
 
     def start(
         self,
@@ -69,13 +70,17 @@ class Forks:
         }
         self._server.stdin.write(json.dumps(request).encode() + b"\n")
         self._server.stdin.flush()
-        return Process(int(self._answer(LIMIT)), output, self._answer)
+        self._started.append(Process(int(self._answer(LIMIT)), output, self._answer))
+        return self._started[-1]
 
     def run(self, *arguments: str, **options: Any) -> tuple[int, str]:
         """Exit status and output of a command that ends by itself. options: see start."""
         return self.start(*arguments, **options).ended()
 
     def close(self) -> None:
+        """Ends the server, and what a failed test has left of its processes."""
+        for stray in (pid for process in self._started for pid in process.session()):
+            os.kill(stray, signal.SIGKILL)
         self._server.stdin.close()
         self._server.wait()
         self._server.stdout.close()
