@@ -16,10 +16,13 @@ from pathlib import Path
 import pytest
 from torch.testing import assert_close
 
+from detectors.config import schema
 from detectors.training import checkpoint as ckpt
 from tests.faults import slow_saves
 from tests.processes import Forks, Process
 from tests.training.test_saving import assert_same_run
+
+pytestmark = pytest.mark.skipif(not hasattr(schema, "AUTO"), reason="needs trainer.resume=auto")
 
 SAVE_EVERY = 2  # steps
 SETTINGS = (
@@ -164,7 +167,7 @@ def files(folder: Path) -> set[str]:
 
 
 def test_a_killed_run_equals_one_that_was_not(forks, whole, tmp_path):
-    """A small part of the torture below."""
+    """A small part of the next test, which takes six minutes."""
     folder = tmp_path / "run"
     in_saves = torture(forks, folder, "yolov2_160", 2, kills=2, seed=0)
     assert in_saves == 1
@@ -177,5 +180,5 @@ def test_a_killed_run_equals_one_that_was_not(forks, whole, tmp_path):
 @pytest.mark.parametrize("model", MODELS)
 def test_twenty_runs_survive_kills_at_random_moments(model, workers, seed, forks, whole, tmp_path):
     folder = tmp_path / "run"
-    torture(forks, folder, model, workers, kills=6, seed=seed)
+    assert torture(forks, folder, model, workers, kills=6, seed=seed) >= 1
     assert_equal(folder, whole(model, workers))
