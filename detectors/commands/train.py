@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -18,13 +19,13 @@ from detectors.annotations import Annotations
 from detectors.config.build import build, trust
 from detectors.config.check import check
 from detectors.config.entry import entry_point
-from detectors.config.schema import Config, merged, to_yaml
+from detectors.config.fresh_folder import names_folder
+from detectors.config.schema import AUTO, Config, to_yaml
 from detectors.data.checks import settled
 from detectors.data.suspicious_boxes import remark
 from detectors.training import assemble, engine
 from detectors.training import checkpoint as ckpt
-from detectors.training.budgets import Ending, check_stop_metric, ending, in_steps, lacks_evaluation
-from detectors.training.checkpoint_checks import stored_progress
+from detectors.training.budgets import check_stop_metric, ending, in_steps
 from detectors.training.detection import DetectionTask
 from detectors.training.distributed import ALONE, Processes, joined, shared_detector
 from detectors.training.ema import Ema
@@ -35,39 +36,18 @@ from detectors.training.initial_weights import initial_weights, start_from
 from detectors.training.outcome import outcome
 from detectors.training.precision import backend_switches, suited
 from detectors.training.profiling import profiled
-from detectors.training.progress import Recent
+from detectors.training.progress import Recent, stopped_at_once
 from detectors.training.provenance import commit, versions
+from detectors.training.resuming import best_problem, continued_config, finished, resumed_config, stored_run
 from detectors.training.run import Run
+from detectors.training.run_checkpoints import sole_writer
 from detectors.training.run_files import SUMMARY
 from detectors.training.run_log import errors_in_log
 from detectors.training.saving import restore
 from detectors.training.tracker_backends import open_tracker
 
+STOPPED_EARLY = "stopped before the first step: nothing is lost, and there is nothing to save"
 logger = logging.getLogger(__name__)
-
-# Settings of `data` that do not affect learning.
-HARMLESS = ("root", "cache", "workers", "prefetch", "timeout", "image_cache")
-
-# Group, its settings that a resume cannot change ((): all of them), and why.
-FIXED = (
-    (
-        "trainer",
-        ("batch_size", "accumulate"),
-        "the order of the images is counted in batches; leave it out, "
-        "or start a new run with trainer.init_from",
-    ),
-    (
-        "trainer",
-        ("freeze",),
-        "the optimizer's state is that of the parameters that train; leave it out, "
-        "or start a new run with trainer.init_from",
-    ),
-    (
-        "paths",
-        (),
-        "the places that follow from it are stored; set data.root or data.cache themselves",
-    ),
-)
 
 
 @entry_point("train")
@@ -76,18 +56,45 @@ def main(cfg: DictConfig) -> float | None:
     a run that had finished before.
     """
     trust(cfg.builders)
-    stored = stored_run(cfg.trainer.resume)
-    config = check(cfg) if stored is None else resumed_config(stored, list(HydraConfig.get().overrides.task))
-    hooks = users_hooks(config.trainer, cfg.trainer)
-    if config.trainer.threads:
-        torch.set_num_threads(config.trainer.threads)
     try:
         with errors_in_log(), joined() as processes:
             folder = processes.of_first(Path(HydraConfig.get().runtime.output_dir))
-            return train_run(config, folder, stored, hooks, processes)
+            with sole_writer(folder) if processes.first else nullcontext():
+                with stopped_at_once(STOPPED_EARLY):
+                    stored = shared_run(cfg.trainer.resume, folder, processes)
+                    config = settled_config(cfg, stored)
+                    hooks = users_hooks(config.trainer, cfg.trainer)
+                if config.trainer.threads:
+                    torch.set_num_threads(config.trainer.threads)
+                return train_run(config, folder, stored, hooks, processes)
     except KeyboardInterrupt as stop:
         print(stop, file=sys.stderr)
         raise SystemExit(130) from stop
+
+
+def shared_run(resume: str | None, folder: Path, processes: Processes) -> ckpt.Checkpoint | None:
+    """The checkpoint that trainer.resume names, which the first process chooses; None for a new run."""
+    with processes.together():
+        if resume == AUTO and processes.first and not names_folder(HydraConfig.get()):
+            raise ValueError(
+                "trainer.resume=auto goes on in the run's own folder: name it, hydra.run.dir=FOLDER"
+            )
+        stored = stored_run(resume, folder) if processes.first else None
+    path = processes.of_first(stored and stored.path)
+    with processes.together():
+        stored = stored if processes.first or path is None else ckpt.load_checkpoint(path)
+    if stored is not None and (problem := best_problem(stored)):
+        logger.warning(problem)
+    return stored
+
+
+def settled_config(cfg: DictConfig, stored: ckpt.Checkpoint | None) -> Config:
+    """The checked settings of a new or a resumed run."""
+    if stored is not None and cfg.trainer.resume != AUTO:
+        return resumed_config(stored, list(HydraConfig.get().overrides.task))
+    config = check(cfg)
+    config.trainer.resume = None  # what is stored with the run does not depend on how it was started
+    return config if stored is None else continued_config(stored, config)
 
 
 def train_run(
@@ -100,7 +107,7 @@ def train_run(
     """Trains a new or a resumed run in `folder`, see main. A finished run is left as it is."""
     data = None
     if config.trainer.epochs is not None:
-        with processes.together():
+        with stopped_at_once(STOPPED_EARLY), processes.together():
             data = read_data(config, stored and stored.class_names)
             config = in_steps(config, len(data[0]), processes)
     if stored is not None and (ended := finished(stored, config)):
@@ -109,11 +116,7 @@ def train_run(
             f"to train on: {ended.to_go_on}; its numbers: {folder / SUMMARY}"
         )
         return None
-    if stored is None and (folder / ckpt.LAST).exists():
-        raise ValueError(
-            f"{folder}: holds a run; go on with it: trainer.resume={folder}, or choose another hydra.run.dir"
-        )
-    with processes.together():
+    with stopped_at_once(STOPPED_EARLY), processes.together():
         run = build_run(config, folder, stored, processes, data)
     run.hooks = hooks or run.hooks
     evaluation = None
@@ -126,52 +129,6 @@ def train_run(
         logger.info(f"ended after step {run.progress.step}: {ending(config.trainer, run.progress).reason}")
     logger.info(f"{left_out(run)}{outcome(run, evaluation)}\nrun folder: {run.folder}")
     return evaluation.scalars[run.task.metric]
-
-
-def finished(stored: ckpt.Checkpoint, config: Config) -> Ending | None:
-    """Why a resume has nothing to do; None if steps or the last evaluation are left."""
-    if not stored.optimizer:  # weights alone
-        return None
-    progress = stored_progress(stored.progress, stored.step, str(stored.path))
-    return None if lacks_evaluation(config.trainer, progress) else ending(config.trainer, progress)
-
-
-def stored_run(place: str | None) -> ckpt.Checkpoint | None:
-    """The checkpoint that trainer.resume names; None for a new run."""
-    return ckpt.load_checkpoint(ckpt.find_checkpoint(place, ckpt.LAST)) if place else None
-
-
-def resumed_config(stored: ckpt.Checkpoint, overrides: list[str]) -> Config:
-    """The checkpoint's configuration with the overrides over it. ValueError for one that affects learning."""
-    overrides = [override.lstrip("+") for override in overrides]
-    changes = [override for override in overrides if not override.startswith("trainer.resume=")]
-    for change in changes:
-        if change.startswith("trainer.init_from="):
-            raise ValueError(
-                f"{change}: a resumed run goes on with the weights of {stored.path}; "
-                "trainer.init_from is for a new run"
-            )
-        if not change.startswith(
-            ("trainer.", "paths.", "optimizer.rate=", "builders=", *(f"data.{name}=" for name in HARMLESS))
-        ):
-            raise ValueError(
-                f"{change}: a resumed run keeps the configuration of {stored.path}; "
-                f"only trainer.*, optimizer.rate and data.{{{','.join(HARMLESS)}}} may change"
-            )
-    assemble.stored_config(stored)  # what is wrong in the file is not blamed on the overrides
-    config = merged(stored.config, changes)
-    _refuse_changes(stored, config)
-    return check(config)
-
-
-def _refuse_changes(stored: ckpt.Checkpoint, now: DictConfig) -> None:
-    """ValueError for a changed setting that would not do in a resumed run what it says."""
-    for group, names, reason in FIXED:
-        old, new = stored.config.get(group, {}), now.get(group, {})
-        for name in names or new:
-            if name in old and new[name] != old[name]:
-                what = f"{group}.{name}={new[name]}: the run of {stored.path} has {group}.{name}={old[name]}"
-                raise ValueError(f"{what}, and a resume cannot change it: {reason}")
 
 
 def build_run(
@@ -222,7 +179,11 @@ def build_run(
         ),
         optimizer=suited(build(config.optimizer, detector), config.trainer.precision),
         train_loader=assemble.train_loader(
-            config, annotations, start_step=stored.step if stored else 0, processes=processes
+            config,
+            annotations,
+            start_step=stored.step if stored else 0,
+            start_image=stored.progress.get("images_seen") if stored else 0,
+            processes=processes,
         ),
         device=device,
         recent=Recent(processes.mean),

@@ -104,6 +104,7 @@ class ShapesConfig:
 
 
 SPLITS = ("train", "val", "test")
+AUTO = "auto"  # of trainer.resume
 
 
 @dataclass
@@ -189,6 +190,8 @@ class TrainerConfig:
     accumulate: int = _at_least(1, 1)  # forward passes in one step (Darknet's subdivisions)
     eval_every: int = _at_least(0, 0)  # steps; 0 evaluates at the end only
     save_every: int = _at_least(0, 0)  # steps between writings of last.pt; 0: at evaluations only
+    save_minutes: float | None = _above_zero(None, off="null")  # minutes since it was last written; null: off
+    keep: int = _at_least(0, 0)  # older checkpoints that stay beside last.pt, as step_000120.pt
     log_every: int = _at_least(1, 10)  # steps
     histograms_every: int = _at_least(0, 0)  # steps between histograms of weights and gradients; 0: none
     eval_batch_size: int = _at_least(1, 16)  # images
@@ -216,7 +219,8 @@ class TrainerConfig:
     progress: bool = True  # show a progress bar on a terminal; without one there are lines
     init_from: str | None = None  # a run folder or checkpoint: a new run starts from its weights if they fit
     init_without: list[str] = _empty()  # beginnings of parameter names that it does not load, such as head
-    resume: str | None = None  # a run folder or checkpoint to go on from
+    # A run folder or checkpoint to go on from; auto: the newest in hydra.run.dir, a new run if it has none.
+    resume: str | None = None
     profile_steps: int = _within(0, 50, 0)  # steps that are timed, then as many traced; 0: no profile
     on_step: list[str] = _empty()  # your functions, as module.name, called with the Run after each step
     on_evaluation: list[str] = (
@@ -272,14 +276,19 @@ def run_folder(resume: str | None, fresh: str) -> str:
     """Where a run writes: a resumed one into the folder of its checkpoint, so that its curves go on; any
     other into a fresh one.
     """
-    if not resume or not Path(resume).exists():  # a missing folder is not created: train.py names it
+    if resume in (None, "", AUTO) or not Path(resume).exists():  # train.py names a missing folder
         return fresh
     return str(Path(resume).parent if Path(resume).is_file() else Path(resume))
 
 
-def hydra_subdir(resume: str | None) -> str | None:
-    """Where Hydra records what was typed: a resume leaves the record of the run's start as it is."""
-    return None if resume else ".hydra"
+def hydra_subdir(resume: str | None, folder: str) -> str | None:
+    """Where Hydra records what was typed: the record of a run's start stays as it is.
+
+    So a resume writes none, nor does a new run that train.py is about to refuse because of another one.
+    """
+    if resume not in (None, AUTO) or any(Path(folder).glob("*.pt")):
+        return None
+    return ".hydra"
 
 
 def folder_of(file: str | None) -> str:

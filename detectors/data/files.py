@@ -8,8 +8,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -47,7 +48,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     if path.is_dir():
         raise ValueError(f"{path}: a folder lies where a file is to be written; move it away")
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = _draft(path)
     try:
         with draft.open("wb") as file:
             yield file
@@ -61,6 +62,37 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
+
+
+def link(source: Path, target: Path) -> None:
+    """Gives a file a second name, atomically. Replacing the first one later leaves the second as it is.
+
+    Copies it on a file system without hard links.
+    """
+    draft = _draft(target)
+    try:
+        os.link(source, draft)
+        os.replace(draft, target)
+    except OSError:
+        with source.open("rb") as file, atomic_file(target) as copy:
+            shutil.copyfileobj(file, copy)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _draft(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}")
+
+
+def clear_drafts(folder: Path, names: Iterable[str]) -> None:
+    """Removes what killed processes left of files that they were writing; no living one may write them.
+
+    names: of the files, as patterns.
+    """
+    for name in names:
+        for draft in folder.glob(f".{name}.*"):
+            if draft.suffix[1:].isdecimal():
+                draft.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -248,6 +248,7 @@ def build_train_loader(
     prefetch: int = 2,
     batch_timeout: float = 0.0,
     start_step: int = 0,
+    start_image: int | None = None,
     steps: int | None = None,
     size_of: SizeOf | None = None,
     rank: int = 0,
@@ -258,13 +259,14 @@ def build_train_loader(
     batch_size: of one process. prefetch: the number of batches that each worker prepares in advance.
     batch_timeout: see BatchLoader. steps: None is endless. size_of: number of a batch -> its (height, width);
     None is the transform's size.
-    rank, world_size: this process's share of each step, see ResumableSampler.
+    start_image, rank, world_size: see ResumableSampler.
     """
     sampler = ResumableSampler(
         images=len(dataset),
         batch_size=batch_size,
         seed=dataset.seed,
         start_step=start_step,
+        start_image=start_image,
         steps=steps,
         size_of=size_of,
         rank=rank,

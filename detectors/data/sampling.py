@@ -52,8 +52,10 @@ class ResumableSampler(Sampler):
     """Batches of Key: one permutation per epoch, without a gap between epochs, so that all batches are full.
 
     A batch may reach into the next epoch, and spans several if there are fewer images than batch_size.
-    start_step: the number of batches that an interrupted run has used. steps: the number of the batch before
-    which the run ends; None: never. size_of: number of a batch -> (height, width) of its images.
+    start_step: the number of the first batch. start_image: the number of images that all processes used
+    before it, which differs from start_step * batch_size * world_size if an interrupted run had other batches;
+    None if it does not. steps: the number of the batch before which the run ends; None: never.
+    size_of: number of a batch -> (height, width) of its images.
 
     Process `rank` of `world_size` takes batch_size samples of every step, after those of the lower ranks. So
     two processes with batches of 4 see together what one process with batches of 8 sees, in the same order.
@@ -66,6 +68,7 @@ class ResumableSampler(Sampler):
         batch_size: int,
         seed: int,
         start_step: int = 0,
+        start_image: int | None = None,
         steps: int | None = None,
         size_of: SizeOf | None = None,
         rank: int = 0,
@@ -79,6 +82,7 @@ class ResumableSampler(Sampler):
         self.batch_size = batch_size
         self.seed = seed
         self.start_step = start_step
+        self.start_image = start_step * world_size * batch_size if start_image is None else start_image
         self.steps = steps
         self.size_of = size_of
         self.rank = rank
@@ -93,7 +97,8 @@ class ResumableSampler(Sampler):
         step = self.start_step
         permutations = {}  # epoch -> its order, for the epochs of the current batch
         while self.steps is None or step < self.steps:
-            first = (step * self.world_size + self.rank) * self.batch_size
+            turn = (step - self.start_step) * self.world_size + self.rank
+            first = self.start_image + turn * self.batch_size
             places = [divmod(place, self.images) for place in range(first, first + self.batch_size)]
             epochs = {epoch for epoch, _ in places}
             new = {epoch: self.permutation(epoch) for epoch in epochs - permutations.keys()}

@@ -197,11 +197,16 @@ def image_reader(config: Config, annotations: Annotations, kind: str) -> ImageRe
 
 
 def train_loader(
-    config: Config, annotations: Annotations, *, start_step: int, processes: Processes = ALONE
+    config: Config,
+    annotations: Annotations,
+    *,
+    start_step: int,
+    start_image: int | None = None,
+    processes: Processes = ALONE,
 ) -> BatchLoader:
     """Batches from optimiser step `start_step` to the end; each step takes `accumulate` of them.
 
-    They are this process's share.
+    They are this process's share. start_image: see ResumableSampler.
     """
     trainer = config.trainer
     scales = multi_scale(config)
@@ -212,6 +217,7 @@ def train_loader(
         prefetch=config.data.prefetch,
         batch_timeout=config.data.timeout,
         start_step=start_step * trainer.accumulate,
+        start_image=start_image,
         steps=trainer.steps * trainer.accumulate,
         size_of=scales and (lambda batch: scales(batch // trainer.accumulate)),
         rank=processes.rank,

@@ -17,6 +17,7 @@ import torch
 
 from detectors.data.files import atomic_file
 from detectors.training.checkpoint_checks import GO_ON, check_content
+from detectors.training.checksums import damaged_part
 
 CHECKPOINT_FORMAT = 1
 LAST = "last.pt"
@@ -34,6 +35,9 @@ class Checkpoint:
     optimizer: dict[str, Any]
     random: dict[str, torch.Tensor]  # PyTorch's generators
     recent: dict[str, Any] = field(default_factory=dict)  # loss terms since the last log line: Recent.state()
+    versions: dict[str, str] = field(
+        default_factory=dict
+    )  # of the programs that wrote it: program_versions()
     scaler: dict[str, float] = field(default_factory=dict)  # float16's loss scale: LossScaler.state()
     ema: dict[str, torch.Tensor] = field(
         default_factory=dict
@@ -71,8 +75,8 @@ def _told_by_the_disk() -> Iterator[None]:
 def load_checkpoint(path: Path | str) -> Checkpoint:
     """Reads a checkpoint of ours; tensors come to the CPU.
 
-    FileNotFoundError without the file; ValueError for one that is truncated, needs more than tensors, or is
-    no checkpoint of ours.
+    FileNotFoundError without the file; ValueError for one that is truncated or damaged, needs more than
+    tensors, or is no checkpoint of ours.
     """
     path = Path(path)
     if not path.exists():
@@ -130,15 +134,16 @@ def read_tensors(path: Path) -> Any:
 
     It cannot run code.
 
-    FileNotFoundError without the file; ValueError for one that is truncated or holds something else, which it
-    names.
+    FileNotFoundError without the file; ValueError for one that is truncated, has a changed byte or holds
+    something else, which it names.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
     if not path.is_file():
         raise ValueError(f"{path}: not a regular file, so it is not a checkpoint")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        damaged = damaged_part(path, content)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path}: refused, because it is not a plain file of tensors ({_refusal_reason(error)})"
@@ -148,6 +153,11 @@ def read_tensors(path: Path) -> Any:
         raise ValueError(
             f"{path}: cannot be read as a checkpoint, it may be truncated ({_first_line(error)})"
         ) from error
+    if damaged is not None:
+        raise ValueError(
+            f"{path}: damaged: {damaged} differs from what was written (by its checksum); {GO_ON}"
+        )
+    return content
 
 
 def _refusal_reason(error: Exception) -> str:

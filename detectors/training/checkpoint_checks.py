@@ -47,6 +47,9 @@ def check_content(content: Mapping[str, Any], place: str) -> None:
     check_stored_config(content["config"], place)
     _check_progress(content, place)
     _check_recent(content.get("recent", {}), f"{place}: recent")
+    versions = content.get("versions", {})
+    check_fields({"versions": versions}, {"versions": dict}, place, GO_ON)
+    check_fields(versions, dict.fromkeys(versions, str), f"{place}: versions", GO_ON)
     _check_scaler(content.get("scaler", {}), f"{place}: scaler")
     check_fields(content, {"ema": dict} if "ema" in content else {}, place, GO_ON)
     for part in ("model", "ema"):

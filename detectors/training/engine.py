@@ -17,7 +17,7 @@ from detectors.training.freezing import train_mode
 from detectors.training.progress import Clock, StopRequests, is_due, stop_requests
 from detectors.training.recording import log, progress_bar, record_evaluation
 from detectors.training.run import Evaluation, Run
-from detectors.training.saving import go_on, save_run, saved_on_error
+from detectors.training.saving import go_on, save_is_due, save_run, saved_on_error
 from detectors.training.spans import span
 from detectors.training.update import backward, begin_step, gradient_norm, update
 
@@ -66,7 +66,7 @@ def train(run: Run) -> Evaluation:
                 norm = gradient_norm(module) if grad_norm is None else grad_norm
                 log(run, recent, clock, bar, {"rate": rate, "grad_norm": norm, **run.task.statistics()})
             evaluates = ended or is_due(trainer.eval_every, progress.step)
-            if evaluates or is_due(trainer.save_every, progress.step):
+            if evaluates or save_is_due(run):
                 clock.pause()
                 save_run(run, ckpt.LAST)
                 if evaluates:

@@ -200,6 +200,16 @@ class StopRequests:
 
 
 @contextmanager
+def stopped_at_once(message: str) -> Iterator[None]:
+    """A block in which the first request to stop raises KeyboardInterrupt with this message."""
+    try:
+        with stop_requests() as stop, stop.at_once():
+            yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(message) from None
+
+
+@contextmanager
 def stop_requests() -> Iterator[StopRequests]:
     """Notes Ctrl-C, SIGTERM, SIGUSR1 (SLURM's warning) and, unless it is ignored (nohup), SIGHUP."""
     requests = StopRequests()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
@@ -12,11 +13,10 @@ import torch
 from detectors.config.schema import INSTALLED, PACKAGE
 from detectors.training.outcome import device_name
 
+NUMERIC = ("torch", "torchvision", "numpy")
 # Distributions that affect numbers or files.
 PACKAGES = (
-    "torch",
-    "torchvision",
-    "numpy",
+    *NUMERIC,
     "pillow",
     "opencv-python-headless",
     "albumentations",
@@ -48,6 +48,18 @@ def versions(device: torch.device) -> str:
     if device.type == "cuda":
         lines |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
     return "\n".join(f"{name}: {value}" for name, value in lines.items())
+
+
+def program_versions() -> dict[str, str]:
+    """Name -> version of what can change a run's numbers, for its checkpoints."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in ("detectors", *NUMERIC)}}
+
+
+def other_versions(stored: Mapping[str, str]) -> str:
+    """'torch 2.10.0 (now 2.11.0)', ...: what has changed since; "" for nothing, or if nothing was stored."""
+    now = program_versions()
+    changed = [name for name in now if name in stored and stored[name] != now[name]]
+    return ", ".join(f"{name} {stored[name]} (now {now[name]})" for name in changed)
 
 
 def _version(name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Protocol
 
 import numpy as np
@@ -78,6 +79,7 @@ class Run:
     progress: Progress = field(default_factory=Progress)
     recent: Recent = field(default_factory=Recent)
     saved_step: int = 0  # of last.pt
+    saved_at: float = field(default_factory=perf_counter)  # when it was written
     saved: Path | None = None  # the checkpoint of that step; None: nothing was saved yet
     guard: StepGuard | None = field(init=False, default=None)  # with trainer.on_nonfinite=skip
     hooks: Hooks = field(default_factory=Hooks)  # the user's functions

@@ -6,15 +6,18 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import perf_counter
 
 from detectors.config.entry import message
 from detectors.config.schema import to_plain
 from detectors.training import checkpoint as ckpt
 from detectors.training.checkpoint_checks import checked_optimizer_state, stored_progress
 from detectors.training.nonfinite import NotFiniteError, first_not_finite
-from detectors.training.progress import Clock
+from detectors.training.progress import Clock, is_due
+from detectors.training.provenance import other_versions, program_versions
 from detectors.training.replay_folder import write_replay
 from detectors.training.run import Run
+from detectors.training.run_checkpoints import keep_older
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +27,8 @@ def save_run(run: Run, name: str) -> None:
 
     NotFiniteError, and nothing is written, if a loss since the last log line or the state is not finite.
     """
+    if name == ckpt.LAST:
+        run.saved_at = perf_counter()
     if not run.processes.first:
         return
     run.recent.check()
@@ -38,10 +43,19 @@ def save_run(run: Run, name: str) -> None:
     if (bad := first_not_finite(checkpoint.model | averaged, checkpoint.optimizer)) is not None:
         step = run.progress.step
         raise NotFiniteError(f"step {step}: {bad} holds NaN or infinity, so it is not saved", step)
+    if name == ckpt.LAST and run.saved_step not in (0, run.progress.step):
+        keep_older(run.folder, run.saved_step, run.config.trainer.keep)
     ckpt.save_checkpoint(checkpoint)
     if name == ckpt.LAST:
         run.saved_step = run.progress.step
         run.saved = checkpoint.path
+
+
+def save_is_due(run: Run) -> bool:
+    """Whether last.pt is to be written after this step although no evaluation is due."""
+    minutes = run.config.trainer.save_minutes
+    late = minutes is not None and perf_counter() - run.saved_at >= 60 * minutes
+    return late or is_due(run.config.trainer.save_every, run.progress.step)
 
 
 def checkpoint_of(run: Run, path: Path) -> ckpt.Checkpoint:
@@ -56,6 +70,7 @@ def checkpoint_of(run: Run, path: Path) -> ckpt.Checkpoint:
         optimizer=run.optimizer.state_dict(),
         random=ckpt.random_state(),
         recent=run.recent.state(),
+        versions=program_versions(),
         scaler=run.scaler.state(),
         ema=run.ema.module.state_dict() if run.ema else {},
     )
@@ -151,3 +166,5 @@ def restore(run: Run, checkpoint: ckpt.Checkpoint) -> None:
     run.scaler.restore(checkpoint.scaler)
     run.task.resume(run.progress.images_seen)
     ckpt.set_random_state(checkpoint.random, checkpoint.path)
+    if others := other_versions(checkpoint.versions):
+        logger.warning(f"{place} was written with {others}: the run goes on, but perhaps not bit for bit")

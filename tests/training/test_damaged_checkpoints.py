@@ -332,7 +332,10 @@ def test_every_command_names_the_file(run, tmp_path):
     def evaluated(place: Path) -> None:
         evaluate(EvaluateConfig(run=str(place), device="cpu", progress=False))
 
-    calls = {script.stored_run: "last.pt", evaluated: "best.pt", load: "best.pt", initial_weights: "best.pt"}
+    def resumed(place: str) -> None:
+        script.stored_run(place, Path(place))
+
+    calls = {resumed: "last.pt", evaluated: "best.pt", load: "best.pt", initial_weights: "best.pt"}
     for place in damaged_files(run, tmp_path):
         for call, file in calls.items():
             with pytest.raises(ValueError, match=rf"^(trainer\.init_from: )?{place}/{file}: [^\n]*$"):

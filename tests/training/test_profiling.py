@@ -54,7 +54,7 @@ def test_a_profile_has_a_table_and_a_trace_and_changes_nothing(cache, tmp_path, 
     with gzip.open(tmp_path / "profiled" / TRACE) as file:
         events = json.load(file)["traceEvents"]
     counts = Counter(event["name"] for event in events if event.get("cat") == "user_annotation")
-    assert {part: counts[part] for part in PARTS} == dict.fromkeys(PARTS, 4) | {"optimizer": 2}
+    assert {part: counts[part] for part in PARTS} == dict.fromkeys(PARTS, 4) | {"data": 2, "optimizer": 2}
     assert any(event["name"] == "aten::convolution" for event in events)
 
 

@@ -54,7 +54,11 @@ def test_a_finished_run_says_so_and_writes_nothing(cache, tmp_path, caplog):  # 
         f"{tmp_path}/last.pt: finished, it is at step 6 and trainer.steps=6; to train on: trainer.steps=12; "
         f"its numbers: {tmp_path}/summary.json"
     ]
-    assert resume(tmp_path, "trainer.steps=4") is None
+    with pytest.raises(ValueError) as caught:
+        resume(tmp_path, "trainer.steps=4")
+    assert str(caught.value) == (
+        f"trainer.steps=4: the run of {tmp_path}/last.pt is at step 6 already; set more, or leave it out"
+    )
     assert snapshot(tmp_path) == before
 
 
