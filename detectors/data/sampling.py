@@ -52,10 +52,10 @@ class ResumableSampler(Sampler):
     """Batches of Key: one permutation per epoch, without a gap between epochs, so that all batches are full.
 
     A batch may reach into the next epoch, and spans several if there are fewer images than batch_size.
-    start_step: the number of the first batch. start_image: the number of images that all processes used
-    before it, which differs from start_step * batch_size * world_size if an interrupted run had other batches;
-    None if it does not. steps: the number of the batch before which the run ends; None: never.
-    size_of: number of a batch -> (height, width) of its images.
+    start_step: the number of the first batch. start_image: the images that all processes used before it;
+    None: start_step * batch_size * world_size. It differs if an interrupted run had other batches.
+    steps: the number of the batch before which the run ends; None: never. size_of: number of a batch ->
+    (height, width) of its images.
 
     Process `rank` of `world_size` takes batch_size samples of every step, after those of the lower ranks. So
     two processes with batches of 4 see together what one process with batches of 8 sees, in the same order.

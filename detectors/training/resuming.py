@@ -95,7 +95,7 @@ def _refuse_used_folder(folder: Path) -> None:
 
 
 def best_problem(stored: ckpt.Checkpoint) -> str | None:
-    """What is wrong with best.pt beside a checkpoint whose run has had a best evaluation; None if it is there.
+    """What is wrong with best.pt beside a checkpoint whose run has had a best evaluation, or None.
 
     The better weights cannot be computed again, so the user has to know.
     """
