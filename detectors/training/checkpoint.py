@@ -144,6 +144,8 @@ def read_tensors(path: Path) -> Any:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         damaged = damaged_part(path, content)
+    except PermissionError:
+        raise
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path}: refused, because it is not a plain file of tensors ({_refusal_reason(error)})"

@@ -43,8 +43,9 @@ def save_run(run: Run, name: str) -> None:
     if (bad := first_not_finite(checkpoint.model | averaged, checkpoint.optimizer)) is not None:
         step = run.progress.step
         raise NotFiniteError(f"step {step}: {bad} holds NaN or infinity, so it is not saved", step)
-    if name == ckpt.LAST and run.saved_step not in (0, run.progress.step):
-        keep_older(run.folder, run.saved_step, run.config.trainer.keep)
+    keep = run.config.trainer.keep
+    if keep and run.saved == checkpoint.path and name == ckpt.LAST and run.saved_step != run.progress.step:
+        keep_older(run.folder, run.saved_step, keep)
     ckpt.save_checkpoint(checkpoint)
     if name == ckpt.LAST:
         run.saved_step = run.progress.step

@@ -128,6 +128,18 @@ def test_auto_takes_the_newest_whole_one(folder, caplog):
     ]
 
 
+@pytest.mark.parametrize("keep", [0, 2])
+def test_kept_checkpoints_outlive_a_damaged_last_one(keep, folder, cache):  # noqa: F811
+    """Resumed from one of them, as the error of last.pt says: the damaged file takes the place of none."""
+    (folder / ckpt.LAST).write_bytes(b"damaged")
+    stored = stored_run(str(folder / "step_000005.pt"), folder)
+    config = script.resumed_config(stored, [f"trainer.keep={keep}", "trainer.steps=8"])
+    script.train_run(config, folder, stored)
+    steps = {path.name: ckpt.load_checkpoint(path).step for path in folder.glob("*.pt")}
+    kept = {0: {"step_000005.pt": 5, "step_000004.pt": 4}, 2: {"step_000007.pt": 7, "step_000006.pt": 6}}
+    assert steps == {"best.pt": steps["best.pt"], "last.pt": 8, **kept[keep]}
+
+
 def test_auto_starts_a_new_run_without_a_checkpoint(tmp_path, caplog):
     caplog.set_level("INFO")
     assert stored_run("auto", tmp_path) is None
