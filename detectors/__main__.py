@@ -23,6 +23,7 @@ VERBS = {
     "download": ("download.command", "fetch VOC, COCO and the blood cells"),
     "lint": ("lint.command", "check every image and box of a data set"),
     "cluster": ("cluster.command", "anchors that fit a data set"),
+    "find-rate": ("find_rate.command", "the learning rate at which a training learns fastest"),
     "browse": ("browse.command", "pictures of what training sees: augmented images, boxes, matched anchors"),
     "convert": (
         "convert.command",

@@ -45,7 +45,7 @@ PLACES = {
     "hydra": {"config", "commands", "train", "evaluate"},
     "omegaconf": {"config", "commands", "train", "evaluate"},
     "albumentations": {"data.augment"},
-    "matplotlib": {"commands.cluster.plotting"},
+    "matplotlib": {"commands.cluster.plotting", "commands.find_rate.rate_plot"},
     "pycocotools": {"metrics.coco_reference"},
     "tensorboard": {"training.tensorboard_log"},
     "torch.utils.tensorboard": {"training.tensorboard_log"},

@@ -1,0 +1,132 @@
+"""Finds a learning rate: detectors find-rate [--steps 100] [model=ssd160 data=bccd ...]
+
+Trains on the run's own data while the rate rises from a ten-thousandth of optimizer.rate to a hundred times
+it, and prints where the loss falls fastest. The model is not kept. Writes NAME.csv and NAME.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from detectors.commands.find_rate.rate_plot import plot_range
+from detectors.commands.find_rate.rate_range import RateRange, ramp, range_test
+from detectors.config.build import build
+from detectors.config.check import check
+from detectors.config.entry import require_at_least, verb
+from detectors.config.schema import Config, composed, output_folder
+from detectors.data.files import atomic_file, write_text
+from detectors.tables import text_table
+from detectors.training import assemble
+from detectors.training.detection import TrainStep
+from detectors.training.freezing import freeze, train_mode
+from detectors.training.initial_weights import initial_weights, start_from
+from detectors.training.optim import set_rate
+from detectors.training.precision import LossScaler, suited
+from detectors.training.run_log import shows_bar
+from detectors.training.update import clip_gradients
+
+TABLE_ROWS = 15  # of the table
+
+
+@verb
+def main(arguments: list[str] | None = None) -> None:
+    args = _arguments(arguments)
+    config = check(composed(args.overrides))
+    if config.trainer.resume:
+        raise ValueError("find-rate starts a training; trainer.init_from=... starts it from a run's weights")
+    if config.trainer.threads:
+        torch.set_num_threads(config.trainer.threads)
+    config.trainer.steps = args.steps
+    rate = config.optimizer["rate"]
+    rates = tqdm(
+        ramp(rate, args.steps), disable=not shows_bar(config.trainer.progress), unit="step", leave=False
+    )
+    result = range_test(training_step(config), rates)
+    print("\n".join(range_lines(result, rate)))
+    place = (args.output or output_folder() / "find_rate") / config.name
+    files = [place.with_name(f"{place.name}{suffix}") for suffix in (".csv", ".png")]
+    write_text(files[0], as_csv(result))
+    with atomic_file(files[1]) as file:
+        plot_range(file, result, title=f"{config.name} on {config.data.name}", rate=rate)
+    print(f"written: {', '.join(map(str, files))}")
+
+
+def _arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="detectors find-rate",
+        description="Trains while the learning rate rises, and prints where the loss falls fastest.",
+    )
+    add = parser.add_argument
+    add("overrides", nargs="*", help="settings of train.py, such as model=ssd160 data=bccd")
+    add("--steps", type=int, default=100, help="optimizer steps, each with a higher rate (100)")
+    add("--output", type=Path, help="folder for NAME.csv and NAME.png (find_rate in paths.output)")
+    args = parser.parse_intermixed_args(arguments)
+    require_at_least(args, steps=20)
+    return args
+
+
+def training_step(config: Config) -> Callable[[float], float]:
+    """A new training of config: a function that takes its next step at a rate and returns the loss.
+
+    It is train.py's, with gradient clipping and precision, but without schedule, averages and evaluation.
+    """
+    trainer = config.trainer
+    device = assemble.choose_device(trainer.device)
+    annotations = assemble.read_annotations(config.data, "train")
+    detector = assemble.seeded_detector(config, len(annotations.class_names)).to(device)
+    if trainer.init_from:
+        origin = initial_weights(trainer.init_from)
+        print(*start_from(detector, origin, config, annotations.class_names), sep="\n")
+    freeze(detector, trainer.freeze)
+    train_mode(detector, freeze_statistics=trainer.freeze_statistics)
+    losses = TrainStep(detector, trainer.precision)
+    optimizer = suited(build(config.optimizer, detector), trainer.precision)
+    scaler = LossScaler(optimizer, trainer.precision, device)
+    batches = iter(assemble.train_loader(config, annotations, start_step=0))
+
+    def step(rate: float) -> float:
+        set_rate(optimizer, rate)
+        optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=device)
+        for _ in range(trainer.accumulate):
+            batch = next(batches).to(device, non_blocking=True)
+            grid = detector.grid(batch.images.shape[-2:])
+            terms, *_ = losses(batch.images, batch.targets, grid)
+            loss = sum(terms.values()) / trainer.accumulate
+            scaler.scale(loss).backward()
+            total += loss.detach()
+        scaler.unscale()
+        clip_gradients(detector, trainer.clip_grad_norm)
+        scaler.step()
+        return total.item()
+
+    return step
+
+
+def range_lines(result: RateRange, rate: float) -> list[str]:
+    """A table of some of the steps, and what follows from all of them. rate: optimizer.rate."""
+    rows = list(zip(result.rates, result.losses, result.smoothed.tolist(), strict=True))
+    cells = [[f"{value:.3g}" for value in row] for row in rows[:: max(1, len(rows) // TABLE_ROWS)]]
+    table = text_table(("rate", "loss", "smoothed"), cells, left=())
+    lines = [*table, f"{len(rows)} steps; {result.end}"]
+    if result.suggestion is None:
+        return [*lines, "no suggestion: the loss does not fall; try other settings, or more --steps"]
+    lowest = f"it is lowest at {result.lowest:.2g}, and the setting is {rate:.2g}"
+    return [
+        *lines,
+        f"suggestion: optimizer.rate={result.suggestion:.2g}, where the loss falls fastest; {lowest}",
+    ]
+
+
+def as_csv(result: RateRange) -> str:
+    rows = zip(result.rates, result.losses, result.smoothed.tolist(), strict=True)
+    return "rate,loss,smoothed\n" + "".join(",".join(map(repr, row)) + "\n" for row in rows)
+
+
+if __name__ == "__main__":
+    main()
