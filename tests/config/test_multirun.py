@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -101,17 +100,15 @@ def test_a_wrong_choice_is_refused_before_the_first_job(sweep, tmp_path):
     assert folders(tmp_path / "sweep") == []
 
 
-@pytest.mark.skipif(importlib.util.find_spec("joblib") is not None, reason="the launcher may be installed")
 def test_a_launcher_that_is_not_installed(sweep):
-    fix = "it comes with: pip install 'detectors[joblib]'"
-    error = sweep("-m", "hydra/launcher=joblib")[2]
-    assert error.splitlines()[0] == f"error: hydra/launcher=joblib: there is no such choice; {fix}"
+    fix = "it comes with: pip install 'detectors[submitit]'"
+    error = sweep("-m", "hydra/launcher=submitit_slurm")[2]
+    assert error.splitlines()[0] == f"error: hydra/launcher=submitit_slurm: there is no such choice; {fix}"
 
 
 @pytest.mark.slow
 def test_several_jobs_at_once(tmp_path):
     """Through joblib's launcher, in processes of their own: the same record, table and removed folder."""
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     small = [
         "debug=fast",
         "data.shapes.train=8",
