@@ -9,7 +9,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -37,7 +37,8 @@ def sole_writer(folder: Path) -> Iterator[None]:
         clear_drafts(folder, WRITTEN)
         yield
     finally:
-        (folder / LOCK).unlink(missing_ok=True)
+        with suppress(OSError):  # a deleted folder, a disk that has turned read-only
+            (folder / LOCK).unlink()
         file.close()
 
 

@@ -15,13 +15,10 @@ from pathlib import Path
 import pytest
 from torch.testing import assert_close
 
-from detectors.config import schema
 from detectors.training import checkpoint as ckpt
 from tests.faults import slow_saves
 from tests.processes import Forks, Process
 from tests.training.test_saving import assert_same_run
-
-pytestmark = pytest.mark.skipif(not hasattr(schema, "AUTO"), reason="needs trainer.resume=auto")
 
 SAVE_EVERY = 2  # steps
 SETTINGS = (
