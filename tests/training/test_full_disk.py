@@ -41,7 +41,8 @@ def small_disk(tmp_path) -> Iterator[Path]:
     if mount.returncode:
         pytest.skip(f"mounting a small disk is not allowed here: {mount.stderr.strip()}")
     yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
+    while folder.is_mount():  # once more where a test has mounted it again
+        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def train(forks: Forks, folder: Path, output: Path, *overrides: str, **options) -> Process:
@@ -101,7 +102,6 @@ def test_a_disk_that_turns_read_only_costs_the_steps_since_the_last_save(forks, 
     assert told in output and "Traceback" not in output
     other = small_disk / "other"
     status, output = train(forks, other, tmp_path / "output").ended()
-    subprocess.run(["umount", "--lazy", small_disk], check=True)
     assert (status, output) == (2, f"error: {other}: Read-only file system\n{TRACEBACK_HINT}\n")
 
 
