@@ -98,7 +98,9 @@ def batches_of(run: Run, step: int) -> list[list[list]]:
     sampler = copy.copy(run.train_loader.batch_sampler)
     sampler.batch_size *= sampler.world_size
     sampler.rank, sampler.world_size = 0, 1
-    sampler.start_step = (step - 1) * accumulate
+    first = (step - 1) * accumulate
+    sampler.start_image += (first - sampler.start_step) * sampler.batch_size
+    sampler.start_step = first
     sampler.steps = step * accumulate
     paths = run.train_loader.dataset.annotations.paths
     return [[_row(key, paths[key.index]) for key in batch] for batch in sampler]

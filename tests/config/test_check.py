@@ -53,7 +53,11 @@ def test_a_checkpoints_configuration_is_read_back(plain):
         ("trainer.steps", 1.5, "trainer.steps=1.5: must be a whole number"),
         ("trainer.steps", True, "trainer.steps=True: must be a whole number"),
         ("trainer.steps", 0, "trainer.steps=0: must be 1 or more"),
-        ("trainer.steps", None, "trainer.steps=None: must be a whole number"),
+        (
+            "trainer.steps",
+            None,
+            "trainer.steps=null: a run needs a length; set trainer.steps or trainer.epochs",
+        ),
         ("mixing.mosaic", 1.5, "mixing.mosaic=1.5: must be 1 or less"),
         ("mixing.mixup", -0.1, "mixing.mixup=-0.1: must be 0 or more"),
         (

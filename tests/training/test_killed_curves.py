@@ -14,7 +14,6 @@ import pytest
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
-from detectors.training import checkpoint as ckpt
 from detectors.training.csv_log import METRICS
 from tests.processes import Forks, Process
 
@@ -46,8 +45,7 @@ def killed(
 ) -> None:
     """Starts the run, kills it after some more rows, goes on with it, ...; the last process ends alone."""
     for number in range(kills + 1):
-        begun = (folder / ckpt.LAST).exists()
-        arguments = (f"trainer.resume={folder}",) if begun else (f"hydra.run.dir={folder}", *overrides)
+        arguments = ("trainer.resume=auto", f"hydra.run.dir={folder}", *overrides)
         process = forks.start("train", *arguments, output=folder.parent / "output")
         if number < kills:
             count = len(rows(folder))
