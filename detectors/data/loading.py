@@ -160,11 +160,14 @@ class DetectionDataset(Dataset):
         rows = np.arange(annotations.offsets[row], annotations.offsets[row + 1])
         rows = rows[self.trained_on[rows]]
         boxes = annotations.boxes_original[rows] / decoded.divisor
+        path = annotations.paths[row]
+        _require_finite(boxes, path, "in its annotation")
         result = self.transform(decoded.image, boxes, annotations.labels[rows], seed, size)
+        _require_finite(result.boxes, path, "after the augmentation")
         info = ImageInfo(
             row,
             annotations.image_ids[row],
-            annotations.paths[row],
+            path,
             decoded.size_original,
             tuple(value / decoded.divisor for value in result.scale_xy),
             result.shift_xy,
@@ -181,6 +184,14 @@ class DetectionDataset(Dataset):
             return None
         side = max(size or self.transform.size) * zoom
         return side, side
+
+
+def _require_finite(boxes: np.ndarray, path: str, when: str) -> None:
+    """ImageError for a box with NaN or infinity: the matchers would drop it in silence, or spoil the loss."""
+    bad = ~np.isfinite(boxes).all(1)
+    if bad.any():
+        box = ", ".join(f"{value:g}" for value in boxes[bad][0])
+        raise ImageError(path, f"a box with NaN or infinity {when}: [{box}]", "broken-object")
 
 
 def collate(samples: list[Sample]) -> Batch:

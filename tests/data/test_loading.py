@@ -252,6 +252,33 @@ def test_other_images_replace_broken_ones(voc, caplog, workers):
     )
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize(
+    ("spoil", "when"), [("annotation", "in its annotation"), ("transform", "after the augmentation")]
+)
+def test_a_box_that_is_not_finite_is_an_error_of_its_image(voc, spoil, when, value):
+    data = dataset(voc)
+    boxes = data.annotations.boxes_original
+    row = int(data.annotations.offsets[1])  # the first box of the second image
+    if spoil == "annotation":
+        boxes[row, 2] = value
+    else:
+        original = data.transform
+
+        def transform(*arguments):
+            result = original(*arguments)
+            result.boxes[0, 2] = value
+            return result
+
+        data.transform = transform
+    with pytest.raises(ImageError) as caught:
+        data[0, 1]
+    path, what, kind = caught.value.args
+    assert path == data.annotations.paths[1]
+    assert what.startswith(f"a box with NaN or infinity {when}: [")
+    assert kind == "broken-object"
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_evaluation_leaves_out_broken_images(voc, caplog, workers):
     """One image of the second batch and all of the third. A second evaluation does not report them again."""

@@ -11,6 +11,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from detectors.commands import train as script
+from detectors.data.images import ImageError
 from detectors.metrics.report import Report
 from detectors.training import checkpoint as ckpt
 from detectors.training import engine, nonfinite
@@ -270,3 +271,18 @@ def plant_in_gradient(run: Run, step: int) -> None:
         return gradient
 
     parameter.register_hook(plant)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("model", ["yolov2_160", "ssd160"])
+def test_a_box_that_is_not_finite_ends_the_run(model, value, cache, tmp_path):  # noqa: F811
+    """With the image's name and a last.pt of the step before; a run that skips it takes another image."""
+    run = make_run(tmp_path / "stop", cache, model=model)
+    run.train_loader.dataset.annotations.boxes_original[:, 2] = value
+    with pytest.raises(ImageError, match=r"a box with NaN or infinity in its annotation: \["):
+        engine.train(run)
+    skips = make_run(tmp_path / "skip", cache, "data.on_error=skip", model=model)
+    annotations = skips.train_loader.dataset.annotations
+    annotations.boxes_original[annotations.offsets[0] : annotations.offsets[1], 2] = value
+    engine.train(skips)
+    assert [problem.image for problem in skips.train_loader.problems.values()] == [annotations.paths[0]]
