@@ -43,10 +43,10 @@ def not_finite(tensors: Mapping[str, Any]) -> list[str]:
 class StepGuard:
     """trainer.on_nonfinite=skip: undoes each step that gives a NaN or infinity, without waiting.
 
-    A step begins with a copy of all that a checkpoint stores of the module and the optimiser, BatchNorm's
-    statistics included, and ends with a choice between the copy and the new values. Law: the state after a
-    bad step equals the state before it, bit for bit (tests/training/test_nonfinite.py). What the optimiser
-    counts on the host while the weights are on a GPU, such as Adam's steps, is not undone.
+    A step begins with a copy of all that a checkpoint stores of the module, its average and the optimiser,
+    BatchNorm's statistics included, and ends with a choice between the copy and the new values. Law: the
+    state after a bad step equals the state before it, bit for bit (tests/training/test_nonfinite.py). What
+    the optimiser counts on the host while the weights are on a GPU, such as Adam's steps, is not undone.
     """
 
     def __init__(
@@ -55,9 +55,13 @@ class StepGuard:
         optimizer: torch.optim.Optimizer,
         device: torch.device,
         average: Callable[[Tensor], Tensor] = lambda number: number,
+        averaged: nn.Module | None = None,
     ):
-        """average: over the processes that train together, which leave out the same steps."""
+        """averaged: the network of averaged weights, if there is one. average: over the processes that train
+        together, which leave out the same steps.
+        """
         self.module = module
+        self.averaged = averaged
         self.optimizer = optimizer
         self.device = device
         self.average = average
@@ -101,8 +105,10 @@ class StepGuard:
         return skipped, in_a_row
 
     def _state(self) -> dict[Hashable, Tensor]:
-        """What a checkpoint stores of the module and the optimiser, as far as it is on the device."""
+        """What a checkpoint stores of the module, its average and the optimiser, if it is on the device."""
         tensors: dict[Hashable, Any] = dict(self.module.state_dict())
+        if self.averaged is not None:
+            tensors |= {("averaged", name): value for name, value in self.averaged.state_dict().items()}
         for parameter, state in self.optimizer.state.items():
             tensors |= {(id(parameter), key): value for key, value in state.items()}
         return {

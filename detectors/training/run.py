@@ -89,5 +89,11 @@ class Run:
     def __post_init__(self):
         self.scaler = LossScaler(self.optimizer, self.config.trainer.precision, self.device)
         if self.config.trainer.on_nonfinite == "skip":
-            self.guard = StepGuard(self.task.module, self.optimizer, self.device, self.processes.mean)
+            self.guard = StepGuard(
+                self.task.module,
+                self.optimizer,
+                self.device,
+                average=self.processes.mean,
+                averaged=self.ema and self.ema.module,
+            )
             self.recent.skips = True

@@ -34,17 +34,17 @@ def backward(run: Run, terms: Mapping[str, Tensor]) -> None:
 def update(run: Run) -> Tensor | None:
     """Clips the gradients, takes an optimiser step and averages the weights.
 
-    LossScaler may leave the step out, and StepGuard may undo it. Returns clip_gradients' norm.
+    LossScaler may leave the step out, and StepGuard may undo all of it. Returns clip_gradients' norm.
     """
     trainer = run.config.trainer
     with span("optimizer"):
         run.scaler.unscale()
         norm = clip_gradients(run.task.module, trainer.clip_grad_norm)
         run.scaler.step()
-        if run.guard is not None:
-            run.guard.settle(run.recent.terms[-trainer.accumulate :])
         if run.ema is not None:
             run.ema.update(run.task.module, run.progress.step + 1)
+        if run.guard is not None:
+            run.guard.settle(run.recent.terms[-trainer.accumulate :])
     return norm
 
 

@@ -59,6 +59,10 @@ def poison_state(run: Run, place: str, *steps: int) -> None:
 
 def whole_state(run: Run) -> dict:
     state = {"module": run.task.module.state_dict(), "optimizer": run.optimizer.state_dict()["state"]}
+    if run.ema is not None:
+        state["module"] |= {
+            f"average of {name}": value for name, value in run.ema.module.state_dict().items()
+        }
     return copy.deepcopy(state)
 
 
@@ -83,6 +87,7 @@ def assert_left_out(before: dict, after: dict) -> None:
     ("model", "overrides", "passes", "bad"),
     [
         ("yolov2_160", (), (1, 4), (1, 4)),
+        ("yolov2_160", ("trainer.ema_decay=0.9",), (2, 4), (2, 4)),
         ("yolov2_160", ("optimizer=sgd", "optimizer.rate=0.0001", "trainer.accumulate=2"), (3,), (2,)),
         ("ssd160", ("trainer.clip_grad_norm=5.0", "trainer.batch_size=2"), (2, 3), (2, 3)),
     ],
