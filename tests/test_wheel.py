@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from detectors.__main__ import VERBS
 from tests.data.files import box_xml, write_image, write_voc
 
 pytestmark = pytest.mark.slow
@@ -84,7 +85,7 @@ def test_the_package_comes_from_the_wheel(scripts, empty):
 def test_every_verb_answers(scripts, empty):
     overview = call(empty, str(scripts / "detectors"), "--help")
     verbs = [line.split()[0] for line in overview.splitlines() if line.startswith("  ")]
-    assert len(verbs) == 11
+    assert verbs == list(VERBS)
     for verb in verbs:
         help_text = call(empty, str(scripts / "detectors"), verb, "--help")
         assert verb in help_text
