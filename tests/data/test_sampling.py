@@ -10,6 +10,34 @@ import pytest
 from detectors.data.sampling import MultiScale, ResumableSampler
 
 
+def test_other_numbers_of_processes_go_on_from_the_images_seen():
+    """2 processes, then 1, then 3, with batches of other sizes: every image of the order once."""
+
+    def images(steps: int, batch_size: int, world_size: int, seen: int) -> list[tuple[int, int]]:
+        ranks = [
+            iter(
+                ResumableSampler(
+                    images=10,
+                    batch_size=batch_size,
+                    seed=3,
+                    start_step=5,
+                    start_image=seen,
+                    steps=5 + steps,
+                    rank=rank,
+                    world_size=world_size,
+                )
+            )
+            for rank in range(world_size)
+        ]
+        return [(key.epoch, key.index) for _ in range(steps) for rank in ranks for key in next(rank)]
+
+    seen: list[tuple[int, int]] = []
+    for steps, batch_size, world_size in ((3, 2, 2), (4, 3, 1), (2, 1, 3)):
+        seen += images(steps, batch_size, world_size, len(seen))
+    order = ResumableSampler(images=10, batch_size=1, seed=3, steps=len(seen))
+    assert seen == [(key.epoch, key.index) for (key,) in order]
+
+
 def test_multi_scale_is_darknets_rule():
     """yolov2-voc.cfg, random=1: rand() % 10 + 10 times 32 every 10 iterations, 608 in the last 200."""
     scales = MultiScale(range(320, 609, 32), every=10, final_steps=200, steps=80200, seed=0)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -242,6 +243,48 @@ def test_torchrun_starts_and_stops_a_run(place):
     assert resume.returncode == 0, text
     assert f"evaluation after step {stored.step + 2}, the last:" in text
     assert "processes, this one on cpu" in text
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_survives_sigkill(place):
+    """SIGKILL to torchrun and both processes, then the same command; and one process goes on from there."""
+    folders = [place / name for name in ("uninterrupted", "killed")]
+    paths = (f"paths.cache={place / 'cache'}", "trainer.resume=auto", "trainer.save_every=2")
+    options = [option for option in OPTIONS if not option.startswith("trainer.steps")]
+    options += ["trainer.steps=14", "trainer.ema_decay=0.9", "trainer.eval_every=5"]
+    for folder in folders:
+        start = (*paths, f"hydra.run.dir={folder}", *options)
+        if folder == folders[1]:
+            process = torchrun(place, *start)
+            wait_until(lambda: (folders[1] / ckpt.LAST).exists())
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            for number in (process.pid, *map(int, children)):
+                os.kill(number, signal.SIGKILL)
+            process.communicate(timeout=60)
+            assert ckpt.load_checkpoint(folder / ckpt.LAST).step < 14
+        process = torchrun(place, *start)
+        text, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, text
+    whole, parts = (ckpt.load_checkpoint(folder / ckpt.LAST) for folder in folders)
+    states = [(stored.model, stored.ema, stored.optimizer["state"]) for stored in (parts, whole)]
+    assert_close(*states, rtol=0, atol=0)
+    assert curve_of_all(folders[1], "train/loss/total") == curve_of_all(folders[0], "train/loss/total")
+
+    images = whole.progress["images_seen"]
+    alone = [sys.executable, str(PROJECT / "train.py"), f"trainer.resume={folders[1]}", "trainer.steps=16"]
+    environment = {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run(alone, check=True, env={**os.environ, **environment}, capture_output=True, timeout=120)
+    stored = ckpt.load_checkpoint(folders[1] / ckpt.LAST)
+    per_process = stored.config["trainer"]["batch_size"] * stored.config["trainer"]["accumulate"]
+    assert images == 14 * 2 * per_process
+    assert stored.progress["images_seen"] == images + 2 * per_process
+
+
+def curve_of_all(folder, tag: str) -> list[tuple[int, float]]:
+    """The points of a curve in all event files of a run that was resumed, as TensorBoard shows them."""
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(tag)]
 
 
 def torchrun(folder, *arguments: str) -> subprocess.Popen:
