@@ -25,6 +25,7 @@ from detectors.data.checks import settled
 from detectors.data.suspicious_boxes import remark
 from detectors.training import assemble, engine
 from detectors.training import checkpoint as ckpt
+from detectors.training.batch_size import with_found_batch
 from detectors.training.budgets import check_stop_metric, ending, in_steps
 from detectors.training.detection import DetectionTask
 from detectors.training.distributed import ALONE, Processes, joined, shared_detector
@@ -106,9 +107,10 @@ def train_run(
 ) -> float | None:
     """Trains a new or a resumed run in `folder`, see main. A finished run is left as it is."""
     data = None
-    if config.trainer.epochs is not None:
+    if config.trainer.epochs is not None or config.trainer.find_batch_size:
         with stopped_at_once(STOPPED_EARLY), processes.together():
             data = read_data(config, stored and stored.class_names)
+            config = with_found_batch(config, data[0], processes)
             config = in_steps(config, len(data[0]), processes)
     if stored is not None and (ended := finished(stored, config)):
         logger.info(

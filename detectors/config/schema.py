@@ -188,6 +188,8 @@ class TrainerConfig:
     stop_min_delta: float = _at_least(0, 0.0)  # a smaller gain is none
     batch_size: int = _at_least(1, 8)  # images in one forward pass of one process
     accumulate: int = _at_least(1, 1)  # forward passes in one step (Darknet's subdivisions)
+    # On a GPU: the largest batch_size that fits, with accumulate so that the images of a step stay.
+    find_batch_size: bool = False
     eval_every: int = _at_least(0, 0)  # steps; 0 evaluates at the end only
     save_every: int = _at_least(0, 0)  # steps between writings of last.pt; 0: at evaluations only
     save_minutes: float | None = _above_zero(None, off="null")  # minutes since it was last written; null: off

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,12 @@ def continued_config(stored: ckpt.Checkpoint, config: Config) -> Config:
                 f"{name}={now}: the run of {stored.path} has {name}={old}, and a resume keeps it; "
                 "for a new run choose another hydra.run.dir"
             )
+    if config.trainer.find_batch_size:  # it was found at the start
+        was = assemble.stored_config(stored).trainer
+        found = replace(
+            config.trainer, batch_size=was.batch_size, accumulate=was.accumulate, find_batch_size=False
+        )
+        return replace(config, trainer=found)
     return config
 
 

@@ -15,20 +15,15 @@ from tqdm import tqdm
 
 from detectors.commands.find_rate.rate_plot import plot_range
 from detectors.commands.find_rate.rate_range import RateRange, ramp, range_test
-from detectors.config.build import build
 from detectors.config.check import check
 from detectors.config.entry import require_at_least, verb
 from detectors.config.schema import Config, composed, output_folder
 from detectors.data.files import atomic_file, write_text
 from detectors.tables import text_table
 from detectors.training import assemble
-from detectors.training.detection import TrainStep
-from detectors.training.freezing import freeze, train_mode
 from detectors.training.initial_weights import initial_weights, start_from
-from detectors.training.optim import set_rate
-from detectors.training.precision import LossScaler, suited
 from detectors.training.run_log import shows_bar
-from detectors.training.update import clip_gradients
+from detectors.training.trial import TrialTraining
 
 TABLE_ROWS = 15  # of the table
 
@@ -71,39 +66,19 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def training_step(config: Config) -> Callable[[float], float]:
-    """A new training of config: a function that takes its next step at a rate and returns the loss.
-
-    It is train.py's, with gradient clipping and precision, but without schedule, averages and evaluation.
-    """
+    """A new training of config: a function that takes its next step at a rate and returns the loss."""
     trainer = config.trainer
     device = assemble.choose_device(trainer.device)
     annotations = assemble.read_annotations(config.data, "train")
-    detector = assemble.seeded_detector(config, len(annotations.class_names)).to(device)
+    training = TrialTraining(config, len(annotations.class_names), device)
     if trainer.init_from:
         origin = initial_weights(trainer.init_from)
-        print(*start_from(detector, origin, config, annotations.class_names), sep="\n")
-    freeze(detector, trainer.freeze)
-    train_mode(detector, freeze_statistics=trainer.freeze_statistics)
-    losses = TrainStep(detector, trainer.precision)
-    optimizer = suited(build(config.optimizer, detector), trainer.precision)
-    scaler = LossScaler(optimizer, trainer.precision, device)
+        print(*start_from(training.detector, origin, config, annotations.class_names), sep="\n")
     batches = iter(assemble.train_loader(config, annotations, start_step=0))
 
     def step(rate: float) -> float:
-        set_rate(optimizer, rate)
-        optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=device)
-        for _ in range(trainer.accumulate):
-            batch = next(batches).to(device, non_blocking=True)
-            grid = detector.grid(batch.images.shape[-2:])
-            terms, *_ = losses(batch.images, batch.targets, grid)
-            loss = sum(terms.values()) / trainer.accumulate
-            scaler.scale(loss).backward()
-            total += loss.detach()
-        scaler.unscale()
-        clip_gradients(detector, trainer.clip_grad_norm)
-        scaler.step()
-        return total.item()
+        fetched = [next(batches).to(device, non_blocking=True) for _ in range(trainer.accumulate)]
+        return training.step(fetched, rate).item()
 
     return step
 
