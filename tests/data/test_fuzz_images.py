@@ -155,7 +155,12 @@ def check_boxes(name: str, given_boxes: list, seed: int, tmp_path, mixing: Mixin
     data = annotations(str(path), np.array(given_boxes, dtype=np.float64).reshape(-1, 4))
     images = 5 if mixing else 1  # at most four of a mosaic and one of mixup
     for train in (True, False):
-        sample = DetectionDataset(data, transform(name, train), seed=seed, mixing=mixing)[0, 0]
+        dataset = DetectionDataset(data, transform(name, train), seed=seed, mixing=mixing)
+        if not np.isfinite(given_boxes).all():
+            with pytest.raises(ImageError, match="a box with NaN or infinity in its annotation"):
+                dataset[0, 0]
+            continue
+        sample = dataset[0, 0]
         boxes = sample.boxes.numpy()
         assert sample.image.shape == (64, 96, 3)
         assert np.isfinite(boxes).all()

@@ -379,6 +379,7 @@ DARKNET_ERRORS = (
     "not valid YAML",
     "not a data.yaml",
     "not key = value",
+    " again, after line ",
     "names ",
     "the file of class names",
     "the description of a data set",

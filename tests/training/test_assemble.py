@@ -290,6 +290,7 @@ def test_a_split_without_a_single_box_is_one_warning(tmp_path, caplog):
     root = Path(config.data.root)
     content = json.loads((root / "instances.json").read_text())
     (root / "empty.json").write_text(json.dumps(content | {"annotations": []}))
+    caplog.set_level("WARNING")
     script.read_data(config)
     line = "data.{split}=['empty.json']: 1 images without a single box: {effect}"
     assert caplog.messages == [line.format(split="val", effect="there is no AP")]
