@@ -217,8 +217,9 @@ def joined() -> Iterator[Processes]:
     else:
         with _others_leave_the_word_to_the_first(processes):
             yield processes
-    # The group's destructor holds Python's lock and waits for Gloo's threads, which need that lock to drop
-    # their last message. They get it while this thread sleeps; else both could wait forever.
+    # Once in a while a process hung here on a loaded machine: the group's destructor, which holds Python's
+    # lock, waited for a lock of Gloo's threads. It seems that they need Python's lock to drop their last
+    # message; while this thread sleeps, they get it.
     sleep(FAREWELL)
     distributed.destroy_process_group()
 
