@@ -8,7 +8,8 @@ from torch.testing import assert_close
 
 from detectors.boxes import area, paired_iou, pairwise_iou, shape_iou
 from detectors.layers import L2Norm, darknet_reorg
-from detectors.losses import MultiBoxLoss, RegionLoss
+from detectors.losses.multibox_loss import MultiBoxLoss
+from detectors.losses.region_loss import RegionLoss
 from detectors.models.ssd import ssd160
 from detectors.models.yolov2 import yolov2
 from detectors.structures import HeadOutputs

@@ -195,7 +195,7 @@ def test_five_files_from_train_to_a_loss_term():
         "commands.train": "engine.train(run)",
         "training.engine": "run.task.step(batch, ",
         "training.detection": "detector.loss(outputs, encoded, grid)",
-        "losses": "class RegionLoss",
+        "losses.region_loss": "class RegionLoss",
     }
     assert len(calls) == 5
     for name, call in calls.items():

@@ -13,7 +13,7 @@ from detectors.boxes import xyxy_to_cxcywh
 from detectors.coders import YoloBoxCoder
 from detectors.commands.verify import keras_course
 from detectors.commands.verify.presets import preset_loss
-from detectors.losses import RegionLoss
+from detectors.losses.region_loss import RegionLoss
 from detectors.matching import ResponsibleCellMatcher
 from detectors.structures import HeadOutputs
 from detectors.targets import TargetEncoder

@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from detectors.coders import SSDBoxCoder
 from detectors.commands.verify import ssd_recordings
 from detectors.commands.verify.presets import preset_loss
-from detectors.losses import MultiBoxLoss
+from detectors.losses.multibox_loss import MultiBoxLoss
 from detectors.matching import MultiBoxMatcher
 from detectors.structures import EncodedTargets, HeadOutputs
 from detectors.targets import TargetEncoder

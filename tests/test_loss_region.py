@@ -14,7 +14,7 @@ from detectors.anchors import YoloAnchors
 from detectors.coders import YoloBoxCoder
 from detectors.commands.verify import region_layer
 from detectors.commands.verify.presets import preset_loss
-from detectors.losses import RegionLoss
+from detectors.losses.region_loss import RegionLoss
 from detectors.matching import ResponsibleCellMatcher
 from detectors.structures import HeadOutputs
 from detectors.targets import TargetEncoder

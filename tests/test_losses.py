@@ -12,7 +12,8 @@ from torch.testing import assert_close
 from detectors.anchors import DefaultBoxes, YoloAnchors, ssd300_levels
 from detectors.coders import SSDBoxCoder, YoloBoxCoder
 from detectors.commands.verify import region_layer, ssd_recordings
-from detectors.losses import MultiBoxLoss, RegionLoss
+from detectors.losses.multibox_loss import MultiBoxLoss
+from detectors.losses.region_loss import RegionLoss
 from detectors.matching import MultiBoxMatcher, ResponsibleCellMatcher
 from detectors.structures import HeadOutputs, Targets
 from detectors.targets import TargetEncoder

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from detectors.losses import MultiBoxLoss, RegionLoss, SharedLoss
+from detectors.losses.multibox_loss import MultiBoxLoss
+from detectors.losses.region_loss import RegionLoss
+from detectors.losses.shared_loss import SharedLoss
 from detectors.models.ssd import ssd160
 from detectors.models.yolov2 import yolov2_tiny
 from detectors.structures import HeadOutputs, Targets

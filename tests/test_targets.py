@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from detectors.anchors import DefaultBoxes, YoloAnchors, ssd300_levels
 from detectors.coders import SSDBoxCoder, YoloBoxCoder
-from detectors.losses import MultiBoxLoss, RegionLoss
+from detectors.losses.multibox_loss import MultiBoxLoss
+from detectors.losses.region_loss import RegionLoss
 from detectors.matching import MultiBoxMatcher, ResponsibleCellMatcher
 from detectors.structures import HeadOutputs
 from detectors.targets import TargetEncoder

@@ -16,6 +16,8 @@ from detectors.config.typed import as_hinted
 from detectors.data.suggestions import did_you_mean
 
 MOVED = {  # `_target_`s of checkpoints and configurations that were stored before a move -> today's
+    "detectors.losses.RegionLoss": "detectors.losses.region_loss.RegionLoss",
+    "detectors.losses.MultiBoxLoss": "detectors.losses.multibox_loss.MultiBoxLoss",
     "detectors.optim.sgd": "detectors.training.optim.sgd",
     "detectors.optim.adamw": "detectors.training.optim.adamw",
     "detectors.darknet_detector.darknet_detector": "detectors.darknet.cfg_detector.darknet_detector",

@@ -13,7 +13,7 @@ from detectors.anchors import YoloAnchors
 from detectors.coders import YoloBoxCoder
 from detectors.darknet.cfg import read_cfg
 from detectors.darknet.network import DarknetNetwork
-from detectors.darknet.region import head_outputs, region_loss, region_matcher, region_postprocess
+from detectors.darknet.region import cfg_region_loss, head_outputs, region_matcher, region_postprocess
 from detectors.darknet.sections import Convolutional, DarknetCfg, Region
 from detectors.models.detector import Detector
 from detectors.structures import HeadOutputs, Loss, builder
@@ -66,7 +66,7 @@ def darknet_detector(
         head=RegionView(config.region),
         anchors=YoloAnchors(config.region.anchors, stride=stride_of(config)),
         encoder=TargetEncoder(region_matcher(config.region), YoloBoxCoder()),
-        loss=loss or region_loss(config.region),
+        loss=loss or cfg_region_loss(config.region),
         postprocess=region_postprocess(config.region, score_threshold=score_threshold, nms_iou=nms_iou),
         pixel_mean=(0.0, 0.0, 0.0),
         pixel_std=(255.0, 255.0, 255.0),

@@ -12,7 +12,7 @@ from torch import Tensor
 from detectors.anchors import YoloAnchors
 from detectors.coders import YoloBoxCoder
 from detectors.darknet.sections import Region
-from detectors.losses import RegionLoss
+from detectors.losses.region_loss import RegionLoss
 from detectors.matching import ResponsibleCellMatcher
 from detectors.models.yolov2 import region_head_outputs
 from detectors.postprocess import YOLO_SCORE_RULES, PostProcess
@@ -43,7 +43,7 @@ def darknet_index(anchor: Tensor, grid: tuple[int, int], num_anchors: int) -> Te
     return shape * (grid[0] * grid[1]) + cell
 
 
-def region_loss(settings: Region) -> RegionLoss:
+def cfg_region_loss(settings: Region) -> RegionLoss:
     return RegionLoss(**region_loss_settings(settings))
 
 

@@ -23,7 +23,7 @@ from detectors.anchors import (
 )
 from detectors.coders import SSDBoxCoder
 from detectors.layers import ConvReLU, L2Norm, init_caffe_xavier, scale_channels
-from detectors.losses import MultiBoxLoss
+from detectors.losses.multibox_loss import MultiBoxLoss
 from detectors.matching import MultiBoxMatcher
 from detectors.models.detector import Detector
 from detectors.models.vgg import ReducedVGG

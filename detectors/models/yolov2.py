@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from detectors.anchors import YOLO_ANCHORS, YoloAnchors
 from detectors.coders import YoloBoxCoder
 from detectors.layers import ConvBNLeaky, DarknetReorg, init_darknet, scale_channels
-from detectors.losses import RegionLoss
+from detectors.losses.region_loss import RegionLoss
 from detectors.matching import ResponsibleCellMatcher
 from detectors.models.darknet19 import Darknet19, TinyDarknet
 from detectors.models.detector import Detector

@@ -7,11 +7,11 @@ from __future__ import annotations
 import pytest
 
 from detectors.config.build import build, find_target, fits
-from detectors.losses import RegionLoss
+from detectors.losses.region_loss import RegionLoss
 
 
 def test_build_calls_the_target_with_the_rest():
-    loss = build({"_target_": "detectors.losses.RegionLoss", "ignore_iou": 0.4}, object_scale=2.0)
+    loss = build({"_target_": "detectors.losses.region_loss.RegionLoss", "ignore_iou": 0.4}, object_scale=2.0)
     assert isinstance(loss, RegionLoss)
     assert (loss.ignore_iou, loss.object_scale) == (0.4, 2.0)
 

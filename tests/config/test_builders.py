@@ -28,7 +28,7 @@ BUILDERS = {
         "detectors.models.ssd.ssd512",
         "detectors.darknet.cfg_detector.darknet_detector",
     },
-    "loss": {"detectors.losses.RegionLoss", "detectors.losses.MultiBoxLoss"},
+    "loss": {"detectors.losses.region_loss.RegionLoss", "detectors.losses.multibox_loss.MultiBoxLoss"},
     "augment": {
         f"detectors.data.augment.transforms.{name}_augmentation"
         for name in ("no", "light", "ssd", "darknet", "darknet_2016", "course")
@@ -127,7 +127,7 @@ def accepting_groups(configuration: dict, target: str) -> list[str]:
         ("loss", "detectors.commands.download.unpack.clear_draft", {"draft": "folder"}),
         ("loss", "detectors.config.build.import_module", {"name": "payload"}),
         ("model", "detectors.commands.lint.command.main", {"arguments": ["data=shapes", "--json", "file"]}),
-        ("model", "detectors.losses.RegionLoss", {}),  # a builder of another group
+        ("model", "detectors.losses.region_loss.RegionLoss", {}),  # a builder of another group
         ("augment", "os.system", {"command": "true"}),
         ("optimizer", "detectors.training.optim.nn", {}),
         ("optimizer", "detectors.training.optim.parameter_groups", {"weight_decay": 0}),

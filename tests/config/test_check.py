@@ -7,7 +7,7 @@ import pytest
 from detectors.config.build import build, describe_type, find_target, fits
 from detectors.config.check import ConfigError, check
 from detectors.config.schema import Config, EvaluateConfig, to_plain, to_yaml
-from detectors.losses import MultiBoxLoss
+from detectors.losses.multibox_loss import MultiBoxLoss
 from tests.test_configs import checked, composed
 
 
@@ -277,12 +277,15 @@ def test_evaluate_has_its_own_schema():
 
 
 def test_build():
-    loss = build({"_target_": "detectors.losses.MultiBoxLoss", "box_scale": 2.0}, negatives_per_positive=1.0)
+    loss = build(
+        {"_target_": "detectors.losses.multibox_loss.MultiBoxLoss", "box_scale": 2.0},
+        negatives_per_positive=1.0,
+    )
     assert isinstance(loss, MultiBoxLoss)
     assert (loss.box_scale, loss.negatives_per_positive) == (2.0, 1.0)
     with pytest.raises(ValueError, match="only builders of this package"):
         build({"_target_": "subprocess.run"})
-    with pytest.raises(ValueError, match="has no builder multibox"):
+    with pytest.raises(ValueError, match="detectors.losses has no builder multibox"):
         find_target("detectors.losses.multibox")
 
 

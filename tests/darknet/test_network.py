@@ -15,7 +15,7 @@ from detectors.anchors import YoloAnchors
 from detectors.coders import YoloBoxCoder
 from detectors.darknet.framing import frame
 from detectors.darknet.network import DarknetNetwork, read_network
-from detectors.darknet.region import darknet_index, head_outputs, region_loss, region_matcher
+from detectors.darknet.region import cfg_region_loss, darknet_index, head_outputs, region_matcher
 from detectors.darknet.weights import load_weights
 from detectors.postprocess import to_original
 from detectors.structures import Detections
@@ -168,7 +168,7 @@ temperature=2
 def test_loss_and_matcher_of_the_region_section(fixtures):
     network = DarknetNetwork(fixtures / "darknet/cfg/mini-yolov2-nosoftmax.cfg")
     settings = network.config.region
-    loss = region_loss(settings)
+    loss = cfg_region_loss(settings)
     matcher = region_matcher(settings)
     assert loss.class_activation == "logistic"
     assert loss.objectness_target == ("iou" if settings.rescore else "one")

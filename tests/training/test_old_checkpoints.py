@@ -21,9 +21,16 @@ from tests.training.test_engine import cache, make_run, one_thread  # noqa: F401
 GROUPS = {  # the group that a moved builder belongs to, by its new module
     "detectors.training.optim": "optimizer",
     "detectors.data.augment.transforms": "augment",
+    "detectors.losses.region_loss": "loss",
+    "detectors.losses.multibox_loss": "loss",
     "detectors.darknet.cfg_detector": "model",
 }
-REQUIRED = {"optimizer": {"rate": 0.1}, "model": {"cfg": ""}, "augment": {}}  # keywords without a default
+REQUIRED = {
+    "optimizer": {"rate": 0.1},
+    "model": {"cfg": ""},
+    "augment": {},
+    "loss": {},
+}  # keywords without a default
 AUGMENTATIONS = {  # old name -> what must hold for input.resize
     "detectors.data.transforms.none": "letterbox",
     "detectors.data.transforms.light": "letterbox",
@@ -33,6 +40,7 @@ AUGMENTATIONS = {  # old name -> what must hold for input.resize
     "detectors.data.transforms.course": "letterbox",
 }
 OPTIMIZERS = ("detectors.optim.sgd", "detectors.optim.adamw")
+LOSSES = ("detectors.losses.RegionLoss", "detectors.losses.MultiBoxLoss")
 DARKNET = "detectors.darknet_detector.darknet_detector"
 
 
@@ -66,17 +74,21 @@ def test_every_moved_builder_exists_and_fits_its_group(old):
 
 
 def test_every_old_name_is_loaded_by_a_test_below():
-    assert {*AUGMENTATIONS, *OPTIMIZERS, DARKNET} == MOVED.keys()
+    assert {*AUGMENTATIONS, *OPTIMIZERS, *LOSSES, DARKNET} == MOVED.keys()
 
 
 @pytest.mark.parametrize(
-    ("augmentation", "resize", "optimizer"),
-    [(name, resize, OPTIMIZERS[i % 2]) for i, (name, resize) in enumerate(AUGMENTATIONS.items())],
+    ("augmentation", "resize", "optimizer", "loss"),
+    [
+        (name, resize, OPTIMIZERS[i % 2], LOSSES[i % 2])
+        for i, (name, resize) in enumerate(AUGMENTATIONS.items())
+    ],
 )
 def test_a_checkpoint_from_before_the_move_is_loaded_and_resumed(
     augmentation,
     resize,
     optimizer,
+    loss,
     cache,  # noqa: F811
     tmp_path,
 ):
@@ -84,6 +96,7 @@ def test_a_checkpoint_from_before_the_move_is_loaded_and_resumed(
     run = make_run(
         tmp_path,
         cache,
+        *(["model=ssd160", "loss=multibox", "input.size=[160,160]"] if loss == LOSSES[1] else []),
         f"optimizer={optimizer.rpartition('.')[2]}",
         f"augment={augmentation.rpartition('.')[2]}",
         f"input.resize={resize}",
@@ -92,8 +105,8 @@ def test_a_checkpoint_from_before_the_move_is_loaded_and_resumed(
         "schedule.warmup_steps=0",
     )
     engine.train(run)
-    old = stored_before_the_move(run, optimizer=optimizer, augment=augmentation)
-    del old.config["model"]["class_activation"]
+    old = stored_before_the_move(run, optimizer=optimizer, augment=augmentation, loss=loss)
+    old.config["model"].pop("class_activation", None)
 
     detector, config = assemble.load_detector(old, torch.device("cpu"))
     assert config == run.config

@@ -1,39 +1,21 @@
-"""The two losses. Each returns named, weighted terms whose sum is the loss; `statistics` is for the log.
-
-Their options are independent of one another. conf/loss/*.yaml sets them as the originals do; docs/yolov2.md
-and docs/ssd.md compare them. "The course" is experiencor/keras-yolo2.
-"""
+"""YOLOv2's loss. "The course" is experiencor/keras-yolo2."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from detectors.boxes import area, paired_iou, pairwise_iou
 from detectors.coders import YoloBoxCoder
+from detectors.losses.shared_loss import SharedLoss, check_choice
 from detectors.matching import lowest_labels, meets, owns
-from detectors.structures import BACKGROUND, IGNORED, AnchorGrid, EncodedTargets, HeadOutputs, builder
+from detectors.structures import AnchorGrid, EncodedTargets, HeadOutputs, builder
 
 CONFIDENT = 0.3  # objectness above which confident_recall counts a prediction; from the Keras course
 NONZERO = 1e-6  # the course adds it to a count before dividing by the count
-
-
-class SharedLoss(nn.Module):
-    """A loss of a batch that several processes may share; by default it is one process's own.
-
-    processes: how many they are. average: a count of this process -> its mean over the processes; None: the
-    count itself. An n that is such a mean belongs to the whole batch: the mean of the processes' losses is
-    then the loss of the whole batch. Out of training, each process has batches of its own.
-    """
-
-    processes: int = 1
-    average: Callable[[Tensor], Tensor] | None = None
-
-    def _shared(self, count: Tensor) -> Tensor:
-        return count if self.average is None or not self.training else self.average(count)
 
 
 @builder("loss")
@@ -262,104 +244,16 @@ class RegionLoss(SharedLoss):
         }
 
 
-@builder("loss")
-class MultiBoxLoss(SharedLoss):
-    """SSD's loss, equations 1 to 3; by default as in Caffe (multibox_loss_layer.cpp, branch ssd, 4817bf8).
-
-    L = (cross-entropy over positives and mined negatives + box_scale * smooth L1 over positives) / n,
-    n = max(1, positives in the batch)
-
-    Negatives are mined per image: for each positive, negatives_per_positive of those with the largest
-    -log p(background). An image without boxes contributes nothing; a batch without boxes gives 0.
-    """
-
-    def __init__(
-        self,
-        *,
-        negatives_per_positive: float = 3.0,
-        box_scale: float = 1.0,
-        normalizer: str = "batch",
-        recount_positives: bool = False,
-    ):
-        """normalizer: "batch" divides by max(1, positives). "images" divides each image's loss by max(1, its
-            positives), and takes the mean over images. "floor" divides by the sum over images of max(1, its
-            positives).
-        recount_positives: if an image has too few negatives, its first positives make up the number, so that
-            their class error counts twice (torchvision).
-        """
-        super().__init__()
-        if negatives_per_positive < 0:
-            raise ValueError(
-                f"negatives_per_positive={negatives_per_positive}: 0 or more is needed; the paper has 3"
-            )
-        _one_of("normalizer", normalizer, batch="Caffe, torchvision", images="NVIDIA", floor="mmdetection")
-        self.negatives_per_positive = negatives_per_positive
-        self.box_scale = box_scale
-        self.normalizer = normalizer
-        self.recount_positives = recount_positives
-
-    def forward(self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid) -> dict[str, Tensor]:
-        """Terms box and class. outputs.class_logits: (B, A, C + 1), background first."""
-        positive = encoded.positive  # (B, A)
-        count = positive.sum(1, keepdim=True)  # (B, 1)
-        columns = encoded.labels + 1  # (B, A); column 0 is background, whose label is -1
-        logits = outputs.class_logits.flatten(0, 1)
-        error = F.cross_entropy(logits, columns.flatten(), reduction="none").view_as(columns)  # (B, A)
-        smooth = F.smooth_l1_loss(outputs.offsets, encoded.offsets, reduction="none").sum(-1)
-        divisor = self._normalizer(count)
-        share = positive / divisor  # (B, A)
-        return {
-            "box": (smooth * share).sum() * self.box_scale,
-            "class": (error * share).sum() + (self._mined(error, encoded, count) / divisor).sum(),
-        }
-
-    def _normalizer(self, count: Tensor) -> Tensor:
-        """(B, 1) positives of each image -> () or (B, 1) divisor of the errors."""
-        if self.normalizer == "batch":
-            positives = self._shared(count.sum())
-            return torch.where(positives > 0, positives, 1)  # a mean over processes can be below 1
-        if self.normalizer == "floor":
-            return self._shared(count.clamp(min=1).sum())
-        return count.clamp(min=1) * len(count)
-
-    def _mined(self, error: Tensor, encoded: EncodedTargets, count: Tensor) -> Tensor:
-        """(B, A) errors of the hardest negatives, largest first, then zeros. error: (B, A) cross-entropy.
-
-        The cross-entropy of a negative, -log p(background), is its own mining key, so the k largest need no
-        index: sort once and keep ranks below k.
-        """
-        background = encoded.matched == BACKGROUND
-        if self.recount_positives:
-            # After the negatives come the positives (key -1), then ignored anchors (key -3).
-            key = torch.where(background, error, encoded.matched.clamp(max=0).to(error.dtype) - 1)
-            hardest = error.gather(1, key.sort(dim=1, descending=True, stable=True).indices)
-        else:
-            hardest = torch.where(background, error, -1).sort(1, descending=True).values
-        rank = torch.arange(error.shape[1], device=error.device)
-        return hardest * (rank < self._negatives(encoded, count))
-
-    def _negatives(self, encoded: EncodedTargets, count: Tensor) -> Tensor:
-        """(B, 1) negatives to mine in each image; count: (B, 1) positives."""
-        candidates = encoded.matched != IGNORED if self.recount_positives else encoded.matched == BACKGROUND
-        return torch.minimum(self.negatives_per_positive * count, candidates.sum(1, keepdim=True))
-
-    @torch.no_grad()
-    def statistics(
-        self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid
-    ) -> dict[str, Tensor]:
-        """negatives_per_positive: the ratio that mining reaches; it is lower where negatives run out."""
-        count = encoded.positive.sum(1, keepdim=True)
-        return {"negatives_per_positive": self._negatives(encoded, count).sum() / count.sum().clamp(min=1)}
-
-
 def _check_region_loss(loss: RegionLoss, class_weights: Sequence[float] | None) -> None:
     """ValueError for a setting of a RegionLoss that it cannot use."""
-    _one_of("normalizer", loss.normalizer, batch="Darknet", anchors="the course")
-    _one_of("box_error", loss.box_error, log="Darknet", cells="the course")
-    _one_of("objectness_target", loss.objectness_target, iou="Darknet's rescore=1", one="rescore=0")
-    _one_of("prior_boxes", loss.prior_boxes, unassigned="Darknet", all="the course")
-    _one_of("class_activation", loss.class_activation, softmax="Darknet's softmax=1", logistic="softmax=0")
-    _one_of("shared_class", loss.shared_class, last="Darknet", lowest="the course")
+    check_choice("normalizer", loss.normalizer, batch="Darknet", anchors="the course")
+    check_choice("box_error", loss.box_error, log="Darknet", cells="the course")
+    check_choice("objectness_target", loss.objectness_target, iou="Darknet's rescore=1", one="rescore=0")
+    check_choice("prior_boxes", loss.prior_boxes, unassigned="Darknet", all="the course")
+    check_choice(
+        "class_activation", loss.class_activation, softmax="Darknet's softmax=1", logistic="softmax=0"
+    )
+    check_choice("shared_class", loss.shared_class, last="Darknet", lowest="the course")
     if class_weights is not None and (not len(class_weights) or min(class_weights) < 0):
         raise ValueError(
             f"class_weights={list(class_weights)}: one number for each class is needed, none below 0"
@@ -368,13 +262,6 @@ def _check_region_loss(loss: RegionLoss, class_weights: Sequence[float] | None) 
         raise ValueError(
             f"ignore_truths={loss.ignore_truths}: must be 0 or more, or null for all boxes; the course has 50"
         )
-
-
-def _one_of(name: str, value: str, **choices: str) -> None:
-    """ValueError unless value is one of the choices. choices: value -> where it comes from."""
-    if value not in choices:
-        listed = " or ".join(f"{choice!r} ({owner})" for choice, owner in choices.items())
-        raise ValueError(f"{name}={value!r}: choose {listed}")
 
 
 def _sizes_in_cells(offsets: Tensor, grid: AnchorGrid) -> Tensor:
