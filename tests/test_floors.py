@@ -18,6 +18,7 @@ FLOORS = {
     "coders": 1,
     "matching": 1,
     "layers": 1,
+    "kernels": 1,
     "targets": 2,
     "losses": 2,
     "postprocess": 2,
