@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+
+if not torch.cuda.is_available():
+    # Triton's interpreter runs the kernels. Triton reads the variable at its import, by torchvision too.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 REQUIRED = os.environ.get("DETECTORS_REQUIRE_SHARED") == "1"  # set by .ci/run
 

@@ -2,13 +2,18 @@
 
 `set_kernels` is the one switch (trainer.kernels); tests and a bisection use it too. Nothing outside this
 package asks for the kind of a device.
+
+A part of a detector that has a kernel names it and says what the kernel cannot do (FusedPart). It asks
+`uses_triton` at each call; `describe_versions` says the same for the log, once. torch.compile traces both: a compiled
+graph is of the version that the switch chose, and another choice compiles again.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 
@@ -23,12 +28,24 @@ class Version(NamedTuple):
     reason: str
 
 
-def set_kernels(choice: str) -> None:
-    """Sets the switch of this process. ValueError for a choice that there is not."""
+@runtime_checkable
+class FusedPart(Protocol):
+    """A loss, matcher or postprocess with a kernel."""
+
+    kernel: str  # its name in the log, such as "region"
+
+    def unsupported(self) -> str | None:
+        """The first setting of this part that the kernel cannot do, such as "iou_gradient=true"; or None."""
+
+
+def set_kernels(choice: str) -> str:
+    """Sets the switch of this process and returns what it was. ValueError for an unknown choice."""
     global _choice
     if choice not in KERNEL_CHOICES:
         raise ValueError(f"kernels={choice!r}: choose {', '.join(KERNEL_CHOICES)}")
+    before = _choice
     _choice = choice
+    return before
 
 
 def version(device: torch.device, unsupported: str | None = None) -> Version:
@@ -41,7 +58,10 @@ def version(device: torch.device, unsupported: str | None = None) -> Version:
         return Version("reference", "kernels=reference")
     runs, reason = _triton_runs(device)
     if _choice == "triton" and not runs:
-        raise ValueError(f"kernels=triton: {reason}; choose kernels=auto or kernels=reference")
+        raise ValueError(
+            f"kernels=triton: {reason}; choose kernels=auto or kernels=reference "
+            "(only tests run kernels on a CPU, with TRITON_INTERPRET=1)"
+        )
     if not runs:
         return Version("reference", reason)
     if unsupported:
@@ -55,6 +75,15 @@ def uses_triton(device: torch.device, unsupported: str | None = None) -> bool:
     return version(device, unsupported).name == "triton"
 
 
+def describe_versions(parts: Iterable[object], device: torch.device) -> str:
+    """One line for the log: what runs for each part that has a kernel, and why. ValueError as `version`."""
+    chosen = {
+        part.kernel: version(device, part.unsupported()) for part in parts if isinstance(part, FusedPart)
+    }
+    return ", ".join(f"{kernel}: {name} ({reason})" for kernel, (name, reason) in chosen.items())
+
+
+@torch.compiler.assume_constant_result  # torch.compile cannot trace it, and it does not change in a process
 def _triton_runs(device: torch.device) -> tuple[bool, str]:
     """Whether a Triton kernel can run on `device`, and why or why not."""
     if importlib.util.find_spec("triton") is None:
