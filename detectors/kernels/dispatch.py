@@ -4,8 +4,8 @@
 package asks for the kind of a device.
 
 A part of a detector that has a kernel names it and says what the kernel cannot do (FusedPart). It asks
-`uses_triton` at each call; `describe_versions` says the same for the log, once. torch.compile traces both: a compiled
-graph is of the version that the switch chose, and another choice compiles again.
+`uses_triton` at each call, which torch.compile traces: another choice compiles another graph.
+`describe_versions` says once, for the log, what runs.
 """
 
 from __future__ import annotations
