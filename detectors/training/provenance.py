@@ -43,7 +43,7 @@ def commit() -> str:
 def versions(device: torch.device) -> str:
     """A line for Python, for each of PACKAGES and for the hardware."""
     lines = {"python": sys.version.split()[0], "platform": platform.platform()}
-    lines |= {name: _version(name) for name in PACKAGES}
+    lines |= {name: installed_version(name) for name in PACKAGES}
     lines["device"] = device_name(device)
     if device.type == "cuda":
         lines |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
@@ -52,7 +52,10 @@ def versions(device: torch.device) -> str:
 
 def program_versions() -> dict[str, str]:
     """Name -> version of what can change a run's numbers, for its checkpoints."""
-    return {"python": platform.python_version(), **{name: _version(name) for name in ("detectors", *NUMERIC)}}
+    return {
+        "python": platform.python_version(),
+        **{name: installed_version(name) for name in ("detectors", *NUMERIC)},
+    }
 
 
 def other_versions(stored: Mapping[str, str]) -> str:
@@ -62,7 +65,7 @@ def other_versions(stored: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {stored[name]} (now {now[name]})" for name in changed)
 
 
-def _version(name: str) -> str:
+def installed_version(name: str) -> str:
     try:
         return version(name)
     except PackageNotFoundError:  # OpenCV has several distributions of one package

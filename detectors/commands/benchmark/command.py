@@ -1,165 +1,35 @@
-"""Measures speed side by side with torchvision: detectors benchmark data [--augment NAME ...] [data=bccd ...]
-
-`data` measures images per second on one core, from the file to the transformed sample. Each augmentation is
-compared with the same pipeline written with torchvision.transforms.v2. All pipelines take turns on the same
-images in one process, round after round, so that a machine that slows down slows all of them. Ratios are
-taken within a round.
-"""
+"""Measures speed side by side with other programs: detectors benchmark SUBJECT [--help]"""
 
 from __future__ import annotations
 
-import argparse
-import statistics
 import sys
-from collections.abc import Callable
-from pathlib import Path
-from time import perf_counter
+from importlib import import_module
 
-import cv2
-import torch
-from tqdm import tqdm
+from detectors.config.entry import verb
+from detectors.data.suggestions import did_you_mean
 
-from detectors.annotations import Annotations
-from detectors.commands.benchmark.torchvision_pipelines import IMAGE_READERS, PIPELINES, TorchvisionPipeline
-from detectors.config.build import build
-from detectors.config.check import check
-from detectors.config.entry import require_at_least, verb
-from detectors.config.schema import composed
-from detectors.data.augment.transforms import build_transform
-from detectors.data.files import write_json
-from detectors.data.images import read_image
-from detectors.data.loading import DetectionDataset, Key
-from detectors.tables import text_table
-from detectors.training import assemble
-
-OURS = "ours"
-MEASURED = (*PIPELINES, "course")  # torchvision lacks the course's noise: it is measured alone
-Job = Callable[[int, int], object]  # (round, index of an image in the Annotations) -> a sample, not used
+# subject -> (module of this package, what `detectors benchmark --help` says of it)
+SUBJECTS = {
+    "data": ("data_speed", "decoding and augmentation, beside torchvision's transforms"),
+}
 
 
 @verb
 def main(arguments: list[str] | None = None) -> None:
-    args = _arguments(arguments)
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
-    annotations = assemble.read_annotations(check(composed(args.overrides)).data, "train")
-    jobs = {"decode": {OURS: lambda _, index: read_image(annotations.paths[index])}}
-    for name in args.augment:
-        jobs[name] = pipelines(name, annotations, tuple(args.size), args.overrides)
-    images = min(args.images, len(annotations))
-    rates = measure(jobs, images=images, rounds=args.rounds)
-    height, width = annotations.sizes[:images].mean(0)
-    print("\n".join(rate_lines(rates)))
-    print(
-        f"{images} files of {width:.0f}x{height:.0f} on average to {args.size[1]}x{args.size[0]}, "
-        f"median of {args.rounds} rounds, each file read each time"
-    )
-    print(
-        "v2: torchvision.transforms.v2 on tensors and on Pillow images; "
-        "ratio: ours over the faster one, within a round"
-    )
-    if args.json:
-        write_json(args.json, {"size": args.size, "rates": rates})
+    subject, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if subject in ("-h", "--help"):
+        print(subjects_overview())
+        return
+    if subject not in SUBJECTS:
+        hint = did_you_mean(subject, SUBJECTS, listed=True)
+        raise ValueError(f"detectors benchmark {subject}: there is no such subject{hint}")
+    import_module(f"detectors.commands.benchmark.{SUBJECTS[subject][0]}").main(rest)
 
 
-def _arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="detectors benchmark", description="Measures speed side by side with torchvision."
-    )
-    parser.add_argument(
-        "what", choices=["data"], help="data: decoding and augmentation, images per second on one core"
-    )
-    parser.add_argument(
-        "overrides", nargs="*", help="settings of train.py that choose the images, such as data=bccd"
-    )
-    parser.add_argument(
-        "--augment",
-        nargs="+",
-        choices=MEASURED,
-        default=MEASURED,
-        metavar="NAME",
-        help=f"augmentations to measure: {', '.join(MEASURED)} (all)",
-    )
-    parser.add_argument(
-        "--size",
-        type=int,
-        nargs=2,
-        default=[300, 300],
-        metavar=("H", "W"),
-        help="of the model input in pixels (300 300)",
-    )
-    parser.add_argument("--images", type=int, default=128, help="images per round (128)")
-    parser.add_argument(
-        "--rounds", type=int, default=5, help="number of rounds, of which the median is printed (5)"
-    )
-    parser.add_argument("--json", type=Path, help="file for the rates of every round")
-    args = parser.parse_intermixed_args(arguments)
-    require_at_least(args, images=1, rounds=1)
-    return args
-
-
-def pipelines(
-    name: str, annotations: Annotations, size: tuple[int, int], overrides: list[str]
-) -> dict[str, Job]:
-    """The pipelines of one augmentation: ours, and torchvision's on tensors and on Pillow images.
-
-    All read the file each time; after the first time it is in the system's file cache.
-    """
-    augment = composed([*overrides, f"augment={name}"])["augment"]
-    transform = build_transform(augment=build(augment), size=size, resize="stretch", train=True)
-    dataset = DetectionDataset(annotations, transform, seed=0)
-    jobs: dict[str, Job] = {OURS: lambda turn, index: dataset[Key(turn, index)]}
-    if name in PIPELINES:
-        for backend in IMAGE_READERS:
-            pipeline = TorchvisionPipeline(name, size, backend)
-            jobs[f"v2 {backend}"] = _torchvision_job(pipeline, annotations)
-    return jobs
-
-
-def _torchvision_job(pipeline: TorchvisionPipeline, annotations: Annotations) -> Job:
-    def job(_: int, index: int) -> object:
-        rows = annotations.rows(index)
-        return pipeline(annotations.paths[index], annotations.boxes_original[rows], annotations.labels[rows])
-
-    return job
-
-
-def measure(
-    jobs: dict[str, dict[str, Job]], *, images: int, rounds: int
-) -> dict[str, dict[str, list[float]]]:
-    """Augmentation -> pipeline -> images per second in each round. A warm-up round before is not included."""
-    rates: dict[str, dict[str, list[float]]] = {
-        name: {pipeline: [] for pipeline in group} for name, group in jobs.items()
-    }
-    for turn in tqdm(range(rounds + 1), desc="round", disable=not sys.stderr.isatty(), leave=False):
-        for name, group in jobs.items():
-            for pipeline, job in group.items():
-                started = perf_counter()
-                for index in range(images):
-                    job(turn, index)
-                rate = images / (perf_counter() - started)
-                if turn > 0:
-                    rates[name][pipeline].append(rate)
-    return rates
-
-
-def rate_lines(rates: dict[str, dict[str, list[float]]]) -> list[str]:
-    """A table of medians over the rounds; rates: what measure() returns.
-
-    The ratio is ours over the faster one of torchvision's two in the same round: median, lowest, highest.
-    """
-    backends = [f"v2 {backend}" for backend in IMAGE_READERS]
-    rows = []
-    for name, group in rates.items():
-        row = [name, f"{statistics.median(group[OURS]):.0f}"]
-        if backends[0] in group:
-            fastest = [max(each) for each in zip(*(group[backend] for backend in backends), strict=True)]
-            ratios = [ours / other for ours, other in zip(group[OURS], fastest, strict=True)]
-            row += [f"{statistics.median(group[backend]):.0f}" for backend in backends]
-            row += [f"{ratio:.1f}" for ratio in (statistics.median(ratios), min(ratios), max(ratios))]
-        rows.append(row + [""] * (5 + len(backends) - len(row)))
-    head = ("images/s on one core", OURS, *backends, "ratio", "from", "to")
-    return list(text_table(head, rows, widths=(22, 8, *[12] * len(backends), 8, 7, 6), gap=0))
+def subjects_overview() -> str:
+    lines = [f"  {subject:10} {line}" for subject, (_, line) in SUBJECTS.items()]
+    usage = "usage: detectors benchmark SUBJECT [OPTIONS]; detectors benchmark SUBJECT --help tells more"
+    return "\n".join([usage, "", *lines])
 
 
 if __name__ == "__main__":
