@@ -24,6 +24,7 @@ from detectors.data.checks import settled
 from detectors.data.files import write_json
 from detectors.data.loading import BatchLoader
 from detectors.data.problems import KINDS, Problem
+from detectors.kernels.dispatch import set_kernels
 from detectors.metrics.coco import coco_results
 from detectors.metrics.report import report
 from detectors.training import assemble
@@ -65,6 +66,7 @@ def evaluate(settings: EvaluateConfig, *, own_cache: bool = False) -> float | No
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
+    set_kernels(settings.kernels)
     device = assemble.choose_device(settings.device)
     stored = ckpt.load_checkpoint(ckpt.find_checkpoint(settings.run, f"{settings.checkpoint}.pt"))
     detector, run_config = assemble.load_detector(stored, device)

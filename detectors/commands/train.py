@@ -23,6 +23,7 @@ from detectors.config.fresh_folder import names_folder
 from detectors.config.schema import AUTO, Config, to_yaml
 from detectors.data.checks import settled
 from detectors.data.suspicious_boxes import remark
+from detectors.kernels.dispatch import set_kernels
 from detectors.training import assemble, engine
 from detectors.training import checkpoint as ckpt
 from detectors.training.batch_size import with_found_batch
@@ -106,6 +107,7 @@ def train_run(
     processes: Processes = ALONE,
 ) -> float | None:
     """Trains a new or a resumed run in `folder`, see main. A finished run is left as it is."""
+    set_kernels(config.trainer.kernels)
     data = None
     if config.trainer.epochs is not None or config.trainer.find_batch_size:
         with stopped_at_once(STOPPED_EARLY), processes.together():
@@ -260,6 +262,7 @@ def describe_run(run: Run, annotations: Annotations) -> None:
         f"step {run.progress.step} to {trainer.steps}, "
         f"{trainer.batch_size * trainer.accumulate * run.processes.world_size} images a step, on "
         f"{run.processes.where(run.device)}{average}\n"
+        f"kernels: {detector.kernel_versions()}\n"
         f"curves: tensorboard --logdir {run.folder}"
     )
 

@@ -201,6 +201,8 @@ class TrainerConfig:
     # bfloat16 and float16: autocast of the network; offsets, targets and losses stay in float32
     precision: str = _choice("float32", "bfloat16", "float16")
     tf32: bool = False  # on GPUs, float32 convolutions and products with the 10 bits of TF32
+    # Fused operations: auto runs Triton kernels on a GPU, reference never does, triton raises without a GPU.
+    kernels: str = _choice("auto", "reference", "triton")
     compile: bool = False  # the training step by torch.compile; it takes minutes before the first step
     deterministic: bool = False  # only operations that give the same bits each time, on GPUs, too; slower
     # Of a loss, weight or statistic with NaN or infinity; skip leaves such steps out and counts them.
@@ -268,6 +270,7 @@ class EvaluateConfig:
     data: dict[str, Any] = _empty(dict)  # settings that replace those of the run's own data
     batch_size: int = _at_least(1, 16)  # images
     device: str = _device()
+    kernels: str = _choice("auto", "reference", "triton")  # as trainer.kernels; not the run's
     threads: int = _at_least(0, 0)
     progress: bool = True
     paths: PathsConfig = _empty(PathsConfig)

@@ -80,7 +80,8 @@ def describe_versions(parts: Iterable[object], device: torch.device) -> str:
     chosen = {
         part.kernel: version(device, part.unsupported()) for part in parts if isinstance(part, FusedPart)
     }
-    return ", ".join(f"{kernel}: {name} ({reason})" for kernel, (name, reason) in chosen.items())
+    lines = [f"{kernel}: {name} ({reason})" for kernel, (name, reason) in chosen.items()]
+    return ", ".join(lines) or "none"
 
 
 @torch.compiler.assume_constant_result  # torch.compile cannot trace it, and it does not change in a process

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from detectors.kernels.dispatch import describe_versions
 from detectors.postprocess import PostProcess, to_original
 from detectors.structures import AnchorGrid, AnchorMaker, Detections, HeadOutputs, ImageInfo, Loss
 from detectors.targets import TargetEncoder
@@ -98,6 +99,10 @@ class Detector(nn.Module):
     def detections(self, outputs: HeadOutputs, infos: list[ImageInfo], size: Sequence[int]) -> Detections:
         """Detections in the original images' frame, clipped to them; `image` is the position in the batch."""
         return to_original(self.postprocess(outputs, self.grid(size)), infos)
+
+    def kernel_versions(self) -> str:
+        """Which version of each fused operation runs on the detector's device, and why; for the log."""
+        return describe_versions((self.encoder.matcher, self.loss, self.postprocess), self.pixel_mean.device)
 
     @property
     def parameter_count(self) -> int:

@@ -29,6 +29,7 @@ from detectors.data.sampling import MultiScale
 from detectors.data.shapes import write_shapes
 from detectors.data.suggestions import did_you_mean
 from detectors.data.voc import scan_voc, voc_sources
+from detectors.kernels.dispatch import version
 from detectors.models.detector import Detector
 from detectors.training.checkpoint import Checkpoint
 from detectors.training.checkpoint_checks import GO_ON, check_model_state
@@ -281,7 +282,8 @@ def eval_loader(
 def choose_device(name: str, processes: Processes = ALONE) -> torch.device:
     """'auto' takes a GPU if there is one; cuda:1 is the second one. Each of several processes takes its own.
 
-    ValueError for another name, or for a GPU that is not there.
+    ValueError for another name, for a GPU that is not there, or if set_kernels chose kernels that cannot run
+    on the device.
     """
     if text := device_problem(name):
         raise ValueError(f"device={name!r}: {text}")
@@ -295,6 +297,7 @@ def choose_device(name: str, processes: Processes = ALONE) -> torch.device:
             last = torch.cuda.device_count() - 1
             raise ValueError(f"device={name}: PyTorch sees no such GPU here; the last one is cuda:{last}")
         torch.cuda.set_device(device)  # so that its generator is the one that checkpoints store
+    version(device)  # raises if kernels=triton cannot be
     return device
 
 

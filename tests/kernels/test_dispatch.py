@@ -74,7 +74,7 @@ def test_the_line_for_the_log(kernels):
     assert describe_versions(parts, CUDA) == (
         "region: triton (the device is cuda), suppression: reference (the kernel does not do float64)"
     )
-    assert describe_versions([object()], CUDA) == ""
+    assert describe_versions([object()], CUDA) == "none"
 
 
 @pytest.mark.usefixtures("device")

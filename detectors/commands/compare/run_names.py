@@ -22,6 +22,7 @@ UNNAMED = (
     "data.prefetch",
     "data.timeout",
     "trainer.device",
+    "trainer.kernels",
     "trainer.threads",
     "trainer.progress",
     "trainer.probe_images",

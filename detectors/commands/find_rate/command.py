@@ -19,6 +19,7 @@ from detectors.config.check import check
 from detectors.config.entry import require_at_least, verb
 from detectors.config.schema import Config, composed, output_folder
 from detectors.data.files import atomic_file, write_text
+from detectors.kernels.dispatch import set_kernels
 from detectors.tables import text_table
 from detectors.training import assemble
 from detectors.training.initial_weights import initial_weights, start_from
@@ -36,6 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise ValueError("find-rate starts a training; trainer.init_from=... starts it from a run's weights")
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
+    set_kernels(config.trainer.kernels)
     config.trainer.steps = args.steps
     rate = config.optimizer["rate"]
     rates = tqdm(

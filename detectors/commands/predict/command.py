@@ -31,6 +31,7 @@ from detectors.config.schema import output_folder
 from detectors.data.files import atomic_file
 from detectors.data.images import ImageError
 from detectors.drawing import draw_detections
+from detectors.kernels.dispatch import KERNEL_CHOICES, set_kernels
 from detectors.structures import Detections
 from detectors.tables import printable
 from detectors.training import assemble
@@ -45,6 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
         # A file's name may be any bytes: print them as they are.
         sys.stdout.reconfigure(errors="surrogateescape")
     trust(args.builder)
+    set_kernels(args.kernels)
     if args.cfg:
         predictor = Predictor(_darknet_files(args))
         places = args.places
@@ -121,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--score", "--thresh", type=float, help="lowest score shown (0.3; with --cfg 0.5, as in Darknet)")
     add("--output", type=Path, help="for pictures (predict in paths.output, below which train.py writes)")
     add("--device", default="auto", help="auto, cpu, cuda, or one GPU of several: cuda:1 (auto)")
+    add("--kernels", default="auto", choices=KERNEL_CHOICES, help="as trainer.kernels in docs/kernels.md")
     add("--builder", action="append", default=[], help="module.name of a builder of yours that the run needs")
     add = parser.add_argument_group("Darknet's files, instead of a run").add_argument
     add("--cfg", type=Path, help="the network")

@@ -21,6 +21,7 @@ from detectors.config.build import trust
 from detectors.config.check import ConfigError, check
 from detectors.config.entry import verb
 from detectors.config.schema import Config
+from detectors.kernels.dispatch import set_kernels
 from detectors.training import assemble
 from detectors.training import checkpoint as ckpt
 from detectors.training.hooks import users_hooks
@@ -40,6 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     config.trainer.on_step = args.on_step
     hooks = users_hooks(config.trainer, {"on_step": args.on_step, "on_evaluation": []})
     torch.set_num_threads(replay.threads)
+    set_kernels(config.trainer.kernels)
     start = start_state(replay.folder, replay.step)
     print("\n".join(_announcement(replay, config, start, absent)), flush=True)
     try:

@@ -164,6 +164,7 @@ def repeated_config(config: Config, *, device: str | None, names: list[str], pro
         config.trainer,
         batch_size=config.trainer.batch_size * processes,
         device=device or config.trainer.device,
+        kernels="auto" if device else config.trainer.kernels,
         on_nonfinite="stop",
         eval_every=0,
         save_every=0,
