@@ -31,7 +31,7 @@ VERBS = {
     ),
     "replay": ("replay.command", "repeat the step at which a run was no longer finite, and say why"),
     "verify": ("verify.command", "compare this code with numbers that the original programs computed"),
-    "benchmark": ("benchmark.command", "measure speed beside torchvision's"),
+    "benchmark": ("benchmark.command", "measure speed beside other programs"),
 }
 HYDRA = ("train", "evaluate")  # their arguments are overrides, which Hydra takes from sys.argv
 

@@ -10,6 +10,7 @@ from detectors.data.suggestions import did_you_mean
 
 # subject -> (module of this package, what `detectors benchmark --help` says of it)
 SUBJECTS = {
+    "loss": ("loss_speed", "target encoding, loss and gradient, beside torchvision's and lightnet's"),
     "data": ("data_speed", "decoding and augmentation, beside torchvision's transforms"),
 }
 

@@ -20,6 +20,7 @@ class RatioRow:
 
     seconds: of each round; none if it was not measured. base: those of the comparison's first program, which
     are divided by `seconds` round by round. shares: phase -> its part of the time. facts: what else is known.
+    missing: why it could not be measured, such as "not installed".
     """
 
     what: str
@@ -28,6 +29,7 @@ class RatioRow:
     base: list[float] = field(default_factory=list)
     shares: dict[str, float] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    missing: str = ""
 
     @property
     def ratios(self) -> list[float]:
@@ -41,6 +43,7 @@ class RatioRow:
             "ratios": self.ratios,
             "shares": self.shares,
             "facts": self.facts,
+            "missing": self.missing,
         }
 
 
@@ -63,11 +66,6 @@ def rows_of(
             )
         )
     return rows
-
-
-def missing_row(what: str, program: str, reason: str) -> RatioRow:
-    """A program that could not be measured. reason: such as "not installed"."""
-    return RatioRow(what, program, facts={reason: ""})
 
 
 def derived_row(
@@ -97,7 +95,7 @@ def markdown_lines(rows: Sequence[RatioRow]) -> str:
 def _cells(rows: Sequence[RatioRow]) -> Iterator[list[str]]:
     previous = None
     for row in rows:
-        times = [NOT_MEASURED, "", ""]
+        times = [NOT_MEASURED if row.missing else "", "", ""]
         ratios = ["", "", ""]
         if row.seconds:
             low, middle, high = quartiles(row.seconds)
@@ -111,8 +109,8 @@ def _cells(rows: Sequence[RatioRow]) -> Iterator[list[str]]:
 
 def _notes(row: RatioRow) -> str:
     shares = " ".join(f"{phase} {share:.0%}" for phase, share in row.shares.items())
-    facts = [f"{name} {_digits(value)}".strip() for name, value in row.facts.items()]
-    return ", ".join(filter(None, [shares, *facts]))
+    facts = [f"{name} {_digits(value)}" for name, value in row.facts.items()]
+    return ", ".join(filter(None, [row.missing, shares, *facts]))
 
 
 def _digits(value: Any) -> str:

@@ -7,9 +7,9 @@ import json
 import pytest
 
 from detectors.commands.benchmark.ratio_table import (
+    RatioRow,
     derived_row,
     markdown_lines,
-    missing_row,
     quartiles,
     row_lines,
     rows_of,
@@ -32,16 +32,18 @@ def test_quartiles():
 
 def test_the_table():
     ours, theirs = rows_of("loss", {"ours": {"a": [0.001], "b": [0.003]}, "theirs": {"": [0.008]}})
-    rows = [ours, theirs, missing_row("loss", "lightnet", "not installed")]
+    rows = [ours, theirs, RatioRow("loss", "lightnet", missing="not installed")]
     rows.append(derived_row("loss", "floor", [0.001], ours, {"MB": 12.0}))
+    rows.append(RatioRow("memory", "ours", facts={"MiB": 300.0}))
     lines = [line.split() for line in row_lines(rows)]
     assert lines[0] == ["what", "program", "ms", "from", "to", "ratio", "from", "to"]
     assert lines[1] == ["loss", "ours", "4", "4", "4", "a", "25%", "b", "75%"]
     assert lines[2] == ["theirs", "8", "8", "8", "0.50", "0.50", "0.50"]
     assert lines[3] == ["lightnet", "not", "measured", "not", "installed"]
     assert lines[4] == ["floor", "1", "1", "1", "4.00", "4.00", "4.00", "MB", "12"]
+    assert lines[5] == ["memory", "ours", "MiB", "300"]
     markdown = markdown_lines(rows).splitlines()
-    assert len(markdown) == 6 and markdown[1].startswith("|---")
+    assert len(markdown) == 7 and markdown[1].startswith("|---")
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.0123456, "0.0123"), (12.34, "12.3"), (12345.6, "12,346")])
