@@ -22,12 +22,12 @@ from detectors.commands.benchmark.loss_runs import (
     multibox_detector,
     region_detector,
 )
-from detectors.commands.benchmark.made_up_truths import CLASSES, made_up_targets
+from detectors.commands.benchmark.made_up_truths import CLASS_COUNTS, made_up_targets
 from detectors.commands.benchmark.ratio_table import RatioRow, rows_of
 from detectors.commands.benchmark.temporaries import peak_bytes
 from detectors.models.ssd import ssd512
 
-COUNTS = (10, 30, 100, 300)  # boxes per image
+BOX_COUNTS = (10, 30, 100, 300)  # boxes per image
 GROWTH_BATCH = 8  # images
 LARGE = {"batch": 32, "per_image": 100}  # for the memory that SSD512's targets take
 
@@ -68,21 +68,21 @@ def _pair(network: str, count: int, device: torch.device) -> dict[str, LossRun]:
     if network == "region":
         detector = region_detector("voc", device)
         grid = detector.grid((side, side))
-        inputs = RegionInputs(GROWTH_BATCH, grid, CLASSES["voc"])
+        inputs = RegionInputs(GROWTH_BATCH, grid, CLASS_COUNTS["voc"])
         return {
             "ours": OwnLossRun(detector, inputs, targets),
             "Python loop": LoopLossRun(inputs, targets, grid),
         }
     detector = multibox_detector("voc", device)
     grid = detector.grid((side, side))
-    inputs = MultiBoxInputs(GROWTH_BATCH, grid, CLASSES["voc"])
+    inputs = MultiBoxInputs(GROWTH_BATCH, grid, CLASS_COUNTS["voc"])
     theirs = TorchvisionLossRun(inputs, targets, grid)
     return {"ours": OwnLossRun(detector, inputs, targets), "torchvision": theirs}
 
 
 def memory_row(device: torch.device) -> RatioRow:
     """The memory that encoding takes at once, beyond what is there before: temporaries and results."""
-    detector = ssd512(num_classes=CLASSES["voc"], width=NARROW).to(device)
+    detector = ssd512(num_classes=CLASS_COUNTS["voc"], width=NARROW).to(device)
     grid = detector.grid((512, 512))
     targets = made_up_targets("voc", LARGE["batch"], grid.size, per_image=LARGE["per_image"]).to(device)
     peak = peak_bytes(lambda: detector.encoder(targets, grid), device)

@@ -19,7 +19,7 @@ from torchvision.ops import box_iou
 from detectors.anchors import YOLO_ANCHORS
 from detectors.boxes import xyxy_to_cxcywh
 from detectors.commands.benchmark.loop_region_loss import LoopRegionLoss
-from detectors.commands.benchmark.made_up_truths import CLASSES
+from detectors.commands.benchmark.made_up_truths import CLASS_COUNTS
 from detectors.losses.multibox_loss import MultiBoxLoss
 from detectors.models.detector import Detector
 from detectors.models.ssd import ssd300
@@ -79,7 +79,7 @@ class MultiBoxInputs:
 
 def region_detector(kind: str, device: torch.device) -> Detector:
     """YOLOv2 past the images of its prior term."""
-    detector = yolov2(num_classes=CLASSES[kind], width=NARROW, anchors=kind).to(device).eval()
+    detector = yolov2(num_classes=CLASS_COUNTS[kind], width=NARROW, anchors=kind).to(device).eval()
     detector.loss.images_seen.fill_(detector.loss.prior_images)
     return detector
 
@@ -88,7 +88,9 @@ def multibox_detector(kind: str, device: torch.device, as_torchvision: bool = Fa
     """SSD300. as_torchvision: conf/loss/multibox_torchvision.yaml."""
     loss = MultiBoxLoss(recount_positives=as_torchvision)
     rule = "last" if as_torchvision else "greedy"
-    return ssd300(num_classes=CLASSES[kind], width=NARROW, sizes=kind, loss=loss, bipartite=rule).to(device)
+    return ssd300(num_classes=CLASS_COUNTS[kind], width=NARROW, sizes=kind, loss=loss, bipartite=rule).to(
+        device
+    )
 
 
 class OwnLossRun:

@@ -15,7 +15,7 @@ import torch
 
 from detectors.commands.benchmark.floor_rates import COPY, copy_probe, seconds_of_bytes
 from detectors.commands.benchmark.interleaving import Contender, Timings, interleaved, stopwatch_of
-from detectors.commands.benchmark.loss_growth import COUNTS, growth_rows, memory_row
+from detectors.commands.benchmark.loss_growth import BOX_COUNTS, growth_rows, memory_row
 from detectors.commands.benchmark.loss_runs import (
     SIDE_SSD,
     SIDE_YOLO,
@@ -30,7 +30,7 @@ from detectors.commands.benchmark.loss_runs import (
     multibox_detector,
     region_detector,
 )
-from detectors.commands.benchmark.made_up_truths import CLASSES, made_up_targets
+from detectors.commands.benchmark.made_up_truths import CLASS_COUNTS, made_up_targets
 from detectors.commands.benchmark.optional_peers import optional_peer
 from detectors.commands.benchmark.ratio_table import RatioRow, derived_row, rows_of
 from detectors.commands.benchmark.subject_options import (
@@ -55,7 +55,12 @@ def main(arguments: list[str]) -> None:
         "--precision", choices=DTYPES, default="float32", help="of the head's outputs (float32)"
     )
     parser.add_argument(
-        "--counts", type=int, nargs="*", default=COUNTS, metavar="M", help="boxes per image (10 30 100 300)"
+        "--counts",
+        type=int,
+        nargs="*",
+        default=BOX_COUNTS,
+        metavar="M",
+        help="boxes per image (10 30 100 300)",
     )
     args = parser.parse_args(arguments)
     device = prepared_device(args, batch=1)
@@ -65,9 +70,9 @@ def main(arguments: list[str]) -> None:
 def loss_rows(args: argparse.Namespace, device: torch.device) -> list[RatioRow]:
     """args: batch, repeats, counts, precision."""
     rows: list[RatioRow] = []
-    for kind in CLASSES:
+    for kind in CLASS_COUNTS:
         rows += region_rows(kind, args, device)
-    for kind in CLASSES:
+    for kind in CLASS_COUNTS:
         rows += multibox_rows(kind, args, device)
     for network in ("region", "multibox"):
         rows += growth_rows(network, device, counts=args.counts, rounds=args.repeats)
@@ -78,14 +83,14 @@ def region_rows(kind: str, args: argparse.Namespace, device: torch.device) -> li
     """kind: "voc" or "coco"."""
     detector = region_detector(kind, device)
     grid = detector.grid((SIDE_YOLO, SIDE_YOLO))
-    inputs = RegionInputs(args.batch, grid, CLASSES[kind], DTYPES[args.precision])
+    inputs = RegionInputs(args.batch, grid, CLASS_COUNTS[kind], DTYPES[args.precision])
     targets = made_up_targets(kind, args.batch, (SIDE_YOLO, SIDE_YOLO)).to(device)
     runs: dict[str, LossRun] = own_runs(OwnLossRun(detector, inputs, targets), device)
     runs["Python loop"] = LoopLossRun(inputs, targets, grid)
     lightnet, reason = optional_peer("lightnet")
     if lightnet is not None:
         runs["lightnet"] = LightnetLossRun(lightnet, inputs, targets, kind)
-    what = f"region loss, {args.batch} images, {CLASSES[kind]} classes"
+    what = f"region loss, {args.batch} images, {CLASS_COUNTS[kind]} classes"
     rows = compared(what, runs, args, device, moved=2 * inputs.raw.nbytes)
     return rows if lightnet else [*rows, RatioRow(what, "lightnet", missing=reason)]
 
@@ -95,12 +100,12 @@ def multibox_rows(kind: str, args: argparse.Namespace, device: torch.device) -> 
     detector = multibox_detector(kind, device)
     like = multibox_detector(kind, device, as_torchvision=True)
     grid = detector.grid((SIDE_SSD, SIDE_SSD))
-    inputs = MultiBoxInputs(args.batch, grid, CLASSES[kind], DTYPES[args.precision])
+    inputs = MultiBoxInputs(args.batch, grid, CLASS_COUNTS[kind], DTYPES[args.precision])
     targets = made_up_targets(kind, args.batch, (SIDE_SSD, SIDE_SSD)).to(device)
     runs: dict[str, LossRun] = own_runs(OwnLossRun(detector, inputs, targets), device)
     runs[AS_TORCHVISION] = OwnLossRun(like, inputs, targets)
     runs["torchvision"] = TorchvisionLossRun(inputs, targets, grid)
-    what = f"multibox loss, {args.batch} images, {CLASSES[kind] + 1} outputs"
+    what = f"multibox loss, {args.batch} images, {CLASS_COUNTS[kind] + 1} outputs"
     moved = 2 * sum(leaf.nbytes for leaf in inputs.leaves)
     return compared(what, runs, args, device, moved=moved)
 

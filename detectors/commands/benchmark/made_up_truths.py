@@ -15,7 +15,7 @@ LOG_SIZES = {"voc": -1.3, "coco": -2.1}  # mean of log(sqrt(area) / side)
 SIZE_SPREAD = 0.75  # its standard deviation
 ASPECT_SPREAD = 0.35  # standard deviation of log(width / height) / 2
 MOST = {"voc": 40, "coco": 90}  # boxes of an image
-CLASSES = {"voc": 20, "coco": 80}
+CLASS_COUNTS = {"voc": 20, "coco": 80}
 
 
 def made_up_targets(
@@ -35,7 +35,7 @@ def made_up_targets(
     height, width = size
     boxes = np.concatenate([corner, corner + wh], -1) * [width, height, width, height]
     valid = np.arange(most) < counts[:, None]
-    labels = random.integers(CLASSES[kind], size=(batch, most))
+    labels = random.integers(CLASS_COUNTS[kind], size=(batch, most))
     return Targets(
         torch.from_numpy(np.where(valid[..., None], boxes, 0)).float(),
         torch.from_numpy(np.where(valid, labels, 0)),

@@ -21,7 +21,7 @@ from detectors.commands.benchmark.loss_runs import (
     multibox_detector,
     region_detector,
 )
-from detectors.commands.benchmark.made_up_truths import CLASSES, made_up_targets
+from detectors.commands.benchmark.made_up_truths import CLASS_COUNTS, made_up_targets
 from detectors.commands.benchmark.temporaries import peak_bytes
 
 CPU = torch.device("cpu")
@@ -33,12 +33,12 @@ def finished(run):
     return run
 
 
-@pytest.fixture(params=CLASSES)
+@pytest.fixture(params=CLASS_COUNTS)
 def region(request):
     """Our run of a batch with boxes of every number, among them boxes that share an anchor."""
     kind = request.param
     detector = region_detector(kind, CPU)
-    inputs = RegionInputs(4, detector.grid((416, 416)), CLASSES[kind])
+    inputs = RegionInputs(4, detector.grid((416, 416)), CLASS_COUNTS[kind])
     return kind, finished(OwnLossRun(detector, inputs, made_up_targets(kind, 4, (416, 416), per_image=20)))
 
 
@@ -57,10 +57,10 @@ def test_lightnet_computes_our_region_loss(region):
     assert_close(theirs.value, ours.value)
 
 
-@pytest.mark.parametrize("kind", CLASSES)
+@pytest.mark.parametrize("kind", CLASS_COUNTS)
 def test_torchvision_computes_our_multibox_loss_with_its_settings(kind):
     detector = multibox_detector(kind, CPU, as_torchvision=True)
-    inputs = MultiBoxInputs(2, detector.grid((300, 300)), CLASSES[kind])
+    inputs = MultiBoxInputs(2, detector.grid((300, 300)), CLASS_COUNTS[kind])
     ours = finished(OwnLossRun(detector, inputs, made_up_targets(kind, 2, (300, 300))))
     theirs = finished(TorchvisionLossRun(inputs, ours.targets, ours.grid))
     assert torch.equal(torch.stack(theirs.matched), ours.encoded.matched)
