@@ -25,7 +25,8 @@ from detectors.data.files import write_json
 from detectors.data.loading import BatchLoader
 from detectors.data.problems import KINDS, Problem
 from detectors.kernels.dispatch import set_kernels
-from detectors.metrics.coco import coco_results
+from detectors.metrics.coco import coco_results, evaluate_coco
+from detectors.metrics.coco_reference import evaluate_with_pycocotools
 from detectors.metrics.report import report
 from detectors.training import assemble
 from detectors.training import checkpoint as ckpt
@@ -46,6 +47,7 @@ LOADING = (
     "reduced_decode",
     "max_pixels",
 )
+COCO_EVALUATORS = {"arrays": evaluate_coco, "pycocotools": evaluate_with_pycocotools}
 
 
 @entry_point("evaluate")
@@ -79,12 +81,13 @@ def evaluate(settings: EvaluateConfig, *, own_cache: bool = False) -> float | No
         detections, seconds = detect(
             detector, loader, device, progress=settings.progress, precision=precision
         )
-    result = report(annotations, detections)
+    result = report(annotations, detections, COCO_EVALUATORS[settings.evaluators])
     content = {
         "checkpoint": stored.path.name,
         "step": stored.step,
         "data": config.data.name,
         "split": settings.split,
+        "evaluators": settings.evaluators,
         **result.as_dict(),
         "inference_images_per_second": len(annotations) / max(seconds, 1e-9),
         "device": device_name(device),

@@ -267,6 +267,8 @@ class EvaluateConfig:
     run: str = MISSING  # a run folder or a checkpoint
     checkpoint: str = _choice("best", "last")  # which one of a run folder
     split: str = _choice("val", "test", "train")
+    # What computes COCO's numbers: flat arrays, or COCO's own code, many times slower, for the same numbers.
+    evaluators: str = _choice("arrays", "pycocotools")
     data: dict[str, Any] = _empty(dict)  # settings that replace those of the run's own data
     batch_size: int = _at_least(1, 16)  # images
     device: str = _device()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite
 
 import numpy as np
 
 from detectors.annotations import Annotations
-from detectors.metrics.coco import evaluate_coco
+from detectors.metrics.coco import CocoResult, evaluate_coco
 from detectors.metrics.pr_curves import PrCurve, pr_curves
 from detectors.metrics.voc import evaluate_voc
 from detectors.structures import Detections
@@ -54,13 +55,17 @@ class Report:
         return "\n".join([*lines, ", ".join(others)])
 
 
-def report(annotations: Annotations, detections: Detections) -> Report:
+def report(
+    annotations: Annotations,
+    detections: Detections,
+    coco_evaluator: Callable[[Annotations, Detections], CocoResult] = evaluate_coco,
+) -> Report:
     """AP by every definition. detections: original frame; `image` is the row of `annotations`.
 
     The VOC numbers match at IoU > .5, as voc_eval.py does.
     """
     voc = evaluate_voc(annotations, detections)
-    coco = evaluate_coco(annotations, detections)
+    coco = coco_evaluator(annotations, detections)
     scalars = {name: _defined(value) for name, value in coco.stats.items()}
     scalars |= {"AP50_voc07": _defined(voc.map07), "AP50_voc10": _defined(voc.map10)}
     columns = {"AP": coco.ap, "AP50": coco.ap50, "AP50_voc07": voc.ap07, "AP50_voc10": voc.ap10}

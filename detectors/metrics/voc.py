@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -83,9 +84,11 @@ def evaluate_voc(
     codes = _judge(hit, best_box, ignored, order)
     classes = len(annotations.class_names)
     npos = np.bincount(annotations.labels[~ignored], minlength=classes)
+    by_class = order[np.argsort(arrays.labels[order], kind="stable")]
+    ends = np.searchsorted(arrays.labels[by_class], np.arange(classes + 1))
     curves = tuple(
-        _curve(order[arrays.labels[order] == label], codes, arrays.scores, npos[label])
-        for label in range(classes)
+        _curve(by_class[begin:end], codes, arrays.scores, npos[label])
+        for label, (begin, end) in enumerate(pairwise(ends))
     )
     return VocResult(
         annotations.class_names,

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from pycocotools.cocoeval import COCOeval
 
 from detectors.commands import train as script
 from detectors.commands.compare import command as compare
@@ -23,7 +24,7 @@ from detectors.commands.evaluate import (
     with_cache,
     with_data,
 )
-from detectors.config.check import check
+from detectors.config.check import ConfigError, check
 from detectors.config.schema import Config, EvaluateConfig, PathsConfig, composed, to_plain
 from detectors.data.problems import Problem
 from detectors.training import engine
@@ -181,6 +182,24 @@ def test_other_data_get_a_file_of_their_own(trained):
     assert "evaluation_train.json" in with_workers
     again = evaluated(trained, data={"root": str(moved)}, split="train")
     assert again == with_workers  # an earlier evaluation of the split tells that these are the run's own
+
+
+def test_pycocotools_gives_the_same_numbers(trained, monkeypatch):
+    """The evaluator that is named computes, and every number but the speed is the same."""
+    contents, evaluations = [], []
+    original = COCOeval.evaluate
+    monkeypatch.setattr(COCOeval, "evaluate", lambda self: [evaluations.append(self), original(self)])
+    for name in ("arrays", "pycocotools"):
+        evaluated(trained, evaluators=name)
+        content = json.loads((trained / "run/evaluation.json").read_text())
+        assert content.pop("evaluators") == name
+        assert len(evaluations) == (name == "pycocotools")
+        content.pop("inference_images_per_second")
+        contents.append(content)
+    assert contents[0]["AP"] is not None
+    assert contents[1] == contents[0]
+    with pytest.raises(ConfigError, match="evaluators='cocotools': must be one of arrays, pycocotools; did"):
+        check({"run": "r", "evaluators": "cocotools", "paths": {}}, EvaluateConfig)
 
 
 def test_the_classes_cannot_be_chosen(trained, monkeypatch, capsys, tmp_path):

@@ -76,7 +76,7 @@ def test_published_curve_of_caffe():
         np.testing.assert_allclose(ap10, expected["MaxIntegral"], atol=1e-5, rtol=0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), threshold=st.sampled_from([0.25, 0.5]), inclusive=st.booleans())
 def test_naive_double_loop(seed, threshold, inclusive):
     case = crowded_case(np.random.default_rng(seed))
