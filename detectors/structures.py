@@ -15,8 +15,7 @@ the frame of the model's input. Another format or frame carries a suffix: `_cxcy
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from functools import cached_property
+from dataclasses import dataclass, field, fields
 from typing import NamedTuple, Protocol, TypeVar
 
 import torch
@@ -34,7 +33,7 @@ class _Movable:
     """Gives a dataclass of tensors a method `to(device)`; fields that are not tensors stay as they are."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False):
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
         for name, value in moved.items():
             if isinstance(value, Tensor | Targets):
                 moved[name] = value.to(device, non_blocking=non_blocking)
@@ -105,15 +104,15 @@ class AnchorGrid(_Movable):
     cell: Tensor  # (A, 2) float: column, row
     size: tuple[int, int]  # (height, width) of the model input
     levels: tuple[Level, ...]
+    boxes: Tensor = field(init=False, repr=False)  # (A, 4) xyxy pixels; not clipped to the image
+
+    def __post_init__(self) -> None:
+        """Computes the corners: once for a grid, and where torch.compile need not trace it."""
+        object.__setattr__(self, "boxes", cxcywh_to_xyxy(self.boxes_cxcywh))
 
     @property
     def num_anchors(self) -> int:
         return self.boxes_cxcywh.shape[0]
-
-    @cached_property
-    def boxes(self) -> Tensor:
-        """(A, 4) xyxy pixels; not clipped to the image."""
-        return cxcywh_to_xyxy(self.boxes_cxcywh)
 
 
 @dataclass(frozen=True)
@@ -134,20 +133,49 @@ class Matches(NamedTuple):
 
 
 @dataclass(frozen=True)
-class EncodedTargets(_Movable):
-    """Targets as seen from the anchors, made by TargetEncoder."""
+class EncodedTargets:
+    """Targets as seen from the anchors, made by TargetEncoder.
+
+    The matching is stored. The tables (B, A) and (B, A, 4) that follow from it are computed at each access,
+    so that a loss pays only for those it reads; it reads each once.
+    """
 
     matched: Tensor  # (B, A) int64, see Matches
     assigned: Tensor  # (B, M) int64, see Matches
-    boxes: Tensor  # (B, A, 4) xyxy pixels: the matched box, or the anchor itself, so that all rows are finite
-    offsets: Tensor  # (B, A, 4) coder.encode(boxes)
-    labels: Tensor  # (B, A) int64 0..C-1; -1 where matched < 0
     targets: Targets
+    grid: AnchorGrid
+    coder: BoxCoder
 
     @property
     def positive(self) -> Tensor:
         """(B, A) bool"""
         return self.matched >= 0
+
+    @property
+    def boxes(self) -> Tensor:
+        """(B, A, 4) xyxy pixels: the matched box.
+
+        An anchor without a box has itself, so that all numbers are finite. For YOLO its offsets are then
+        (0.5, 0.5, 0, 0), which Darknet's prior term pulls towards.
+        """
+        anchors = self.grid.boxes.expand(len(self.matched), -1, -1)
+        if self.targets.labels.shape[1] == 0:
+            return anchors
+        row = self.matched.clamp(min=0)[..., None].expand(-1, -1, 4)
+        return torch.where(self.positive[..., None], self.targets.boxes.gather(1, row), anchors)
+
+    @property
+    def offsets(self) -> Tensor:
+        """(B, A, 4) coder.encode(boxes)"""
+        return self.coder.encode(self.boxes, self.grid)
+
+    @property
+    def labels(self) -> Tensor:
+        """(B, A) int64 0..C-1; -1 for an anchor without a box"""
+        labels = self.targets.labels
+        if labels.shape[1] == 0:
+            return self.matched.clamp(min=-1)
+        return torch.where(self.positive, labels.gather(1, self.matched.clamp(min=0)), -1)
 
 
 @dataclass(frozen=True)

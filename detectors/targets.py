@@ -23,23 +23,12 @@ class TargetEncoder(nn.Module):
     ) -> EncodedTargets:
         """targets: boxes (B, M, 4) xyxy pixels of the model input.
         outputs: needed only if matcher.needs_predictions.
-
-        An anchor without a box has itself as its target, so that all numbers are finite. For YOLO its offsets
-        are then (0.5, 0.5, 0, 0), which Darknet's prior term pulls towards.
         """
         predicted = None
         if self.matcher.needs_predictions:
             predicted = self.coder.decode(outputs.offsets.detach(), grid)
         matched, assigned = self.matcher(targets, grid, predicted)
-        boxes = grid.boxes.expand(len(matched), -1, -1)  # (B, A, 4)
-        labels = matched  # (B, A); -1 everywhere if there are no boxes
-        if targets.labels.shape[1]:
-            row = matched.clamp(min=0)
-            positive = matched >= 0
-            matched_boxes = targets.boxes.gather(1, row[..., None].expand(-1, -1, 4))
-            boxes = torch.where(positive[..., None], matched_boxes, boxes)
-            labels = torch.where(positive, targets.labels.gather(1, row), -1)
-        return EncodedTargets(matched, assigned, boxes, self.coder.encode(boxes, grid), labels, targets)
+        return EncodedTargets(matched, assigned, targets, grid, self.coder)
 
     @torch.no_grad()
     def statistics(

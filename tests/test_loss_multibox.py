@@ -17,7 +17,7 @@ from detectors.commands.verify import ssd_recordings
 from detectors.commands.verify.presets import preset_loss
 from detectors.losses.multibox_loss import MultiBoxLoss
 from detectors.matching import MultiBoxMatcher
-from detectors.structures import EncodedTargets, HeadOutputs
+from detectors.structures import EncodedTargets, HeadOutputs, Targets
 from detectors.targets import TargetEncoder
 from tests import oracles
 from tests.test_losses import check_gradients
@@ -130,13 +130,13 @@ def test_normalizers_of_ports(normalizer):
 def image_terms(outputs: HeadOutputs, encoded, grid, image: int) -> dict[str, float]:
     """Caffe's loss of one image of a batch."""
     rows = slice(image, image + 1)
+    targets = encoded.targets
     image_encoded = EncodedTargets(
         encoded.matched[rows],
         encoded.assigned[rows],
-        encoded.boxes[rows],
-        encoded.offsets[rows],
-        encoded.labels[rows],
-        None,
+        Targets(targets.boxes[rows], targets.labels[rows], targets.valid[rows]),
+        grid,
+        encoded.coder,
     )
     image_outputs = HeadOutputs(outputs.offsets[rows], outputs.class_logits[rows])
     terms = MultiBoxLoss()(image_outputs, image_encoded, grid)
@@ -147,17 +147,14 @@ def image_terms(outputs: HeadOutputs, encoded, grid, image: int) -> dict[str, fl
 def test_positives_make_up_for_missing_negatives(ratio):
     """In the order of their anchors; ignored anchors never do. The statistics count them, too."""
     matched = torch.tensor([[-1, 0, 0, -2, -1, 0]])
-    zeros = torch.zeros(1, 6, 4)
-    labels = matched.clamp(min=-1)
-    grid = oracles.small_ssd_grid((32, 32))
-    encoded = EncodedTargets(
-        matched, torch.tensor([[1]]), zeros, zeros, labels, oracles.pad_targets([[[0.0, 0, 8, 8]]])
-    )
+    grid = oracles.small_ssd_grid((32, 16))
+    targets = oracles.pad_targets([[[0.0, 0, 8, 8]]])
+    encoded = EncodedTargets(matched, torch.tensor([[1]]), targets, grid, SSDBoxCoder())
     logits = torch.tensor([[[3.0, 0], [1, 0], [2, 0], [9, 0], [0, 1], [0, 2]]])
     loss = MultiBoxLoss(negatives_per_positive=ratio, recount_positives=True)
     error = -logits[0].log_softmax(-1)[torch.arange(6), (matched[0] >= 0).long()]
     mined = [4, 0, 1, 2, 5][: int(min(3 * ratio, 5))]
-    outputs = HeadOutputs(zeros, logits)
+    outputs = HeadOutputs(torch.zeros(1, 6, 4), logits)
     expected = (error[[1, 2, 5]].sum() + error[mined].sum()) / 3
     assert_close(loss(outputs, encoded, grid)["class"], expected)
     numbers = loss.statistics(outputs, encoded, grid)

@@ -35,7 +35,6 @@ def step(name: str, targets: Targets, size: tuple[int, int], batch: int):
     raw = torch.randn(batch, grid.num_anchors, 5 + 4, generator=generator).requires_grad_()
     offsets = torch.cat([raw[..., :2].sigmoid(), raw[..., 2:4]], -1) if region else raw[..., :4]
     outputs = HeadOutputs(offsets, raw[..., 5:], raw[..., 4] if region else None)
-    grid.boxes  # noqa: B018  the corners are computed once per grid, not once per step
     return raw, outputs, lambda: encoder(targets, grid, outputs), grid
 
 

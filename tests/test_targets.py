@@ -87,7 +87,7 @@ def count(family: str, batch: int, most: int) -> Counter:
         loss = MultiBoxLoss()
         logits = 21
     targets = oracles.random_targets(generator, batch=batch, most=most, classes=20, size=grid.size)
-    anchors = len(grid.boxes)  # not counted: the corners are computed once per grid, not once per step
+    anchors = grid.num_anchors
     shapes = (batch, anchors, 4), (batch, anchors, logits), (batch, anchors)
     outputs = HeadOutputs(*(torch.randn(shape, generator=generator).requires_grad_() for shape in shapes))
     with Counting() as counting:
@@ -95,7 +95,7 @@ def count(family: str, batch: int, most: int) -> Counter:
     return counting.operations
 
 
-LIMITS = {"yolov2": 160, "ssd": 100}
+LIMITS = {"yolov2": 165, "ssd": 105}
 
 
 @pytest.mark.parametrize("family", LIMITS)

@@ -151,7 +151,7 @@ class RegionLoss(SharedLoss):
         if self.weigh_small_boxes:
             weight = self.coord_scale * (2 - area(encoded.boxes) / (grid.size[0] * grid.size[1]))  # (B, A)
         early = self.images_seen < self.prior_images
-        weights = torch.where(positive, weight, self.prior_scale * early.to(encoded.offsets.dtype))
+        weights = torch.where(positive, weight, self.prior_scale * early.to(encoded.targets.boxes.dtype))
         return weights if self.prior_boxes == "unassigned" else torch.where(early, self.prior_scale, weights)
 
     @torch.no_grad()

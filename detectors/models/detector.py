@@ -90,9 +90,7 @@ class Detector(nn.Module):
         if key not in self._grids:
             # A tensor made in inference mode could never be used in a loss again.
             with torch.inference_mode(False):
-                grid = self.anchors(key[:2]).to(device)
-                _ = grid.boxes  # computed here, because torch.compile cannot trace it
-            self._grids[key] = grid
+                self._grids[key] = self.anchors(key[:2]).to(device)
         return self._grids[key]
 
     @torch.no_grad()

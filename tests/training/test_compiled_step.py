@@ -16,6 +16,7 @@ from torch.testing import assert_close
 from detectors.commands import train as script
 from detectors.models.ssd import ssd160
 from detectors.models.yolov2 import yolov2_tiny
+from detectors.structures import Targets
 from detectors.training import checkpoint as ckpt
 from detectors.training import compilation, engine
 from detectors.training.compilation import compile_step, with_variable_count
@@ -86,6 +87,25 @@ def test_the_step_is_one_graph_for_all_numbers_of_boxes(family, precision, monke
     assert losses(compiled, 160, compiled=True) == losses(plain, 160, compiled=False)
     assert graphs() == 1
     assert_equal_steps(plain, compiled, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("family", BUILDERS)
+def test_a_new_detector_compiles_without_a_call_before(family, backend):
+    """The anchors, the encoding and the loss are part of the graph."""
+    torch.manual_seed(0)
+    detector = BUILDERS[family]().train()
+
+    def loss(images: torch.Tensor, targets: Targets) -> torch.Tensor:
+        outputs = detector(images)
+        grid = detector.grid(images.shape[-2:])
+        return sum(detector.loss(outputs, detector.encoder(targets, grid, outputs), grid).values())
+
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (2, 3, 160, 160), generator=generator, dtype=torch.uint8)
+    targets = oracles.random_targets(generator, batch=2, most=5, classes=3, size=(160, 160))
+    compiled = torch.compile(loss, fullgraph=True, backend=backend)(images, targets)
+    assert_close(compiled, loss(images, targets), rtol=1e-4, atol=0)
 
 
 def test_each_input_size_has_a_graph(monkeypatch):
