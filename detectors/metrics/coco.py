@@ -62,6 +62,15 @@ def evaluate_coco(annotations: Annotations, detections: Detections) -> CocoResul
     Without detections all defined numbers are 0; without ground truth all are -1.
     ValueError: see metrics.arrays.to_arrays.
     """
+    truths, found, _ = coco_inputs(annotations, detections)
+    tables = coco_tables(truths, found, classes=len(annotations.class_names))
+    return to_result(tables.precision, tables.recall, annotations.class_names, annotations.category_ids)
+
+
+def coco_inputs(
+    annotations: Annotations, detections: Detections
+) -> tuple[CocoTruths, CocoDetections, np.ndarray]:
+    """Ground truth and detections as COCO's matching takes them, and (N,) the place of each image there."""
     arrays = to_arrays(annotations, detections)
     image = _image_order(annotations)
     truths = CocoTruths(
@@ -72,9 +81,8 @@ def evaluate_coco(annotations: Annotations, detections: Detections) -> CocoResul
         crowd=annotations.crowd,
         ignored=annotations.difficult,
     )
-    ours = CocoDetections(image[arrays.image], arrays.labels, to_xywh(arrays.boxes_original), arrays.scores)
-    tables = coco_tables(truths, ours, classes=len(annotations.class_names))
-    return to_result(tables.precision, tables.recall, annotations.class_names, annotations.category_ids)
+    found = CocoDetections(image[arrays.image], arrays.labels, to_xywh(arrays.boxes_original), arrays.scores)
+    return truths, found, image
 
 
 def _image_order(annotations: Annotations) -> np.ndarray:

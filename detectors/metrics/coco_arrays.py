@@ -47,28 +47,56 @@ class Tables(NamedTuple):
     recall: np.ndarray  # (10 IoU thresholds, C, 4 sizes, 3 limits on detections)
 
 
+class Judged(NamedTuple):
+    """Detections by class, image and descending score, at most 100 of each class and image, and what became
+    of each at K IoU thresholds and S size ranges. Neither right nor wrong: it does not count.
+    """
+
+    detections: CocoDetections
+    rank: np.ndarray  # (T,) int64: 0, 1, ... within its class and image
+    right: np.ndarray  # (T, K, S) bool
+    wrong: np.ndarray  # (T, K, S) bool
+    counts: np.ndarray  # (C, S) int64: boxes that count
+    found: np.ndarray  # (G, K, S) bool: boxes, in the order given, that a detection has taken
+
+
+def judge(
+    truths: CocoTruths,
+    detections: CocoDetections,
+    *,
+    classes: int,
+    thresholds: np.ndarray = IOU_THRESHOLDS,
+    ranges: np.ndarray = AREA_RANGES,
+) -> Judged:
+    """COCOeval's matching. thresholds: (K,) IoU; ranges: (S, 2) of the area."""
+    by_class = np.lexsort((truths.image, truths.label))
+    truths = CocoTruths(*_rows(truths, by_class))
+    detections, rank = _best_of_each_group(detections)
+    ignored = _outside(truths.area, ranges) | (truths.crowd | truths.ignored)[:, None]  # (G, S)
+    matched, absorbed, taken = _match(truths, detections, ignored, thresholds)
+    area = detections.xywh[:, 2] * detections.xywh[:, 3]
+    absorbed |= ~matched & _outside(area, ranges)[:, None]  # a detection of another size is not wrong
+    counts = [np.bincount(truths.label[~ignored[:, size]], minlength=classes) for size in range(len(ranges))]
+    found = np.empty_like(taken)
+    found[by_class] = taken
+    return Judged(
+        detections, rank, matched & ~absorbed, ~matched & ~absorbed, np.stack(counts, axis=1), found
+    )
+
+
 def coco_tables(truths: CocoTruths, detections: CocoDetections, *, classes: int) -> Tables:
     """COCOeval's `precision` (for 100 detections) and `recall`."""
-    truths = CocoTruths(*_rows(truths, np.lexsort((truths.image, truths.label))))
-    detections, rank = _best_of_each_group(detections)
-    ignored = _outside(truths.area) | (truths.crowd | truths.ignored)[:, None]  # (G, 4)
-    matched, absorbed = _match(truths, detections, ignored)
-    area = detections.xywh[:, 2] * detections.xywh[:, 3]
-    absorbed |= ~matched & _outside(area)[:, None]  # a detection of another size is not wrong
-    counts = np.stack(
-        [np.bincount(truths.label[~ignored[:, size]], minlength=classes) for size in range(len(AREA_RANGES))],
-        axis=1,
-    )  # (C, 4)
-    return _accumulate(detections, rank, matched & ~absorbed, ~matched & ~absorbed, counts)
+    judged = judge(truths, detections, classes=classes)
+    return _accumulate(judged.detections, judged.rank, judged.right, judged.wrong, judged.counts)
 
 
 def _rows(columns: Iterable[np.ndarray], rows: np.ndarray) -> Iterator[np.ndarray]:
     return (column[rows] for column in columns)
 
 
-def _outside(area: np.ndarray) -> np.ndarray:
-    """(T, 4) bool: which size ranges a box is not in. Both ends belong to a range."""
-    return (area[:, None] < AREA_RANGES[:, 0]) | (area[:, None] > AREA_RANGES[:, 1])
+def _outside(area: np.ndarray, ranges: np.ndarray) -> np.ndarray:
+    """(T, S) bool: which size ranges a box is not in. Both ends belong to a range."""
+    return (area[:, None] < ranges[:, 0]) | (area[:, None] > ranges[:, 1])
 
 
 def _starts(*keys: np.ndarray) -> np.ndarray:
@@ -125,35 +153,36 @@ def _iou(a: np.ndarray, b: np.ndarray, crowd: np.ndarray) -> np.ndarray:
 
 
 def _match(
-    truths: CocoTruths, detections: CocoDetections, ignored: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """For each detection, threshold and size: whether it has a box, and whether that box is ignored.
+    truths: CocoTruths, detections: CocoDetections, ignored: np.ndarray, thresholds: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each detection, threshold and size: whether it has a box, and whether that box is ignored; and
+    which boxes are taken.
 
     A detection takes the free box of the highest IoU, the last of equals; an ignored one only if there is no
-    other. ignored: (G, 4). Returns two (T, 10, 4) bool.
+    other. ignored: (G, S); thresholds: (K,). Returns two (T, K, S) bool and one (G, K, S).
     """
-    shape = (len(detections.image), len(IOU_THRESHOLDS), len(AREA_RANGES))
+    shape = (len(detections.image), len(thresholds), ignored.shape[1])
     matched = np.zeros(shape, dtype=bool)
     absorbed = np.zeros(shape, dtype=bool)
     taken = np.zeros((len(truths.image), *shape[1:]), dtype=bool)
-    thresholds = np.minimum(IOU_THRESHOLDS, TIE)[:, None]
+    lowest = np.minimum(thresholds, TIE)[:, None]
     for detection, truth, iou in _rounds(detections, _pairs(truths, detections)):
         free = ~taken[truth] | truths.crowd[truth, None, None]
-        possible = free & (iou[:, None, None] >= thresholds)  # (P, 10, 4)
+        possible = free & (iou[:, None, None] >= lowest)  # (P, K, S)
         # IoUs are 1 at most, so 2 more puts every box that counts above every ignored one.
         preference = np.where(possible, iou[:, None, None] + 2.0 * ~ignored[truth, None, :], -1.0)
         first = _starts(detection)
         begin = np.flatnonzero(first)
         best = np.maximum.reduceat(preference, begin)[np.cumsum(first) - 1]
         rows = np.arange(len(truth))[:, None, None]
-        choice = np.maximum.reduceat(np.where(possible & (preference == best), rows, -1), begin)  # (D, 10, 4)
+        choice = np.maximum.reduceat(np.where(possible & (preference == best), rows, -1), begin)  # (D, K, S)
         has = choice >= 0
         chosen = truth[choice]
         threshold, size = (np.broadcast_to(index, has.shape) for index in np.indices(has.shape[1:]))
         matched[detection[begin]] = has
         absorbed[detection[begin]] = has & ignored[chosen, size]
         taken[chosen[has], threshold[has], size[has]] = True
-    return matched, absorbed
+    return matched, absorbed, taken
 
 
 def _rounds(detections: CocoDetections, pairs: _Pairs):
