@@ -62,6 +62,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "model.anchors": [[1.3, 1.3], [2.3, 2.3], [3.6, 2.2], [2.4, 3.9], [4.3, 4.3]],
         "model.last_channels": 256,
         "model.stride": 16,
+        "trainer.memory_format": "channels_last",
     },
     "ssd300": {
         "input.size": [300, 300],
@@ -73,7 +74,12 @@ MODELS: dict[str, dict[str, Any]] = {
     "ssd300_coco": {"model.sizes": "coco"},
     "ssd512": {"input.size": [512, 512]},
     "ssd512_coco": {"model.sizes": "coco"},
-    "ssd160": {"input.size": [160, 160], "model.width": 0.25, "model.batch_norm": True},  # ours
+    "ssd160": {  # ours
+        "input.size": [160, 160],
+        "model.width": 0.25,
+        "model.batch_norm": True,
+        "trainer.memory_format": "channels_last",
+    },
 }
 
 REGION = {  # [region] of yolov2-voc.cfg; the prior term of region_layer.c: `*(net.seen) < 12800`, scale .01
@@ -249,6 +255,7 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
         "model.batch_norm": True,
         "trainer.steps": 1000,
         "trainer.eval_every": 500,
+        "trainer.memory_format": "channels_last",
     },
     "bccd_yolov2_tiny": {  # ours
         "input.size": [240, 320],
@@ -257,6 +264,7 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
         "model.anchors": [[1.25, 1.22], [3.16, 2.78], [3.19, 3.31], [3.75, 3.44], [6.75, 6.12]],
         "trainer.steps": 2400,
         "trainer.eval_every": 800,
+        "trainer.memory_format": "channels_last",
     },
 }
 

@@ -35,6 +35,7 @@ from detectors.training.freezing import freeze
 from detectors.training.hooks import Hooks, users_hooks
 from detectors.training.hparams import row_metrics, varied_settings
 from detectors.training.initial_weights import initial_weights, start_from
+from detectors.training.memory_format import with_memory_format
 from detectors.training.outcome import outcome
 from detectors.training.precision import backend_switches, suited
 from detectors.training.profiling import profiled
@@ -109,7 +110,8 @@ def train_run(
     """Trains a new or a resumed run in `folder`, see main. A finished run is left as it is."""
     set_kernels(config.trainer.kernels)
     data = None
-    if config.trainer.epochs is not None or config.trainer.find_batch_size:
+    trainer = config.trainer
+    if trainer.epochs is not None or trainer.find_batch_size or trainer.memory_format == AUTO:
         with stopped_at_once(STOPPED_EARLY), processes.together():
             data = read_data(config, stored and stored.class_names)
             config = with_found_batch(config, data[0], processes)
@@ -120,6 +122,9 @@ def train_run(
             f"to train on: {ended.to_go_on}; its numbers: {folder / SUMMARY}"
         )
         return None
+    if config.trainer.memory_format == AUTO:
+        with stopped_at_once(STOPPED_EARLY):
+            config = with_memory_format(config, len(data[0].class_names), processes)
     with stopped_at_once(STOPPED_EARLY), processes.together():
         run = build_run(config, folder, stored, processes, data)
     run.hooks = hooks or run.hooks

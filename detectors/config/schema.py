@@ -104,7 +104,7 @@ class ShapesConfig:
 
 
 SPLITS = ("train", "val", "test")
-AUTO = "auto"  # of trainer.resume
+AUTO = "auto"  # of trainer.resume and trainer.memory_format
 
 
 @dataclass
@@ -200,6 +200,9 @@ class TrainerConfig:
     device: str = _device()
     # bfloat16 and float16: autocast of the network; offsets, targets and losses stay in float32
     precision: str = _choice("float32", "bfloat16", "float16")
+    # How weights and features lie in memory; auto: channels_last on a GPU, on a CPU what a measurement at the
+    # start says. A run keeps its choice.
+    memory_format: str = _choice("auto", "channels_last", "contiguous")
     tf32: bool = False  # on GPUs, float32 convolutions and products with the 10 bits of TF32
     # Fused operations: auto runs Triton kernels on a GPU, reference never does, triton raises without a GPU.
     kernels: str = _choice("auto", "reference", "triton")

@@ -14,6 +14,8 @@ from detectors.postprocess import PostProcess, to_original
 from detectors.structures import AnchorGrid, AnchorMaker, Detections, HeadOutputs, ImageInfo, Loss
 from detectors.targets import TargetEncoder
 
+MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+
 
 class Detector(nn.Module):
     """images -> backbone -> neck -> head -> HeadOutputs, in training and in evaluation alike.
@@ -24,8 +26,8 @@ class Detector(nn.Module):
         grid = detector.grid(images.shape[-2:])
         terms = detector.loss(outputs, detector.encoder(targets, grid, outputs), grid)
 
-    Memory format is channels_last: the heads' (B, H, W, K * n) -> (B, H * W * K, n) is then a view, and
-    narrow networks are fastest.
+    Memory format is channels_last until set_memory_format changes it: GPUs and narrow networks are fastest
+    with it, and the heads' (B, H, W, K * n) -> (B, H * W * K, n) is then a view instead of a copy.
 
     >>> from detectors import Detector, yolov2_tiny
     >>> detector = yolov2_tiny(num_classes=3, width=0.25)
@@ -64,7 +66,17 @@ class Detector(nn.Module):
         self.register_buffer("pixel_mean", _per_channel(pixel_mean), persistent=False)
         self.register_buffer("pixel_std", _per_channel(pixel_std), persistent=False)
         self._grids: dict[tuple, AnchorGrid] = {}
-        self.to(memory_format=torch.channels_last)
+        self.set_memory_format("channels_last")
+
+    def set_memory_format(self, name: str) -> None:
+        """Lays weights and features out as "channels_last" or "contiguous". Results differ by rounding.
+
+        ValueError for another name.
+        """
+        if name not in MEMORY_FORMATS:
+            raise ValueError(f"memory format {name!r}: choose one of {', '.join(MEMORY_FORMATS)}")
+        self.memory_format = name
+        self.to(memory_format=MEMORY_FORMATS[name])
 
     def forward(self, images: Tensor) -> HeadOutputs:
         """images: (B, 3, H, W) RGB, uint8 or float 0..255. ValueError for a size it cannot take."""
@@ -79,7 +91,7 @@ class Detector(nn.Module):
 
     def _normalize(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) pixels -> float32. It happens on the device, so that only uint8 is copied there."""
-        x = images.to(torch.float32, memory_format=torch.channels_last)
+        x = images.to(torch.float32, memory_format=MEMORY_FORMATS[self.memory_format])
         x = (x - self.pixel_mean) / self.pixel_std
         return x.flip(1) if self.channel_order == "bgr" else x
 

@@ -15,7 +15,7 @@ from detectors.annotations import Annotations
 from detectors.config.build import build
 from detectors.config.check import ConfigError, check
 from detectors.config.devices import device_problem
-from detectors.config.schema import SPLITS, Config, DataConfig
+from detectors.config.schema import AUTO, SPLITS, Config, DataConfig
 from detectors.data.annotation_cache import Scanned, cached
 from detectors.data.augment.mixing import Mixing
 from detectors.data.augment.transforms import build_transform, no_augmentation
@@ -305,13 +305,20 @@ def build_detector(config: Config, num_classes: int) -> Detector:
     """A new detector; its weights are drawn from config.seed. The program's own random state is kept."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)  # torch.manual_seed would seed the GPUs, too
-        return build(config.model, num_classes=num_classes, loss=build(config.loss))
+        return _new_detector(config, num_classes)
 
 
 def seeded_detector(config: Config, num_classes: int) -> Detector:
     """build_detector's for a program that trains: all of PyTorch's generators go on from config.seed."""
     torch.manual_seed(config.seed)
-    return build(config.model, num_classes=num_classes, loss=build(config.loss))
+    return _new_detector(config, num_classes)
+
+
+def _new_detector(config: Config, num_classes: int) -> Detector:
+    detector = build(config.model, num_classes=num_classes, loss=build(config.loss))
+    if config.trainer.memory_format != AUTO:
+        detector.set_memory_format(config.trainer.memory_format)
+    return detector
 
 
 def stored_config(checkpoint: Checkpoint) -> Config:

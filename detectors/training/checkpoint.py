@@ -98,7 +98,8 @@ def from_content(path: Path, content: Any) -> Checkpoint:
     check_content(content, str(path))
     values = {part.name: content[part.name] for part in parts if part.name in content}
     values["class_names"] = tuple(values["class_names"])
-    values["config"] = _with_clipping_or_null(_with_shapes_in_the_cache(values["config"]))
+    config = _with_clipping_or_null(_with_shapes_in_the_cache(values["config"]))
+    values["config"] = _with_memory_format(config)
     return Checkpoint(path, **_with_images_seen(values))
 
 
@@ -117,6 +118,14 @@ def _with_clipping_or_null(config: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(trainer, dict) or trainer.get("clip_grad_norm") != 0:
         return config
     return config | {"trainer": trainer | {"clip_grad_norm": None}}
+
+
+def _with_memory_format(config: dict[str, Any]) -> dict[str, Any]:
+    """Older runs were all channels_last."""
+    trainer = config.get("trainer")
+    if not isinstance(trainer, dict):
+        return config
+    return config | {"trainer": {"memory_format": "channels_last"} | trainer}
 
 
 def _with_images_seen(fields: dict[str, Any]) -> dict[str, Any]:

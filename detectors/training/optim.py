@@ -7,7 +7,7 @@ from math import cos, pi, prod
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from detectors.config.schema import CurveConfig, ScheduleConfig
 from detectors.data.suggestions import did_you_mean
@@ -190,3 +190,11 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
             for parameter in group["params"]:
                 if (momentum := optimizer.state.get(parameter, {}).get("momentum_buffer")) is not None:
                     momentum.mul_(before / group["lr"])
+
+
+def lay_out_state(optimizer: torch.optim.Optimizer) -> None:
+    """Lays out momenta and squares as their parameters are: a resume may change trainer.memory_format."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

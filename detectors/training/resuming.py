@@ -174,13 +174,16 @@ def continued_config(stored: ckpt.Checkpoint, config: Config) -> Config:
                 f"{name}={now}: the run of {stored.path} has {name}={old}, and a resume keeps it; "
                 "for a new run choose another hydra.run.dir"
             )
-    if config.trainer.find_batch_size:  # it was found at the start
-        was = assemble.stored_config(stored).trainer
-        found = replace(
-            config.trainer, batch_size=was.batch_size, accumulate=was.accumulate, find_batch_size=False
+    # What was found at the start stays.
+    was = assemble.stored_config(stored).trainer
+    trainer = config.trainer
+    if trainer.find_batch_size:
+        trainer = replace(
+            trainer, batch_size=was.batch_size, accumulate=was.accumulate, find_batch_size=False
         )
-        return replace(config, trainer=found)
-    return config
+    if trainer.memory_format == AUTO:
+        trainer = replace(trainer, memory_format=was.memory_format)
+    return replace(config, trainer=trainer)
 
 
 def _differences(old: Any, new: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:

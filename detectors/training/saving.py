@@ -13,6 +13,7 @@ from detectors.config.schema import to_plain
 from detectors.training import checkpoint as ckpt
 from detectors.training.checkpoint_checks import checked_optimizer_state, stored_progress
 from detectors.training.nonfinite import NotFiniteError, first_not_finite
+from detectors.training.optim import lay_out_state
 from detectors.training.progress import Clock, is_due
 from detectors.training.provenance import other_versions, program_versions
 from detectors.training.replay_folder import write_replay
@@ -156,6 +157,7 @@ def restore(run: Run, checkpoint: ckpt.Checkpoint) -> None:
         )
     place = str(checkpoint.path)
     run.optimizer.load_state_dict(checked_optimizer_state(run.optimizer, checkpoint.optimizer, place))
+    lay_out_state(run.optimizer)
     if run.ema is not None:
         run.ema.restore(checkpoint.ema, place)
     run.progress = stored_progress(checkpoint.progress, checkpoint.step, place)

@@ -18,7 +18,7 @@ from detectors.config.check import check
 from detectors.config.schema import CONF
 from detectors.data.images import ImageError
 from detectors.training import checkpoint as ckpt
-from detectors.training import compilation, detection, engine
+from detectors.training import compilation, detection, engine, memory_format
 from detectors.training.distributed import Processes, joined
 from detectors.training.run import Run
 
@@ -68,6 +68,17 @@ def train(place: Path, *overrides: str, resumed: bool = False) -> dict[str, Any]
         run.tracker.close()
     state = {name: tensor.numpy() for name, tensor in run.task.module.state_dict().items()}
     return {"state": state, "progress": vars(run.progress), "report": report.as_dict()}
+
+
+def memory_format_choice(place: Path) -> str:
+    """What trainer.memory_format=auto becomes, where the first process measures that contiguous is quicker,
+    and the other one cannot measure.
+    """
+    with joined() as processes:
+        run = built(place, processes, ("choice", "yolov2", "trainer.memory_format=auto"))
+        seconds = {"channels_last": 2.0, "contiguous": 1.0}
+        memory_format.step_seconds = (lambda *arguments: seconds) if processes.first else None
+        return memory_format.with_memory_format(run.config, 3, processes).trainer.memory_format
 
 
 def train_compiled(place: Path, *overrides: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from detectors.kernels.dispatch import set_kernels
 from detectors.tables import text_table
 from detectors.training import assemble
 from detectors.training.initial_weights import initial_weights, start_from
+from detectors.training.memory_format import with_memory_format
 from detectors.training.run_log import shows_bar
 from detectors.training.trial import TrialTraining
 
@@ -72,7 +73,8 @@ def training_step(config: Config) -> Callable[[float], float]:
     trainer = config.trainer
     device = assemble.choose_device(trainer.device)
     annotations = assemble.read_annotations(config.data, "train")
-    training = TrialTraining(config, len(annotations.class_names), device)
+    num_classes = len(annotations.class_names)
+    training = TrialTraining(with_memory_format(config, num_classes), num_classes, device)
     if trainer.init_from:
         origin = initial_weights(trainer.init_from)
         print(*start_from(training.detector, origin, config, annotations.class_names), sep="\n")
