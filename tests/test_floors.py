@@ -40,6 +40,7 @@ APART = [
 ]  # on one floor, and none imports another
 BETWEEN_VERBS = {
     ("verify", "convert"),  # verify checks the names and layouts by which convert reads others' files
+    ("benchmark", "cluster"),  # benchmark times the search of cluster
     ("replay", "train"),  # replay repeats steps of a run that train builds
 }
 PLACES = {

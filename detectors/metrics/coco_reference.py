@@ -24,7 +24,7 @@ def evaluate_with_pycocotools(annotations: Annotations, detections: Detections) 
     if not all(isinstance(image_id, int) for image_id in ids):
         ids = tuple(range(len(annotations)))  # COCOeval needs integer ids; VOC's are strings
     return _evaluate(
-        _ground_truth(annotations, ids),
+        ground_truth_json(annotations, ids),
         results_json(annotations, arrays, ids),
         annotations.class_names,
         annotations.category_ids,
@@ -97,7 +97,7 @@ def _index(contents: dict) -> COCO:
     return coco
 
 
-def _ground_truth(annotations: Annotations, ids: tuple[int, ...]) -> dict:
+def ground_truth_json(annotations: Annotations, ids: tuple[int, ...]) -> dict:
     """The contents of an instances file. Annotation ids start at 1: COCOeval takes id 0 for "not matched"."""
     columns = (
         annotations.image,
