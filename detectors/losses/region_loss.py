@@ -10,6 +10,7 @@ from torch import Tensor
 
 from detectors.boxes import area, paired_iou, pairwise_iou
 from detectors.coders import YoloBoxCoder
+from detectors.kernels.dispatch import uses_triton
 from detectors.losses.shared_loss import SharedLoss, check_choice
 from detectors.matching import lowest_labels, meets, owns
 from detectors.structures import AnchorGrid, EncodedTargets, HeadOutputs, builder
@@ -39,6 +40,7 @@ class RegionLoss(SharedLoss):
     not part of the state dict: a run stores the number once, in its progress, and restores it on resume.
     """
 
+    kernel = "region"
     class_weights: Tensor | None  # (C,)
 
     def __init__(
@@ -105,6 +107,47 @@ class RegionLoss(SharedLoss):
         """Terms box, prior, object, noobject and class, each normalised."""
         if self.training:
             self.images_seen += len(outputs.offsets) * self.processes
+        float64 = torch.float64 in (outputs.offsets.dtype, encoded.offsets.dtype)
+        unsupported = self.unsupported() or ("float64" if float64 else None)
+        if not uses_triton(outputs.offsets.device, unsupported):
+            return self.reference(outputs, encoded, grid)
+        from detectors.kernels.region_kernel import region_terms  # imports Triton
+
+        return region_terms(
+            outputs,
+            encoded,
+            grid,
+            self.images_seen,
+            coord_scale=self.coord_scale,
+            object_scale=self.object_scale,
+            noobject_scale=self.noobject_scale,
+            class_scale=self.class_scale,
+            prior_scale=self.prior_scale,
+            prior_images=self.prior_images,
+            ignore_iou=self.ignore_iou,
+            weigh_small_boxes=self.weigh_small_boxes,
+            rescore=self.objectness_target == "iou",
+        )
+
+    def unsupported(self) -> str | None:
+        """The first setting that the kernel does not cover; None if it covers all. See dispatch.FusedPart."""
+        covered = {
+            "normalizer": "batch",
+            "box_error": "log",
+            "iou_gradient": False,
+            "ignore_at_limit": False,
+            "ignore_truths": None,
+            "prior_boxes": "unassigned",
+            "class_activation": "softmax",
+            "shared_class": "last",
+        }
+        for name, value in covered.items():
+            if getattr(self, name) != value:
+                return f"{name}={getattr(self, name)!r}"
+        return None if self.class_weights is None else "class_weights"
+
+    def reference(self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid) -> dict[str, Tensor]:
+        """The terms in PyTorch operations; the definition of what the kernel computes."""
         positive = encoded.positive  # (B, A)
         iou = self._box_iou(outputs, encoded, grid)  # (B, M, A)
         box_weights = self._box_weights(positive, encoded, grid)
@@ -133,7 +176,7 @@ class RegionLoss(SharedLoss):
     def _count(self, weights: Tensor) -> Tensor | int:
         """n for one kind of error. weights: (B, ...)."""
         if self.normalizer == "batch":
-            return len(weights)
+            return max(len(weights), 1)  # an empty batch gives 0
         return self._shared((weights > 0).sum(dtype=weights.dtype)) + NONZERO
 
     def _box_error(self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid) -> Tensor:
