@@ -35,12 +35,12 @@ from torch import Tensor
 
 from detectors.structures import AnchorGrid, EncodedTargets, HeadOutputs
 
-TERMS = ("box", "prior", "object", "noobject", "class")
-ROWS = 64  # anchors of one program
-COLUMNS = 16  # classes that it handles together; 32 would spill registers
-WARPS = 4
-ALL_NAN: tl.constexpr = tl.constexpr(tl.PropagateNan.ALL)  # as torch.minimum, maximum and clamp do
-TINY: tl.constexpr = tl.constexpr(torch.finfo(torch.float32).tiny)
+_TERMS = ("box", "prior", "object", "noobject", "class")
+_ROWS = 64  # anchors of one program
+_COLUMNS = 16  # classes that it handles together; 32 would spill registers
+_WARPS = 4
+_ALL_NAN: tl.constexpr = tl.constexpr(tl.PropagateNan.ALL)  # as torch.minimum, maximum and clamp do
+_TINY: tl.constexpr = tl.constexpr(torch.finfo(torch.float32).tiny)
 
 
 def region_terms(
@@ -70,7 +70,7 @@ def region_terms(
         input_area=float(grid.size[0] * grid.size[1]),
         **settings,
     )
-    return dict(zip(TERMS, terms.unbind(), strict=True))
+    return dict(zip(_TERMS, terms.unbind(), strict=True))
 
 
 @torch.library.custom_op("detectors::region_forward", mutates_args=())
@@ -101,8 +101,8 @@ def region_forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(5,) terms, and the gradients of their sum: (B, A, 4), (B, A), (B, A, C). All float32."""
     batch, anchors, classes = class_logits.shape
-    tiles = triton.cdiv(anchors, ROWS)
-    partial = offsets.new_empty((batch, tiles, len(TERMS)), dtype=torch.float32)
+    tiles = triton.cdiv(anchors, _ROWS)
+    partial = offsets.new_empty((batch, tiles, len(_TERMS)), dtype=torch.float32)
     gradients = [torch.empty(x.shape, dtype=torch.float32, device=x.device) for x in (offsets, objectness)]
     gradients.append(class_logits.new_empty(class_logits.shape, dtype=torch.float32))
     region_forward_kernel[(tiles, batch)](
@@ -117,9 +117,9 @@ def region_forward(
         *(input_area, 1 / max(batch, 1)),
         WEIGH_SMALL_BOXES=weigh_small_boxes,
         RESCORE=rescore,
-        ROWS=ROWS,
-        COLUMNS=COLUMNS,
-        num_warps=WARPS,
+        ROWS=_ROWS,
+        COLUMNS=_COLUMNS,
+        num_warps=_WARPS,
     )
     return partial.sum((0, 1)), *gradients
 
@@ -128,7 +128,7 @@ def region_forward(
 def _forward_shapes(
     offsets, objectness, class_logits, *targets, **settings
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    shapes = [(len(TERMS),), offsets.shape, objectness.shape, class_logits.shape]
+    shapes = [(len(_TERMS),), offsets.shape, objectness.shape, class_logits.shape]
     return tuple(offsets.new_empty(shape, dtype=torch.float32) for shape in shapes)
 
 
@@ -144,16 +144,16 @@ def region_backward(
     gradients = (offset_gradient, objectness_gradient, class_gradient)
     results = tuple(torch.empty_like(gradient) for gradient in gradients)
     batch, anchors, classes = class_gradient.shape
-    region_backward_kernel[(triton.cdiv(anchors, ROWS), batch)](
+    region_backward_kernel[(triton.cdiv(anchors, _ROWS), batch)](
         upstream.contiguous(),
         matched.contiguous(),
         *gradients,
         *results,
         anchors,
         classes,
-        ROWS=ROWS,
-        COLUMNS=COLUMNS,
-        num_warps=WARPS,
+        ROWS=_ROWS,
+        COLUMNS=_COLUMNS,
+        num_warps=_WARPS,
     )
     return results
 
@@ -269,11 +269,11 @@ def _ious(x0, y0, x1, y1, owner, truths, valid, M):
         v0 = tl.load(truths + 4 * truth + 1)
         u1 = tl.load(truths + 4 * truth + 2)
         v1 = tl.load(truths + 4 * truth + 3)
-        width = tl.minimum(x1, u1, ALL_NAN) - tl.maximum(x0, u0, ALL_NAN)
-        height = tl.minimum(y1, v1, ALL_NAN) - tl.maximum(y0, v0, ALL_NAN)
-        overlap = tl.maximum(width, 0.0, ALL_NAN) * tl.maximum(height, 0.0, ALL_NAN)
+        width = tl.minimum(x1, u1, _ALL_NAN) - tl.maximum(x0, u0, _ALL_NAN)
+        height = tl.minimum(y1, v1, _ALL_NAN) - tl.maximum(y0, v0, _ALL_NAN)
+        overlap = tl.maximum(width, 0.0, _ALL_NAN) * tl.maximum(height, 0.0, _ALL_NAN)
         truth_area = (u1 - u0) * (v1 - v0)
-        iou = overlap / tl.maximum(area + truth_area - overlap, TINY, ALL_NAN)
+        iou = overlap / tl.maximum(area + truth_area - overlap, _TINY, _ALL_NAN)
         iou = iou * tl.load(valid + truth).to(tl.float32)
         best = tl.where(iou > best, iou, best)
         own = tl.where(owner == truth, iou, own)
