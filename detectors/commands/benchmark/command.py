@@ -11,6 +11,8 @@ from detectors.data.suggestions import did_you_mean
 # subject -> (module of this package, what `detectors benchmark --help` says of it)
 SUBJECTS = {
     "loss": ("loss_speed", "target encoding, loss and gradient, beside torchvision's and lightnet's"),
+    "step": ("step_speed", "a training step, beside torchvision's and lightnet's"),
+    "inference": ("inference_speed", "forward pass and post-processing, beside torchvision's"),
     "evaluate": ("evaluate_speed", "COCO's numbers, beside pycocotools and faster-coco-eval"),
     "kmeans": ("kmeans_speed", "anchors by k-means, beside lightnet's"),
     "data": ("data_speed", "decoding and augmentation, beside torchvision's transforms"),
