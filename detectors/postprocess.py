@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import batched_nms
 
+from detectors.kernels.suppression import suppress
 from detectors.structures import AnchorGrid, BoxCoder, Detections, HeadOutputs, ImageInfo, ScoreRule
 
 
@@ -65,52 +65,65 @@ class PostProcess(nn.Module):
     def forward(self, outputs: HeadOutputs, grid: AnchorGrid) -> Detections:
         """Detections in the frame of the model input, not clipped; `image` is the position in the batch.
 
+        Of equal scores in an image, the one of the lower anchor comes first, then the one of the lower label.
         Synchronises with the device.
         """
         scores = self.score_rule(outputs)  # (B, A, C)
         boxes = self.coder.decode(outputs.offsets, grid)  # (B, A, 4)
-        # If a network diverges, exp() overflows. NaN would count as the best score among the candidates.
-        usable = boxes.isfinite().all(-1, keepdim=True) & scores.isfinite()
-        scores = torch.where(usable, scores, -torch.inf)
-        image, anchor, label = self._candidates(scores)
-        chosen = boxes[image, anchor]  # (T, 4)
-        score = scores[image, anchor, label]  # (T,)
-        group = image * scores.shape[-1] + label  # suppression is per image and class
-        keep = batched_nms(_bounded(chosen.double()), score.double(), group, self.nms_iou)  # by score
-        keep = keep[image[keep].argsort(stable=True)]  # image by image, the best score first in each
-        if self.max_detections:
-            keep = keep[_rank(image[keep], len(scores)) < self.max_detections]
-        return Detections(image[keep], chosen[keep], score[keep], label[keep])
+        # If a network diverges, exp() overflows. A score is NaN or at most 1.
+        finite = boxes.abs().amax(-1, keepdim=True) < torch.inf
+        usable = (scores > self.score_threshold) & finite
+        total = int(usable.sum())
+        wanted = self.max_detections or total  # of each image
+        count = 2 * wanted
+        while True:
+            chosen, least = self._best(scores, usable, total, count)
+            detections = self._suppressed(scores, boxes, chosen, wanted)
+            images = len(scores)
+            if least is None or len(detections.image) == images * wanted:
+                return detections
+            number = torch.bincount(detections.image, minlength=images)
+            if not ((least > -torch.inf) & (number < wanted)).any():
+                return detections
+            count *= 8  # rare: most of an image's best candidates are suppressed
 
-    def _candidates(self, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, A, C) -> image, anchor and label of the scores above the threshold.
+    def _best(self, scores: Tensor, usable: Tensor, total: int, count: int) -> tuple[Tensor, Tensor | None]:
+        """(B, A, C) bool: the best `count` candidates of each image, and all that equal the worst of them.
 
-        At most candidates_per_class of each class and image.
+        Also (B,) that worst score, -inf for an image without more candidates; or None if no image has more.
         """
-        limit = self.candidates_per_class
-        if limit is None or limit >= scores.shape[1]:
-            return (scores > self.score_threshold).nonzero(as_tuple=True)
-        best, anchor = scores.topk(limit, 1)  # (B, k, C)
-        image, rank, label = (best > self.score_threshold).nonzero(as_tuple=True)
-        return image, anchor[image, rank, label], label
+        images, anchors, classes = scores.shape
+        limit = min(self.candidates_per_class or anchors, anchors)
+        if total <= images * count:
+            return usable, None
+        scores = torch.where(usable, scores, -torch.inf)  # NaN would be the best
+        if count < limit * classes:
+            least = scores.flatten(1).topk(count).values[:, -1]
+            return usable & (scores >= least.view(-1, 1, 1)), least
+        if limit < anchors:
+            return usable & (scores >= scores.topk(limit, 1).values[:, -1:]), None
+        return usable, None
 
-
-def _bounded(boxes: Tensor) -> Tensor:
-    """(T, 4) float64 boxes for the suppression: clamped to SUPPRESSION_LIMIT, and shifted so that no
-    coordinate is below 0.
-
-    batched_nms may separate its groups by adding multiples of the largest coordinate. In float32, or with one
-    huge box, that loses the digits of all boxes; with negative coordinates a box left of the image reaches
-    into another group.
-    """
-    boxes = boxes.clamp(-SUPPRESSION_LIMIT, SUPPRESSION_LIMIT)
-    return boxes - boxes.min() if len(boxes) else boxes
-
-
-def _rank(image: Tensor, batch: int) -> Tensor:
-    """(T,) image numbers in ascending order -> (T,) position of each row within its image."""
-    count = torch.bincount(image, minlength=batch)
-    return torch.arange(len(image), device=image.device) - (count.cumsum(0) - count)[image]
+    def _suppressed(self, scores: Tensor, boxes: Tensor, chosen: Tensor, wanted: int) -> Detections:
+        """Candidates (B, A, C) -> the best `wanted` of each image after the suppression."""
+        image, anchor, label = rows = chosen.nonzero().T  # (3, T)
+        score = scores[image, anchor, label]
+        order = score.argsort(descending=True, stable=True)
+        order = order[image[order].argsort(stable=True)]  # image by image, the best score first in each
+        image, anchor, label = rows.index_select(1, order)
+        keep = suppress(
+            boxes[image, anchor].double().clamp(-SUPPRESSION_LIMIT, SUPPRESSION_LIMIT),
+            image * scores.shape[2] + label,
+            len(scores) * scores.shape[2],
+            iou=self.nms_iou,
+            limit=self.candidates_per_class or scores.shape[1],
+        )
+        if self.max_detections:
+            number = keep.cumsum(0)  # the best row of an image is kept
+            keep &= number - number[torch.searchsorted(image, image)] < wanted
+        kept = order[keep]
+        image, anchor, label = rows[:, kept]
+        return Detections(image, boxes[image, anchor], score[kept], label)
 
 
 def to_original(detections: Detections, infos: list[ImageInfo], clip: bool = True) -> Detections:

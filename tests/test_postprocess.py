@@ -6,14 +6,15 @@ Caffe's DetectionOutput; Darknet's get_region_detections with do_nms_sort.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
+from torchvision.ops import nms
 
 from detectors.anchors import DefaultBoxes, YoloAnchors, ssd300_levels
 from detectors.boxes import cxcywh_to_xyxy
@@ -21,6 +22,7 @@ from detectors.coders import SSDBoxCoder, YoloBoxCoder
 from detectors.commands.verify import region_layer, ssd_recordings
 from detectors.postprocess import PostProcess, ssd_scores, to_original, yolo_logistic_scores, yolo_scores
 from detectors.structures import AnchorGrid, Detections, HeadOutputs, ImageInfo
+from tests.test_targets import SYNCHRONISING, Counting
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SSD_CASES = sorted(path.stem for path in (FIXTURES / "ssd").glob("det_*.npz"))
@@ -174,21 +176,96 @@ def test_to_original_undoes_the_frame_and_clips():
     assert_close(unclipped, torch.tensor([[10.0, 10, 245, 20], [-5, 5, 60, 20]]))
 
 
-@pytest.mark.slow
-def test_an_untrained_network_is_quick():
-    """Thousands of boxes above the threshold: SSD300, 8 images, every class everywhere.
+def untrained(batch: int, classes: int, tied: bool = False) -> tuple[HeadOutputs, AnchorGrid]:
+    """SSD300 without training: thousands of boxes above the threshold, every class everywhere.
 
-    A loop over images and classes would take seconds.
+    tied: many scores are equal.
     """
     grid = DefaultBoxes(ssd300_levels(), (300, 300))((300, 300))
     generator = torch.Generator().manual_seed(0)
-    outputs = HeadOutputs(
-        torch.randn(8, 8732, 4, generator=generator), torch.randn(8, 8732, 21, generator=generator)
+    offsets = torch.randn(batch, grid.num_anchors, 4, generator=generator)
+    logits = torch.randn(batch, grid.num_anchors, classes + 1, generator=generator)
+    return HeadOutputs(offsets, logits.round() if tied else logits), grid
+
+
+def one_by_one(post: PostProcess, outputs: HeadOutputs, grid: AnchorGrid) -> list[tuple]:
+    """Image, label, score and box of every detection, by torchvision's nms on each class of each image."""
+    scores = post.score_rule(outputs)
+    boxes = post.coder.decode(outputs.offsets, grid)
+    rows = []
+    for image, of_image in enumerate(scores):
+        kept = []
+        for label, of_class in enumerate(of_image.T):
+            best = of_class.argsort(descending=True, stable=True)[: post.candidates_per_class]
+            best = best[of_class[best] > post.score_threshold]
+            descending = torch.arange(len(best), 0, -1).double()
+            best = best[nms(boxes[image, best].double(), descending, post.nms_iou)]
+            kept += [(-float(of_class[a]), a, label) for a in best.tolist()]
+        kept = sorted(kept)[: post.max_detections]
+        rows += [(image, label, -score, *boxes[image, a].tolist()) for score, a, label in kept]
+    return rows
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("setting", [{}, {"max_detections": 2000}, {"max_detections": None}])
+def test_a_batch_is_suppressed_as_class_after_class(tied, setting):
+    """Equal scores: the lower anchor first, then the lower label."""
+    outputs, grid = untrained(2, 3, tied)
+    post = caffe()
+    for name, value in setting.items():
+        setattr(post, name, value)
+    detections = post(outputs, grid)
+    expected = one_by_one(post, outputs, grid)
+    assert len(expected) >= 400
+    rows = zip(
+        detections.image.tolist(),
+        detections.labels.tolist(),
+        detections.scores.tolist(),
+        *detections.boxes.T.tolist(),
+        strict=True,
     )
-    start = perf_counter()
-    detections = caffe()(outputs, grid)
+    assert list(rows) == expected
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_more_candidates_are_looked_at_where_the_best_are_suppressed(count):
+    """The best 300 boxes of one image are the same one: its second detection has rank 301."""
+    grid = YoloAnchors([(1.0, 1.0)], 10)((200, 200))
+    boxes = torch.tensor([5.0, 5, 25, 25]).repeat(2, 400, 1)
+    boxes[0, 300:] += torch.arange(1, 101)[:, None] * 30
+    boxes[1] += torch.arange(400)[:, None] * 30
+    outputs = yolo_outputs(boxes, torch.zeros(2, 400, dtype=torch.int64), grid)
+    post = PostProcess(
+        coder=YoloBoxCoder(),
+        score_rule=yolo_scores,
+        score_threshold=0.5,
+        nms_iou=0.45,
+        max_detections=count,
+    )
+    detections = post(outputs, grid)
+    anchors = [0, 300, 301][:count] + [400, 401, 402][:count]
+    scores = post.score_rule(outputs)[..., 0].flatten()
+    assert detections.scores.tolist() == scores[anchors].tolist()
+
+
+def work(batch: int, classes: int) -> Counter:
+    outputs, grid = untrained(batch, classes)
+    with Counting() as counting:
+        detections = caffe()(outputs, grid)
     assert (torch.bincount(detections.image) == 200).all()
-    print(f"8 untrained SSD300 images: {perf_counter() - start:.2f} s")
+    return counting.operations
+
+
+def test_operations_do_not_grow_with_images_or_classes():
+    """The worst case, an untrained network; a loop over images and classes would take thousands."""
+    rounds = ("scatter_reduce", "rsub", "index", "equal")  # one round more or less, by chance
+    counts = [work(batch, classes) for batch, classes in ((1, 4), (3, 4), (1, 20), (4, 20))]
+    for count in counts:
+        assert count.total() <= 100
+        assert sum(count[name] for name in (*SYNCHRONISING, "boolean_index")) <= 8
+        assert {name: count[name] for name in count if name not in rounds} == {
+            name: counts[0][name] for name in counts[0] if name not in rounds
+        }
 
 
 @pytest.mark.parametrize("swap", [False, True])
