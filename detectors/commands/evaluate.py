@@ -1,7 +1,7 @@
 """Evaluates a checkpoint: python evaluate.py run=RUN_OR_CHECKPOINT [split=test].
 
-Writes evaluation.json and detections.json (COCO's results format) beside the checkpoint. Their names say what
-was evaluated: see file_suffix.
+Writes evaluation.json, detections.json (COCO's results format) and detections.npz (with the ground truth)
+beside the checkpoint. Their names say what was evaluated: see file_suffix.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ from detectors.kernels.dispatch import set_kernels
 from detectors.metrics.coco import coco_results, evaluate_coco
 from detectors.metrics.coco_reference import evaluate_with_pycocotools
 from detectors.metrics.report import report
+from detectors.postprocess import PostProcess
 from detectors.training import assemble
 from detectors.training import checkpoint as ckpt
 from detectors.training.detection import DetectionTask, detect
+from detectors.training.detections_file import write_detections
 from detectors.training.outcome import device_name
 from detectors.training.precision import backend_switches
 from detectors.training.run_files import SUMMARY, read_record
@@ -47,6 +49,8 @@ LOADING = (
     "reduced_decode",
     "max_pixels",
 )
+LIMITS = ("candidates_per_class", "max_detections")
+PROTOCOL = ("score_threshold", "nms_iou", *LIMITS)  # settings of post-processing that decide AP, too
 COCO_EVALUATORS = {"arrays": evaluate_coco, "pycocotools": evaluate_with_pycocotools}
 
 
@@ -72,6 +76,7 @@ def evaluate(settings: EvaluateConfig, *, own_cache: bool = False) -> float | No
     device = assemble.choose_device(settings.device)
     stored = ckpt.load_checkpoint(ckpt.find_checkpoint(settings.run, f"{settings.checkpoint}.pt"))
     detector, run_config = assemble.load_detector(stored, device)
+    protocol = settled_protocol(detector.postprocess, settings)
     config = with_data(with_cache(run_config, settings.paths.cache) if own_cache else run_config, settings)
     scanned = assemble.scan_annotations(config.data, settings.split, stored.class_names)
     annotations = settled(scanned, config.data.on_error)
@@ -88,6 +93,7 @@ def evaluate(settings: EvaluateConfig, *, own_cache: bool = False) -> float | No
         "data": config.data.name,
         "split": settings.split,
         "evaluators": settings.evaluators,
+        "protocol": {**protocol, "resize": config.input.resize},
         **result.as_dict(),
         "inference_images_per_second": len(annotations) / max(seconds, 1e-9),
         "device": device_name(device),
@@ -101,13 +107,23 @@ def evaluate(settings: EvaluateConfig, *, own_cache: bool = False) -> float | No
         result.truths_hash, stored.path, settings.split
     )
     suffix = file_suffix(stored.path, settings.split, "" if own else data_label(content))
-    target = stored.path.parent / f"evaluation{suffix}.json"
+    folder = stored.path.parent
+    target = folder / f"evaluation{suffix}.json"
     write_json(target, content)
-    write_json(
-        stored.path.parent / f"detections{suffix}.json", coco_results(annotations, detections), indent=None
-    )
+    write_json(folder / f"detections{suffix}.json", coco_results(annotations, detections), indent=None)
+    write_detections(folder / f"detections{suffix}.npz", annotations, detections)
     print(f"written: {target}")
     return result.scalars[DetectionTask.metric]
+
+
+def settled_protocol(postprocess: PostProcess, settings: EvaluateConfig) -> dict[str, float | int | None]:
+    """Gives the post-processing the settings that are not null; returns all of them, None for no limit."""
+    protocol = {}
+    for name in PROTOCOL:
+        if (value := getattr(settings, name)) is not None:
+            setattr(postprocess, name, value or None if name in LIMITS else value)
+        protocol[name] = getattr(postprocess, name)
+    return protocol
 
 
 def fault_counts(left_out: Sequence[Problem], loader: BatchLoader) -> dict:

@@ -272,6 +272,11 @@ class EvaluateConfig:
     split: str = _choice("val", "test", "train")
     # What computes COCO's numbers: flat arrays, or COCO's own code, many times slower, for the same numbers.
     evaluators: str = _choice("arrays", "pycocotools")
+    # Post-processing that replaces the model's own, so that detectors can be compared; null keeps it.
+    score_threshold: float | None = _probability(None)
+    nms_iou: float | None = _probability(None)
+    candidates_per_class: int | None = _at_least(0, None)  # of an image, by score, before suppression; 0: all
+    max_detections: int | None = _at_least(0, None)  # of an image; 0: all
     data: dict[str, Any] = _empty(dict)  # settings that replace those of the run's own data
     batch_size: int = _at_least(1, 16)  # images
     device: str = _device()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
+import types
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -18,6 +19,7 @@ from detectors.training.spans import span
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 REPEAT = 1.0  # seconds
+LATER = 0.05  # seconds
 
 
 def is_due(every: int, step: int) -> bool:
@@ -177,7 +179,7 @@ class StopRequests:
         if self:
             raise KeyboardInterrupt
 
-    def note(self, number: int, frame: object) -> None:
+    def note(self, number: int, frame: types.FrameType | None) -> None:
         """A second signal ends the program; within REPEAT seconds it counts as the first.
 
         A launcher passes on what its whole process group has got anyway.
@@ -186,8 +188,17 @@ class StopRequests:
         if not self.signals:
             self.noted = perf_counter()
         self.signals.append(number)
-        if not repeated and (self.raises or len(self.signals) > 1):
-            raise KeyboardInterrupt("stopped at once; what was saved before is still there")
+        if not repeated:
+            self.interrupt(number, frame)
+
+    def interrupt(self, number: int, frame: types.FrameType | None) -> None:
+        """Raises, if it is time to; a little later where Python would drop the exception."""
+        if not self.raises and len(self.signals) < 2:
+            return
+        if drops_exceptions(frame):
+            signal.setitimer(signal.ITIMER_REAL, LATER)  # SIGALRM comes back to here
+            return
+        raise KeyboardInterrupt("stopped at once; what was saved before is still there")
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
@@ -197,6 +208,19 @@ class StopRequests:
             yield
         finally:
             self.raises = False
+
+
+def drops_exceptions(frame: types.FrameType | None) -> bool:
+    """Whether Python ignores an exception that is raised in this frame.
+
+    It does in what a fork calls (os.register_at_fork), in the middle of starting a loading process, and in
+    destructors.
+    """
+    while frame is not None:
+        if frame.f_code.co_name in ("__del__", "_launch"):  # multiprocessing forks in Popen._launch
+            return True
+        frame = frame.f_back
+    return False
 
 
 @contextmanager
@@ -213,16 +237,17 @@ def stopped_at_once(message: str) -> Iterator[None]:
 def stop_requests() -> Iterator[StopRequests]:
     """Notes Ctrl-C, SIGTERM, SIGUSR1 (SLURM's warning) and, unless it is ignored (nohup), SIGHUP."""
     requests = StopRequests()
+    handlers = dict.fromkeys(STOP_SIGNALS, requests.note) | {signal.SIGALRM: requests.interrupt}
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        del handlers[signal.SIGHUP]
     before = {}
-    for number in STOP_SIGNALS:
-        try:
-            if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
-                continue
-            before[number] = signal.signal(number, requests.note)
-        except ValueError:  # only the main thread may handle signals
-            break
+    with suppress(ValueError):  # only the main thread may handle signals
+        for number, handler in handlers.items():
+            before[number] = signal.signal(number, handler)
     try:
         yield requests
     finally:
+        if before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import multiprocessing
 import os
 import signal
+import time
 from itertools import count
 from pathlib import Path
 
@@ -260,3 +262,39 @@ def test_a_shells_background_job_still_hears_an_interrupt():
             assert stop.signals == [signal.SIGINT]
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+FORK_SENDS: list[int] = []  # the signals that the next fork sends to this process
+os.register_at_fork(after_in_parent=lambda: [os.kill(os.getpid(), FORK_SENDS.pop()) for _ in FORK_SENDS[:]])
+
+
+class _SendsWhenDestroyed:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _start_a_loading_process() -> None:
+    FORK_SENDS.append(signal.SIGTERM)
+    process = multiprocessing.get_context("fork").Process(target=int)
+    process.start()
+    process.join()
+
+
+@pytest.mark.parametrize("place", [_SendsWhenDestroyed, _start_a_loading_process])
+def test_a_signal_is_not_lost_where_python_drops_exceptions(place):
+    def wait_in_a_block(stop: progress.StopRequests) -> None:
+        with stop.at_once():
+            place()
+            assert stop.signals == [signal.SIGTERM]
+            time.sleep(10)
+
+    with progress.stop_requests() as stop, pytest.raises(KeyboardInterrupt, match="stopped at once"):
+        wait_in_a_block(stop)
+
+
+def test_a_late_interrupt_ends_with_its_block():
+    with progress.stop_requests() as stop:
+        with stop.at_once():
+            _SendsWhenDestroyed()
+        time.sleep(3 * progress.LATER)
+        assert stop.signals == [signal.SIGTERM]
