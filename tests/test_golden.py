@@ -44,7 +44,7 @@ BANDS = {"bfloat16": {"yolov2": 0.06, "ssd": 0.01}, "float16": {"yolov2": 0.03, 
 def curve(family: str, precision: str = "float32", steps: int = 20) -> list[float]:
     torch.manual_seed(0)
     detector = BUILDERS[family]().train()
-    optimizer = suited(sgd(detector, rate=1e-4), precision)
+    optimizer = suited(sgd(detector, rate=1e-4), precision, torch.device("cpu"))
     scaler = LossScaler(optimizer, precision, torch.device("cpu"))
     scaler.restore({"scale": 2.0**9, "growth_tracker": 0, "overflows": 0})  # no step is left out
     step = TrainStep(detector, precision)

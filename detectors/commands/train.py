@@ -186,7 +186,7 @@ def build_run(
             processes=processes,
             averaged=ema and ema.module,
         ),
-        optimizer=suited(build(config.optimizer, detector), config.trainer.precision),
+        optimizer=suited(build(config.optimizer, detector), config.trainer.precision, device),
         train_loader=assemble.train_loader(
             config,
             annotations,

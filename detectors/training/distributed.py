@@ -101,11 +101,11 @@ class Processes:
         """The mean over the processes. No host waits for its device."""
         return values if self.world_size == 1 else mean_over_processes(values)
 
-    def means(self, numbers: Mapping[str, float | Tensor]) -> Mapping[str, float | Tensor]:
-        """The mean of each number over those processes in which it is not NaN. Waits for the device."""
+    def means(self, numbers: Mapping[str, float]) -> Mapping[str, float]:
+        """The mean of each number over those processes in which it is not NaN."""
         if self.world_size == 1:
             return numbers
-        values = torch.tensor([float(value) for value in numbers.values()], dtype=torch.float64)
+        values = torch.tensor(list(numbers.values()), dtype=torch.float64)
         known = ~values.isnan()
         sums = torch.stack([torch.where(known, values, 0), known.to(values.dtype)])
         with _connected():

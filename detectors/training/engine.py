@@ -49,7 +49,7 @@ def train(run: Run) -> Evaluation:
             # One training step.
             rate = begin_step(run)
             for part, loaded in enumerate(fetched, 1):
-                batch = loaded.to(run.device, non_blocking=True)
+                batch = run.to_device(loaded)
                 terms = run.task.step(batch, exchange=part == trainer.accumulate)
                 backward(run, terms)
                 recent.add(terms, progress.step + 1, batch)

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 STEPS = 2  # of each format at least, and as many as take SECONDS
 SECONDS = 2.0
-CLEARLY = 0.9  # contiguous is chosen if its step takes less than this share of channels_last's
+CLEARLY = 0.95  # contiguous is chosen if its step takes less than this share of channels_last's
 
 
 def with_memory_format(config: Config, num_classes: int, processes: Processes = ALONE) -> Config:

@@ -92,12 +92,12 @@ class StepGuard:
         self.counts = torch.stack([skipped + bad, in_a_row, torch.maximum(longest, in_a_row)])
         self.before = {}
 
-    def read(self, step: int) -> tuple[int, int]:
-        """Steps left out so far, in all and in the current row. Waits for the device.
+    def read(self, counts: Tensor, step: int) -> tuple[int, int]:
+        """Steps left out so far, in all and in the current row. counts: self.counts, on the host.
 
         NotFiniteError if SKIPS_IN_A_ROW were left out one after another. step: that was made last.
         """
-        skipped, in_a_row, longest = self.counts.tolist()
+        skipped, in_a_row, longest = counts.tolist()
         if longest >= SKIPS_IN_A_ROW:
             raise NotFiniteError(
                 f"step {step}: {longest} steps one after another were not finite and left out", step

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from inspect import signature
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from detectors.config.schema import TrainerConfig
+from detectors.training.host_copy import on_host
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}  # trainer.precision -> dtype
 SMALLEST_SCALE = 2**-10  # GradScaler starts at 2^16; the demo models settle at 2^11 and 2^12
@@ -79,26 +80,36 @@ class LossScaler:
         self._scaler.step(self._optimizer)
         self._scaler.update()
 
-    def numbers(self) -> dict[str, float]:
+    def tensors(self) -> dict[str, Tensor]:
+        """What `numbers` needs, still on the device; none without float16."""
+        if not self._scaler.is_enabled():
+            return {}
+        scale = self._scaler._get_scale_async()
+        if scale is None:  # before the first step
+            scale = torch.full_like(self._taken, self._scaler.get_scale())
+        return {"scale": scale, "taken": self._taken}
+
+    def numbers(self, tensors: Mapping[str, Tensor]) -> dict[str, float]:
         """For the log: scale, and steps left out since the start of the run; none without float16.
 
-        Waits for the device. FloatingPointError if the gradients overflow whatever the scale.
+        tensors: those of `tensors`, on the host. FloatingPointError if the gradients overflow whatever the
+        scale.
         """
         if not self._scaler.is_enabled():
             return {}
-        scale = self._scaler.get_scale()
+        scale = float(tensors["scale"])
         if scale < SMALLEST_SCALE:
             raise FloatingPointError(
                 f"the loss scale has fallen to {scale:g}, because gradients are not finite at any scale. Try "
                 "trainer.precision=bfloat16 or a lower optimizer.rate; the last checkpoint is from before"
             )
-        return {"loss_scale": scale, "overflows": self._steps - int(self._taken)}
+        return {"loss_scale": scale, "overflows": self._steps - int(tensors["taken"])}
 
     def state(self) -> dict[str, float]:
         """For a checkpoint: `scale`, `growth_tracker` (steps since the last overflow), `overflows`."""
         if not self._scaler.is_enabled():
             return {}
-        numbers = self.numbers()
+        numbers = self.numbers(on_host(self.tensors()))
         return {
             "scale": numbers["loss_scale"],
             "growth_tracker": self._scaler.state_dict()["_growth_tracker"],
@@ -115,22 +126,35 @@ class LossScaler:
         self._taken.zero_()
 
 
-def suited(optimizer: torch.optim.Optimizer, precision: str) -> torch.optim.Optimizer:
-    """A new optimiser; for float16 the same one with fused=True, which can leave out a step on the device.
+def suited(optimizer: torch.optim.Optimizer, precision: str, device: torch.device) -> torch.optim.Optimizer:
+    """A new optimiser; the same one with fused=True where that pays and PyTorch has the kernels.
 
-    GradScaler waits for the device at each step of any other one. So it does if there are no fused kernels,
-    as for RMSprop: then the optimiser is returned as it is.
+    On a GPU, a fused step is a few launches instead of some for each operation. With float16 it can also be
+    left out on the device; GradScaler waits for the device at each step of any other optimiser. On a CPU, the
+    other precisions keep PyTorch's loop over the parameters, so that runs keep their last digits. Without
+    fused kernels, as for RMSprop, or where the user has chosen, the optimiser is returned as it is.
     """
     kind = type(optimizer)
     names = signature(kind).parameters
-    if precision != "float16" or "fused" not in names:
+    if not _has_fused_steps(kind, device) or (precision != "float16" and not _fused_pays(optimizer, device)):
         return optimizer
     settings = {name: value for name, value in optimizer.defaults.items() if name in names}
     groups = [group | {"fused": True, "foreach": None} for group in optimizer.param_groups]
     fused = kind(groups, **settings | {"fused": True, "foreach": None})
-    if isinstance(fused, torch.optim.SGD):
+    if precision == "float16" and isinstance(fused, torch.optim.SGD):
         # In torch 2.11 a first step that is left out leaves momentum without values (_fused_sgd: empty_like).
         for group in filter(lambda group: group["momentum"], fused.param_groups):
             for parameter in group["params"]:
                 fused.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return fused
+
+
+def _has_fused_steps(kind: type[torch.optim.Optimizer], device: torch.device) -> bool:
+    """Adagrad has them on CPUs alone."""
+    return "fused" in signature(kind).parameters and (device.type == "cpu" or kind is not torch.optim.Adagrad)
+
+
+def _fused_pays(optimizer: torch.optim.Optimizer, device: torch.device) -> bool:
+    """On any device but a CPU, unless optimizer.options has `fused` or `foreach`."""
+    chosen = any(optimizer.defaults.get(name) is not None for name in ("fused", "foreach"))
+    return device.type != "cpu" and not chosen

@@ -45,7 +45,7 @@ class Progress:
 
 
 class Recent:
-    """Loss terms since the last log line, on the device. Reading them is the loop's only synchronisation.
+    """Loss terms since the last log line, on the device.
 
     skips: batches with a term that is not finite do not count, instead of ending the run. average: over the
     processes that train together.
@@ -63,7 +63,7 @@ class Recent:
 
     def state(self) -> dict[str, list[str] | Tensor]:
         """For a checkpoint: `names`, and `terms` (batches, terms) on the host."""
-        return {"names": self.names, "terms": torch.stack(self.terms).cpu()} if self.terms else {}
+        return {"names": self.names, "terms": self.stacked().cpu()} if self.terms else {}
 
     def restore(self, state: dict[str, list[str] | Tensor], device: torch.device) -> None:
         """Takes up what state() returned; the terms were finite then, so their images are not needed."""
@@ -76,9 +76,16 @@ class Recent:
         self.terms.append(self.average(torch.stack([term.detach() for term in terms.values()])))
         self.origin.append((step, [info.path for info in batch.infos]))
 
-    def means(self, processes: Processes = ALONE) -> dict[str, float]:
-        """Mean of each term and of their total since the last call; NaN if no batch counts. See check."""
-        values = self.check(processes)
+    def stacked(self) -> Tensor:
+        """(batches, terms) on the device"""
+        return torch.stack(self.terms) if self.terms else torch.zeros(0, len(self.names))
+
+    def means(self, values: Tensor, processes: Processes = ALONE) -> dict[str, float]:
+        """Mean of each term and of their total since the last call; NaN if no batch counts.
+
+        values: what stacked() returned, on the host. See check.
+        """
+        values = self.check(values, processes)
         names = self.names
         self.clear()
         return {
@@ -86,13 +93,12 @@ class Recent:
             **dict(zip(names, values.mean(0).tolist(), strict=True)),
         }
 
-    def check(self, processes: Processes = ALONE) -> Tensor:
-        """(batches, terms) on the host.
+    def check(self, values: Tensor, processes: Processes = ALONE) -> Tensor:
+        """(batches, terms) that count. values: what stacked() returned, on the host.
 
         NotFiniteError names the first step with a non-finite term, its terms and its images: those of all
         processes if they call it together. With `skips`, such batches are dropped.
         """
-        values = torch.stack(self.terms).cpu() if self.terms else torch.zeros(0, len(self.names))
         bad = (~values.isfinite()).any(1)
         if bad.any() and self.skips:
             kept = (~bad).nonzero()[:, 0].tolist()

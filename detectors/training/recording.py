@@ -13,11 +13,12 @@ from tqdm import tqdm
 from detectors.tables import cell
 from detectors.training import checkpoint as ckpt
 from detectors.training.budgets import note_evaluation
+from detectors.training.host_copy import on_host
 from detectors.training.outcome import write_summary
 from detectors.training.progress import Clock, Recent, is_due
 from detectors.training.run import Evaluation, Run
 from detectors.training.run_log import log_progress, shows_bar
-from detectors.training.saving import count_skipped, save_run
+from detectors.training.saving import count_skipped, guard_counts, save_run
 from detectors.training.update import weight_norm
 
 
@@ -28,20 +29,25 @@ def progress_bar(run: Run) -> tqdm:
 
 
 def log(run: Run, recent: Recent, clock: Clock, bar: tqdm, numbers: dict[str, float | Tensor]) -> None:
-    """Scalars to the tracker, the log and the bar. This is where the host waits for the device.
+    """Scalars to the tracker, the log and the bar. This is where the host waits for the device, once.
 
     numbers: of this process; all processes call it, and their means are logged.
     """
+    on_device = {"weight_norm": weight_norm(run.task.module), "terms": recent.stacked()}
+    on_device |= {**run.scaler.tensors(), **guard_counts(run)}
+    of_step = {("step", name): value for name, value in numbers.items() if isinstance(value, Tensor)}
+    host = on_host(on_device | of_step)
+    numbers = {name: float(host.get(("step", name), value)) for name, value in numbers.items()}
     numbers = run.processes.means(numbers)
     run.processes.share_problems(run.train_loader)
-    losses = recent.means(run.processes)
-    count_skipped(run)
+    losses = recent.means(host["terms"], run.processes)
+    count_skipped(run, host)
     rates = clock.rates()
     scalars = {f"train/loss/{name}": value for name, value in losses.items()}
-    scalars |= {f"train/{name}": float(value) for name, value in {**numbers, **run.scaler.numbers()}.items()}
+    scalars |= {f"train/{name}": value for name, value in {**numbers, **run.scaler.numbers(host)}.items()}
     scalars |= {f"train/{name}": value for name, value in rates.items()}
     scalars |= group_rates(run.optimizer, scalars["train/rate"])
-    scalars["train/weight_norm"] = float(weight_norm(run.task.module))
+    scalars["train/weight_norm"] = float(host["weight_norm"])
     scalars["train/peak_memory"] = peak_memory(run.device)
     scalars["train/images_seen"] = run.progress.images_seen
     if broken := len(run.train_loader.problems):

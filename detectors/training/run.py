@@ -16,6 +16,7 @@ from detectors.config.schema import Config
 from detectors.data.loading import BatchLoader
 from detectors.metrics.pr_curves import PrCurve
 from detectors.structures import Batch
+from detectors.training.device_copies import DeviceCopies
 from detectors.training.distributed import ALONE, Processes
 from detectors.training.ema import Ema
 from detectors.training.hooks import Hooks
@@ -85,8 +86,10 @@ class Run:
     hooks: Hooks = field(default_factory=Hooks)  # the user's functions
     processes: Processes = ALONE
     scaler: LossScaler = field(init=False)
+    to_device: DeviceCopies = field(init=False)
 
     def __post_init__(self):
+        self.to_device = DeviceCopies(self.device)
         self.scaler = LossScaler(self.optimizer, self.config.trainer.precision, self.device)
         if self.config.trainer.on_nonfinite == "skip":
             self.guard = StepGuard(

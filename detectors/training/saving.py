@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
+
+from torch import Tensor
 
 from detectors.config.entry import message
 from detectors.config.schema import to_plain
 from detectors.training import checkpoint as ckpt
 from detectors.training.checkpoint_checks import checked_optimizer_state, stored_progress
+from detectors.training.host_copy import on_host
 from detectors.training.nonfinite import NotFiniteError, first_not_finite
 from detectors.training.optim import lay_out_state
 from detectors.training.progress import Clock, is_due
@@ -32,8 +35,9 @@ def save_run(run: Run, name: str) -> None:
         run.saved_at = perf_counter()
     if not run.processes.first:
         return
-    run.recent.check()
-    count_skipped(run)
+    numbers = on_host({"terms": run.recent.stacked(), **guard_counts(run)})
+    run.recent.check(numbers["terms"])
+    count_skipped(run, numbers)
     if not run.folder.exists():
         logger.warning(
             f"{run.folder} was deleted: it is made again for checkpoints, but its log and curves are lost"
@@ -78,10 +82,18 @@ def checkpoint_of(run: Run, path: Path) -> ckpt.Checkpoint:
     )
 
 
-def count_skipped(run: Run) -> None:
-    """Takes the number of steps left out from the device. NotFiniteError if there were too many in a row."""
+def guard_counts(run: Run) -> dict[str, Tensor]:
+    """What count_skipped needs, still on the device."""
+    return {} if run.guard is None else {"guard": run.guard.counts}
+
+
+def count_skipped(run: Run, numbers: Mapping[str, Tensor]) -> None:
+    """Notes the number of steps left out. NotFiniteError if there were too many in a row.
+
+    numbers: those of guard_counts, on the host.
+    """
     if run.guard is not None:
-        skipped, in_a_row = run.guard.read(run.progress.step)
+        skipped, in_a_row = run.guard.read(numbers["guard"], run.progress.step)
         run.progress.skipped_steps = skipped
         run.progress.skipped_in_a_row = in_a_row
 

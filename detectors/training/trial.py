@@ -30,7 +30,7 @@ class TrialTraining:
         freeze(self.detector, trainer.freeze)
         train_mode(self.detector, freeze_statistics=trainer.freeze_statistics)
         self.losses = TrainStep(self.detector, trainer.precision)
-        self.optimizer = suited(build(config.optimizer, self.detector), trainer.precision)
+        self.optimizer = suited(build(config.optimizer, self.detector), trainer.precision, device)
         self.scaler = LossScaler(self.optimizer, trainer.precision, device)
 
     def step(self, batches: Sequence[Batch], rate: float) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ def test_a_step_with_an_overflow_changes_nothing(name):
     module, plain = nn.Linear(300, 2), nn.Linear(300, 2)
     plain.load_state_dict(module.state_dict())
     torch.full((300, 2), 7e8)  # what a momentum without values would find in its memory
-    optimizer = suited(OPTIMIZERS[name](module), "float16")
+    optimizer = suited(OPTIMIZERS[name](module), "float16", CPU)
     reference = OPTIMIZERS[name](plain)
     scaler = LossScaler(optimizer, "float16", CPU)
     for factor in (1e38, 1.0, 1e38, 2.0):
@@ -64,34 +65,74 @@ def test_a_step_with_an_overflow_changes_nothing(name):
             take(LossScaler(reference, "float32", CPU), reference, plain, factor)
         assert_close(module.state_dict(), plain.state_dict(), rtol=1e-6, atol=1e-6)
     assert_close(state_of(module, optimizer), state_of(plain, reference), rtol=1e-6, atol=1e-6)
-    assert scaler.numbers() == {"loss_scale": 2.0**14, "overflows": 2}
+    assert scaler.numbers(scaler.tensors()) == {"loss_scale": 2.0**14, "overflows": 2}
 
 
 def test_a_fused_optimiser_keeps_its_groups():
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     plain = sgd(module, rate=0.1, bias_rate_factor=2.0, rate_in_momentum=True)
-    assert suited(plain, "bfloat16") is plain
-    fused = suited(plain, "float16")
+    assert suited(plain, "bfloat16", CPU) is plain
+    fused = suited(plain, "float16", CPU)
     same = [{**group, "fused": True} for group in plain.param_groups]
     assert fused.param_groups == same
     assert type(fused) is torch.optim.SGD
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "precision", "device", "fused"),
+    [
+        (torch.optim.AdamW, "float32", "cuda", True),
+        (torch.optim.SGD, "bfloat16", "cuda", True),
+        (torch.optim.AdamW, "float32", "cpu", None),
+        (torch.optim.Adagrad, "float16", "cuda", None),  # PyTorch has that on CPUs alone
+        (torch.optim.Adagrad, "float16", "cpu", True),
+        (partial(torch.optim.Adam, foreach=True), "float32", "cuda", None),
+        (partial(torch.optim.Adam, fused=False), "float32", "cuda", False),
+        (torch.optim.RMSprop, "float32", "cuda", None),
+    ],
+)
+def test_steps_are_fused_on_a_gpu_unless_the_user_says_otherwise(optimizer, precision, device, fused):
+    """The parameters are on the CPU, which has the same kernels."""
+    module = nn.Linear(2, 1)
+    made = suited(optimizer(module.parameters(), lr=0.1), precision, torch.device(device))
+    assert made.param_groups[0].get("fused") is fused
+    assert made.defaults.get("fused") is fused
+    module(torch.ones(1, 2)).sum().backward()
+    made.step()
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_fused_step_is_the_plain_one(name):
+    """Three steps; momenta and squares, too."""
+    plain, other = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+    other.load_state_dict(plain.state_dict())
+    reference = OPTIMIZERS[name](plain)
+    fused = suited(OPTIMIZERS[name](other), "float32", torch.device("cuda"))
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        for parameter, twin in zip(plain.parameters(), other.parameters(), strict=True):
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+            twin.grad = parameter.grad.clone()
+        reference.step()
+        fused.step()
+    assert_close(state_of(other, fused), state_of(plain, reference), rtol=1e-5, atol=1e-6)
+
+
 def test_gradients_that_are_never_finite_end_the_run():
     """Every step would be left out in silence."""
     module = nn.Linear(2, 1)
-    optimizer = suited(sgd(module, rate=0.1), "float16")
+    optimizer = suited(sgd(module, rate=0.1), "float16", CPU)
     scaler = LossScaler(optimizer, "float16", CPU)
     scaler.restore({"scale": 2.0**-10, "growth_tracker": 0, "overflows": 5})
     take(scaler, optimizer, module, 1.0)
-    assert scaler.numbers() == {"loss_scale": 2.0**-10, "overflows": 5}
+    assert scaler.numbers(scaler.tensors()) == {"loss_scale": 2.0**-10, "overflows": 5}
     take(scaler, optimizer, module, float("nan"))
     message = (
         "the loss scale has fallen to 0.000488281, because gradients are not finite at any scale. Try "
         "trainer.precision=bfloat16 or a lower optimizer.rate; the last checkpoint is from before"
     )
     with pytest.raises(FloatingPointError, match=f"^{re.escape(message)}$"):
-        scaler.numbers()
+        scaler.numbers(scaler.tensors())
 
 
 def test_gradients_are_clipped_after_they_are_unscaled(cache, tmp_path):  # noqa: F811

@@ -27,19 +27,19 @@ def test_means_are_over_the_steps_since_the_last_call():
     recent = Recent()
     recent.add(terms(1.0, 2.0), 1, batch_of("a"))
     recent.add(terms(3.0, 6.0), 2, batch_of("b"))
-    assert recent.means() == {"total": 6.0, "box": 2.0, "class": 4.0}
+    assert recent.means(recent.stacked()) == {"total": 6.0, "box": 2.0, "class": 4.0}
     recent.add(terms(5.0, 1.0), 3, batch_of("c"))
-    assert recent.means()["total"] == 6.0
+    assert recent.means(recent.stacked())["total"] == 6.0
 
 
 def test_the_first_step_that_went_wrong_is_named():
     recent = Recent()
-    recent.check()
+    recent.check(recent.stacked())
     recent.add(terms(1.0, 2.0), 7, batch_of("good.jpg"))
     recent.add(terms(float("inf"), 2.0), 8, batch_of("bad.jpg"))
     recent.add(terms(float("nan"), 2.0), 9, batch_of("late.jpg"))
     with pytest.raises(FloatingPointError, match=r"step 8: .*box=inf, class=2\).*\n  bad.jpg$"):
-        recent.check()
+        recent.check(recent.stacked())
 
 
 def test_a_pause_costs_no_training_time():

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from detectors.data.files import Appender
-from detectors.training import engine
+from detectors.training import engine, recording
 from detectors.training.csv_log import METRICS
+from detectors.training.precision import LossScaler
+from detectors.training.progress import Recent
 from detectors.training.recording import group_rates, histogram_values, peak_memory
 from detectors.training.tags import check_tag
 from detectors.training.tracking import Tracker
@@ -53,6 +55,51 @@ def test_the_points_of_a_run(model, cache, tmp_path):  # noqa: F811
     norm = sum(p.detach().square().sum() for p in run.task.module.parameters()).sqrt()
     assert points["train/weight_norm"][6] == pytest.approx(norm.item(), rel=1e-5)
     assert not any(tag.startswith("train/rate/") for tag in points)
+
+
+class OnDevice(torch.Tensor):
+    """Counts how often the host takes numbers from it; what it gets lies on the host."""
+
+    reads = 0
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        result = super().__torch_function__(function, types, args, kwargs or {})
+        if function.__name__ in ("cpu", "item", "tolist", "numpy", "__float__", "__int__", "__bool__"):
+            cls.reads += 1
+            return result.as_subclass(torch.Tensor) if isinstance(result, torch.Tensor) else result
+        return result
+
+
+def on_device(value):
+    """A tensor, or the tensors of a dict."""
+    if isinstance(value, dict):
+        return {name: on_device(item) for name, item in value.items()}
+    return value.as_subclass(OnDevice) if isinstance(value, torch.Tensor) else value
+
+
+def test_a_log_line_takes_one_transfer(cache, tmp_path, monkeypatch):  # noqa: F811
+    """With a loss scale and skipped steps, which are counted on the device."""
+    settings = ("trainer.precision=float16", "trainer.on_nonfinite=skip", "trainer.clip_grad_norm=1.0")
+    short = ("model.width=0.05", "trainer.steps=2", "trainer.log_every=1", "trainer.eval_every=0")
+    run = make_run(tmp_path, cache, *settings, *short)
+    sources = [(recording, "weight_norm"), (recording, "guard_counts")]
+    sources += [(Recent, "stacked"), (LossScaler, "tensors")]
+    for place, name in sources:
+        original = getattr(place, name)
+        monkeypatch.setattr(place, name, lambda *args, original=original: on_device(original(*args)))
+    counts = []
+
+    def log(run, recent, clock, bar, numbers):
+        OnDevice.reads = 0
+        recording.log(run, recent, clock, bar, on_device(numbers))
+        counts.append(OnDevice.reads)
+
+    monkeypatch.setattr(engine, "log", log)
+    engine.train(run)
+    assert counts == [1, 1]
+    run.tracker.close()
+    assert {"train/grad_norm", "train/loss_scale", "train/weight_norm"} <= rows(tmp_path).keys()
 
 
 def test_rates_of_groups_that_differ(cache, tmp_path):  # noqa: F811
