@@ -17,6 +17,7 @@ SUBJECTS = {
     "kmeans": ("kmeans_speed", "anchors by k-means, beside lightnet's"),
     "data": ("data_speed", "decoding and augmentation, beside torchvision's transforms"),
     "startup": ("startup_speed", "from the command line to the answer, beside `import torch`"),
+    "gpu": ("gpu_speed", "all of this on a GPU: fills the GPU rows of docs/performance.md"),
 }
 
 

@@ -1,7 +1,8 @@
 """Target encoding, loss and gradient of each program, as parts that can be timed one by one.
 
 All programs get the same head outputs and boxes. The outputs lie in memory as each program's own head writes
-them: channels last for ours and for the Python loop, channels first for lightnet.
+them: channels last for ours and for the Python loop, channels first for lightnet. The others compute in
+float32 whatever the precision of the outputs.
 """
 
 from __future__ import annotations
@@ -57,8 +58,9 @@ class RegionInputs:
         self.raw = raw.to(grid.stride.device, dtype).requires_grad_()
         self.leaves = [self.raw]
 
-    def outputs(self) -> HeadOutputs:
-        return region_head_outputs(self.raw.reshape(len(self.raw), -1, self.entries))
+    def outputs(self, dtype: torch.dtype) -> HeadOutputs:
+        """dtype: the head of a detector gives float32."""
+        return region_head_outputs(self.raw.to(dtype).reshape(len(self.raw), -1, self.entries))
 
 
 class MultiBoxInputs:
@@ -73,8 +75,9 @@ class MultiBoxInputs:
         device = grid.stride.device
         self.leaves = [x.to(device, dtype).requires_grad_() for x in (offsets, logits)]
 
-    def outputs(self) -> HeadOutputs:
-        return HeadOutputs(*self.leaves)
+    def outputs(self, dtype: torch.dtype) -> HeadOutputs:
+        """dtype: the head of a detector gives float32."""
+        return HeadOutputs(*(leaf.to(dtype) for leaf in self.leaves))
 
 
 def region_detector(kind: str, device: torch.device) -> Detector:
@@ -94,17 +97,27 @@ def multibox_detector(kind: str, device: torch.device, as_torchvision: bool = Fa
 
 
 class OwnLossRun:
-    """A Detector's encoder and loss. The network itself is not called."""
+    """A Detector's encoder and loss. The network itself is not called.
 
-    def __init__(self, detector: Detector, inputs: RegionInputs | MultiBoxInputs, targets: Targets):
+    float32: the loss gets float32 whatever the inputs, which is what the reference needs.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        inputs: RegionInputs | MultiBoxInputs,
+        targets: Targets,
+        float32: bool = True,
+    ):
         self.detector = detector
         self.inputs = inputs
         self.targets = targets
+        self.dtype = torch.float32 if float32 else inputs.leaves[0].dtype
         side = SIDE_YOLO if isinstance(inputs, RegionInputs) else SIDE_SSD
         self.grid = detector.grid((side, side))
 
     def encode(self) -> None:
-        self.outputs = self.inputs.outputs()
+        self.outputs = self.inputs.outputs(self.dtype)
         self.encoded = self.detector.encoder(self.targets, self.grid, self.outputs)
 
     def forward(self) -> None:
@@ -123,7 +136,7 @@ class LoopLossRun:
         self.targets = targets
 
     def encode(self) -> None:
-        self.raw = self.inputs.raw.unflatten(-1, (-1, self.inputs.entries))
+        self.raw = self.inputs.raw.float().unflatten(-1, (-1, self.inputs.entries))
         self.tables = self.loss.encode(self.raw, self.targets)
 
     def forward(self) -> None:
@@ -139,7 +152,7 @@ class LightnetLossRun:
     def __init__(self, lightnet: ModuleType, inputs: RegionInputs, targets: Targets, anchors: str):
         self.loss = lightnet_loss(lightnet, inputs.entries - 5, anchors)
         # its order of axes: batch, channel, row, column
-        self.raw = inputs.raw.detach().permute(0, 3, 1, 2).contiguous().requires_grad_()
+        self.raw = inputs.raw.detach().float().permute(0, 3, 1, 2).contiguous().requires_grad_()
         self.targets = lightnet_targets(targets, SIDE_YOLO)
 
     def encode(self) -> None:
@@ -181,7 +194,7 @@ class TorchvisionLossRun:
         self.matched = [self.matcher(box_iou(each["boxes"], self.boxes)) for each in self.targets]
 
     def forward(self) -> None:
-        offsets, logits = self.inputs.leaves
+        offsets, logits = (leaf.float() for leaf in self.inputs.leaves)
         outputs = {"bbox_regression": offsets, "cls_logits": logits}
         anchors = [self.boxes] * len(self.targets)
         self.value = sum(SSD.compute_loss(self.ssd, self.targets, outputs, anchors, self.matched).values())

@@ -40,6 +40,8 @@ from detectors.commands.benchmark.subject_options import (
     subject_parser,
 )
 from detectors.kernels.dispatch import FusedPart, set_kernels, version
+from detectors.models.detector import Detector
+from detectors.structures import Targets
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 REFERENCE = "ours, reference"
@@ -85,12 +87,12 @@ def region_rows(kind: str, args: argparse.Namespace, device: torch.device) -> li
     grid = detector.grid((SIDE_YOLO, SIDE_YOLO))
     inputs = RegionInputs(args.batch, grid, CLASS_COUNTS[kind], DTYPES[args.precision])
     targets = made_up_targets(kind, args.batch, (SIDE_YOLO, SIDE_YOLO)).to(device)
-    runs: dict[str, LossRun] = own_runs(OwnLossRun(detector, inputs, targets), device)
+    runs: dict[str, LossRun] = own_runs(detector, inputs, targets)
     runs["Python loop"] = LoopLossRun(inputs, targets, grid)
     lightnet, reason = optional_peer("lightnet")
     if lightnet is not None:
         runs["lightnet"] = LightnetLossRun(lightnet, inputs, targets, kind)
-    what = f"region loss, {args.batch} images, {CLASS_COUNTS[kind]} classes"
+    what = f"region loss, {args.batch} images, {CLASS_COUNTS[kind]} classes, {args.precision}"
     rows = compared(what, runs, args, device, moved=2 * inputs.raw.nbytes)
     return rows if lightnet else [*rows, RatioRow(what, "lightnet", missing=reason)]
 
@@ -102,22 +104,26 @@ def multibox_rows(kind: str, args: argparse.Namespace, device: torch.device) -> 
     grid = detector.grid((SIDE_SSD, SIDE_SSD))
     inputs = MultiBoxInputs(args.batch, grid, CLASS_COUNTS[kind], DTYPES[args.precision])
     targets = made_up_targets(kind, args.batch, (SIDE_SSD, SIDE_SSD)).to(device)
-    runs: dict[str, LossRun] = own_runs(OwnLossRun(detector, inputs, targets), device)
+    runs: dict[str, LossRun] = own_runs(detector, inputs, targets)
     runs[AS_TORCHVISION] = OwnLossRun(like, inputs, targets)
     runs["torchvision"] = TorchvisionLossRun(inputs, targets, grid)
-    what = f"multibox loss, {args.batch} images, {CLASS_COUNTS[kind] + 1} outputs"
+    what = f"multibox loss, {args.batch} images, {CLASS_COUNTS[kind] + 1} outputs, {args.precision}"
     moved = 2 * sum(leaf.nbytes for leaf in inputs.leaves)
     return compared(what, runs, args, device, moved=moved)
 
 
-def own_runs(run: OwnLossRun, device: torch.device) -> dict[str, LossRun]:
+def own_runs(
+    detector: Detector, inputs: RegionInputs | MultiBoxInputs, targets: Targets
+) -> dict[str, LossRun]:
     """Our versions that run on the device, the one that training takes first."""
-    return {TRITON: run, REFERENCE: run} if _runs_kernel(run, device) else {REFERENCE: run}
+    reference = OwnLossRun(detector, inputs, targets)
+    if not (isinstance(detector.loss, FusedPart) and _chosen(detector) == "triton"):
+        return {REFERENCE: reference}
+    return {TRITON: OwnLossRun(detector, inputs, targets, float32=False), REFERENCE: reference}
 
 
-def _runs_kernel(run: OwnLossRun, device: torch.device) -> bool:
-    loss = run.detector.loss
-    return isinstance(loss, FusedPart) and version(device, loss.unsupported()).name == "triton"
+def _chosen(detector: Detector) -> str:
+    return version(detector.pixel_mean.device, detector.loss.unsupported()).name
 
 
 def compared(

@@ -46,7 +46,10 @@ def prepared_device(args: argparse.Namespace, **least: int) -> torch.device:
     if "threads" in args:
         require_at_least(args, threads=1)
     torch.set_num_threads(getattr(args, "threads", 1))
-    return choose_device(getattr(args, "device", "cpu"))
+    device = choose_device(getattr(args, "device", "cpu"))
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # PyTorch's default is on, that of trainer.tf32 off
+    return device
 
 
 def publish(

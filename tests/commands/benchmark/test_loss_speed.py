@@ -21,8 +21,10 @@ from detectors.commands.benchmark.loss_runs import (
     multibox_detector,
     region_detector,
 )
+from detectors.commands.benchmark.loss_speed import REFERENCE, TRITON, loss_contender, own_runs
 from detectors.commands.benchmark.made_up_truths import CLASS_COUNTS, made_up_targets
 from detectors.commands.benchmark.temporaries import peak_bytes
+from detectors.kernels.dispatch import set_kernels
 
 CPU = torch.device("cpu")
 
@@ -81,13 +83,16 @@ def test_the_table_and_the_file(tmp_path, capsys, monkeypatch):
     record = json.loads(file.read_text())
     assert record["options"]["counts"] == [1, 2] and record["machine"]["clock"] == "CPU time"
     rows = {(row["what"], row["program"]): row for row in record["rows"]}
-    for what in ("region loss, 1 images, 80 classes", "multibox loss, 1 images, 81 outputs"):
+    for what in (
+        "region loss, 1 images, 80 classes, float32",
+        "multibox loss, 1 images, 81 outputs, float32",
+    ):
         ours = rows[what, "ours, reference"]
         assert len(ours["seconds"]) == 1 and set(ours["shares"]) == {"encode", "loss", "backward"}
         assert rows[what, "ours, Triton"]["missing"] == "the device is cpu"
         assert rows[what, "floor"]["ratios"][0] > 0
-    assert rows["region loss, 1 images, 20 classes", "lightnet"]["missing"] == "not installed"
-    loop = rows["region loss, 1 images, 20 classes", "Python loop"]
+    assert rows["region loss, 1 images, 20 classes, float32", "lightnet"]["missing"] == "not installed"
+    loop = rows["region loss, 1 images, 20 classes, float32", "Python loop"]
     assert loop["facts"]["loss differs by"] < 1e-5
     assert rows["multibox loss, 1 images of 2 boxes", "torchvision"]["facts"]["times that of 1"] > 0
     assert rows["SSD512 encoding, 1 images of 2 boxes", "ours"]["facts"]["MiB at once"] > 0.5
@@ -116,3 +121,21 @@ def test_a_gpu_that_is_not_there(capsys):
     with pytest.raises(SystemExit, match="2"):
         command.main(["loss", "--device", "cuda"])
     assert "PyTorch sees no GPU here" in capsys.readouterr().err
+
+
+def test_the_kernel_takes_the_outputs_as_they_are(monkeypatch):
+    """The reference gets float32, as from the head; each turn sets the switch of its version."""
+    detector = multibox_detector("voc", CPU)
+    monkeypatch.setattr(loss_speed, "_chosen", lambda detector: "triton")
+    monkeypatch.setattr(type(detector.loss), "kernel", "multibox", raising=False)
+    monkeypatch.setattr(type(detector.loss), "unsupported", lambda self: None, raising=False)
+    inputs = MultiBoxInputs(1, detector.grid((300, 300)), 20, torch.bfloat16)
+    runs = own_runs(detector, inputs, made_up_targets("voc", 1, (300, 300)))
+    assert list(runs) == [TRITON, REFERENCE]  # ratios are those of the kernel
+    dtypes = []
+    for name, run in runs.items():
+        run.encode()
+        dtypes.append(run.outputs.class_logits.dtype)
+        loss_contender(name, run).before()
+        assert set_kernels("auto") == ("auto" if name == TRITON else "reference")
+    assert dtypes == [torch.bfloat16, torch.float32]
