@@ -17,13 +17,13 @@ has let the last of several truths win.
 One program of the forward kernel has one image and ROWS anchors. It decodes their boxes into registers, loops
 over the image's truths for the best and the own IoU, writes 4 + 1 + C gradients for each anchor and five
 partial sums, one for each term, which are added in a fixed order afterwards. It reads the class logits of
-positive anchors only. Bytes, for B A anchors and float32:
+positive anchors only. Bytes of an anchor, float32:
 
-    forward   read  60 (offsets 16, objectness 4, matched 8, targets' offsets 16; the grid's 24 stay in the
-                    cache), and 4 C + 24 for a positive anchor;  write 20 + 4 C
-    backward  read  28 + 4 C;  write 20 + 4 C
+    forward   read 44: offsets 16, objectness 4, matched 8, target offsets 16; the grid stays in the cache.
+              A positive anchor: 8 + 4 C more.  Write 20 + 4 C
+    backward  read 28 + 4 C, write 20 + 4 C
 
-NaN and infinity have the effect that they have in the reference.
+NaN and infinity have the same effect as in the reference.
 """
 
 from __future__ import annotations

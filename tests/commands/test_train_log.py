@@ -49,6 +49,7 @@ def test_in_a_pipe_the_log_holds_the_same_lines(environment, tmp_path):
         *(f"evaluation after step {step}" for step in (2, 4)),
         "evaluation after step 4, the last",
     ]
+    assert any(line.startswith("kernels: region: reference (the device is cpu)") for line in lines)
     assert "step 0 to 4, 8 images a step, on cpu" in lines and lines[-1] == f"run folder: {folder}"
     stamps = [STAMP.match(line) for line in (folder / "train.log").read_text().splitlines()]
     assert {stamp[1] for stamp in stamps if stamp} == {"INFO"}

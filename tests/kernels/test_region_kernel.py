@@ -15,12 +15,15 @@ from torch.testing import assert_close
 
 from detectors.anchors import YOLO_ANCHORS, YoloAnchors
 from detectors.coders import YoloBoxCoder
+from detectors.kernels import region_kernel
 from detectors.losses.region_loss import RegionLoss
 from detectors.matching import ResponsibleCellMatcher
 from detectors.structures import AnchorGrid, EncodedTargets, HeadOutputs, Targets
 from detectors.targets import TargetEncoder
+from detectors.training import compilation
 from tests import oracles
 from tests.host_reads import NoHostReads
+from tests.training import test_compiled_step as compiled_steps
 
 TERMS = {"rtol": 2e-6, "atol": 1e-7}
 GRADIENTS = {"rtol": 5e-6, "atol": 1e-8}
@@ -95,6 +98,20 @@ def test_terms_and_gradients_equal_the_reference(device, kernels, settings):
     terms = assert_equal_versions(random_case(device, **SMALL), kernels, **settings)
     assert all(term > 0 for name, term in terms.items() if name != "prior")
     assert (terms["prior"] > 0) == ("prior_images" not in settings)
+
+
+def test_the_switch_chooses_the_version(kernels, monkeypatch):
+    case = random_case(torch.device("cpu"), **SMALL)
+    monkeypatch.setattr(RegionLoss, "reference", lambda *_: pytest.fail("the reference runs"))
+    kernels("triton")
+    assert len(RegionLoss()(*case)) == 5
+    monkeypatch.setattr(region_kernel, "region_terms", lambda *_, **settings: pytest.fail("the kernel runs"))
+    with pytest.raises(pytest.fail.Exception, match="the kernel runs"):
+        RegionLoss()(*case)
+    for choice in ("auto", "reference"):
+        kernels(choice)
+        with pytest.raises(pytest.fail.Exception, match="the reference runs"):
+            RegionLoss()(*case)
 
 
 @pytest.mark.parametrize(("classes", "most"), [(1, 1), (37, 0)])
@@ -219,9 +236,7 @@ def test_numbers_that_are_not_finite(device, kernels, place, value):
 
 
 def test_the_operation_passes_opcheck(device, kernels):
-    from detectors.kernels.region_kernel import region_backward, region_forward
-
-    outputs, encoded, grid = random_case(device, **SMALL)
+    outputs, encoded, grid = random_case(device, batch=1, size=(32, 32), classes=2, most=1)
     inputs = (outputs.offsets, outputs.objectness, outputs.class_logits)
     leaves = [x.detach().requires_grad_() for x in inputs]
     arguments = (
@@ -231,9 +246,10 @@ def test_the_operation_passes_opcheck(device, kernels):
     scales = ("coord_scale", "object_scale", "noobject_scale", "class_scale", "prior_scale", "ignore_iou")
     settings = dict.fromkeys(scales, 0.5) | {"prior_images": 9, "input_area": 6144.0}
     settings |= {"weigh_small_boxes": True, "rescore": True}
-    torch.library.opcheck(region_forward, (*leaves, *arguments), settings)
+    torch.library.opcheck(region_kernel.region_forward, (*leaves, *arguments), settings)
     torch.library.opcheck(
-        region_backward, (torch.ones(5, device=device), encoded.matched, *inputs[:1], *inputs[1:])
+        region_kernel.region_backward,
+        (torch.ones(5, device=device), encoded.matched, *inputs[:1], *inputs[1:]),
     )
 
 
@@ -247,6 +263,24 @@ def test_one_graph_of_torch_compile(device, kernels):
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
     assert_close(result(compiled, case), expected, rtol=0, atol=0)
     assert loss.images_seen.item() == 2
+
+
+@pytest.mark.slow
+def test_a_compiled_training_step_has_one_graph(kernels, monkeypatch):
+    """With any number of boxes; bit for bit the step that is not compiled."""
+    monkeypatch.setattr(compilation, "BACKEND", "aot_eager")
+    kernels("triton")
+    plain, compiled = (
+        compiled_steps.new_step("yolov2", "float32"),
+        compiled_steps.new_step("yolov2", "float32"),
+    )
+    torch.compiler.reset()
+    compilation.compile_step(compiled, torch.device("cpu"), sizes=1)
+    torch._dynamo.utils.counters.clear()
+    totals = [compiled_steps.losses(step, 64, compiled=step is compiled) for step in (plain, compiled)]
+    assert totals[0] == totals[1]
+    assert compiled_steps.graphs() == 1
+    compiled_steps.assert_equal_steps(plain, compiled, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

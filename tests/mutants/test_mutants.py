@@ -14,6 +14,7 @@ def test_the_list_covers_every_stage():
     assert {m.part for m in MUTANTS} == {
         "core",
         "data",
+        "kernels",
         "losses",
         "metrics",
         "networks",
