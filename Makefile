@@ -6,6 +6,7 @@ ARGS ?= # further settings of both trainings of the demo: make demo ARGS=debug=f
 BIN := .venv/bin
 READY := .venv/.ready
 DEMO := outputs/demo
+ALIKE := score_threshold=0.01 nms_iou=0.45 candidates_per_class=400 max_detections=200
 
 .PHONY: help demo demo-yolov2 demo-ssd test mutants lint clean
 
@@ -38,7 +39,7 @@ demo-yolov2 demo-ssd: $(READY)
 	@mkdir -p $(DEMO)
 	@run=$(DEMO)/$(@:demo-%=%); \
 	{ $(BIN)/python train.py model=$(MODEL) seed=$(SEED) trainer.threads=1 trainer.progress=false hydra.run.dir=$$run $(ARGS) && \
-	  $(BIN)/python evaluate.py run=$$run threads=1 progress=false; } > $$run.log 2>&1; \
+	  $(BIN)/python evaluate.py run=$$run threads=1 progress=false $(ALIKE); } > $$run.log 2>&1; \
 	status=$$?; echo "== $(@:demo-%=%)"; grep -v '^step .*: loss' $$run.log; exit $$status
 
 test: $(READY)

@@ -16,10 +16,11 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from detectors.annotations import Annotations
 from detectors.config.build import trust
 from detectors.config.check import check
 from detectors.config.entry import entry_point
-from detectors.config.schema import Config, DataConfig, EvaluateConfig, to_plain
+from detectors.config.schema import Config, DataConfig, EvaluateConfig, InputConfig, to_plain
 from detectors.data.checks import settled
 from detectors.data.files import write_json
 from detectors.data.loading import BatchLoader
@@ -51,6 +52,7 @@ LOADING = (
 )
 LIMITS = ("candidates_per_class", "max_detections")
 PROTOCOL = ("score_threshold", "nms_iou", *LIMITS)  # settings of post-processing that decide AP, too
+ANY_RESIZE = "any"
 COCO_EVALUATORS = {"arrays": evaluate_coco, "pycocotools": evaluate_with_pycocotools}
 
 
@@ -93,7 +95,7 @@ def evaluate(settings: EvaluateConfig, *, own_cache: bool = False) -> float | No
         "data": config.data.name,
         "split": settings.split,
         "evaluators": settings.evaluators,
-        "protocol": {**protocol, "resize": config.input.resize},
+        "protocol": {**protocol, "resize": input_handling(config.input, annotations)},
         **result.as_dict(),
         "inference_images_per_second": len(annotations) / max(seconds, 1e-9),
         "device": device_name(device),
@@ -124,6 +126,13 @@ def settled_protocol(postprocess: PostProcess, settings: EvaluateConfig) -> dict
             setattr(postprocess, name, value or None if name in LIMITS else value)
         protocol[name] = getattr(postprocess, name)
     return protocol
+
+
+def input_handling(settings: InputConfig, annotations: Annotations) -> str:
+    """input.resize; ANY_RESIZE where it makes no difference, because all images have the input's shape."""
+    height, width = settings.size
+    alike = annotations.sizes[:, 0] * width == annotations.sizes[:, 1] * height
+    return ANY_RESIZE if alike.all() else settings.resize
 
 
 def fault_counts(left_out: Sequence[Problem], loader: BatchLoader) -> dict:

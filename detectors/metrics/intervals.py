@@ -32,16 +32,21 @@ class Estimate(NamedTuple):
     over_seeds: Interval | None  # over images and seeds together; None for a single seed
 
 
-def means_over_classes(ap: np.ndarray) -> dict[str, np.ndarray]:
-    """(10, C, R) of COCO's thresholds -> AP, AP50 and AP75, each (R,); NaN without any box."""
+def mean_over_classes(ap: np.ndarray) -> np.ndarray:
+    """(K, C, R) -> (K, R), the mean over the classes that have boxes; NaN without any."""
     with np.errstate(invalid="ignore"):
-        by_threshold = np.nansum(ap, 1) / np.isfinite(ap).sum(1)  # (10, R)
+        return np.nansum(ap, 1) / np.isfinite(ap).sum(1)
+
+
+def coco_numbers(ap: np.ndarray) -> dict[str, np.ndarray]:
+    """(10, C, R) of COCO's thresholds -> AP, AP50 and AP75, each (R,); NaN without any box."""
+    by_threshold = mean_over_classes(ap)
     return {"AP": by_threshold.mean(0), "AP50": by_threshold[0], "AP75": by_threshold[5]}
 
 
 def resampled_coco(outcomes: Outcomes, weights: np.ndarray) -> dict[str, np.ndarray]:
     """AP, AP50 and AP75 of R resampled data sets, each (R,). weights: (N, R)."""
-    return means_over_classes(weighted_ap(outcomes, weights, weighted_boxes(outcomes, weights)))
+    return coco_numbers(weighted_ap(outcomes, weights, weighted_boxes(outcomes, weights)))
 
 
 def estimate(values: Sequence[float], draws: np.ndarray) -> Estimate:
@@ -85,8 +90,8 @@ def permutation_p(
         both = mixed(*pair)
         boxes = weighted_boxes(both, np.ones((images, 1)))
         boxes = np.broadcast_to(boxes, (len(boxes), draws))
-        first = means_over_classes(weighted_ap(both, from_one, boxes))
-        second = means_over_classes(weighted_ap(both, 1 - from_one, boxes))
+        first = coco_numbers(weighted_ap(both, from_one, boxes))
+        second = coco_numbers(weighted_ap(both, 1 - from_one, boxes))
         for name in differences:
             differences[name] = differences[name] + (first[name] - second[name])
     return {

@@ -1,10 +1,18 @@
-"""Compares evaluated runs in one table: detectors compare RUN RUN ... [--split test] [--output FILE]."""
+"""Compares evaluated runs: detectors compare RUN RUN ... [--split test] [--output FILE].
+
+Tables of the runs; and, from their saved detections, intervals, differences and reasons for the detectors that
+they are runs of. It refuses comparisons that are not fair.
+"""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
+from detectors.commands.compare.analysis import RESAMPLES, analysed
+from detectors.commands.compare.analysis_text import analysis_numbers, analysis_text
+from detectors.commands.compare.fairness import truths, unfair
+from detectors.commands.compare.groups import grouped_by_seed
 from detectors.commands.compare.run_names import distinctly_named, read_settings
 from detectors.config.entry import verb
 from detectors.config.schema import output_folder
@@ -30,10 +38,9 @@ COMPARED = (
     ("training s", "train_seconds", ".0f"),
     ("device", "device", "s"),
 )
+FEWEST = 40  # resamples: 2.5 % of them is one
 # Keys in which compared runs should agree, and what the note calls them.
 WATCHED = {
-    "data": "data sets",
-    "split": "splits",
     "images": "numbers of evaluated images",
     "images_seen": "numbers of training images",
     "device": "devices",
@@ -48,18 +55,28 @@ LEGEND = (
 @verb
 def main(arguments: list[str] | None = None) -> None:
     args = _arguments(arguments)
+    if args.resamples < FEWEST:
+        raise ValueError(f"--resamples {args.resamples}: {FEWEST} or more are needed for an interval")
     runs = [read_run(place, args.split) for place in args.runs]
-    runs = distinctly_named(runs, [read_settings(run_folder_of(place)) for place in args.runs])
-    notes = [*truth_notes(runs), *differences(runs)]
+    settings = [read_settings(run_folder_of(place)) for place in args.runs]
+    runs = distinctly_named(runs, settings)
+    reasons = unfair(runs)
+    if reasons and not args.unfair_ok:
+        listed = "\n  ".join(["this comparison would not be fair:", *reasons])
+        raise ValueError(f"{listed}\n--unfair-ok compares them all the same, and says so")
+    detectors, missing = grouped_by_seed(runs, settings, [file_of(place, args.split) for place in args.runs])
+    pairs = analysed(detectors, resamples=args.resamples) if detectors else []
+    notes = [*(f"UNFAIR: {reason}" for reason in reasons), *unknown_notes(runs), *differences(runs), *missing]
     runs = with_truths(runs)
-    text = "\n\n".join([run_table(runs), per_class_table(runs), *[f"Note: {note}" for note in notes], LEGEND])
+    parts = [run_table(runs), per_class_table(runs), *analysis_text(detectors, pairs)]
+    text = "\n\n".join([*parts, *(f"Note: {note}" for note in notes), LEGEND])
     output = args.output or output_folder() / "comparison"
     if output.suffix in (".md", ".json"):
         output = output.with_suffix("")
     markdown = Path(f"{output}.md")
     numbers = Path(f"{output}.json")
     write_text(markdown, text + "\n")
-    write_json(numbers, {"runs": runs, "notes": notes})
+    write_json(numbers, {"runs": runs, "notes": notes, **analysis_numbers(detectors, pairs)})
     print(f"{text}\n\nwritten: {markdown}, {numbers}")
 
 
@@ -77,6 +94,17 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     add("--split", default="val", help="which evaluation to compare (val)")
     add(
+        "--unfair-ok",
+        action="store_true",
+        help="compare runs that differ in more than they should, and say so",
+    )
+    add(
+        "--resamples",
+        type=int,
+        default=RESAMPLES,
+        help=f"resampled data sets for the intervals ({RESAMPLES})",
+    )
+    add(
         "--output",
         type=Path,
         help="for .md and .json (comparison in paths.output, below which train.py writes)",
@@ -92,8 +120,7 @@ def read_run(place: Path, split: str) -> dict:
     """
     folder = run_folder_of(place)
     summary = read_summary(folder / SUMMARY, f"train.py writes it; is {folder} a run folder?")
-    suffix = "" if split == "val" else f"_{split}"
-    file = place if place != folder else folder / f"evaluation{suffix}.json"
+    file = file_of(place, split)
     fix = f"write it with: python evaluate.py run={folder} split={split}"
     if not file.exists() and (others := sorted(path.name for path in folder.glob("evaluation*.json"))):
         fix += f"; or give one that is there: {', '.join(others)}"
@@ -111,40 +138,38 @@ def read_run(place: Path, split: str) -> dict:
     }
 
 
+def file_of(place: Path, split: str) -> Path:
+    """The evaluation file of a place on the command line."""
+    folder = run_folder_of(place)
+    suffix = "" if split == "val" else f"_{split}"
+    return place if place != folder else folder / f"evaluation{suffix}.json"
+
+
 def run_folder_of(place: Path) -> Path:
     """The run folder of a place on the command line: itself, or the folder of an evaluation file."""
     return place.parent if place.suffix == ".json" and not place.is_dir() else place
 
 
-def truth_notes(runs: list[dict]) -> list[str]:
-    """Notes about the ground truth of the rows: that it differs, or that it is not known."""
-    notes = []
-    if len(_known_truths(runs)) > 1:
-        values = ", ".join(f"{run['name']} {_truths(run)}" for run in runs)
-        notes.append(
-            f"the runs were evaluated on different ground truth, so their AP cannot be compared: {values}"
-        )
-    if unknown := [run["name"] for run in runs if "truths_hash" not in run]:
-        notes.append(
-            "evaluated by an older version, which did not record the ground truth, so that it may differ: "
-            f"{', '.join(unknown)}; evaluate again to be sure"
-        )
-    return notes
+def unknown_notes(runs: list[dict]) -> list[str]:
+    """Notes about what older versions of evaluate.py did not record."""
+    unknown = [run["name"] for run in runs if "truths_hash" not in run]
+    if not unknown:
+        return []
+    return [
+        "evaluated by an older version, which did not record the ground truth, so that it may differ: "
+        f"{', '.join(unknown)}; evaluate again to be sure"
+    ]
 
 
 def with_truths(runs: list[dict]) -> list[dict]:
     """The runs, named with their ground truth where that differs."""
     if len(_known_truths(runs)) < 2:
         return runs
-    return [run | {"name": f"{run['name']} on {_truths(run)}"} for run in runs]
+    return [run | {"name": f"{run['name']} on {truths(run)}"} for run in runs]
 
 
 def _known_truths(runs: list[dict]) -> set[str]:
     return {run["truths_hash"] for run in runs if "truths_hash" in run}
-
-
-def _truths(run: dict) -> str:
-    return f"{run['data']} {run['split']} {run.get('truths_hash', 'unknown')[:8]}"
 
 
 def differences(runs: list[dict]) -> list[str]:

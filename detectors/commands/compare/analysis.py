@@ -1,0 +1,173 @@
+"""From saved detections to what a comparison says: intervals, differences, error kinds, calibration, recall.
+
+Runs that differ in their seed alone are one detector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from detectors.annotations import Annotations
+from detectors.metrics.calibration import Reliability, reliability
+from detectors.metrics.error_kinds import ErrorCosts, error_costs
+from detectors.metrics.intervals import Estimate, coco_numbers, estimate, mean_over_classes, permutation_p
+from detectors.metrics.recall_by import Share, recall_by
+from detectors.metrics.resampling import (
+    Outcomes,
+    coco_outcomes,
+    drawn_weights,
+    voc_outcomes,
+    weighted_ap,
+    weighted_boxes,
+)
+from detectors.structures import Detections
+
+RESAMPLES = 1000  # data sets for the intervals
+PERMUTATIONS = 500  # exchanges for the p-values
+CALIBRATED_FROM = 0.05  # score: nearly all detections lie below, and nobody would use them
+INTERVALS = ("AP", "AP50", "AP75", "AP50_voc07", "AP50_voc10")
+TESTED = ("AP", "AP50", "AP75")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run's measurement."""
+
+    record: Mapping[str, Any]  # summary.json and evaluation.json
+    seed: int | None
+    annotations: Annotations
+    detections: Detections
+
+
+@dataclass
+class Detector:
+    """Runs that differ in their seed alone, and what follows from them. Numbers are means over the seeds."""
+
+    name: str
+    members: list[Member]
+    estimates: dict[str, Estimate] = field(default_factory=dict)  # by INTERVALS
+    per_class: dict[str, Estimate] = field(default_factory=dict)  # AP (COCO)
+    error_costs: dict[str, float] = field(default_factory=dict)
+    error_counts: dict[str, float] = field(default_factory=dict)
+    calibration: Reliability | None = None  # over the detections of all seeds
+    recalls: dict[str, dict[str, Share]] = field(default_factory=dict)  # summed over the seeds
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first detector minus the second one."""
+
+    first: str
+    second: str
+    estimates: dict[str, Estimate]  # by INTERVALS
+    p: Mapping[str, float]  # by TESTED
+    seeds: int  # pairs of runs
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A member's outcomes, and its numbers on resampled data sets."""
+
+    coco: Outcomes
+    draws: dict[str, np.ndarray]  # by INTERVALS, each (R,)
+    per_class: np.ndarray  # (C, R) AP
+    errors: ErrorCosts
+
+
+def analysed(
+    detectors: Sequence[Detector], *, resamples: int = RESAMPLES, permutations: int = PERMUTATIONS
+) -> list[Difference]:
+    """Fills in what follows from the members of all detectors, and compares the detectors in pairs.
+
+    All members have the same ground truth. Their images must come in the same order, or differences are not
+    paired: ValueError.
+    """
+    first = detectors[0].members[0].annotations
+    for detector in detectors:
+        for member in detector.members:
+            if list(member.annotations.image_ids) != list(first.image_ids):
+                raise ValueError(f"{detector.name}: its images are in another order; evaluate again")
+    weights = drawn_weights(len(first), resamples, seed=0)
+    measured = {
+        detector.name: [_measure(member, weights) for member in detector.members] for detector in detectors
+    }
+    for detector in detectors:
+        _describe(detector, measured[detector.name])
+    return [_difference(*pair, measured, permutations) for pair in combinations(detectors, 2)]
+
+
+def _measure(member: Member, weights: np.ndarray) -> _Measured:
+    coco = coco_outcomes(member.annotations, member.detections)
+    voc = voc_outcomes(member.annotations, member.detections)
+    boxes = weighted_boxes(coco, weights)
+    ap = weighted_ap(coco, weights, boxes)
+    draws = coco_numbers(ap)
+    for kind in ("voc07", "voc10"):
+        draws[f"AP50_{kind}"] = mean_over_classes(weighted_ap(voc, weights, boxes, kind))[0]
+    return _Measured(coco, draws, ap.mean(0), error_costs(member.annotations, member.detections))
+
+
+def _describe(detector: Detector, measured: Sequence[_Measured]) -> None:
+    for name in INTERVALS:
+        values = [member.record[name] for member in detector.members]
+        if None not in values:
+            detector.estimates[name] = estimate(values, np.stack([one.draws[name] for one in measured]))
+    names = detector.members[0].annotations.class_names
+    for label, name in enumerate(names):
+        values = [member.record["per_class"].get(name, {}).get("AP") for member in detector.members]
+        if None not in values:
+            draws = np.stack([one.per_class[label] for one in measured])
+            detector.per_class[name] = estimate(values, draws)
+    for kind in measured[0].errors.costs:
+        detector.error_costs[kind] = float(np.mean([one.errors.costs[kind] for one in measured]))
+        detector.error_counts[kind] = float(np.mean([one.errors.counts[kind] for one in measured]))
+    detector.calibration = _calibration(measured)
+    tables = [
+        recall_by(member.annotations, one.errors.judged.found[:, 0, 0])
+        for member, one in zip(detector.members, measured, strict=True)
+    ]
+    detector.recalls = {
+        attribute: {
+            kind: Share(*map(sum, zip(*(table[attribute][kind] for table in tables), strict=True)))
+            for kind in kinds
+        }
+        for attribute, kinds in tables[0].items()
+    }
+
+
+def _calibration(measured: Sequence[_Measured]) -> Reliability:
+    scores, right = [], []
+    for one in measured:
+        judged = one.errors.judged
+        counts = (judged.right | judged.wrong)[:, 0, 0] & (judged.detections.score >= CALIBRATED_FROM)
+        scores.append(judged.detections.score[counts])
+        right.append(judged.right[counts, 0, 0])
+    return reliability(np.concatenate(scores), np.concatenate(right))
+
+
+def _difference(
+    first: Detector, second: Detector, measured: Mapping[str, Sequence[_Measured]], permutations: int
+) -> Difference:
+    pairs = seed_pairs(first.members, second.members)
+    one = [measured[first.name][k] for k, _ in pairs]
+    other = [measured[second.name][k] for _, k in pairs]
+    estimates = {}
+    for name in INTERVALS:
+        if name in first.estimates and name in second.estimates:
+            values = [first.members[a].record[name] - second.members[b].record[name] for a, b in pairs]
+            draws = [a.draws[name] - b.draws[name] for a, b in zip(one, other, strict=True)]
+            estimates[name] = estimate(values, np.stack(draws))
+    p = permutation_p([m.coco for m in one], [m.coco for m in other], draws=permutations, seed=1)
+    return Difference(first.name, second.name, estimates, p, len(pairs))
+
+
+def seed_pairs(first: Sequence[Member], second: Sequence[Member]) -> list[tuple[int, int]]:
+    """Places of the runs that are compared with each other: those of equal seeds; without any, in order."""
+    seeds = {member.seed: place for place, member in enumerate(second) if member.seed is not None}
+    pairs = [(place, seeds[member.seed]) for place, member in enumerate(first) if member.seed in seeds]
+    return pairs or [(place, place) for place in range(min(len(first), len(second)))]

@@ -1,0 +1,83 @@
+"""What makes a comparison unfair: other ground truth, post-processing, input handling or budget.
+
+The checks look at what was measured, as evaluate.py recorded it, not at names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+SAME = 0.02  # relative difference up to which two budgets are equal
+PROTOCOL_WORDS = {
+    "score_threshold": "score_threshold (the lowest score that counts)",
+    "nms_iou": "nms_iou",
+    "candidates_per_class": "candidates_per_class",
+    "max_detections": "max_detections",
+    "resize": "input.resize",
+}
+POSTPROCESSING = ("score_threshold", "nms_iou", "candidates_per_class", "max_detections")
+
+
+def unfair(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """One sentence for each reason why the runs' numbers cannot be compared, with its fix; none: fair."""
+    return [*_other_truths(runs), *_other_protocols(runs), *_other_budgets(runs)]
+
+
+def _other_truths(runs: Sequence[dict[str, Any]]) -> list[str]:
+    known = {run["truths_hash"] for run in runs if "truths_hash" in run}
+    if len(known) < 2:
+        return []
+    values = ", ".join(f"{run['name']} {truths(run)}" for run in runs)
+    return [f"the runs were evaluated on different ground truth, so their AP cannot be compared: {values}"]
+
+
+def truths(run: dict[str, Any]) -> str:
+    """The ground truth of an evaluation, for a message."""
+    return f"{run['data']} {run['split']} {run.get('truths_hash', 'unknown')[:8]}"
+
+
+def _other_protocols(runs: Sequence[dict[str, Any]]) -> list[str]:
+    known = [run for run in runs if "protocol" in run]
+    reasons = []
+    for key, words in PROTOCOL_WORDS.items():
+        values = {run["name"]: run["protocol"].get(key) for run in known}
+        if len(set(map(str, values.values()))) > 1:
+            listed = ", ".join(f"{name} {value}" for name, value in values.items())
+            fix = (
+                "evaluate them alike: python evaluate.py run=RUN score_threshold=0.01 nms_iou=0.45 "
+                "candidates_per_class=400 max_detections=200"
+                if key in POSTPROCESSING
+                else "train them alike"
+            )
+            reasons.append(f"the runs differ in {words}: {listed}; {fix}")
+    return reasons
+
+
+def budgets(run: dict[str, Any]) -> dict[str, float]:
+    """What a training has cost, by name."""
+    return {
+        "images seen": run["images_seen"],
+        "training seconds": run["train_seconds"],
+        "FLOPs": run["images_seen"] * run["gflops"],
+    }
+
+
+def equal_budgets(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """The budgets in which all runs are equal, within SAME."""
+    costs = [budgets(run) for run in runs]
+    return [name for name in costs[0] if _close([cost[name] for cost in costs])]
+
+
+def _close(values: Sequence[float]) -> bool:
+    return max(values) - min(values) <= SAME * max(values)
+
+
+def _other_budgets(runs: Sequence[dict[str, Any]]) -> list[str]:
+    if equal_budgets(runs):
+        return []
+    values = ", ".join(f"{run['name']} {run['images_seen']:,}" for run in runs)
+    return [
+        f"the runs were trained on different budgets, whether in images seen ({values}), training seconds or "
+        "FLOPs; train them with equal trainer.steps times trainer.batch_size"
+    ]
