@@ -56,7 +56,7 @@ def analysis_text(detectors: Sequence[Detector], pairs: Sequence[Difference]) ->
             },
             detectors,
         ),
-        f"Calibration of scores from {CALIBRATED_FROM} (D-ECE; best is 0), and recall at IoU .5 by kind of box",
+        f"Calibration of scores from {CALIBRATED_FROM} (D-ECE), and recall at IoU .5 by kind of box",
         _by_detector(
             "", {"D-ECE": [f"{d.calibration.d_ece:.3f}" for d in detectors], **_recalls(detectors)}, detectors
         ),

@@ -1,7 +1,7 @@
 """Compares evaluated runs: detectors compare RUN RUN ... [--split test] [--output FILE].
 
-Tables of the runs; and, from their saved detections, intervals, differences and reasons for the detectors that
-they are runs of. It refuses comparisons that are not fair.
+Tables of the runs; and, from their saved detections, intervals, differences and reasons for the detectors
+that they are runs of. It refuses comparisons that are not fair.
 """
 
 from __future__ import annotations
