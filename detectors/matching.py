@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from detectors.boxes import pairwise_iou, shape_iou, xyxy_to_cxcywh
+from detectors.kernels.dispatch import uses_triton
 from detectors.structures import BACKGROUND, AnchorGrid, EncodedTargets, Matches, Targets
 
 SMALLEST_IOU = 1e-6  # Caffe's MatchBBox (bbox_util.cpp) ignores pairs below this
@@ -74,6 +75,7 @@ class MultiBoxMatcher:
     """
 
     needs_predictions = False
+    kernel = "matching"
 
     def __init__(self, positive_iou: float = 0.5, bipartite: str = "greedy"):
         if not 0 < positive_iou <= 1:
@@ -85,7 +87,20 @@ class MultiBoxMatcher:
         self.positive_iou = positive_iou
         self.bipartite = bipartite
 
+    def unsupported(self) -> str | None:
+        return None if self.bipartite == "greedy" else f"bipartite={self.bipartite!r}"
+
     def __call__(self, targets: Targets, grid: AnchorGrid, predicted: Tensor | None = None) -> Matches:
+        in_float32 = targets.boxes.dtype == grid.boxes.dtype == torch.float32
+        unsupported = self.unsupported() or (None if in_float32 else f"boxes of {targets.boxes.dtype}")
+        if uses_triton(targets.boxes.device, unsupported):
+            from detectors.kernels.matching_kernel import match_boxes
+
+            boxes, valid = targets.boxes, targets.valid
+            return Matches(*match_boxes(boxes, valid, grid.boxes, self.positive_iou, SMALLEST_IOU))
+        return self.reference(targets, grid)
+
+    def reference(self, targets: Targets, grid: AnchorGrid) -> Matches:
         batch, count = targets.labels.shape
         background = torch.full((batch, grid.num_anchors), BACKGROUND, device=targets.boxes.device)
         if count == 0:

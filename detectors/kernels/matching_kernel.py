@@ -1,18 +1,18 @@
 """SSD's matching of a batch in two launches; the reference is MultiBoxMatcher with bipartite="greedy".
 
 Both results equal the reference's bit for bit: the IoU is rounded like boxes.paired_iou, without fused
-multiply-adds (ROUNDED), and all else is a comparison of int64 keys, which have no ties:
+multiply-adds (ROUNDED_EACH), and all else is a comparison of int64 keys, which have no ties:
 
     pair of a box t and an anchor a:  (bits of the IoU, inverted number of the anchor)
     candidates of an anchor a:        (bits of the IoU, inverted number of the box)
 
 The bits of non-negative floats are ordered like the floats; the lowest number wins ties.
 
-Caffe's greedy rule takes the largest pair that is still free, M times over. Here all boxes choose at once: each
-takes its best anchor; of several boxes on one anchor the best stays, and the others move on to their next
-best, until no two boxes meet. The result is the same: the order of the pairs is the same for boxes and for
-anchors, so the stable matching is unique, and the greedy one is stable. It takes as many rounds as the longest
-chain of boxes that push one another away, not M.
+Caffe's greedy rule takes the largest pair that is still free, M times over. Here all boxes choose at once:
+each takes its best anchor; of several boxes on one anchor the best stays, and the others move on to their
+next best, until no two boxes meet. The result is the same: pairs have one order, for boxes and for anchors,
+so there is only one stable matching, and the greedy one is stable. The number of rounds is the length of the
+longest chain of boxes that push one another away, not M.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from torch import Tensor
 
 from detectors.structures import BACKGROUND
 
-ANCHORS = 128  # in one block
-BOXES = {"overlaps": 8, "bipartite": 16}  # compared with them at a time
-OTHERS = 64  # boxes that these are compared with at a time
-BLOCKS = 32  # whose best anchors are read at a time
-ROUNDED = {"enable_fp_fusion": False}  # every operation rounds to float32, as in PyTorch
+ANCHORS_OF_BLOCK = 128
+# BOXES boxes are compared with a block of ANCHORS anchors, and with RIVALS boxes, at a time.
+OVERLAPS_SIZES = {"BOXES": 8, "ANCHORS": ANCHORS_OF_BLOCK, "RIVALS": 64}
+BIPARTITE_SIZES = {"BOXES": 16, "ANCHORS": ANCHORS_OF_BLOCK, "RIVALS": 64, "BLOCKS": 32}
+ROUNDED_EACH = {"enable_fp_fusion": False}  # every operation rounds to float32, as in PyTorch
 
 _BACKGROUND = tl.constexpr(BACKGROUND)
 _INVERT = tl.constexpr(0x7FFFFFFF)  # number ^ _INVERT: the lowest number becomes the largest; its own inverse
@@ -48,17 +48,17 @@ def match_boxes(
     batch, count = valid.shape
     num_anchors = len(anchors)
     boxes, valid, anchors = boxes.contiguous(), valid.contiguous(), anchors.contiguous()
-    blocks = triton.cdiv(num_anchors, ANCHORS)
+    blocks = triton.cdiv(num_anchors, ANCHORS_OF_BLOCK)
     matched = torch.empty(batch, num_anchors, dtype=torch.int64, device=boxes.device)
     assigned = torch.empty(batch, count, dtype=torch.int64, device=boxes.device)
     block_best = torch.empty(batch, blocks, count, dtype=torch.int64, device=boxes.device)
     _overlaps[(blocks, batch)](
         boxes, valid, anchors, matched, block_best, positive_iou, smallest_iou, count, num_anchors,
-        BOXES=BOXES["overlaps"], ANCHORS=ANCHORS, OTHERS=OTHERS, **ROUNDED,
+        **OVERLAPS_SIZES, **ROUNDED_EACH,
     )  # fmt: skip
     _bipartite[(batch,)](
         boxes, valid, anchors, matched, block_best, assigned, smallest_iou, count, num_anchors, blocks,
-        BOXES=BOXES["bipartite"], ANCHORS=ANCHORS, OTHERS=OTHERS, BLOCKS=BLOCKS, **ROUNDED,
+        **BIPARTITE_SIZES, **ROUNDED_EACH,
     )  # fmt: skip
     return matched, assigned
 
@@ -74,7 +74,7 @@ def _match_boxes_shapes(
 @triton.jit
 def _overlaps(
     boxes, valid, anchors, matched, block_best, positive_iou, smallest_iou, count, num_anchors,
-    BOXES: tl.constexpr, ANCHORS: tl.constexpr, OTHERS: tl.constexpr,
+    BOXES: tl.constexpr, ANCHORS: tl.constexpr, RIVALS: tl.constexpr,
 ):  # fmt: skip
     """One program: ANCHORS anchors and all boxes of an image.
 
@@ -86,7 +86,7 @@ def _overlaps(
     inside = anchor < num_anchors
     boxes += image * count * 4
     valid += image * count
-    used = _used(valid, count, OTHERS)
+    used = _used(valid, count, RIVALS)
     best = tl.full([ANCHORS], -1, tl.int64)
     first = 0
     while first < used:
@@ -97,19 +97,19 @@ def _overlaps(
         candidate = _key(iou, (box ^ _INVERT)[:, None])
         best = tl.maximum(best, tl.max(tl.where(paired, candidate, -1), 0))
         pair = tl.where(paired & (iou > smallest_iou), _key(iou, (anchor ^ _INVERT)[None, :]), -1)
-        row = (image * tl.num_programs(0) + block) * count
-        tl.store(block_best + row + box, tl.max(pair, 1), box < count)
+        place = block_best + (image * tl.num_programs(0) + block) * count + box
+        tl.store(place, tl.max(pair, 1), box < count)
         first += BOXES
     best_iou = (best >> 32).to(tl.int32).to(tl.float32, bitcast=True)
     best_box = best.to(tl.int32) ^ _INVERT
-    positive = (best >= 0) & (best_iou >= positive_iou)
-    tl.store(matched + image * num_anchors + anchor, tl.where(positive, best_box, _BACKGROUND).to(tl.int64), inside)
+    row = tl.where((best >= 0) & (best_iou >= positive_iou), best_box, _BACKGROUND)
+    tl.store(matched + image * num_anchors + anchor, row.to(tl.int64), inside)
 
 
 @triton.jit
 def _bipartite(
     boxes, valid, anchors, matched, block_best, assigned, smallest_iou, count, num_anchors, blocks,
-    BOXES: tl.constexpr, ANCHORS: tl.constexpr, OTHERS: tl.constexpr, BLOCKS: tl.constexpr,
+    BOXES: tl.constexpr, ANCHORS: tl.constexpr, RIVALS: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
     """One program: an image. Writes `assigned`, and its boxes into `matched`.
 
@@ -120,11 +120,12 @@ def _bipartite(
     matched += image * num_anchors
     block_best += image * blocks * count
     assigned += image * count
-    used = _used(valid + image * count, count, OTHERS)
+    used = _used(valid + image * count, count, RIVALS)
     first = 0
     while first < used:
         box = first + tl.arange(0, BOXES)
-        tl.store(assigned + box, _best_of_blocks(block_best, box, used, count, blocks, BOXES, BLOCKS), box < used)
+        pair = _best_of_blocks(block_best, box, used, count, blocks, BOXES, BLOCKS)
+        tl.store(assigned + box, pair, box < used)
         first += BOXES
     moved = 1
     while moved > 0:
@@ -134,7 +135,7 @@ def _bipartite(
             tl.debug_barrier()  # what other threads stored can be read from here on
             box = first + tl.arange(0, BOXES)
             pair = tl.load(assigned + box, box < used, -1)
-            beaten = _beaten(assigned, pair, box, used, BOXES, OTHERS)
+            beaten = _beaten(assigned, pair, box, used, BOXES, RIVALS)
             if tl.max(beaten) > 0:
                 moving = beaten > 0
                 anchor = tl.where(moving, pair.to(tl.int32) ^ _INVERT, 0)
@@ -162,31 +163,31 @@ def _bipartite(
 
 
 @triton.jit
-def _used(valid, count, OTHERS: tl.constexpr):
+def _used(valid, count, RIVALS: tl.constexpr):
     """The number of boxes of an image, without the padding behind its last one."""
     used = 0
     first = 0
     while first < count:
-        box = first + tl.arange(0, OTHERS)
+        box = first + tl.arange(0, RIVALS)
         there = tl.load(valid + box, box < count, 0) != 0
         used = tl.maximum(used, tl.max(tl.where(there, box + 1, 0)))
-        first += OTHERS
+        first += RIVALS
     return used
 
 
 @triton.jit
-def _beaten(assigned, pair, box, used, BOXES: tl.constexpr, OTHERS: tl.constexpr):
-    """(BOXES,) 1 where another box has chosen the same anchor with a larger IoU, or the same and comes first."""
+def _beaten(assigned, pair, box, used, BOXES: tl.constexpr, RIVALS: tl.constexpr):
+    """(BOXES,) 1 where a rival, a box with the same anchor, has a larger IoU, or the same and comes first."""
     beaten = tl.zeros([BOXES], tl.int32)
     first = 0
     while first < used:
-        other = first + tl.arange(0, OTHERS)
+        other = first + tl.arange(0, RIVALS)
         theirs = tl.load(assigned + other, other < used, -1)[None, :]
         mine = pair[:, None]
         same_anchor = (mine.to(tl.int32) == theirs.to(tl.int32)) & (mine >= 0) & (theirs >= 0)
         better = (theirs > mine) | ((theirs == mine) & (other[None, :] < box[:, None]))
         beaten = tl.maximum(beaten, tl.max((same_anchor & better).to(tl.int32), 1))
-        first += OTHERS
+        first += RIVALS
     return beaten
 
 
@@ -224,6 +225,6 @@ def _iou(boxes, anchors, box, box_inside, anchor, anchor_inside):
 
 @triton.jit
 def _key(iou, inverted_number):
-    """int64 that orders by the IoU first, then by the inverted number. NaN comes before all, as in torch.max."""
+    """int64 that orders by the IoU first, then by the inverted number. NaN comes first, as in torch.max."""
     bits = tl.where(iou == iou, iou.to(tl.int32, bitcast=True), _NAN)
     return (bits.to(tl.int64) << 32) | inverted_number.to(tl.int64)

@@ -2,14 +2,13 @@
 
     L = (cross-entropy over positives and mined negatives + box_scale * smooth L1 over positives) / n
 
-1. `_rows` reads the logits and offsets once. It writes one number for each anchor, its mining key, and the
-   sums over the positives.
-2. `_mine` finds the k-th largest key of each image without a sort: a key is the bits of an error, and the bits
-   of the limit are found from the highest to the lowest. Of several anchors with that error, the first are
-   mined. A negative's error, -log p(background), is its key, so their sum needs no logits.
+1. `_rows` reads the logits and offsets once. It writes each mining key, and sums over positives.
+2. `_mine` finds the k-th largest key of each image without a sort. A key is the bits of an error, and the
+   limit is built bit by bit. Of several anchors with just that error, the first are mined. The error of a
+   negative, -log p(background), is its key, so their sum needs no logits.
 3. `_terms` adds up the images in their order and divides by n.
 4. `_gradients` runs in the backward pass: softmax - onehot for positives and mined negatives, the only rows
-   whose logits are read again, and zeros elsewhere, both multiplied by the gradient of the loss.
+   whose logits are read again, and zeros elsewhere, multiplied by the gradient of the loss.
 
 Everything is computed in float32. No sum depends on the order in which programs run. A logit or offset that
 is not finite makes its term not finite, as in the reference.
@@ -24,11 +23,10 @@ from torch import Tensor
 
 from detectors.structures import BACKGROUND, IGNORED
 
-TILE = 1024  # logits of a program of _rows and _gradients, unless a row has more
-MOST_ROWS = 64
-MOST_COLUMNS = 32768
-MOST_KEYS = 32768  # of an image that stay in registers; others are read again for each bit
-PARTS = 4096  # partial sums, and other keys, that are read at a time
+LOGITS_OF_PROGRAM = 1024  # of _rows and _gradients, unless a row has more
+ROWS_AT_MOST = 64
+KEYS_HELD = 32768  # of an image that stay in registers; others are read again for each bit
+PARTS_AT_A_TIME = 4096  # partial sums, and other keys, that are read at a time
 
 _BACKGROUND = tl.constexpr(BACKGROUND)
 _IGNORED = tl.constexpr(IGNORED)
@@ -55,8 +53,9 @@ def multibox(
     matched: (B, A). boxes: (B, M, 4) xyxy, labels: (B, M), anchors_cxcywh: (A, 4), variances: (4,).
     divisors: (B,) n of each image; None: as `normalizer` says, from the positives of this batch.
 
-    Returns the terms box and class, and what the backward pass needs: keys (B, A), limits (3, B): the smallest
-    key that is mined, the last anchor that is mined with just this key, the positives; and the divisors (B,).
+    Returns the terms box and class, and what the backward pass needs: keys (B, A), limits (3, B) and divisors
+    (B,). Limits are the smallest key that is mined, the anchor before which anchors with just this key are
+    mined, and the number of positives.
     """
     batch, num_anchors, columns = class_logits.shape
     device = offsets.device
@@ -77,13 +76,21 @@ def multibox(
         *offsets.stride(), *class_logits.stride(), boxes.shape[1], num_anchors, columns,
         ROWS=rows, COLUMNS=padded, num_warps=warps,
     )  # fmt: skip
-    held = min(MOST_KEYS, triton.next_power_of_2(num_anchors))
+    held = min(KEYS_HELD, triton.next_power_of_2(num_anchors))
     _mine[(batch,)](
         keys, partial, limits, sums, negatives_per_positive, num_anchors, blocks,
-        KEYS=held, PARTS=PARTS, num_warps=_key_warps(held),
+        KEYS=held, PARTS=PARTS_AT_A_TIME, num_warps=_key_warps(held),
     )  # fmt: skip
     _terms[(1,)](
-        sums, limits, divisors, box_term, class_term, box_scale, batch, NORMALIZER=normalizer, PARTS=PARTS
+        sums,
+        limits,
+        divisors,
+        box_term,
+        class_term,
+        box_scale,
+        batch,
+        NORMALIZER=normalizer,
+        PARTS=PARTS_AT_A_TIME,
     )
     return box_term, class_term, keys, limits, divisors
 
@@ -140,7 +147,7 @@ def _gradient_shapes(grad_box, grad_class, offsets, class_logits, *_) -> tuple[T
 
 
 def _save(ctx, inputs, output) -> None:
-    *tensors, divisors, _, ctx.box_scale, _ = inputs
+    *tensors, _, _, ctx.box_scale, _ = inputs
     ctx.save_for_backward(*tensors, *output[2:])
     ctx.mark_non_differentiable(*output[2:])
     ctx.set_materialize_grads(False)
@@ -148,8 +155,9 @@ def _save(ctx, inputs, output) -> None:
 
 def _backward(ctx, grad_box, grad_class, *_):
     tensors = ctx.saved_tensors
-    given = [x if x is not None else tensors[0].new_zeros((), dtype=torch.float32) for x in (grad_box, grad_class)]
-    return *multibox_gradients(*given, *tensors, ctx.box_scale), *[None] * 9
+    zero = tensors[0].new_zeros((), dtype=torch.float32) if grad_box is None or grad_class is None else None
+    gradients = (zero if x is None else x for x in (grad_box, grad_class))
+    return *multibox_gradients(*gradients, *tensors, ctx.box_scale), *[None] * 9
 
 
 multibox.register_autograd(_backward, setup_context=_save)
@@ -158,7 +166,7 @@ multibox.register_autograd(_backward, setup_context=_save)
 def _tile(columns: int) -> tuple[int, int, int]:
     """Rows and columns, both powers of two, and warps of a program that handles rows of `columns` logits."""
     padded = triton.next_power_of_2(columns)
-    return max(1, min(MOST_ROWS, TILE // padded)), padded, min(32, max(2, padded // 512))
+    return max(1, min(ROWS_AT_MOST, LOGITS_OF_PROGRAM // padded)), padded, min(32, max(2, padded // 512))
 
 
 def _key_warps(held: int) -> int:
@@ -188,10 +196,11 @@ def _rows(
     tl.store(keys + image * num_anchors + anchor, key, inside)
     box_sum = tl.zeros([ROWS], tl.float32)
     for side in tl.static_range(4):
-        offset = tl.load(offsets + image * offset_image + anchor * offset_row + side * offset_column, inside, 0.0)
+        place = offsets + image * offset_image + anchor * offset_row + side * offset_column
+        offset = tl.load(place, inside, 0.0).to(tl.float32)
         target = _target(boxes + image * count * 4, anchors_cxcywh, variances, box, anchor, positive, side)
         # 0 for other anchors, but NaN if their offset is not finite
-        distance = tl.abs(tl.where(positive, offset.to(tl.float32) - target, offset.to(tl.float32) * 0.0))
+        distance = tl.abs(tl.where(positive, offset - target, offset * 0.0))
         box_sum += tl.where(distance < 1.0, 0.5 * distance * distance, distance - 0.5)
     place = partial + image * tl.num_programs(0) + tl.program_id(0)
     tl.store(place, tl.sum(box_sum, 0))

@@ -6,8 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from detectors.coders import SSDBoxCoder
+from detectors.kernels.dispatch import uses_triton
 from detectors.losses.shared_loss import SharedLoss, check_choice
 from detectors.structures import BACKGROUND, IGNORED, AnchorGrid, EncodedTargets, HeadOutputs, builder
+
+KERNEL_OUTPUTS = 32768  # class logits of an anchor that the kernel can hold
 
 
 @builder("loss")
@@ -20,6 +24,8 @@ class MultiBoxLoss(SharedLoss):
     Negatives are mined per image: for each positive, negatives_per_positive of those with the largest
     -log p(background). An image without boxes contributes nothing; a batch without boxes gives 0.
     """
+
+    kernel = "multibox"
 
     def __init__(
         self,
@@ -48,8 +54,39 @@ class MultiBoxLoss(SharedLoss):
         self.normalizer = normalizer
         self.recount_positives = recount_positives
 
+    def unsupported(self) -> str | None:
+        return "recount_positives=true" if self.recount_positives else None
+
     def forward(self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid) -> dict[str, Tensor]:
         """Terms box and class. outputs.class_logits: (B, A, C + 1), background first."""
+        unsupported = self.unsupported() or _unsupported_inputs(outputs, encoded)
+        if uses_triton(outputs.offsets.device, unsupported):
+            return self._fused(outputs, encoded)
+        return self.reference(outputs, encoded)
+
+    def _fused(self, outputs: HeadOutputs, encoded: EncodedTargets) -> dict[str, Tensor]:
+        from detectors.kernels.multibox_kernel import multibox
+
+        divisors = None  # the kernel counts the positives of this process
+        if self.average is not None and self.training:
+            count = encoded.positive.sum(1, keepdim=True)
+            divisors = self._normalizer(count).float().expand(len(count), 1)[:, 0]
+        box, classes, *_ = multibox(
+            outputs.offsets,
+            outputs.class_logits,
+            encoded.matched,
+            encoded.targets.boxes,
+            encoded.targets.labels,
+            encoded.grid.boxes_cxcywh,
+            encoded.coder.variances,
+            divisors,
+            self.negatives_per_positive,
+            self.box_scale,
+            self.normalizer,
+        )
+        return {"box": box, "class": classes}
+
+    def reference(self, outputs: HeadOutputs, encoded: EncodedTargets) -> dict[str, Tensor]:
         positive = encoded.positive  # (B, A)
         count = positive.sum(1, keepdim=True)  # (B, 1)
         columns = encoded.labels + 1  # (B, A); column 0 is background, whose label is -1
@@ -100,3 +137,16 @@ class MultiBoxLoss(SharedLoss):
         """negatives_per_positive: the ratio that mining reaches; it is lower where negatives run out."""
         count = encoded.positive.sum(1, keepdim=True)
         return {"negatives_per_positive": self._negatives(encoded, count).sum() / count.sum().clamp(min=1)}
+
+
+def _unsupported_inputs(outputs: HeadOutputs, encoded: EncodedTargets) -> str | None:
+    """What the kernel cannot do with these inputs, or None."""
+    if not isinstance(encoded.coder, SSDBoxCoder):
+        return f"offsets of {type(encoded.coder).__name__}"
+    if outputs.class_logits.shape[-1] > KERNEL_OUTPUTS:
+        return f"{outputs.class_logits.shape[-1]} class logits; it holds {KERNEL_OUTPUTS}"
+    for name, tensor in (("offsets", outputs.offsets), ("class logits", outputs.class_logits)):
+        if tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            return f"{name} of {tensor.dtype}"
+    exact = (encoded.targets.boxes, encoded.grid.boxes_cxcywh, encoded.coder.variances)
+    return next((f"boxes of {x.dtype}" for x in exact if x.dtype != torch.float32), None)

@@ -25,13 +25,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Build:
-    """One version of a kernel. Its arguments are, in any order, those of `types` and of `constants`."""
+    """One version of a kernel. `types` and `constants` may hold arguments of other kernels, too."""
 
     kernel: str  # "module:function"
     types: dict[str, str]  # argument -> Triton's type: "*fp32", "*i64", "*i1", "i32", "fp32", ...
     constants: dict[str, Any] = field(default_factory=dict)  # tl.constexpr arguments
     warps: int = 4
     capability: int = 90  # 80: A100, 90: H100, H200
+    options: dict[str, Any] = field(default_factory=dict)  # further ones of the launch
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Resources:
     registers: int  # of a thread; 255 at most
     stack: int  # bytes of a thread that do not fit into registers: spills
     shared: int  # bytes of shared memory of a program
+    multiply_adds: int  # fused ones in float32, which round once
 
 
 def compiled(builds: Sequence[Build]) -> list[Resources]:
@@ -64,12 +66,13 @@ def _compile(build: Build) -> Resources:
 
     module, _, name = build.kernel.partition(":")
     kernel = getattr(importlib.import_module(module), name)
-    signature = {argument: build.types.get(argument, "constexpr") for argument in kernel.arg_names}
-    constants = {(kernel.arg_names.index(argument),): value for argument, value in build.constants.items()}
+    names = kernel.arg_names
+    signature = {name: "constexpr" if name in build.constants else build.types[name] for name in names}
+    constants = {(names.index(name),): value for name, value in build.constants.items() if name in names}
     result = triton.compile(
         ASTSource(fn=kernel, signature=signature, constexprs=constants),
         target=GPUTarget("cuda", build.capability, 32),
-        options={"num_warps": build.warps},
+        options={"num_warps": build.warps} | build.options,
     )
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -78,7 +81,8 @@ def _compile(build: Build) -> Resources:
         command = [str(tool), "--dump-resource-usage", file.name]
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     registers, stack, local = re.search(r"REG:(\d+) STACK:(\d+) .*LOCAL:(\d+)", text).groups()
-    return Resources(int(registers), int(stack) + int(local), result.metadata.shared)
+    fused = result.asm["ptx"].count("fma.rn.f32")
+    return Resources(int(registers), int(stack) + int(local), result.metadata.shared, fused)
 
 
 if __name__ == "__main__":
