@@ -12,6 +12,7 @@ MUTANTS = read_mutants()
 def test_the_list_covers_every_stage():
     assert len(MUTANTS) >= 40
     assert {m.part for m in MUTANTS} == {
+        "benchmark",
         "core",
         "data",
         "kernels",

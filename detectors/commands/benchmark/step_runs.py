@@ -21,7 +21,7 @@ from detectors.models.detector import Detector
 from detectors.structures import Batch
 from detectors.training.compilation import compile_step, with_variable_count
 from detectors.training.detection import TrainStep
-from detectors.training.precision import network_precision
+from detectors.training.precision import network_precision, suited
 
 NUM_CLASSES = CLASS_COUNTS["voc"]
 
@@ -40,7 +40,8 @@ class StepRun:
         self.module = module.to(device).train()
         self.precision = precision
         self.device = device
-        self.optimizer = torch.optim.SGD(module.parameters(), lr=0.0, momentum=0.9, weight_decay=5e-4)
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.0, momentum=0.9, weight_decay=5e-4)
+        self.optimizer = suited(optimizer, precision, device)
         self.value: Tensor  # the loss of the last step
 
     def forward(self) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch.testing import assert_close
 
 from detectors.commands.benchmark import command, step_speed
+from detectors.commands.benchmark.floor_rates import PRODUCT_SIDE, seconds_of_flops
 from detectors.commands.benchmark.step_runs import (
     LightnetStepRun,
     OwnStepRun,
@@ -64,6 +65,12 @@ def test_the_table_and_the_file(tmp_path, capsys):
     assert rows[ssd, "floor"]["facts"]["GFLOP"] == pytest.approx(expected)
     assert rows[yolo, "lightnet"]["missing"] == "not installed"
     assert "backward" in capsys.readouterr().out
+
+
+def test_a_floor_is_flops_over_the_measured_rate():
+    """The product of two n x n matrices has 2 n^3 FLOPs."""
+    flops = 2 * PRODUCT_SIDE["cpu"] ** 3
+    assert seconds_of_flops(3 * flops, [2.0, 4.0], torch.device("cpu")) == [6.0, 12.0]
 
 
 def test_our_step_is_that_of_training():
