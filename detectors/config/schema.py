@@ -207,6 +207,7 @@ class TrainerConfig:
     # Fused operations: auto runs Triton kernels on a GPU, reference never does, triton raises without a GPU.
     kernels: str = _choice("auto", "reference", "triton")
     compile: bool = False  # the training step by torch.compile; it takes minutes before the first step
+    cuda_graphs: bool = False  # with compile, on a GPU: one launch for all kernels of a pass
     deterministic: bool = False  # only operations that give the same bits each time, on GPUs, too; slower
     # Of a loss, weight or statistic with NaN or infinity; skip leaves such steps out and counts them.
     on_nonfinite: str = _choice("stop", "skip")

@@ -99,12 +99,27 @@ def _phases_follow_each_other(config: Config) -> Iterator[SettingProblem]:
             yield "schedule", f"{what}, {begin + 1} to {end}"
 
 
+def _graphs_of_compiled_steps(config: Config) -> Iterator[SettingProblem]:
+    """Gradients of a batch lie in its graph's memory, which the next batch's graph writes."""
+    trainer = config.trainer
+    if trainer.cuda_graphs and not trainer.compile:
+        what = "trainer.cuda_graphs=true with trainer.compile=false"
+        yield "trainer", f"{what}: the graphs are those of compiled steps; set trainer.compile=true"
+    if trainer.cuda_graphs and trainer.accumulate > 1:
+        what = f"trainer.cuda_graphs=true with trainer.accumulate={trainer.accumulate}"
+        yield (
+            "trainer",
+            f"{what}: a graph has memory for the gradients of one batch; set trainer.accumulate=1",
+        )
+
+
 # Rule -> the sections it reads, see CONFIG_RULES in check.py
 TRAINING_RULES: dict[types.FunctionType, tuple[str, ...]] = {
     _one_length: ("trainer",),
     _stops_after_evaluations: ("trainer", "data"),
     _warmup_fits: ("schedule", "trainer"),
     _histograms_at_log_points: ("trainer",),
+    _graphs_of_compiled_steps: ("trainer",),
     _milestones_fit: ("schedule",),
     _phases_follow_each_other: ("schedule", "trainer"),
 }

@@ -12,11 +12,14 @@ from torch import nn
 from detectors.structures import Targets
 
 BACKEND = "inductor"
+GRAPH_COLUMNS = 16  # a CUDA graph has numbers of boxes that are multiples of this
 
 
-def compile_step(step: nn.Module, device: torch.device, *, sizes: int) -> None:
+def compile_step(step: nn.Module, device: torch.device, *, sizes: int, cuda_graphs: bool = False) -> None:
     """Compiles a module's calls in place, so that the names in its state dict stay. sizes: of its inputs.
 
+    cuda_graphs: a GPU replays the kernels of a pass with one launch. What a call returns is then overwritten
+    by the next one. It does nothing on a CPU.
     ValueError, with the reason, if PyTorch cannot compile on this machine.
     """
     torch.compiler.reset()  # graphs of an earlier run in this process count towards the limit below
@@ -29,7 +32,8 @@ def compile_step(step: nn.Module, device: torch.device, *, sizes: int) -> None:
         ) from error
     config = torch._dynamo.config
     config.recompile_limit = max(config.recompile_limit, sizes)
-    step.compile(fullgraph=True, dynamic=False, backend=BACKEND)
+    mode = "reduce-overhead" if cuda_graphs else None
+    step.compile(fullgraph=True, dynamic=False, backend=BACKEND, mode=mode)
 
 
 def _reason(error: BaseException) -> str:
@@ -38,12 +42,14 @@ def _reason(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def with_variable_count(targets: Targets) -> Targets:
+def with_variable_count(targets: Targets, multiple: int = 1) -> Targets:
     """The same targets, with at least two columns of padding or boxes, and their number marked as a variable.
 
-    Without the mark, each number of boxes would be compiled anew; 0 and 1 always are.
+    Without the mark, each number of boxes would be compiled anew; 0 and 1 always are. multiple: of columns;
+    a CUDA graph is recorded for each of their numbers.
     """
-    missing = max(0, 2 - targets.labels.shape[1])
+    count = targets.labels.shape[1]
+    missing = -(-max(2, count) // multiple) * multiple - count
     boxes = F.pad(targets.boxes, (0, 0, 0, missing))
     labels = F.pad(targets.labels, (0, missing))
     valid = F.pad(targets.valid, (0, missing))

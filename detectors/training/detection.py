@@ -22,7 +22,7 @@ from detectors.metrics.pr_curves import PrCurve
 from detectors.metrics.report import Report, report
 from detectors.models.detector import Detector
 from detectors.structures import AnchorGrid, Batch, Detections, EncodedTargets, HeadOutputs, Targets
-from detectors.training.compilation import compile_step, with_variable_count
+from detectors.training.compilation import GRAPH_COLUMNS, compile_step, with_variable_count
 from detectors.training.confusion_picture import confusion_picture
 from detectors.training.distributed import ALONE, Processes, parallel, without_exchange
 from detectors.training.precision import network_precision
@@ -98,13 +98,21 @@ class DetectionTask:
         step = TrainStep(self.module, config.trainer.precision)
         if config.trainer.compile:
             scales = config.input.multi_scale
-            compile_step(step, self.device, sizes=len(scales.sides()) if scales else 1)
+            compile_step(
+                step,
+                self.device,
+                sizes=len(scales.sides()) if scales else 1,
+                cuda_graphs=config.trainer.cuda_graphs,
+            )
         return parallel(step, self.processes)
 
     def step(self, batch: Batch, exchange: bool = True) -> dict[str, Tensor]:
         """Loss terms of a batch. exchange: the backward pass averages all gradients over the processes."""
         grid = self.module.grid(batch.images.shape[-2:])
-        targets = with_variable_count(batch.targets) if self.config.trainer.compile else batch.targets
+        trainer = self.config.trainer
+        targets = batch.targets
+        if trainer.compile:
+            targets = with_variable_count(targets, GRAPH_COLUMNS if trainer.cuda_graphs else 1)
         with span("forward"), nullcontext() if exchange else without_exchange(self.train_step):
             terms, outputs, encoded = self.train_step(batch.images, targets, grid)
         self._last_step = (outputs, encoded, grid)

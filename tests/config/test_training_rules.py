@@ -105,3 +105,22 @@ def test_phases_survive_a_checkpoint():
 )
 def test_a_length_that_cannot_be_meant(overrides, problem):
     assert problems(*overrides) == [problem]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (
+            [],
+            "trainer.cuda_graphs=true with trainer.compile=false: the graphs are those of compiled steps; "
+            "set trainer.compile=true",
+        ),
+        (
+            ["trainer.compile=true", "trainer.accumulate=2"],
+            "trainer.cuda_graphs=true with trainer.accumulate=2: a graph has memory for the gradients of one "
+            "batch; set trainer.accumulate=1",
+        ),
+    ],
+)
+def test_cuda_graphs_without_what_they_need(overrides, problem):
+    assert problems("trainer.cuda_graphs=true", *overrides) == [problem]

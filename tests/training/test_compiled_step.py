@@ -11,6 +11,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.testing import assert_close
 
 from detectors.commands import train as script
@@ -19,7 +20,8 @@ from detectors.models.yolov2 import yolov2_tiny
 from detectors.structures import Targets
 from detectors.training import checkpoint as ckpt
 from detectors.training import compilation, engine
-from detectors.training.compilation import compile_step, with_variable_count
+from detectors.training.batch_size import made_up_batch
+from detectors.training.compilation import GRAPH_COLUMNS, compile_step, with_variable_count
 from detectors.training.detection import TrainStep
 from tests import oracles
 from tests.ranks import in_ranks
@@ -133,6 +135,73 @@ def test_a_compiled_run_equals_a_plain_one(model, cache, tmp_path, monkeypatch):
         engine.train(run)
         run.tracker.close()
     assert_same_run(tmp_path / "compiled", tmp_path / "plain")
+
+
+@pytest.mark.parametrize("cuda_graphs", [False, True])
+def test_cuda_graphs_are_asked_for(cuda_graphs, monkeypatch):
+    asked = []
+
+    def backend(graph, inputs, **options):
+        asked.append(options.get("mode"))
+        return graph
+
+    monkeypatch.setattr(compilation, "BACKEND", backend)
+
+    class Doubled(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * x
+
+    compiled = Doubled()
+    compile_step(compiled, CPU, sizes=1, cuda_graphs=cuda_graphs)
+    compiled(torch.zeros(3, 2))
+    assert asked[-1] == ("reduce-overhead" if cuda_graphs else None)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "multiple", "columns"), [(0, 1, 2), (5, 1, 5), (0, 16, 16), (16, 16, 16), (17, 16, 32)]
+)
+def test_boxes_are_padded_with_rows_that_do_not_count(boxes, multiple, columns):
+    targets = made_up_batch(2, boxes, (32, 32)).targets
+    padded = with_variable_count(targets, multiple)
+    for name, before in vars(targets).items():
+        after = getattr(padded, name)
+        assert after.shape[1] == columns
+        assert after[:, :boxes].equal(before)
+        assert not after[:, boxes:].any()
+
+
+@pytest.mark.parametrize("family", BUILDERS)
+def test_padding_changes_no_loss(family):
+    """But for the order of sums."""
+    plain, padded = new_step(family, "float32"), new_step(family, "float32")
+    generator = torch.Generator().manual_seed(1)
+    grid = plain.detector.grid((160, 160))
+    images = torch.randint(0, 256, (2, 3, 160, 160), generator=generator, dtype=torch.uint8)
+    targets = oracles.random_targets(generator, batch=2, most=5, classes=3, size=(160, 160))
+    expected, *_ = plain(images, targets, grid)
+    terms, *_ = padded(images, with_variable_count(targets, GRAPH_COLUMNS), grid)
+    assert_close(terms, expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("family", BUILDERS)
+def test_cuda_graphs_compute_the_same(family):
+    """Losses of batches with different numbers of boxes, twice, so that graphs are recorded and replayed."""
+    device = torch.device("cuda")
+    steps = [new_step(family, "float32").to(device) for _ in range(2)]
+    compile_step(steps[1], device, sizes=1, cuda_graphs=True)
+    generator = torch.Generator().manual_seed(1)
+    grid = steps[0].detector.grid((160, 160))
+    for most in BOXES * 3:
+        images = torch.randint(0, 256, (2, 3, 160, 160), generator=generator, dtype=torch.uint8).to(device)
+        targets = oracles.random_targets(generator, batch=2, most=most, classes=3, size=(160, 160)).to(device)
+        losses = []
+        for step, given in zip(steps, (targets, with_variable_count(targets, GRAPH_COLUMNS)), strict=True):
+            step.zero_grad(set_to_none=True)
+            loss = sum(step(images, given, grid)[0].values())
+            loss.backward()
+            losses.append(loss.item())
+        assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
 def test_without_a_compiler_the_message_says_so(cache, tmp_path, monkeypatch):  # noqa: F811
