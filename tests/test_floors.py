@@ -47,7 +47,7 @@ PLACES = {
     "hydra": {"config", "commands", "train", "evaluate"},
     "omegaconf": {"config", "commands", "train", "evaluate"},
     "albumentations": {"data.augment"},
-    "matplotlib": {"commands.cluster.plotting", "commands.find_rate.rate_plot"},
+    "matplotlib": {"commands.cluster.plotting", "commands.find_rate.rate_plot", "commands.compare.plots"},
     "pycocotools": {"metrics.coco_reference"},
     "tensorboard": {"training.tensorboard_log"},
     "torch.utils.tensorboard": {"training.tensorboard_log"},

@@ -185,3 +185,21 @@ def _area(heights: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """(H, R) heights of columns and where each one ends -> (R,) their area. Changes `ends`."""
     ends[1:] -= ends[:-1].copy()
     return np.einsum("hr,hr->r", heights, ends)
+
+
+def precision_curve(outcomes: Outcomes, threshold: int = 0) -> np.ndarray:
+    """(101,) the best precision at each of COCO's recall levels or above, the mean over classes with boxes.
+
+    threshold: place of the IoU threshold; 0 is COCO's .5. NaN without boxes.
+    """
+    boxes = outcomes.boxes.sum(0)
+    curves = []
+    for label in np.flatnonzero(boxes):
+        rows = slice(*np.searchsorted(outcomes.label, (label, label + 1)))
+        right = outcomes.right[rows, threshold]
+        counted = right | outcomes.wrong[rows, threshold]
+        found = np.cumsum(right)
+        precision = found / np.maximum(np.cumsum(counted), 1)
+        best = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
+        curves.append(best[np.searchsorted(found / boxes[label], RECALL_LEVELS)])
+    return np.mean(curves, axis=0) if curves else np.full(len(RECALL_LEVELS), np.nan)

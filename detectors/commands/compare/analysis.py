@@ -21,6 +21,7 @@ from detectors.metrics.resampling import (
     Outcomes,
     coco_outcomes,
     drawn_weights,
+    precision_curve,
     voc_outcomes,
     weighted_ap,
     weighted_boxes,
@@ -35,7 +36,7 @@ TESTED = ("AP", "AP50", "AP75")
 
 
 @dataclass(frozen=True)
-class Member:
+class Measurement:
     """One run's measurement."""
 
     record: Mapping[str, Any]  # summary.json and evaluation.json
@@ -45,17 +46,18 @@ class Member:
 
 
 @dataclass
-class Detector:
+class ComparedDetector:
     """Runs that differ in their seed alone, and what follows from them. Numbers are means over the seeds."""
 
     name: str
-    members: list[Member]
+    members: list[Measurement]
     estimates: dict[str, Estimate] = field(default_factory=dict)  # by INTERVALS
     per_class: dict[str, Estimate] = field(default_factory=dict)  # AP (COCO)
     error_costs: dict[str, float] = field(default_factory=dict)
     error_counts: dict[str, float] = field(default_factory=dict)
     calibration: Reliability | None = None  # over the detections of all seeds
     recalls: dict[str, dict[str, Share]] = field(default_factory=dict)  # summed over the seeds
+    precision: list[np.ndarray] = field(default_factory=list)  # (101,) of each seed at COCO's recall levels
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class _Measured:
 
 
 def analysed(
-    detectors: Sequence[Detector], *, resamples: int = RESAMPLES, permutations: int = PERMUTATIONS
+    detectors: Sequence[ComparedDetector], *, resamples: int = RESAMPLES, permutations: int = PERMUTATIONS
 ) -> list[Difference]:
     """Fills in what follows from the members of all detectors, and compares the detectors in pairs.
 
@@ -101,7 +103,7 @@ def analysed(
     return [_difference(*pair, measured, permutations) for pair in combinations(detectors, 2)]
 
 
-def _measure(member: Member, weights: np.ndarray) -> _Measured:
+def _measure(member: Measurement, weights: np.ndarray) -> _Measured:
     coco = coco_outcomes(member.annotations, member.detections)
     voc = voc_outcomes(member.annotations, member.detections)
     boxes = weighted_boxes(coco, weights)
@@ -112,7 +114,7 @@ def _measure(member: Member, weights: np.ndarray) -> _Measured:
     return _Measured(coco, draws, ap.mean(0), error_costs(member.annotations, member.detections))
 
 
-def _describe(detector: Detector, measured: Sequence[_Measured]) -> None:
+def _describe(detector: ComparedDetector, measured: Sequence[_Measured]) -> None:
     for name in INTERVALS:
         values = [member.record[name] for member in detector.members]
         if None not in values:
@@ -127,6 +129,7 @@ def _describe(detector: Detector, measured: Sequence[_Measured]) -> None:
         detector.error_costs[kind] = float(np.mean([one.errors.costs[kind] for one in measured]))
         detector.error_counts[kind] = float(np.mean([one.errors.counts[kind] for one in measured]))
     detector.calibration = _calibration(measured)
+    detector.precision = [precision_curve(one.coco) for one in measured]
     tables = [
         recall_by(member.annotations, one.errors.judged.found[:, 0, 0])
         for member, one in zip(detector.members, measured, strict=True)
@@ -151,7 +154,10 @@ def _calibration(measured: Sequence[_Measured]) -> Reliability:
 
 
 def _difference(
-    first: Detector, second: Detector, measured: Mapping[str, Sequence[_Measured]], permutations: int
+    first: ComparedDetector,
+    second: ComparedDetector,
+    measured: Mapping[str, Sequence[_Measured]],
+    permutations: int,
 ) -> Difference:
     pairs = seed_pairs(first.members, second.members)
     one = [measured[first.name][k] for k, _ in pairs]
@@ -166,7 +172,7 @@ def _difference(
     return Difference(first.name, second.name, estimates, p, len(pairs))
 
 
-def seed_pairs(first: Sequence[Member], second: Sequence[Member]) -> list[tuple[int, int]]:
+def seed_pairs(first: Sequence[Measurement], second: Sequence[Measurement]) -> list[tuple[int, int]]:
     """Places of the runs that are compared with each other: those of equal seeds; without any, in order."""
     seeds = {member.seed: place for place, member in enumerate(second) if member.seed is not None}
     pairs = [(place, seeds[member.seed]) for place, member in enumerate(first) if member.seed in seeds]

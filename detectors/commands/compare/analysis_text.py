@@ -9,14 +9,14 @@ from detectors.commands.compare.analysis import (
     CALIBRATED_FROM,
     INTERVALS,
     TESTED,
-    Detector,
+    ComparedDetector,
     Difference,
 )
 from detectors.metrics.error_kinds import ERROR_KINDS
 from detectors.metrics.intervals import Estimate
 from detectors.tables import MISSING, cell, markdown_table
 
-WORDS = {
+TITLES = {
     "AP": "AP (COCO)",
     "AP50": "AP50 (COCO)",
     "AP75": "AP75 (COCO)",
@@ -26,7 +26,7 @@ WORDS = {
 TOTALS = {"wrong": "all wrong detections", "unfound": "all boxes not found"}
 
 
-def analysis_text(detectors: Sequence[Detector], pairs: Sequence[Difference]) -> list[str]:
+def analysis_text(detectors: Sequence[ComparedDetector], pairs: Sequence[Difference]) -> list[str]:
     """Paragraphs and tables; none without detectors."""
     if not detectors:
         return []
@@ -44,6 +44,7 @@ def analysis_text(detectors: Sequence[Detector], pairs: Sequence[Difference]) ->
                 [[f"{p.first} - {p.second}", *[cell(p.p[k], ".3f") for k in TESTED]] for p in pairs],
             ),
         ]
+    calibration = {"D-ECE": [f"{detector.calibration.d_ece:.3f}" for detector in detectors]}
     parts += [
         "What each kind of error costs in AP50 (TIDE), and how many there are in one run",
         _by_detector(
@@ -57,24 +58,23 @@ def analysis_text(detectors: Sequence[Detector], pairs: Sequence[Difference]) ->
             detectors,
         ),
         f"Calibration of scores from {CALIBRATED_FROM} (D-ECE), and recall at IoU .5 by kind of box",
-        _by_detector(
-            "", {"D-ECE": [f"{d.calibration.d_ece:.3f}" for d in detectors], **_recalls(detectors)}, detectors
-        ),
+        _by_detector("", calibration | recall_rows(detectors), detectors),
     ]
     return parts
 
 
 def _estimates(rows: Sequence[tuple[str, int, dict[str, Estimate]]], counted: str) -> str:
     return markdown_table(
-        ["", counted, *[WORDS[name] for name in INTERVALS]],
+        ["", counted, *[TITLES[name] for name in INTERVALS]],
         [
-            [name, str(count), *[_estimate(estimates.get(key)) for key in INTERVALS]]
+            [name, str(count), *[estimate_text(estimates.get(key)) for key in INTERVALS]]
             for name, count, estimates in rows
         ],
     )
 
 
-def _estimate(number: Estimate | None) -> str:
+def estimate_text(number: Estimate | None) -> str:
+    """`.512 [.498, .526]`, and in braces the interval over seeds, too; a dash for None."""
     if number is None:
         return MISSING
     low, high = number.over_images
@@ -84,14 +84,14 @@ def _estimate(number: Estimate | None) -> str:
     return text
 
 
-def _by_detector(title: str, rows: dict[str, list[str]], detectors: Sequence[Detector]) -> str:
+def _by_detector(title: str, rows: dict[str, list[str]], detectors: Sequence[ComparedDetector]) -> str:
     return markdown_table(
         [title, *[d.name for d in detectors]], [[name, *cells] for name, cells in rows.items()]
     )
 
 
-def _recalls(detectors: Sequence[Detector]) -> dict[str, list[str]]:
-    """Only kinds of boxes that there are."""
+def recall_rows(detectors: Sequence[ComparedDetector]) -> dict[str, list[str]]:
+    """Kind of box -> the recall of each detector, for the kinds that there are."""
     rows = {}
     for attribute, kinds in detectors[0].recalls.items():
         for kind, share in kinds.items():
@@ -102,7 +102,7 @@ def _recalls(detectors: Sequence[Detector]) -> dict[str, list[str]]:
     return rows
 
 
-def analysis_numbers(detectors: Sequence[Detector], pairs: Sequence[Difference]) -> dict[str, Any]:
+def analysis_numbers(detectors: Sequence[ComparedDetector], pairs: Sequence[Difference]) -> dict[str, Any]:
     """For comparison.json; empty lists without detectors."""
     return {
         "detectors": [

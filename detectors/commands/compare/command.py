@@ -7,14 +7,16 @@ that they are runs of. It refuses comparisons that are not fair.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from detectors.commands.compare.analysis import RESAMPLES, analysed
 from detectors.commands.compare.analysis_text import analysis_numbers, analysis_text
+from detectors.commands.compare.comparison_page import comparison_page
 from detectors.commands.compare.fairness import truths, unfair
 from detectors.commands.compare.groups import grouped_by_seed
 from detectors.commands.compare.run_names import distinctly_named, read_settings
-from detectors.config.entry import verb
+from detectors.config.entry import require_at_least, verb
 from detectors.config.schema import output_folder
 from detectors.data.files import write_json, write_text
 from detectors.tables import cell, markdown_table
@@ -55,8 +57,7 @@ LEGEND = (
 @verb
 def main(arguments: list[str] | None = None) -> None:
     args = _arguments(arguments)
-    if args.resamples < FEWEST:
-        raise ValueError(f"--resamples {args.resamples}: {FEWEST} or more are needed for an interval")
+    require_at_least(args, resamples=FEWEST)
     runs = [read_run(place, args.split) for place in args.runs]
     settings = [read_settings(run_folder_of(place)) for place in args.runs]
     runs = distinctly_named(runs, settings)
@@ -71,13 +72,19 @@ def main(arguments: list[str] | None = None) -> None:
     parts = [run_table(runs), per_class_table(runs), *analysis_text(detectors, pairs)]
     text = "\n\n".join([*parts, *(f"Note: {note}" for note in notes), LEGEND])
     output = args.output or output_folder() / "comparison"
-    if output.suffix in (".md", ".json"):
+    if output.suffix in (".md", ".json", ".html"):
         output = output.with_suffix("")
     markdown = Path(f"{output}.md")
     numbers = Path(f"{output}.json")
     write_text(markdown, text + "\n")
+    page = Path(f"{output}.html")
     write_json(numbers, {"runs": runs, "notes": notes, **analysis_numbers(detectors, pairs)})
-    print(f"{text}\n\nwritten: {markdown}, {numbers}")
+    typed = ["detectors", "compare", *(sys.argv[2:] if arguments is None else arguments)]
+    write_text(
+        page,
+        comparison_page(runs, COMPARED, detectors, pairs, unfair=reasons, notes=notes, command=typed),
+    )
+    print(f"{text}\n\nwritten: {markdown}, {numbers}, {page}")
 
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:

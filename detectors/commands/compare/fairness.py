@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-SAME = 0.02  # relative difference up to which two budgets are equal
+BUDGET_SLACK = 0.02  # relative difference up to which two budgets are equal
 PROTOCOL_WORDS = {
     "score_threshold": "score_threshold (the lowest score that counts)",
     "nms_iou": "nms_iou",
@@ -54,7 +54,7 @@ def _other_protocols(runs: Sequence[dict[str, Any]]) -> list[str]:
     return reasons
 
 
-def budgets(run: dict[str, Any]) -> dict[str, float]:
+def training_costs(run: dict[str, Any]) -> dict[str, float]:
     """What a training has cost, by name."""
     return {
         "images seen": run["images_seen"],
@@ -64,13 +64,13 @@ def budgets(run: dict[str, Any]) -> dict[str, float]:
 
 
 def equal_budgets(runs: Sequence[dict[str, Any]]) -> list[str]:
-    """The budgets in which all runs are equal, within SAME."""
-    costs = [budgets(run) for run in runs]
+    """The budgets in which all runs are equal, within BUDGET_SLACK."""
+    costs = [training_costs(run) for run in runs]
     return [name for name in costs[0] if _close([cost[name] for cost in costs])]
 
 
 def _close(values: Sequence[float]) -> bool:
-    return max(values) - min(values) <= SAME * max(values)
+    return max(values) - min(values) <= BUDGET_SLACK * max(values)
 
 
 def _other_budgets(runs: Sequence[dict[str, Any]]) -> list[str]:

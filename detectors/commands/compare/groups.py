@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detectors.commands.compare.analysis import Detector, Member
+from detectors.commands.compare.analysis import ComparedDetector, Measurement
 from detectors.commands.compare.run_names import UNNAMED, distinctly_named
 from detectors.training.detections_file import read_detections
 
@@ -15,7 +15,7 @@ SEED = "seed"
 
 def grouped_by_seed(
     runs: Sequence[dict[str, Any]], settings: Sequence[Mapping[str, Any]], evaluations: Sequence[Path]
-) -> tuple[list[Detector], list[str]]:
+) -> tuple[list[ComparedDetector], list[str]]:
     """The detectors that the runs are of, with their saved detections, and notes if these cannot be used.
 
     settings: of each run, see read_settings; a run without any is a detector of its own. evaluations: the
@@ -40,10 +40,10 @@ def grouped_by_seed(
     detectors = []
     for run, group in zip(named, places.values(), strict=True):
         members = [
-            Member(runs[place], settings[place].get(SEED), *_read(files[place], evaluations[place]))
+            Measurement(runs[place], settings[place].get(SEED), *_read(files[place], evaluations[place]))
             for place in group
         ]
-        detectors.append(Detector(run["name"], members))
+        detectors.append(ComparedDetector(run["name"], members))
     return detectors, []
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.testing import assert_allclose
 
 from detectors.annotations import Annotations
 from detectors.commands.compare import command
+from detectors.commands.compare.comparison_page import validation_curve
 from detectors.commands.compare.fairness import equal_budgets, unfair
 from detectors.metrics.intervals import resampled_coco
 from detectors.metrics.report import report
@@ -194,4 +197,79 @@ def test_damaged_detections_are_one_message(tmp_path, runs, capsys):
 def test_too_few_resamples(runs, tmp_path, capsys):
     with pytest.raises(SystemExit):
         command.main([*runs, "--resamples", "10"])
-    assert "--resamples 10: 40 or more are needed" in capsys.readouterr().err
+    assert "--resamples 10: must be 40 or more" in capsys.readouterr().err
+
+
+class Page(HTMLParser):
+    """The cells of a page's tables, the addresses that it would load, and its tags that are still open."""
+
+    VOID = frozenset({"meta", "br", "img", "link"})
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.cells: list[str] = []
+        self.addresses: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "xlink:href")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag == "td":
+            self.cells.append("")
+
+    def handle_startendtag(self, tag, attrs):
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "xlink:href")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "td":
+            self.cells[-1] += data
+
+
+def test_the_page_holds_the_numbers_of_the_json_file_and_loads_nothing(runs, tmp_path):
+    content = compared(runs, tmp_path)
+    page = Page((tmp_path / "comparison.html").read_text())
+    assert page.open == []
+    assert [address for address in page.addresses if not address.startswith("#")] == []
+    for record in (*content["detectors"], *content["differences"]):
+        for number in record["estimates"].values():
+            low, high = number["over_images"]
+            wide = "{:.3f}, {:.3f}".format(*number["over_images_and_seeds"])
+            assert f"{number['value']:.3f} [{low:.3f}, {high:.3f}] {{{wide}}}" in page.cells
+    for detector in content["detectors"]:
+        for kind, cost in detector["error_costs"].items():
+            assert f"{cost:.3f} ({detector['error_counts'][kind]:,.0f})" in page.cells
+    assert "AP (COCO)" in (text := (tmp_path / "comparison.html").read_text())
+    assert text.count("<svg") == 7 and "not fair" not in text
+
+
+def test_an_unfair_page_says_so_and_names_are_escaped(tmp_path):
+    write_measured(tmp_path / "a", "<b>bold</b>", 0, 3.0)
+    write_measured(tmp_path / "b", "other", 0, 3.0, score_threshold=0.5)
+    compared([str(tmp_path / "a"), str(tmp_path / "b")], tmp_path, "--unfair-ok")
+    text = (tmp_path / "comparison.html").read_text()
+    assert "This comparison is not fair." in text
+    assert "<b>bold" not in text and "&lt;b&gt;bold" in text
+
+
+def test_runs_without_detections_have_a_page_too(tmp_path, runs):
+    (tmp_path / "poor1" / "detections.npz").unlink()
+    compared(runs, tmp_path)
+    assert "0.500" not in Page((tmp_path / "comparison.html").read_text()).open
+    assert "no intervals" in (tmp_path / "comparison.html").read_text()
+
+
+def test_training_curves_come_from_metrics_csv(runs, tmp_path):
+    record = {"folder": runs[0], "images_seen": 800, "steps": 100, "train_seconds": 360.0}
+    assert validation_curve(record, "step") is None
+    (Path(runs[0]) / "metrics.csv").write_text(
+        "step,tag,value\n50,val/AP,0.25\n50,train/rate,0.1\n100,val/AP,0.5\n"
+    )
+    for x, expected in (("step", [50, 100]), ("images", [400, 800]), ("hours", [0.05, 0.1])):
+        xs, ys = validation_curve(record, x)
+        assert_allclose(xs, expected)
+        assert_allclose(ys, [0.25, 0.5])

@@ -112,7 +112,9 @@ def test_where_the_table_is_written(output, stem, tmp_path, monkeypatch, capsys)
     assert {path.name for path in (tmp_path / stem).parent.iterdir()} >= {
         f"{Path(stem).name}.{kind}" for kind in ("md", "json")
     }
-    assert capsys.readouterr().out.endswith(f"written: {tmp_path / stem}.md, {tmp_path / stem}.json\n")
+    assert capsys.readouterr().out.endswith(
+        f"written: {tmp_path / stem}.md, {tmp_path / stem}.json, {tmp_path / stem}.html\n"
+    )
 
 
 def names_of(place: Path, *folders: str, options: tuple[str, ...] = ()) -> list[str]:
