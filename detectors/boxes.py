@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+TILE_NUMBERS = 2**18  # of each buffer in largest_iou: 1 MiB of float32 stays in a CPU's cache
+
 
 def cxcywh_to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
     """(..., 4) centre and size -> (..., 4) corners. Law: xyxy_to_cxcywh undoes it (tests/test_laws.py)."""
@@ -55,6 +57,49 @@ def paired_iou(left: Tensor, right: Tensor) -> Tensor:
 def pairwise_iou(rows: Tensor, columns: Tensor) -> Tensor:
     """(..., R, 4) and (..., S, 4) -> (..., R, S) IoU."""
     return paired_iou(rows[..., :, None, :], columns[..., None, :, :])
+
+
+@torch.no_grad()
+def largest_iou(boxes: Tensor, others: Tensor) -> Tensor:
+    """(B, A, 4) boxes, (B, M, 4) others -> (B, A) each box's largest IoU with the others; 0 if M is 0.
+
+    The same numbers as pairwise_iou(others, boxes).amax(1). Others of zeros, as in padding, have IoU 0. Work
+    goes tile by tile, in place, so that memory does not grow with M. No gradient.
+    """
+    traced = torch.compiler.is_compiling()  # the number of tiles depends on the batch: one opaque operation
+    return torch.ops.detectors.largest_iou(boxes, others) if traced else _largest_iou(boxes, others)
+
+
+def _largest_iou(boxes: Tensor, others: Tensor) -> Tensor:
+    batch, count, _ = boxes.shape
+    # Contiguous planes: an inner axis of 4 costs several times as much on a CPU.
+    low, high = boxes.permute(2, 0, 1).contiguous()[:, :, None].chunk(2)  # (2, B, 1, A) each
+    others_low, others_high = others.permute(2, 0, 1)[..., None].chunk(2)  # (2, B, M, 1) each
+    area = (high - low).prod(0)
+    # The limit keeps the union of two empty boxes above 0, and changes no other IoU.
+    others_area = (others_high - others_low).prod(0).clamp(min=torch.finfo(others.dtype).tiny)
+    columns = others.shape[1]
+    tile = min(max(1, TILE_NUMBERS // max(1, batch * count)), columns)
+    largest = area.new_zeros(batch, tile, count)
+    buffers = area.new_empty(2, 2, batch, tile, count)
+    for start in range(0, columns, max(1, tile)):
+        part = slice(start, start + tile)
+        wh, start_xy = buffers[:, :, :, : columns - start]  # (2, B, tile, A) each
+        torch.minimum(high, others_high[:, :, part], out=wh)
+        wh.sub_(torch.maximum(low, others_low[:, :, part], out=start_xy)).clamp_(min=0)
+        inter = wh[0].mul_(wh[1])
+        union = torch.add(area, others_area[:, part], out=start_xy[0]).sub_(inter)
+        best = largest[:, : columns - start]
+        torch.maximum(best, inter.div_(union), out=best)
+    return largest.amax(1) if columns else area.new_zeros(batch, count)
+
+
+torch.library.custom_op("detectors::largest_iou", _largest_iou, mutates_args=())
+
+
+@torch.library.register_fake("detectors::largest_iou")
+def _largest_iou_shape(boxes: Tensor, others: Tensor) -> Tensor:
+    return boxes.new_empty(boxes.shape[:2])
 
 
 def shape_iou(left_wh: Tensor, right_wh: Tensor) -> Tensor:

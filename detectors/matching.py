@@ -1,7 +1,7 @@
 """Matching: which anchor must find which ground-truth box.
 
 First YOLOv2's rule (ResponsibleCellMatcher), then SSD's (MultiBoxMatcher). Last come three functions for
-RegionLoss on boxes that share an anchor: which boxes meet, which of them owns the anchor, the lowest label.
+RegionLoss on boxes that share an anchor: which of them owns the anchor, which comes first, the lowest label.
 
 Both rules work on a whole padded batch, on its device, without synchronising. A box without area matches
 nothing: the data stage reports such boxes by file name; here they must not become NaN.
@@ -174,11 +174,6 @@ def _overwrite(matched: Tensor, assigned: Tensor) -> Tensor:
     return padded.scatter_reduce(1, column, order, "amax", include_self=False)[:, :anchors]
 
 
-def meets(assigned: Tensor) -> Tensor:
-    """(B, M) anchor of each box, -1 for none -> (B, M, M) bool: two boxes have the same anchor."""
-    return (assigned[:, :, None] == assigned[:, None, :]) & (assigned >= 0)[:, None, :]
-
-
 def owns(encoded: EncodedTargets) -> Tensor:
     """(B, M) bool: the box won the anchor that it was assigned to."""
     order = torch.arange(encoded.assigned.shape[1], device=encoded.assigned.device)
@@ -186,10 +181,24 @@ def owns(encoded: EncodedTargets) -> Tensor:
     return (encoded.assigned >= 0) & (winner == order)
 
 
+def comes_first(encoded: EncodedTargets) -> Tensor:
+    """(B, M) bool: the box has an anchor that no earlier box has."""
+    order = torch.arange(encoded.assigned.shape[1], device=encoded.assigned.device).expand_as(
+        encoded.assigned
+    )
+    return (encoded.assigned >= 0) & (_lowest_on_anchor(order, encoded) == order)
+
+
 def lowest_labels(encoded: EncodedTargets) -> Tensor:
     """(B, M) the lowest label among the boxes that share each box's anchor, itself included."""
     labels = encoded.targets.labels
-    if labels.shape[1] == 0:
-        return labels
-    lowest = torch.where(meets(encoded.assigned), labels[:, None], torch.iinfo(labels.dtype).max).amin(-1)
-    return torch.where(encoded.assigned >= 0, lowest, labels)
+    return torch.where(encoded.assigned >= 0, _lowest_on_anchor(labels, encoded), labels)
+
+
+def _lowest_on_anchor(values: Tensor, encoded: EncodedTargets) -> Tensor:
+    """(B, M) int64 of each box -> (B, M) the lowest of the boxes that share its anchor."""
+    highest = torch.iinfo(values.dtype).max
+    anchor = encoded.assigned.clamp(min=0)  # (B, M)
+    values = torch.where(encoded.assigned >= 0, values, highest)
+    of_anchors = torch.full_like(encoded.matched, highest)  # (B, A)
+    return of_anchors.scatter_reduce(1, anchor, values, "amin").gather(1, anchor)

@@ -94,10 +94,15 @@ def sigmoid(x: float) -> float:
 
 def responsible_cell(targets: Targets, grid: AnchorGrid) -> list[dict[int, int]]:
     """Per image: anchor number -> box number; later boxes overwrite earlier ones."""
+    return [{a: boxes[-1] for a, boxes in on_anchor.items()} for on_anchor in boxes_on_anchors(targets, grid)]
+
+
+def boxes_on_anchors(targets: Targets, grid: AnchorGrid) -> list[dict[int, list[int]]]:
+    """Per image: anchor number -> the numbers of its boxes."""
     (level,) = grid.levels
-    owners = []
+    images = []
     for boxes, valid in zip(targets.boxes.tolist(), targets.valid.tolist(), strict=True):
-        owner = {}
+        on_anchor: dict[int, list[int]] = {}
         for t, (x0, y0, x1, y1) in enumerate(boxes):
             if not valid[t]:
                 continue
@@ -111,65 +116,124 @@ def responsible_cell(targets: Targets, grid: AnchorGrid) -> list[dict[int, int]]
                 if shape_iou > best_iou:
                     best_iou = shape_iou
                     best_shape = k
-            owner[(row * level.columns + column) * level.per_location + best_shape] = t
-        owners.append(owner)
-    return owners
+            anchor = (row * level.columns + column) * level.per_location + best_shape
+            on_anchor.setdefault(anchor, []).append(t)
+        images.append(on_anchor)
+    return images
+
+
+REGION_OPTIONS = {  # Darknet's; prior_scale is that of the moment
+    "coord_scale": 1.0,
+    "object_scale": 5.0,
+    "noobject_scale": 1.0,
+    "class_scale": 1.0,
+    "class_weights": None,
+    "normalizer": "batch",
+    "box_error": "log",
+    "weigh_small_boxes": True,
+    "objectness_target": "iou",
+    "ignore_iou": 0.6,
+    "ignore_at_limit": False,
+    "ignore_truths": None,
+    "prior_scale": 0.0,
+    "prior_boxes": "unassigned",
+    "class_activation": "softmax",
+    "shared_class": "last",
+}
+REGION_KINDS = {"box": "box", "prior": "box", "object": "object", "noobject": "object", "class": "class"}
 
 
 def region_loss(
-    outputs: HeadOutputs, targets: Targets, grid: AnchorGrid, *, softmax: bool, prior_scale: float = 0.0
+    outputs: HeadOutputs, targets: Targets, grid: AnchorGrid, **options: object
 ) -> dict[str, float]:
-    """RegionLoss's formula with Darknet's default scales, anchor by anchor, divided by the batch size."""
-    terms = dict.fromkeys(("box", "prior", "object", "noobject", "class"), 0.0)
-    for b, owner in enumerate(responsible_cell(targets, grid)):
-        gt_boxes = targets.boxes[b][targets.valid[b]].tolist()
+    """RegionLoss's formula, anchor by anchor. options: those of REGION_OPTIONS that differ."""
+    chosen = {**REGION_OPTIONS, **options}
+    terms: dict[str, list[tuple[float, float]]] = {name: [] for name in REGION_KINDS}  # weights and errors
+    for b, on_anchor in enumerate(boxes_on_anchors(targets, grid)):
         for a in range(grid.num_anchors):
-            tx, ty, tw, th = outputs.offsets[b, a].tolist()
-            objectness = sigmoid(outputs.objectness[b, a].item())
-            pw, ph = grid.boxes_cxcywh[a, 2:].tolist()
-            column, row = grid.cell[a].tolist()
-            stride = grid.stride[a].item()
-            predicted = corners(
-                (column + tx) * stride, (row + ty) * stride, pw * math.exp(tw), ph * math.exp(th)
-            )
-            if a not in owner:
-                terms["prior"] += prior_scale * ((tx - 0.5) ** 2 + (ty - 0.5) ** 2 + tw**2 + th**2) / 2
-                if max((iou(predicted, box) for box in gt_boxes), default=0.0) <= 0.6:
-                    terms["noobject"] += objectness**2 / 2
-                continue
-            box = targets.boxes[b, owner[a]].tolist()
-            w = box[2] - box[0]
-            h = box[3] - box[1]
-            goal = (
-                (box[0] + box[2]) / 2 / stride - column,
-                (box[1] + box[3]) / 2 / stride - row,
-                math.log(w / pw),
-                math.log(h / ph),
-            )
-            weight = 2 - w * h / (grid.size[0] * grid.size[1])
-            terms["box"] += (
-                weight * sum((p - g) ** 2 for p, g in zip((tx, ty, tw, th), goal, strict=True)) / 2
-            )
-            terms["object"] += 5 * (objectness - iou(predicted, box)) ** 2 / 2
-            terms["class"] += class_error(outputs, targets, b, a, owner[a], softmax=softmax, grid=grid)
-    return {name: value / len(outputs.offsets) for name, value in terms.items()}
+            if a in on_anchor:
+                add_positive(terms, outputs, targets, grid, (b, a), on_anchor[a], chosen)
+            else:
+                add_negative(terms, outputs, targets, grid, (b, a), chosen)
+    count = {kind: len(outputs.offsets) for kind in REGION_KINDS.values()}
+    if chosen["normalizer"] == "anchors":
+        count = {
+            kind: 1e-6 + sum(w > 0 for name, of in REGION_KINDS.items() if of == kind for w, _ in terms[name])
+            for kind in count
+        }
+    return {name: sum(w * e for w, e in pairs) / count[REGION_KINDS[name]] for name, pairs in terms.items()}
 
 
-def class_error(
-    outputs: HeadOutputs, targets: Targets, b: int, a: int, box: int, *, softmax: bool, grid: AnchorGrid
-) -> float:
-    """Cross-entropy of anchor a of image b with its box; logistic: with all boxes that fall on the anchor."""
+def add_positive(terms, outputs, targets, grid, place, boxes, options) -> None:
+    """The terms of an anchor with a box; the last of `boxes` owns it. place: image and anchor."""
+    b, a = place
+    box = targets.boxes[b, boxes[-1]].tolist()
+    w = box[2] - box[0]
+    h = box[3] - box[1]
+    stride = grid.stride[a].item()
+    column, row = grid.cell[a].tolist()
+    pw, ph = grid.boxes_cxcywh[a, 2:].tolist()
+    centre = ((box[0] + box[2]) / 2 / stride - column, (box[1] + box[3]) / 2 / stride - row)
+    weight = options["coord_scale"]
+    if options["weigh_small_boxes"]:
+        weight *= 2 - w * h / (grid.size[0] * grid.size[1])
+    if options["prior_boxes"] == "all" and options["prior_scale"]:
+        weight = options["prior_scale"]
+    goal = (*centre, math.log(w / pw), math.log(h / ph))
+    terms["box"].append((weight, region_box_error(outputs, grid, place, goal, options)))
+    own_iou = iou(region_prediction(outputs, grid, place), box)
+    goal = own_iou if options["objectness_target"] == "iou" else 1.0
+    objectness = sigmoid(outputs.objectness[b, a].item())
+    terms["object"].append((options["object_scale"], (objectness - goal) ** 2 / 2))
+
+    labels = [targets.labels[b, t].item() for t in boxes]
+    label = labels[-1] if options["shared_class"] == "last" else min(labels)
     logits = outputs.class_logits[b, a].tolist()
-    label = targets.labels[b, box].item()
-    if softmax:
-        return math.log(sum(math.exp(x - max(logits)) for x in logits)) + max(logits) - logits[label]
-    labels = set()
-    for t in range(targets.labels.shape[1]):
-        only = torch.zeros_like(targets.valid)
-        only[b, t] = targets.valid[b, t]
-        if a in responsible_cell(Targets(targets.boxes, targets.labels, only), grid)[b]:
-            labels.add(targets.labels[b, t].item())
-    return sum(-math.log(sigmoid(x) if c in labels else 1 - sigmoid(x)) for c, x in enumerate(logits))
+    if options["class_activation"] == "softmax":
+        error = math.log(sum(math.exp(x - max(logits)) for x in logits)) + max(logits) - logits[label]
+    else:
+        hot = set(labels) if options["shared_class"] == "last" else {label}
+        error = sum(-math.log(sigmoid(x) if c in hot else 1 - sigmoid(x)) for c, x in enumerate(logits))
+    weights = options["class_weights"] or [1.0] * len(logits)
+    terms["class"].append((options["class_scale"] * weights[label], error))
+
+
+def add_negative(terms, outputs, targets, grid, place, options) -> None:
+    """The terms of an anchor without a box."""
+    b, a = place
+    error = region_box_error(outputs, grid, place, (0.5, 0.5, 0.0, 0.0), options)
+    terms["prior"].append((options["prior_scale"], error))
+    boxes = targets.boxes[b][targets.valid[b]].tolist()
+    if options["ignore_truths"] is not None:
+        boxes = boxes[len(boxes) - min(options["ignore_truths"], len(boxes)) :]
+    best = max((iou(region_prediction(outputs, grid, place), box) for box in boxes), default=0.0)
+    limit = options["ignore_iou"]
+    ignored = best >= limit if options["ignore_at_limit"] else best > limit
+    objectness = sigmoid(outputs.objectness[b, a].item())
+    terms["noobject"].append((0.0 if ignored else options["noobject_scale"], objectness**2 / 2))
+
+
+def region_prediction(outputs: HeadOutputs, grid: AnchorGrid, place: tuple[int, int]) -> list[float]:
+    """The predicted box, xyxy pixels. place: image and anchor."""
+    b, a = place
+    tx, ty, tw, th = outputs.offsets[b, a].tolist()
+    pw, ph = grid.boxes_cxcywh[a, 2:].tolist()
+    column, row = grid.cell[a].tolist()
+    stride = grid.stride[a].item()
+    return corners((column + tx) * stride, (row + ty) * stride, pw * math.exp(tw), ph * math.exp(th))
+
+
+def region_box_error(outputs: HeadOutputs, grid: AnchorGrid, place: tuple[int, int], goal, options) -> float:
+    """Half the squared error of the predicted offsets; sizes as logarithms or in cells."""
+    b, a = place
+    predicted = outputs.offsets[b, a].tolist()
+    if options["box_error"] == "cells":
+        cells = [size / grid.stride[a].item() for size in grid.boxes_cxcywh[a, 2:].tolist()]
+        predicted, goal = (
+            [*offsets[:2], *(math.exp(t) * size for t, size in zip(offsets[2:], cells, strict=True))]
+            for offsets in (predicted, goal)
+        )
+    return sum((p - g) ** 2 for p, g in zip(predicted, goal, strict=True)) / 2
 
 
 # ---------------------------------------------------------------- SSD's multibox loss

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torchvision.ops as tv
 from torch.testing import assert_close
@@ -29,6 +30,28 @@ def test_empty_boxes_have_iou_zero():
     flat = torch.tensor([[5.0, 5, 5, 9]])
     assert boxes.pairwise_iou(flat, flat).item() == 0
     assert boxes.shape_iou(torch.zeros(2), torch.zeros(2)).item() == 0
+
+
+@pytest.mark.parametrize("tile", [1, 100, 10**6], ids=["one by one", "some", "all"])
+def test_largest_iou_is_the_largest_of_all_pairs(tile, monkeypatch):
+    """Bit for bit, whatever the tiles; padding of zeros changes nothing."""
+    monkeypatch.setattr(boxes, "TILE_NUMBERS", tile)
+    left = torch.stack([random_boxes(9, seed) for seed in (0, 1)])  # (2, 9, 4)
+    for count in (1, 2, 6, 7):
+        right = torch.stack([random_boxes(count, seed) for seed in (2, 3)])
+        expected = boxes.pairwise_iou(right, left).amax(1)
+        assert expected.max() > 0
+        assert_close(boxes.largest_iou(left, right), expected, rtol=0, atol=0)
+        padded = torch.cat([right, torch.zeros(2, 3, 4)], 1)
+        assert_close(boxes.largest_iou(left, padded), expected, rtol=0, atol=0)
+    assert_close(boxes.largest_iou(left, right[:, :0]), torch.zeros(2, 9))
+
+
+def test_the_largest_iou_of_empty_and_of_nan_boxes():
+    flat = torch.tensor([[[5.0, 5, 5, 5], [5, 5, 5, 9], [5, 5, 9, 9], [torch.nan, 5, 9, 9]]])
+    others = torch.tensor([[[5.0, 5, 5, 5], [6, 1, 8, 3], [7, 7, 11, 11]]])  # beside, above, across
+    largest = boxes.largest_iou(flat, others)
+    assert_close(largest, torch.tensor([[0.0, 0, 4 / 28, torch.nan]]), equal_nan=True)
 
 
 def test_shape_iou_is_the_iou_of_boxes_with_one_centre():

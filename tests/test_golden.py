@@ -1,8 +1,8 @@
 """Loss curves that a refactoring must not move: twenty steps of each demo model on fixed random batches.
 
 The numbers were printed by this test's own code at a728fa1 (torch 2.11.0, one thread of a CPU with AVX-512),
-before the modules moved; there the curves are the same bit for bit since. Other CPUs round differently, hence
-the tolerance. The numbers prove only that nothing changed.
+before the modules moved; there the curves are the same to these digits since. Other CPUs round differently,
+hence the tolerance. The numbers prove only that nothing changed.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import torch
 from torch.testing import assert_close
 
 from detectors.anchors import YoloAnchors
+from detectors.boxes import pairwise_iou
 from detectors.coders import YoloBoxCoder
 from detectors.commands.verify import region_layer
 from detectors.commands.verify.presets import preset_loss
@@ -62,7 +63,9 @@ def by_anchor(channels: torch.Tensor, classes: int) -> torch.Tensor:
 def test_each_option_changes_its_own_terms():
     """Settings changed one by one, among them those in which the course differs: the terms that change."""
     _, outputs, encoded, grid = region_setup("batch4_mixed")
-    highest_iou = RegionLoss()._box_iou(outputs, encoded, grid).max().item()
+    highest_iou = (
+        pairwise_iou(encoded.targets.boxes, YoloBoxCoder().decode(outputs.offsets, grid)).max().item()
+    )
     default = RegionLoss(ignore_iou=highest_iou)(outputs, encoded, grid)
     cases = {
         "box_error": ("cells", {"box", "prior"}),
@@ -86,6 +89,64 @@ def test_each_option_changes_its_own_terms():
 
 def differs(value: float, reference: float) -> bool:
     return abs(value - reference) > 1e-6 * max(abs(reference), 1e-3)
+
+
+OPTIONS = {
+    "defaults": {},
+    "scales": {"coord_scale": 2.0, "object_scale": 3.0, "noobject_scale": 0.5, "class_scale": 0.3},
+    "cells": {"box_error": "cells"},
+    "equal": {"weigh_small_boxes": False},
+    "anchors": {"normalizer": "anchors"},
+    "one": {"objectness_target": "one"},
+    "iou_gradient": {"iou_gradient": True},
+    "ignore": {"ignore_iou": 0.2, "ignore_at_limit": True},
+    "last_truths": {"ignore_iou": 0.2, "ignore_truths": 2},
+    "all": {"prior_boxes": "all"},
+    "logistic": {"class_activation": "logistic"},
+    "lowest": {"shared_class": "lowest", "class_weights": [0.5, 1.0, 2.0]},
+}
+OPTIONS["mixed"] = {name: value for options in OPTIONS.values() for name, value in options.items()}
+
+
+def crowded(dtype: torch.dtype = torch.float32):
+    """Outputs, targets and a grid of 27 anchors. Up to 12 boxes an image: some share an anchor."""
+    generator = torch.Generator().manual_seed(4)
+    grid = YoloAnchors([(0.8, 0.8), (1.0, 2.0), (2.5, 1.2)], 32)((96, 96))
+    targets = oracles.random_targets(generator, batch=3, most=12, classes=3, size=(96, 96))
+    offsets = torch.randn(3, 27, 4, generator=generator) / 3
+    offsets[..., :2] = offsets[..., :2].sigmoid()
+    others = torch.randn(3, 27, 4, generator=generator)
+    outputs = HeadOutputs(*(x.to(dtype) for x in (offsets, others[..., :3], others[..., 3])))
+    return outputs, replace(targets, boxes=targets.boxes.to(dtype)), grid
+
+
+@pytest.mark.parametrize("early", [True, False], ids=["with prior", "later"])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_each_option_equals_naive_loops(name, early):
+    outputs, targets, grid = crowded()
+    encoded = TargetEncoder(ResponsibleCellMatcher(), YoloBoxCoder())(targets, grid)
+    loss = RegionLoss(**OPTIONS[name])
+    loss.images_seen += 0 if early else loss.prior_images
+    options = {key: value for key, value in OPTIONS[name].items() if key != "iou_gradient"}  # no number's
+    naive = oracles.region_loss(outputs, targets, grid, prior_scale=0.01 * early, **options)
+    terms = {key: term.item() for key, term in loss(outputs, encoded, grid).items()}
+    assert (encoded.assigned >= 0).sum() > encoded.positive.sum()  # some boxes lost their anchor
+    assert_close(terms, naive, rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["mixed", "iou_gradient", "anchors", "logistic"])
+def test_the_gradient_equals_differences(name):
+    """iou_gradient: otherwise the IoU of the objectness target counts as a constant."""
+    outputs, targets, grid = crowded(torch.float64)
+    grid = replace(grid, **{key: getattr(grid, key).double() for key in ("boxes_cxcywh", "stride", "cell")})
+    encoded = TargetEncoder(ResponsibleCellMatcher(), YoloBoxCoder())(targets, grid)
+    loss = RegionLoss(**{**OPTIONS[name], "iou_gradient": True}).eval()
+
+    def total(*tensors: torch.Tensor) -> torch.Tensor:
+        return sum(loss(HeadOutputs(*tensors), encoded, grid).values())
+
+    leaves = [x.requires_grad_() for x in (outputs.offsets, outputs.class_logits, outputs.objectness)]
+    assert torch.autograd.gradcheck(total, leaves, fast_mode=True)
 
 
 # Four predictions, one in each cell. Their IoUs with the boxes are 1 in the first cell, 30 / 34 in the second

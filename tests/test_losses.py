@@ -87,7 +87,9 @@ def test_region_loss_equals_naive_loops(name):
     grid = anchors(size)
     targets = region_layer.region_targets(case["truth"], size)
     terms = loss(outputs, encoder(targets, grid), grid)
-    naive = oracles.region_loss(outputs, targets, grid, softmax=bool(case["softmax"]))
+    naive = oracles.region_loss(
+        outputs, targets, grid, class_activation="softmax" if case["softmax"] else "logistic"
+    )
     assert_close(
         torch.stack([terms[key] for key in naive]), torch.tensor(list(naive.values())), rtol=2e-5, atol=1e-6
     )
@@ -215,7 +217,7 @@ def test_awkward_batches_are_finite_and_right(family, name):
         offsets = torch.cat([raw[..., :2].sigmoid(), raw[..., 2:4]], -1)
         objectness = torch.randn(2, grid.num_anchors, generator=generator)
         outputs = HeadOutputs(offsets, raw[..., 4:], objectness)
-        naive = oracles.region_loss(outputs, targets, grid, softmax=True, prior_scale=0.01)
+        naive = oracles.region_loss(outputs, targets, grid, prior_scale=0.01)
     else:
         grid = oracles.small_ssd_grid((96, 96))
         loss = MultiBoxLoss()

@@ -14,8 +14,10 @@ from detectors.matching import (
     MultiBoxMatcher,
     ResponsibleCellMatcher,
     best_anchors,
+    comes_first,
     greedy_bipartite,
     lowest_labels,
+    owns,
 )
 from detectors.structures import BACKGROUND, AnchorGrid, Level
 from detectors.targets import TargetEncoder
@@ -108,6 +110,16 @@ def test_boxes_on_the_first_anchor_share_their_lowest_label():
     targets = replace(targets, labels=torch.tensor([[2, 1, 0]]))
     encoded = TargetEncoder(ResponsibleCellMatcher(), YoloBoxCoder())(targets, grid)
     assert lowest_labels(encoded).tolist() == [[1, 1, 0]]
+
+
+def test_which_boxes_on_an_anchor_come_first_and_which_own_it():
+    """Three boxes on the first anchor, a box without area, padding, and a box of its own."""
+    grid = YoloAnchors([(1.0, 1.0)], 32)((64, 64))
+    row = [0.0, 0, 20, 20]
+    targets = oracles.pad_targets([[row, row, [0, 0, 0, 9], [40, 40, 60, 60], row], [row]])
+    encoded = TargetEncoder(ResponsibleCellMatcher(), YoloBoxCoder())(targets, grid)
+    assert comes_first(encoded).tolist() == [[True, False, False, True, False], [True, *[False] * 4]]
+    assert owns(encoded).tolist() == [[False, False, False, True, True], [True, *[False] * 4]]
 
 
 def test_more_boxes_than_anchors():

@@ -95,7 +95,7 @@ def count(family: str, batch: int, most: int) -> Counter:
     return counting.operations
 
 
-LIMITS = {"yolov2": 165, "ssd": 105}
+LIMITS = {"yolov2": 210, "ssd": 105}  # a third of the region loss works on (B, M) numbers only
 
 
 @pytest.mark.parametrize("family", LIMITS)

@@ -23,7 +23,7 @@ positive anchors only. Bytes of an anchor, float32:
               A positive anchor: 8 + 4 C more.  Write 20 + 4 C
     backward  read 28 + 4 C, write 20 + 4 C
 
-NaN and infinity have the same effect as in the reference.
+Where NaN or infinity make a gradient of the reference one of the two, the kernel's is one, too.
 """
 
 from __future__ import annotations

@@ -3,20 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detectors.boxes import area, paired_iou, pairwise_iou
+from detectors.boxes import area, largest_iou, paired_iou
 from detectors.coders import YoloBoxCoder
 from detectors.kernels.dispatch import uses_triton
 from detectors.losses.shared_loss import SharedLoss, check_choice
-from detectors.matching import lowest_labels, meets, owns
+from detectors.matching import comes_first, lowest_labels, owns
 from detectors.structures import AnchorGrid, EncodedTargets, HeadOutputs, builder
 
 CONFIDENT = 0.3  # objectness above which confident_recall counts a prediction; from the Keras course
 NONZERO = 1e-6  # the course adds it to a count before dividing by the count
+
+
+class _OwnAnchors(NamedTuple):
+    """The anchor of each box (B, M); anchor 0 for a box without one, whose numbers then mean nothing."""
+
+    anchor: Tensor  # (B, M) int64
+    row: Tensor  # (T,) = (B * M,) int64, among all B * A anchors
+    owner: Tensor  # (B, M) bool: the box has this anchor, and lost it to no later box
+    grid: AnchorGrid  # of (B, M) anchors
+
+    @staticmethod
+    def of(encoded: EncodedTargets, grid: AnchorGrid) -> _OwnAnchors:
+        anchor = encoded.assigned.clamp(min=0)
+        chosen = replace(
+            grid, boxes_cxcywh=grid.boxes_cxcywh[anchor], stride=grid.stride[anchor], cell=grid.cell[anchor]
+        )
+        first = torch.arange(len(anchor), device=anchor.device)[:, None] * grid.num_anchors  # (B, 1)
+        return _OwnAnchors(anchor, (first + anchor).flatten(), owns(encoded), chosen)
+
+    def rows(self, values: Tensor) -> Tensor:
+        """(B, A, C) -> (B, M, C). index_select copies whole rows; gather would look up every number."""
+        return values.flatten(0, 1).index_select(0, self.row).unflatten(0, self.anchor.shape)
 
 
 @builder("loss")
@@ -107,7 +131,7 @@ class RegionLoss(SharedLoss):
         """Terms box, prior, object, noobject and class, each normalised."""
         if self.training:
             self.images_seen += len(outputs.offsets) * self.processes
-        float64 = torch.float64 in (outputs.offsets.dtype, encoded.offsets.dtype)
+        float64 = torch.float64 in (outputs.offsets.dtype, encoded.targets.boxes.dtype)
         unsupported = self.unsupported() or ("float64" if float64 else None)
         if not uses_triton(outputs.offsets.device, unsupported):
             return self.reference(outputs, encoded, grid)
@@ -147,97 +171,103 @@ class RegionLoss(SharedLoss):
         return None if self.class_weights is None else "class_weights"
 
     def reference(self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid) -> dict[str, Tensor]:
-        """The terms in PyTorch operations; the definition of what the kernel computes."""
-        positive = encoded.positive  # (B, A)
-        iou = self._box_iou(outputs, encoded, grid)  # (B, M, A)
-        box_weights = self._box_weights(positive, encoded, grid)
-        box, prior = self._halves(self._box_error(outputs, encoded, grid), box_weights, positive)
-        goal = torch.where(positive, self._objectness_target(iou, outputs, encoded, grid), 0)
-        error = F.mse_loss(outputs.objectness.sigmoid(), goal, reduction="none")  # (B, A)
-        negative_weights = torch.where(
-            self._ignored(iou, encoded), 0, error.new_full((), self.noobject_scale)
-        )
-        weights = torch.where(positive, self.object_scale, negative_weights)
-        object_term, noobject_term = self._halves(error, weights, positive)
+        """The terms in PyTorch operations; the definition of what the kernel computes.
+
+        A box has at most one positive anchor, so the terms of positive anchors are sums over boxes (B, M),
+        where a box that does not own an anchor has the weight 0.
+        """
+        own = _OwnAnchors.of(encoded, grid)
+        box, prior = self._box_terms(outputs, encoded, grid, own)
+        object_term, noobject_term = self._objectness_terms(outputs, encoded, grid, own)
         return {
             "box": box,
             "prior": prior,
             "object": object_term,
             "noobject": noobject_term,
-            "class": self._class_error(outputs, encoded),
+            "class": self._class_term(outputs, encoded, own),
         }
 
-    def _halves(self, error: Tensor, weights: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, A) squared errors and weights -> half their normalised sum: positive anchors, all others."""
-        weighted = error * weights
-        divisor = 2 * self._count(weights)
-        return (weighted * positive).sum() / divisor, (weighted * ~positive).sum() / divisor
-
-    def _count(self, weights: Tensor) -> Tensor | int:
-        """n for one kind of error. weights: (B, ...)."""
+    def _count(self, *weights: Tensor) -> Tensor | int:
+        """n for one kind of error. weights: (B, ...) of its errors."""
         if self.normalizer == "batch":
-            return max(len(weights), 1)  # an empty batch gives 0
-        return self._shared((weights > 0).sum(dtype=weights.dtype)) + NONZERO
+            return max(len(weights[0]), 1)  # an empty batch gives 0
+        return self._shared(sum((part > 0).sum(dtype=part.dtype) for part in weights)) + NONZERO
 
-    def _box_error(self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid) -> Tensor:
-        """(B, A) squared error of centre and size together."""
-        predicted = outputs.offsets
-        goal = encoded.offsets
-        if self.box_error == "cells":
-            predicted = _sizes_in_cells(predicted, grid)
-            goal = _sizes_in_cells(goal, grid)
-        return F.mse_loss(predicted, goal, reduction="none").sum(-1)
+    def _box_terms(
+        self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid, own: _OwnAnchors
+    ) -> tuple[Tensor, Tensor]:
+        """Terms box and prior."""
+        # A box without area has no logarithm; it owns no anchor, and so has that anchor as its target.
+        gt_boxes = torch.where(own.owner[..., None], encoded.targets.boxes, own.grid.boxes)  # (B, M, 4)
+        error = self._box_error(own.rows(outputs.offsets), gt_boxes, own.grid)  # (B, M)
+        prior_error = self._box_error(outputs.offsets, grid.boxes.to(gt_boxes.dtype), grid)  # (B, A)
 
-    def _box_weights(self, positive: Tensor, encoded: EncodedTargets, grid: AnchorGrid) -> Tensor:
-        """(B, A) m of the formula."""
+        early = self.images_seen < self.prior_images
         weight: Tensor | float = self.coord_scale
         if self.weigh_small_boxes:
-            weight = self.coord_scale * (2 - area(encoded.boxes) / (grid.size[0] * grid.size[1]))  # (B, A)
-        early = self.images_seen < self.prior_images
-        weights = torch.where(positive, weight, self.prior_scale * early.to(encoded.targets.boxes.dtype))
-        return weights if self.prior_boxes == "unassigned" else torch.where(early, self.prior_scale, weights)
+            weight = self.coord_scale * (2 - area(gt_boxes) / (grid.size[0] * grid.size[1]))  # (B, M)
+        if self.prior_boxes == "all":
+            weight = torch.where(early, self.prior_scale, weight)
+        weights = torch.where(own.owner, weight, error.new_zeros(()))
+        prior_weights = torch.where(encoded.positive, 0, self.prior_scale * early.to(error.dtype))  # (B, A)
+        divisor = 2 * self._count(weights, prior_weights)
+        return (error * weights).sum() / divisor, (prior_error * prior_weights).sum() / divisor
+
+    def _box_error(self, offsets: Tensor, boxes: Tensor, grid: AnchorGrid) -> Tensor:
+        """(B, A, 4) offsets, (..., A, 4) xyxy boxes -> (B, A) squared error of centre and size together."""
+        goal = self.coder.encode(boxes, grid)
+        if self.box_error == "cells":
+            offsets = _sizes_in_cells(offsets, grid)
+            goal = _sizes_in_cells(goal, grid)
+        return F.mse_loss(offsets, goal.expand_as(offsets), reduction="none").sum(-1)
+
+    def _objectness_terms(
+        self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid, own: _OwnAnchors
+    ) -> tuple[Tensor, Tensor]:
+        """Terms object and noobject."""
+        objectness = outputs.objectness.sigmoid()  # (B, A)
+        own_objectness = objectness.gather(1, own.anchor)  # (B, M)
+        goal = torch.ones_like(own_objectness)
+        if self.objectness_target == "iou":
+            offsets = outputs.offsets if self.iou_gradient else outputs.offsets.detach()
+            goal = self._own_iou(offsets, encoded, own)
+        error = F.mse_loss(own_objectness, goal, reduction="none")  # (B, M)
+        weights = torch.where(own.owner, self.object_scale, error.new_zeros(()))
+        spared = encoded.positive | self._ignored(outputs, encoded, grid)
+        noobject_weights = torch.where(spared, 0, error.new_full((), self.noobject_scale))  # (B, A)
+        divisor = 2 * self._count(weights, noobject_weights)
+        return (error * weights).sum() / divisor, (objectness.square() * noobject_weights).sum() / divisor
+
+    def _own_iou(self, offsets: Tensor, encoded: EncodedTargets, own: _OwnAnchors) -> Tensor:
+        """(B, M) IoU of each box with the prediction of its anchor."""
+        return paired_iou(self.coder.decode(own.rows(offsets), own.grid), encoded.targets.boxes)
 
     @torch.no_grad()
-    def _box_iou(self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid) -> Tensor:
-        """(B, M, A) IoU of every ground-truth box with every predicted box; 0 for padding."""
-        iou = pairwise_iou(encoded.targets.boxes, self.coder.decode(outputs.offsets.detach(), grid))
-        return iou * encoded.targets.valid[..., None]
-
-    def _ignored(self, iou: Tensor, encoded: EncodedTargets) -> Tensor:
+    def _ignored(self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid) -> Tensor:
         """(B, A) bool: predictions that overlap a box too well to enter the noobject term."""
-        overlaps = iou >= self.ignore_iou if self.ignore_at_limit else iou > self.ignore_iou  # (B, M, A)
+        counted = encoded.targets.valid  # (B, M)
         if self.ignore_truths is not None:
-            usable = encoded.assigned >= 0  # (B, M)
-            place_from_end = usable.flip(1).cumsum(1).flip(1)  # (B, M) 1 for the last usable box
-            overlaps = overlaps & (usable & (place_from_end <= self.ignore_truths))[..., None]
-        return overlaps.any(1)
+            usable = encoded.assigned >= 0
+            place_from_end = usable.flip(1).cumsum(1).flip(1)  # 1 for the last usable box
+            counted = usable & (place_from_end <= self.ignore_truths)
+        boxes = torch.where(counted[..., None], encoded.targets.boxes, 0)
+        iou = largest_iou(self.coder.decode(outputs.offsets.detach(), grid), boxes)  # (B, A)
+        return iou >= self.ignore_iou if self.ignore_at_limit else iou > self.ignore_iou
 
-    def _objectness_target(
-        self, iou: Tensor, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid
-    ) -> Tensor:
-        """(B, A) or () t of the formula, for positive anchors; other entries mean nothing."""
-        if self.objectness_target == "one" or iou.shape[1] == 0:
-            return iou.new_ones(())
-        if self.iou_gradient:
-            return paired_iou(self.coder.decode(outputs.offsets, grid), encoded.boxes)
-        return iou.gather(1, encoded.matched.clamp(min=0)[:, None]).squeeze(1)
-
-    def _class_error(self, outputs: HeadOutputs, encoded: EncodedTargets) -> Tensor:
+    def _class_term(self, outputs: HeadOutputs, encoded: EncodedTargets, own: _OwnAnchors) -> Tensor:
         """Weighted, normalised cross-entropy of the boxes that own an anchor.
 
         The class logits of other anchors do not matter. With "logistic", boxes that share an anchor give a
         multi-hot target, as in Darknet.
         """
-        assigned = encoded.assigned  # (B, M)
-        labels = encoded.targets.labels if self.shared_class == "last" else lowest_labels(encoded)
-        logits = _rows(outputs.class_logits, assigned)  # (B, M, C)
+        labels = encoded.targets.labels if self.shared_class == "last" else lowest_labels(encoded)  # (B, M)
+        logits = own.rows(outputs.class_logits)  # (B, M, C)
         if self.class_activation == "softmax":
             error = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels)
         else:
-            one_hot = F.one_hot(labels, logits.shape[-1]).to(logits.dtype)  # (B, M, C)
-            target = (meets(assigned).to(logits.dtype) @ one_hot).clamp(max=1)
+            target = _multi_hot(labels, encoded, logits)
             error = F.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(-1)
-        weights = self.class_scale * owns(encoded).to(error.dtype)
+        weights = self.class_scale * own.owner.to(error.dtype)
         if self.class_weights is not None:
             if len(self.class_weights) != logits.shape[-1]:
                 raise ValueError(
@@ -259,30 +289,27 @@ class RegionLoss(SharedLoss):
             counts as 0.
         confident_recall: the share of positive anchors with IoU > .5 and objectness > .3; 0 without any.
         """
-        assigned = encoded.assigned
-        labels = encoded.targets.labels
-        usable = (assigned >= 0).to(outputs.offsets.dtype)  # (B, M)
-        iou = self._box_iou(outputs, encoded, grid)  # (B, M, A)
-        iou = iou.gather(2, assigned.clamp(min=0)[..., None]).squeeze(-1)  # (B, M)
-        logits = _rows(outputs.class_logits, assigned)
+        own = _OwnAnchors.of(encoded, grid)
+        usable = (encoded.assigned >= 0).to(outputs.offsets.dtype)  # (B, M)
+        iou = self._own_iou(outputs.offsets, encoded, own)  # (B, M)
+        logits = own.rows(outputs.class_logits)
         classes = logits.softmax(-1) if self.class_activation == "softmax" else logits.sigmoid()
         objectness = outputs.objectness.sigmoid()
-        own_objectness = objectness.gather(1, assigned.clamp(min=0))  # (B, M)
-        own_class = classes.gather(-1, labels[..., None]).squeeze(-1)  # (B, M)
+        own_objectness = objectness.gather(1, own.anchor)  # (B, M)
+        own_class = classes.gather(-1, encoded.targets.labels[..., None]).squeeze(-1)  # (B, M)
         count = usable.sum()
         # With logistic classes, Darknet skips a box whose anchor already has a class delta; there is none if
         # class_scale is 0.
         counts_all = self.class_activation == "softmax" or self.class_scale == 0
-        counted = usable if counts_all else usable * ~meets(assigned).tril(-1).any(-1)
-        winner = owns(encoded)
-        confident = winner & (iou > 0.5) & (own_objectness > CONFIDENT)
+        counted = usable if counts_all else usable * comes_first(encoded)
+        confident = own.owner & (iou > 0.5) & (own_objectness > CONFIDENT)
         return {
             "truth_iou": (iou * usable).sum() / count,
             "class_probability": (own_class * counted).sum() / count,
             "objectness": (own_objectness * usable).sum() / count,
             "no_objectness": objectness.mean(),
             "recall": ((iou > 0.5) * usable).sum() / count,
-            "confident_recall": confident.sum() / winner.sum().clamp(min=1),
+            "confident_recall": confident.sum() / own.owner.sum().clamp(min=1),
             "truths": count,
         }
 
@@ -308,11 +335,19 @@ def _check_region_loss(loss: RegionLoss, class_weights: Sequence[float] | None) 
 
 
 def _sizes_in_cells(offsets: Tensor, grid: AnchorGrid) -> Tensor:
-    """(B, A, 4) offsets -> (B, A, 4) the same, with sizes in cells instead of log(size / anchor)."""
-    cells_wh = grid.boxes_cxcywh[:, 2:] / grid.stride[:, None]
+    """(..., A, 4) offsets -> (..., A, 4) the same, with sizes in cells instead of log(size / anchor)."""
+    cells_wh = grid.boxes_cxcywh[..., 2:] / grid.stride[..., None]
     return torch.cat([offsets[..., :2], offsets[..., 2:].exp() * cells_wh], -1)
 
 
-def _rows(values: Tensor, index: Tensor) -> Tensor:
-    """(B, A, C) values, (B, M) anchor numbers (-1 reads row 0) -> (B, M, C)."""
-    return values.gather(1, index.clamp(min=0)[..., None].expand(-1, -1, values.shape[-1]))
+def _multi_hot(labels: Tensor, encoded: EncodedTargets, logits: Tensor) -> Tensor:
+    """(B, M) labels -> (B, M, C), like `logits`: 1 at the labels of all boxes that share an owner's anchor.
+
+    Each box marks its label in the row of its anchor's owner; rows of other boxes mean nothing. A box without
+    an anchor marks an extra column, which is dropped.
+    """
+    columns = logits.shape[-1] + 1
+    owner = encoded.matched.gather(1, encoded.assigned.clamp(min=0)).clamp(min=0)  # (B, M)
+    column = torch.where(encoded.assigned >= 0, labels, columns - 1)
+    marks = logits.new_zeros(len(labels), labels.shape[1] * columns)
+    return marks.scatter(1, owner * columns + column, 1.0).unflatten(1, (-1, columns))[..., :-1]

