@@ -1,7 +1,8 @@
 """How sure an average precision is, and the difference of two: resampled images, several seeds.
 
-Over images: the percentile interval of resampled data sets (Efron's bootstrap). All detectors and seeds see
-the same resampled data sets, so that differences are paired. Over images and seeds: Student's interval, whose
+Over images: the percentile interval of resampled data sets (Efron's bootstrap), moved by their bias: a
+resampled data set holds images several times, which raises AP. All detectors and seeds see the same resampled
+data sets, so that differences are paired. Over images and seeds: Student's interval, whose
 variance is that over images plus that over seeds (Welch and Satterthwaite's degrees of freedom); a percentile
 interval of three seeds would be too narrow.
 """
@@ -51,10 +52,11 @@ def resampled_coco(outcomes: Outcomes, weights: np.ndarray) -> dict[str, np.ndar
 
 def estimate(values: Sequence[float], draws: np.ndarray) -> Estimate:
     """values: (S,) one for each seed; draws: (S, R) the same of resampled data sets."""
+    value = float(np.mean(values))
     mean_draws = np.asarray(draws).mean(0)
     tails = (1 - LEVEL) / 2
-    over_images = Interval(*map(float, np.nanquantile(mean_draws, (tails, 1 - tails))))
-    return Estimate(float(np.mean(values)), over_images, _over_seeds(np.asarray(values), mean_draws))
+    low, high = np.nanquantile(mean_draws, (tails, 1 - tails)) - np.nanmean(mean_draws) + value
+    return Estimate(value, Interval(float(low), float(high)), _over_seeds(np.asarray(values), mean_draws))
 
 
 def _over_seeds(values: np.ndarray, mean_draws: np.ndarray) -> Interval | None:
