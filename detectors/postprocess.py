@@ -43,6 +43,8 @@ class PostProcess(nn.Module):
     and classes. Boxes and scores that are not finite are dropped; Darknet and Caffe keep such boxes.
     """
 
+    kernel = "suppression"
+
     def __init__(
         self,
         *,
@@ -60,6 +62,9 @@ class PostProcess(nn.Module):
         self.nms_iou = nms_iou
         self.candidates_per_class = candidates_per_class
         self.max_detections = max_detections
+
+    def unsupported(self) -> None:
+        """The kernel covers all settings. See dispatch.FusedPart."""
 
     @torch.no_grad()
     def forward(self, outputs: HeadOutputs, grid: AnchorGrid) -> Detections:

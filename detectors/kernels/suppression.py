@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
+from detectors.kernels.dispatch import uses_triton
+
 # Pairs of boxes that are compared at once, at up to 128 bytes each: 64 MiB. Where there are more, the groups
 # are large, and torchvision's loop in C++ takes less time than a list of all pairs.
 PAIR_LIMIT = 2**19
@@ -23,13 +25,17 @@ def suppress(boxes: Tensor, group: Tensor, groups: int, *, iou: float, limit: in
     limit: only so many boxes of a group count, the best ones; the others are dropped.
     """
     order = group.argsort(stable=True)
+    if uses_triton(boxes.device):
+        from detectors.kernels.suppression_kernel import suppress_sorted  # imports Triton
+    else:
+        suppress_sorted = suppress_reference
     keep = torch.empty_like(group, dtype=torch.bool)
-    keep[order] = suppress_segments(boxes[order], group[order], groups, iou, limit)
+    keep[order] = suppress_sorted(boxes[order], group[order], groups, iou, limit)
     return keep
 
 
-def suppress_segments(boxes: Tensor, group: Tensor, groups: int, iou: float, limit: int) -> Tensor:
-    """suppress() for boxes that are sorted by group. The reference; it synchronises with the device."""
+def suppress_reference(boxes: Tensor, group: Tensor, groups: int, iou: float, limit: int) -> Tensor:
+    """suppress() for boxes sorted by group, in PyTorch: the definition. Synchronises with the device."""
     if not len(boxes):
         return torch.zeros_like(group, dtype=torch.bool)
     row = torch.arange(len(boxes), device=boxes.device)
