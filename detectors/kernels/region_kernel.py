@@ -105,22 +105,23 @@ def region_forward(
     partial = offsets.new_empty((batch, tiles, len(_TERMS)), dtype=torch.float32)
     gradients = [torch.empty(x.shape, dtype=torch.float32, device=x.device) for x in (offsets, objectness)]
     gradients.append(class_logits.new_empty(class_logits.shape, dtype=torch.float32))
-    region_forward_kernel[(tiles, batch)](
-        *(offsets, *offsets.stride()),
-        *(objectness, *objectness.stride()),
-        *(class_logits, *class_logits.stride()),
-        *(x.contiguous() for x in (matched, goals, labels, truths, valid, anchors_cxcywh, stride, cell)),
-        images_seen,
-        *(partial, *gradients),
-        *(anchors, truths.shape[1], classes),
-        *(coord_scale, object_scale, noobject_scale, class_scale, prior_scale, prior_images, ignore_iou),
-        *(input_area, 1 / max(batch, 1)),
-        WEIGH_SMALL_BOXES=weigh_small_boxes,
-        RESCORE=rescore,
-        ROWS=_ROWS,
-        COLUMNS=_COLUMNS,
-        num_warps=_WARPS,
-    )
+    with torch.cuda.device_of(offsets):  # Triton launches on the current device
+        region_forward_kernel[(tiles, batch)](
+            *(offsets, *offsets.stride()),
+            *(objectness, *objectness.stride()),
+            *(class_logits, *class_logits.stride()),
+            *(x.contiguous() for x in (matched, goals, labels, truths, valid, anchors_cxcywh, stride, cell)),
+            images_seen,
+            *(partial, *gradients),
+            *(anchors, truths.shape[1], classes),
+            *(coord_scale, object_scale, noobject_scale, class_scale, prior_scale, prior_images, ignore_iou),
+            *(input_area, 1 / max(batch, 1)),
+            WEIGH_SMALL_BOXES=weigh_small_boxes,
+            RESCORE=rescore,
+            ROWS=_ROWS,
+            COLUMNS=_COLUMNS,
+            num_warps=_WARPS,
+        )
     return partial.sum((0, 1)), *gradients
 
 
@@ -144,17 +145,18 @@ def region_backward(
     gradients = (offset_gradient, objectness_gradient, class_gradient)
     results = tuple(torch.empty_like(gradient) for gradient in gradients)
     batch, anchors, classes = class_gradient.shape
-    region_backward_kernel[(triton.cdiv(anchors, _ROWS), batch)](
-        upstream.contiguous(),
-        matched.contiguous(),
-        *gradients,
-        *results,
-        anchors,
-        classes,
-        ROWS=_ROWS,
-        COLUMNS=_COLUMNS,
-        num_warps=_WARPS,
-    )
+    with torch.cuda.device_of(upstream):
+        region_backward_kernel[(triton.cdiv(anchors, _ROWS), batch)](
+            upstream.contiguous(),
+            matched.contiguous(),
+            *gradients,
+            *results,
+            anchors,
+            classes,
+            ROWS=_ROWS,
+            COLUMNS=_COLUMNS,
+            num_warps=_WARPS,
+        )
     return results
 
 
@@ -165,17 +167,14 @@ def _backward_shapes(upstream, matched, *gradients) -> tuple[Tensor, Tensor, Ten
 
 def _save(ctx, inputs, keyword_only_inputs, output) -> None:
     _, *gradients = output
-    ctx.dtypes = [x.dtype for x in inputs[:3]]
     ctx.mark_non_differentiable(*gradients)
     ctx.set_materialize_grads(False)  # zeros for the gradients' own gradients would be as large as they are
     ctx.save_for_backward(inputs[3], *gradients)
 
 
 def _multiply(ctx, upstream, *_) -> tuple[Tensor | None, ...]:
-    results = (None, None, None)
-    if upstream is not None:
-        results = region_backward(upstream, *ctx.saved_tensors)
-        results = tuple(x.to(dtype) for x, dtype in zip(results, ctx.dtypes, strict=True))
+    """float32 gradients, which autograd converts to the types of the inputs."""
+    results = (None, None, None) if upstream is None else region_backward(upstream, *ctx.saved_tensors)
     return *results, *[None] * 9
 
 

@@ -120,10 +120,12 @@ def test_the_switch_chooses_the_version(kernels, monkeypatch):
             RegionLoss()(*case)
 
 
-@pytest.mark.parametrize(("classes", "most"), [(1, 1), (37, 0)])
+@pytest.mark.parametrize(("classes", "most"), [(1, 1), (37, 4), (3, 0)])
 def test_numbers_of_classes_and_boxes(device, kernels, classes, most):
     """Of classes: one, and more than a program handles together, with a rest. Of boxes: none in the batch."""
-    assert_equal_versions(random_case(device, batch=1, size=(32, 96), classes=classes, most=most), kernels)
+    case = random_case(device, batch=2, size=(32, 64), classes=classes, most=most)
+    assert_equal_versions(case, kernels)
+    assert case[1].positive.any() == (most > 0)
 
 
 def test_an_empty_batch_gives_zeros(device, kernels):
