@@ -21,7 +21,7 @@ COUNTS = {
     "augment": 7,
     "data": 9,
     "debug": 3,
-    "experiment": 9,
+    "experiment": 10,
     "loss": 6,
     "model": 11,
     "optimizer": 6,
@@ -55,6 +55,9 @@ def choices(group: str) -> list[str]:
 def composed(*overrides: str, config_name: str = "train", **options):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(config_name, list(overrides), **options)
+
+
+SWEEPS = ("duel",)  # experiments of several runs, each with the name of its model
 
 
 def checked(*overrides: str) -> Config:
@@ -127,14 +130,15 @@ def test_debug_goes_on_top_of_an_experiment(experiment, debug):
     config = checked(f"experiment={experiment}", f"debug={debug}")
     assert config.trainer.steps == {"fast": 4, "overfit": 300, "profile": 60}[debug]
     assert config.trainer.profile_steps == (10 if debug == "profile" else 0)
-    assert config.name == experiment
+    assert experiment in SWEEPS or config.name == experiment
 
 
 @pytest.mark.parametrize("name", choices("experiment"))
 def test_an_experiment_says_its_command_and_what_to_expect(name):
     lines = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()
     assert lines[0] == "# @package _global_"  # Hydra wants it first
-    assert lines[1] == f"# python train.py experiment={name}"
+    sweep = "-m " if name in SWEEPS else ""
+    assert lines[1] == f"# python train.py {sweep}experiment={name}"
     assert lines[2].startswith("# Expect: ")
 
 

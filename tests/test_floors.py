@@ -41,6 +41,7 @@ APART = [
 BETWEEN_VERBS = {
     ("verify", "convert"),  # verify checks the names and layouts by which convert reads others' files
     ("benchmark", "cluster"),  # benchmark times the search of cluster
+    ("duel", "compare"),  # a duel ends with the comparison
     ("replay", "train"),  # replay repeats steps of a run that train builds
 }
 PLACES = {

@@ -1,0 +1,96 @@
+"""Trains detectors under one budget, evaluates them alike and compares them: detectors duel [shapes].
+
+    detectors duel                                   the demo's two detectors on generated shapes, 3 seeds
+    detectors duel bccd trainer.steps=2000 model.width=0.25 --models yolov2_tiny ssd300
+    detectors duel --jobs 2                          two runs at a time
+
+All runs have the same settings but for model and seed, so they see as many images; runs of one seed see them
+in the same order. Called again, it goes on where it was stopped: finished runs stay, others resume.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from detectors.commands.compare import command as compare
+from detectors.commands.duel.duel_runs import DuelRun, run_all
+from detectors.config.entry import require_at_least, verb
+from detectors.config.schema import output_folder
+from detectors.data.files import write_json
+from detectors.training.run_files import read_record
+
+# One post-processing for all, Caffe's: scores from .01, the best 400 of a class and 200 of an image.
+PROTOCOL_SETTINGS = ("score_threshold=0.01", "nms_iou=0.45", "candidates_per_class=400", "max_detections=200")
+PLAN = "duel.json"
+
+
+@verb
+def main(arguments: list[str] | None = None) -> None:
+    args = _arguments(arguments)
+    folder = args.output or output_folder() / "duel" / args.data
+    jobs = [
+        DuelRun(
+            folder / f"{model}_seed{seed}",
+            train=(f"data={args.data}", f"model={model}", f"seed={seed}", *common_settings(args)),
+            evaluate=(*PROTOCOL_SETTINGS, f"split={args.split}", f"threads={args.threads}"),
+        )
+        for seed in args.seeds
+        for model in args.models
+    ]
+    keep_plan(folder, {job.folder.name: list(job.train) for job in jobs})
+    failed = run_all(jobs, args.jobs)
+    done = [job for job in jobs if job not in failed]
+    if len(done) > 1:
+        places = [str(job.folder) for job in done]
+        compare.main([*places, "--split", args.split, "--output", str(folder / "comparison")])
+    if failed:
+        listed = ", ".join(str(job.folder / "duel.log") for job in failed)
+        raise ValueError(
+            f"{len(failed)} of {len(jobs)} runs failed, see {listed}; call the duel again to go on"
+        )
+
+
+def common_settings(args: argparse.Namespace) -> tuple[str, ...]:
+    """Settings of all runs. resize=stretch, unless given: the input handling of both must be the same."""
+    own = tuple(args.overrides)
+    resize = () if any(text.startswith("input.resize=") for text in own) else ("input.resize=stretch",)
+    return (*resize, f"trainer.threads={args.threads}", *own)
+
+
+def keep_plan(folder: Path, plan: dict[str, list[str]]) -> None:
+    """Notes the settings of a duel's runs. ValueError if the folder holds a duel with others."""
+    path = folder / PLAN
+    if path.exists():
+        before = read_record(path, f"remove {folder}, or choose another --output")
+        changed = [name for name in plan if before.get(name, plan[name]) != plan[name]]
+        if changed:
+            settings = " ".join(map(str, before[changed[0]]))
+            raise ValueError(
+                f"{folder}: its runs have other settings ({changed[0]}: {settings}); "
+                "choose another --output, or remove it"
+            )
+        plan = before | plan
+    write_json(path, plan)
+
+
+def _arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="detectors duel",
+        description="Trains detectors under one budget, evaluates them alike and compares them.",
+    )
+    add = parser.add_argument
+    add("data", nargs="?", default="shapes", help="a data set of conf/data (shapes)")
+    add("overrides", nargs="*", help="settings of train.py for all runs, such as trainer.steps=2000")
+    add("--models", nargs="+", default=["yolov2_160", "ssd160"], help="of conf/model (yolov2_160 ssd160)")
+    add("--seeds", nargs="+", type=int, default=[0, 1, 2], help="one run of each model for each (0 1 2)")
+    add("--split", default="val", help="which images to measure on (val)")
+    add("--jobs", type=int, default=1, help="runs at a time (1)")
+    add("--threads", type=int, default=1, help="threads of each run on the CPU (1)")
+    add("--output", type=Path, help="folder of all runs (duel/DATA in paths.output)")
+    args = parser.parse_intermixed_args(arguments)
+    require_at_least(args, jobs=1, threads=0)
+    for name in ("models", "seeds"):
+        if len(set(getattr(args, name))) < len(getattr(args, name)):
+            raise ValueError(f"--{name} names one twice")
+    return args
