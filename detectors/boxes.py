@@ -47,15 +47,16 @@ def paired_iou(left: Tensor, right: Tensor) -> Tensor:
     """
     x0, y0, x1, y1 = left.unbind(-1)
     u0, v0, u1, v1 = right.unbind(-1)
-    width = (torch.minimum(x1, u1) - torch.maximum(x0, u0)).clamp(min=0)
-    height = (torch.minimum(y1, v1) - torch.maximum(y0, v0)).clamp(min=0)
-    inter = width * height
-    union = (x1 - x0) * (y1 - y0) + (u1 - u0) * (v1 - v0) - inter
-    return inter / union.clamp(min=torch.finfo(union.dtype).tiny)
+    # In place: new memory for each step costs a CPU more than the arithmetic.
+    inter = torch.minimum(x1, u1).sub_(torch.maximum(x0, u0)).clamp_(min=0)
+    inter.mul_(torch.minimum(y1, v1).sub_(torch.maximum(y0, v0)).clamp_(min=0))
+    union = ((x1 - x0) * (y1 - y0) + (u1 - u0) * (v1 - v0)).sub_(inter)
+    return inter.div_(union.clamp_(min=torch.finfo(union.dtype).tiny))
 
 
 def pairwise_iou(rows: Tensor, columns: Tensor) -> Tensor:
     """(..., R, 4) and (..., S, 4) -> (..., R, S) IoU."""
+    columns = columns.mT.contiguous().mT  # each coordinate without gaps: several times as fast on a CPU
     return paired_iou(rows[..., :, None, :], columns[..., None, :, :])
 
 

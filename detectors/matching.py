@@ -9,14 +9,23 @@ nothing: the data stage reports such boxes by file name; here they must not beco
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from detectors.boxes import pairwise_iou, shape_iou, xyxy_to_cxcywh
 from detectors.kernels.dispatch import uses_triton
+from detectors.kernels.packing import packs, rows_where
 from detectors.structures import BACKGROUND, AnchorGrid, EncodedTargets, Matches, Targets
 
 SMALLEST_IOU = 1e-6  # Caffe's MatchBBox (bbox_util.cpp) ignores pairs below this
+INVERTED = 0xFFFFFFFF  # the lower half of a pair_key holds this minus a number
+KEY_BYTES = 8
+# Bytes of the largest table of pairs at a time. On a GPU few launches count, but the tables of a large batch
+# must not take the memory of its network. On a CPU a tile stays in a core's cache, and has little padding.
+PADDED_TABLE = 64 << 20
+PACKED_TABLE = 1 << 20
 
 
 class ResponsibleCellMatcher:
@@ -101,77 +110,126 @@ class MultiBoxMatcher:
         return self.reference(targets, grid)
 
     def reference(self, targets: Targets, grid: AnchorGrid) -> Matches:
-        batch, count = targets.labels.shape
-        background = torch.full((batch, grid.num_anchors), BACKGROUND, device=targets.boxes.device)
-        if count == 0:
-            return Matches(background, background[:, :0])
-        iou = pairwise_iou(targets.boxes, grid.boxes)  # (B, M, A)
-        iou = torch.where(targets.valid[..., None], iou, -1)
-        best_iou, best_box = iou.max(1)  # (B, A); the first box wins ties
-        matched = torch.where(best_iou >= self.positive_iou, best_box, BACKGROUND)
-        assigned = best_anchors(iou) if self.bipartite == "last" else _greedy(iou)
-        return Matches(_overwrite(matched, assigned), assigned)
+        # One operation of a compiled graph, because its tiles and rounds depend on the batch.
+        match = torch.ops.detectors.tiled_match if torch.compiler.is_compiling() else tiled_match
+        greedy = self.bipartite == "greedy"
+        return Matches(*match(targets.boxes, targets.valid, grid.boxes, self.positive_iou, greedy))
 
 
-def greedy_bipartite(iou: Tensor) -> Tensor:
-    """(B, M, A) IoU, -1 for padding -> (B, M) the anchor of each box, or -1.
+def tiled_match(
+    boxes: Tensor, valid: Tensor, anchors: Tensor, positive_iou: float, greedy: bool
+) -> tuple[Tensor, Tensor]:
+    """MultiBoxMatcher's rule: (B, M, 4) boxes, (B, M) valid, (A, 4) anchors -> Matches.
 
-    M rounds, each taking the largest IoU among the boxes and anchors that are still free. A box gets -1 if no
-    free anchor has an IoU above SMALLEST_IOU. The M best anchors of a box are enough, because the other boxes
-    can take at most M - 1 of them; so the rounds work on (B, M, M) numbers.
-
-    Equal IoUs are common: a box inside several anchors of one size. As in Caffe's loops, the lowest anchor
-    wins, then the lowest box. The key (bits of the IoU, inverted anchor number) has no ties within a box, on
-    any device.
+    Pairs of a box and an anchor are computed in tiles. All that stays of a tile is the best box of each
+    anchor and the best anchors of each box, as pair_keys.
     """
-    batch, count, anchors = iou.shape
-    inverted = torch.arange(anchors - 1, -1, -1, device=iou.device)
-    # The bits of non-negative floats are ordered like the floats themselves.
-    key = (iou.float().view(torch.int32).to(torch.int64) << 32) | inverted
-    key = torch.where(iou > SMALLEST_IOU, key, -1).topk(min(count, anchors), 2).values  # (B, M, k)
-    anchor_of = anchors - 1 - (key & 0xFFFFFFFF)
-    rows = torch.arange(count, device=iou.device)[:, None]  # (M, 1)
-    assigned = torch.full((batch, count), -1, device=iou.device)
+    batch, count = valid.shape
+    if count == 0:
+        return valid.new_full((batch, len(anchors)), BACKGROUND, dtype=torch.int64), valid.long()
+    boxes = torch.where(valid[..., None], boxes, 0)  # without area: an IoU of 0 with every anchor
+    number = torch.arange(max(count, len(anchors)), device=boxes.device)
+    length, order = (valid * (number[:count] + 1)).amax(1).sort(descending=True)  # (B,) boxes of an image
+    boxes = boxes[order]
+    depth = min(count, len(anchors)) if greedy else 1
+    best_box = number.new_zeros(batch, len(anchors))
+    best_anchors = number.new_zeros(batch, count, depth)
+    for images, rows in _tiles(length, count, len(anchors)):
+        iou = pairwise_iou(boxes[:images, rows], anchors).abs_()  # (b, m, A); a NaN gets the largest key
+        best_anchors[:images, rows] = pair_keys(iou, number[: len(anchors)]).topk(depth).values
+        of_tile = pair_keys(iou, number[rows, None]).amax(1)  # (b, A)
+        best_box[:images] = torch.maximum(best_box[:images], of_tile)
+    order = order.argsort()
+    best_box = best_box[order]
+    best_anchors = best_anchors[order]
+    matched = torch.where(iou_of(best_box) >= positive_iou, number_of(best_box), BACKGROUND)
+    usable = iou_of(best_anchors) > (SMALLEST_IOU if greedy else 0)
+    best_anchors = torch.where(usable, best_anchors, -1)
+    assigned = greedy_bipartite(best_anchors, len(anchors)) if greedy else number_of(best_anchors[..., 0])
+    return _overwrite(matched, assigned), assigned
+
+
+torch.library.custom_op("detectors::tiled_match", tiled_match, mutates_args=())
+
+
+@torch.library.register_fake("detectors::tiled_match")
+def _match_shapes(
+    boxes: Tensor, valid: Tensor, anchors: Tensor, positive_iou: float, greedy: bool
+) -> tuple[Tensor, Tensor]:
+    matched = valid.new_empty((len(valid), len(anchors)), dtype=torch.int64)
+    return matched, valid.new_empty(valid.shape, dtype=torch.int64)
+
+
+def _tiles(length: Tensor, count: int, anchors: int) -> Iterator[tuple[int, slice]]:
+    """(B,) boxes of each image, descending; M; A -> the number of images, and the boxes, of each tile.
+
+    On a CPU, images that have no more boxes are left out.
+    """
+    images = [len(length)] * count
+    size = PADDED_TABLE
+    if packs(length.device):
+        images = (length > torch.arange(count)[:, None]).sum(1).tolist()
+        size = PACKED_TABLE
+    first = 0
+    while first < count and images[first]:
+        last = min(count, first + max(1, size // (KEY_BYTES * anchors * images[first])))
+        yield images[first], slice(first, last)
+        first = last
+
+
+def pair_keys(iou: Tensor, number: Tensor) -> Tensor:
+    """IoU, and the number of one of the pair -> int64: the bits of the IoU, then the inverted number.
+
+    So the largest key is the largest IoU and, of equal ones, the lowest number, on any device. Equal IoUs are
+    common: a box inside several anchors of one size. Bits of non-negative floats are ordered as the floats.
+    """
+    return (iou.float().view(torch.int32).to(torch.int64) << 32) | (INVERTED - number)
+
+
+def iou_of(key: Tensor) -> Tensor:
+    return (key >> 32).to(torch.int32).view(torch.float32)
+
+
+def number_of(key: Tensor) -> Tensor:
+    """The number of a pair_key; -1 for -1."""
+    return torch.where(key >= 0, INVERTED - (key & INVERTED), -1)
+
+
+def greedy_bipartite(best_anchors: Tensor, anchors: int) -> Tensor:
+    """(B, M, k) pair_keys of each box's best anchors, best first, -1 for none -> (B, M) its anchor, or -1.
+
+    The rule: of all boxes and anchors that are still free, match the pair with the largest IoU; of equal
+    ones the lowest anchor, then the lowest box; repeat. k = M is enough, because the other boxes take at most
+    M - 1 of a box's best anchors.
+
+    Boxes and anchors rank each other by the same IoU, so the result is their only stable matching (Gale and
+    Shapley, 1962), and all boxes can ask at once: each for its best anchor that no better box holds. Round r
+    settles the r-th pair, if not earlier ones did. A CPU stops when nothing changes: after a few rounds.
+    """
+    batch, count, _ = best_anchors.shape
+    rows = rows_where(best_anchors[..., 0] >= 0)  # (R,)
+    keys = best_anchors.flatten(0, 1)[rows]  # (R, k)
+    anchor = number_of(keys)
+    place = anchor.clamp(min=0) + (rows // count * anchors)[:, None]  # (R, k) among all anchors of the batch
+    wish = torch.where(keys >= 0, pair_keys(iou_of(keys), (rows % count)[:, None]), -1)
+    holder = keys.new_zeros(batch * anchors)  # the wish that an anchor grants
+    before = None
     for _ in range(count):
-        best, entry = key.flatten(1).max(1, keepdim=True)  # (B, 1)
-        box = entry // key.shape[2]
-        anchor = torch.where(best >= 0, anchor_of.flatten(1).gather(1, entry), assigned.gather(1, box))
-        assigned = assigned.scatter(1, box, anchor)
-        taken = (anchor_of == anchor[..., None]) | (rows == box[..., None])  # (B, M, k)
-        key = key.masked_fill(taken, -1)
-    return assigned
-
-
-def _greedy(iou: Tensor) -> Tensor:
-    """greedy_bipartite; one operation of a compiled graph, because its rounds depend on the batch."""
-    traced = torch.compiler.is_compiling()
-    return torch.ops.detectors.greedy_bipartite(iou) if traced else greedy_bipartite(iou)
-
-
-torch.library.custom_op("detectors::greedy_bipartite", greedy_bipartite, mutates_args=())
-
-
-@torch.library.register_fake("detectors::greedy_bipartite")
-def _greedy_shape(iou: Tensor) -> Tensor:
-    return iou.new_empty(iou.shape[:2], dtype=torch.int64)
-
-
-def best_anchors(iou: Tensor) -> Tensor:
-    """(B, M, A) IoU, -1 for padding -> (B, M) the first anchor of the largest IoU, -1 if that is 0."""
-    best, anchor = iou.max(2)
-    return torch.where(best > 0, anchor, -1)
+        asks, choice = (wish >= holder[place]).max(1, keepdim=True)  # (R, 1) the first that is open
+        if packs(keys.device) and before is not None and torch.equal(choice, before):
+            break
+        before = choice
+        holder.scatter_reduce_(0, place.gather(1, choice)[:, 0], wish.gather(1, choice)[:, 0], "amax")
+    granted = torch.where(asks, anchor.gather(1, choice), -1)[:, 0]
+    return keys.new_full((batch * count,), -1).index_copy(0, rows, granted).view(batch, count)
 
 
 def _overwrite(matched: Tensor, assigned: Tensor) -> Tensor:
-    """(B, A) `matched`, with each anchor in `assigned` (B, M) pointing to its box; the last of several wins.
-
-    Boxes without an anchor write into an extra column, which is dropped.
-    """
-    anchors = matched.shape[1]
-    order = torch.arange(assigned.shape[1], device=matched.device).expand_as(assigned)
-    padded = torch.cat([matched, matched[:, :1]], 1)
-    column = torch.where(assigned >= 0, assigned, anchors)
-    return padded.scatter_reduce(1, column, order, "amax", include_self=False)[:, :anchors]
+    """(B, A) `matched`, with each anchor in `assigned` (B, M) pointing to its box; the last of several."""
+    number = torch.arange(assigned.shape[1], device=matched.device)
+    order = torch.where(assigned >= 0, number, -1)
+    owner = torch.full_like(matched, -1).scatter_reduce(1, assigned.clamp(min=0), order, "amax")
+    return torch.where(owner >= 0, owner, matched)
 
 
 def owns(encoded: EncodedTargets) -> Tensor:

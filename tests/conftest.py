@@ -40,6 +40,14 @@ def forks(tmp_path_factory):
     forks.close()
 
 
+@pytest.fixture
+def as_on_gpu(monkeypatch):
+    """The CPU leaves out no work, as if it had to wait for a number."""
+    from detectors.kernels import packing  # it imports much
+
+    monkeypatch.setattr(packing, "PACKED", frozenset())
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     """CI has the folder: there, a skipped test of real images is a failure, not a test that nobody misses."""

@@ -61,6 +61,7 @@ def operations(name: str, batch: int, most: int):
     return counting.operations
 
 
+@pytest.mark.usefixtures("as_on_gpu")
 @pytest.mark.parametrize("name", PRESETS)
 def test_operations_do_not_grow(name):
     """Neither with images nor with boxes: torchvision's matching has no rounds."""

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from detectors.coders import SSDBoxCoder
 from detectors.kernels.dispatch import uses_triton
+from detectors.kernels.packing import at_most
+from detectors.losses.row_cross_entropy import row_cross_entropy
 from detectors.losses.shared_loss import SharedLoss, check_choice
 from detectors.structures import BACKGROUND, IGNORED, AnchorGrid, EncodedTargets, HeadOutputs, builder
 
@@ -91,7 +93,7 @@ class MultiBoxLoss(SharedLoss):
         count = positive.sum(1, keepdim=True)  # (B, 1)
         columns = encoded.labels + 1  # (B, A); column 0 is background, whose label is -1
         logits = outputs.class_logits.flatten(0, 1)
-        error = F.cross_entropy(logits, columns.flatten(), reduction="none").view_as(columns)  # (B, A)
+        error = row_cross_entropy(logits, columns.flatten()).view_as(columns)  # (B, A)
         smooth = F.smooth_l1_loss(outputs.offsets, encoded.offsets, reduction="none").sum(-1)
         divisor = self._normalizer(count)
         share = positive / divisor  # (B, A)
@@ -113,17 +115,19 @@ class MultiBoxLoss(SharedLoss):
         """(B, A) errors of the hardest negatives, largest first, then zeros. error: (B, A) cross-entropy.
 
         The cross-entropy of a negative, -log p(background), is its own mining key, so the k largest need no
-        index: sort once and keep ranks below k.
+        index: take them in order and keep ranks below k.
         """
         background = encoded.matched == BACKGROUND
-        if self.recount_positives:
-            # After the negatives come the positives (key -1), then ignored anchors (key -3).
-            key = torch.where(background, error, encoded.matched.clamp(max=0).to(error.dtype) - 1)
-            hardest = error.gather(1, key.sort(dim=1, descending=True, stable=True).indices)
-        else:
-            hardest = torch.where(background, error, -1).sort(1, descending=True).values
+        negatives = self._negatives(encoded, count)
         rank = torch.arange(error.shape[1], device=error.device)
-        return hardest * (rank < self._negatives(encoded, count))
+        kept = at_most(negatives, error.shape[1])
+        if self.recount_positives:
+            # After the negatives come the positives in their order, then ignored anchors.
+            others = torch.where(encoded.positive, -1.0 - rank, -torch.inf)
+            hardest = error.gather(1, torch.where(background, error, others).topk(kept).indices)
+        else:
+            hardest = torch.where(background, error, -1).topk(kept).values
+        return F.pad(hardest, (0, error.shape[1] - kept)) * (rank < negatives)
 
     def _negatives(self, encoded: EncodedTargets, count: Tensor) -> Tensor:
         """(B, 1) negatives to mine in each image; count: (B, 1) positives."""
