@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,34 +11,13 @@ from torch import Tensor
 from detectors.boxes import area, largest_iou, paired_iou
 from detectors.coders import YoloBoxCoder
 from detectors.kernels.dispatch import uses_triton
+from detectors.losses.own_anchors import OwnAnchors, multi_hot
 from detectors.losses.shared_loss import SharedLoss, check_choice
-from detectors.matching import comes_first, lowest_labels, owns
+from detectors.matching import comes_first, lowest_labels
 from detectors.structures import AnchorGrid, EncodedTargets, HeadOutputs, builder
 
 CONFIDENT = 0.3  # objectness above which confident_recall counts a prediction; from the Keras course
 NONZERO = 1e-6  # the course adds it to a count before dividing by the count
-
-
-class _OwnAnchors(NamedTuple):
-    """The anchor of each box (B, M); anchor 0 for a box without one, whose numbers then mean nothing."""
-
-    anchor: Tensor  # (B, M) int64
-    row: Tensor  # (T,) = (B * M,) int64, among all B * A anchors
-    owner: Tensor  # (B, M) bool: the box has this anchor, and lost it to no later box
-    grid: AnchorGrid  # of (B, M) anchors
-
-    @staticmethod
-    def of(encoded: EncodedTargets, grid: AnchorGrid) -> _OwnAnchors:
-        anchor = encoded.assigned.clamp(min=0)
-        chosen = replace(
-            grid, boxes_cxcywh=grid.boxes_cxcywh[anchor], stride=grid.stride[anchor], cell=grid.cell[anchor]
-        )
-        first = torch.arange(len(anchor), device=anchor.device)[:, None] * grid.num_anchors  # (B, 1)
-        return _OwnAnchors(anchor, (first + anchor).flatten(), owns(encoded), chosen)
-
-    def rows(self, values: Tensor) -> Tensor:
-        """(B, A, C) -> (B, M, C). index_select copies whole rows; gather would look up every number."""
-        return values.flatten(0, 1).index_select(0, self.row).unflatten(0, self.anchor.shape)
 
 
 @builder("loss")
@@ -176,7 +153,7 @@ class RegionLoss(SharedLoss):
         A box has at most one positive anchor, so the terms of positive anchors are sums over boxes (B, M),
         where a box that does not own an anchor has the weight 0.
         """
-        own = _OwnAnchors.of(encoded, grid)
+        own = OwnAnchors.of(encoded, grid)
         box, prior = self._box_terms(outputs, encoded, grid, own)
         object_term, noobject_term = self._objectness_terms(outputs, encoded, grid, own)
         return {
@@ -194,7 +171,7 @@ class RegionLoss(SharedLoss):
         return self._shared(sum((part > 0).sum(dtype=part.dtype) for part in weights)) + NONZERO
 
     def _box_terms(
-        self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid, own: _OwnAnchors
+        self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid, own: OwnAnchors
     ) -> tuple[Tensor, Tensor]:
         """Terms box and prior."""
         # A box without area has no logarithm; it owns no anchor, and so has that anchor as its target.
@@ -222,7 +199,7 @@ class RegionLoss(SharedLoss):
         return F.mse_loss(offsets, goal.expand_as(offsets), reduction="none").sum(-1)
 
     def _objectness_terms(
-        self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid, own: _OwnAnchors
+        self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid, own: OwnAnchors
     ) -> tuple[Tensor, Tensor]:
         """Terms object and noobject."""
         objectness = outputs.objectness.sigmoid()  # (B, A)
@@ -238,7 +215,7 @@ class RegionLoss(SharedLoss):
         divisor = 2 * self._count(weights, noobject_weights)
         return (error * weights).sum() / divisor, (objectness.square() * noobject_weights).sum() / divisor
 
-    def _own_iou(self, offsets: Tensor, encoded: EncodedTargets, own: _OwnAnchors) -> Tensor:
+    def _own_iou(self, offsets: Tensor, encoded: EncodedTargets, own: OwnAnchors) -> Tensor:
         """(B, M) IoU of each box with the prediction of its anchor."""
         return paired_iou(self.coder.decode(own.rows(offsets), own.grid), encoded.targets.boxes)
 
@@ -254,7 +231,7 @@ class RegionLoss(SharedLoss):
         iou = largest_iou(self.coder.decode(outputs.offsets.detach(), grid), boxes)  # (B, A)
         return iou >= self.ignore_iou if self.ignore_at_limit else iou > self.ignore_iou
 
-    def _class_term(self, outputs: HeadOutputs, encoded: EncodedTargets, own: _OwnAnchors) -> Tensor:
+    def _class_term(self, outputs: HeadOutputs, encoded: EncodedTargets, own: OwnAnchors) -> Tensor:
         """Weighted, normalised cross-entropy of the boxes that own an anchor.
 
         The class logits of other anchors do not matter. With "logistic", boxes that share an anchor give a
@@ -265,7 +242,7 @@ class RegionLoss(SharedLoss):
         if self.class_activation == "softmax":
             error = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels)
         else:
-            target = _multi_hot(labels, encoded, logits)
+            target = multi_hot(labels, encoded, logits)
             error = F.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(-1)
         weights = self.class_scale * own.owner.to(error.dtype)
         if self.class_weights is not None:
@@ -289,7 +266,7 @@ class RegionLoss(SharedLoss):
             counts as 0.
         confident_recall: the share of positive anchors with IoU > .5 and objectness > .3; 0 without any.
         """
-        own = _OwnAnchors.of(encoded, grid)
+        own = OwnAnchors.of(encoded, grid)
         usable = (encoded.assigned >= 0).to(outputs.offsets.dtype)  # (B, M)
         iou = self._own_iou(outputs.offsets, encoded, own)  # (B, M)
         logits = own.rows(outputs.class_logits)
@@ -338,16 +315,3 @@ def _sizes_in_cells(offsets: Tensor, grid: AnchorGrid) -> Tensor:
     """(..., A, 4) offsets -> (..., A, 4) the same, with sizes in cells instead of log(size / anchor)."""
     cells_wh = grid.boxes_cxcywh[..., 2:] / grid.stride[..., None]
     return torch.cat([offsets[..., :2], offsets[..., 2:].exp() * cells_wh], -1)
-
-
-def _multi_hot(labels: Tensor, encoded: EncodedTargets, logits: Tensor) -> Tensor:
-    """(B, M) labels -> (B, M, C), like `logits`: 1 at the labels of all boxes that share an owner's anchor.
-
-    Each box marks its label in the row of its anchor's owner; rows of other boxes mean nothing. A box without
-    an anchor marks an extra column, which is dropped.
-    """
-    columns = logits.shape[-1] + 1
-    owner = encoded.matched.gather(1, encoded.assigned.clamp(min=0)).clamp(min=0)  # (B, M)
-    column = torch.where(encoded.assigned >= 0, labels, columns - 1)
-    marks = logits.new_zeros(len(labels), labels.shape[1] * columns)
-    return marks.scatter(1, owner * columns + column, 1.0).unflatten(1, (-1, columns))[..., :-1]
