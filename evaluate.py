@@ -3,7 +3,9 @@
 The same as `detectors evaluate`.
 """
 
-from detectors.commands.evaluate import main
+from detectors.config.entry import program
+
+main = program("evaluate", "detectors.commands.evaluate.main")
 
 if __name__ == "__main__":
     main()

@@ -3,7 +3,9 @@
 The same as `detectors train`.
 """
 
-from detectors.commands.train import main
+from detectors.config.entry import program
+
+main = program("train", "detectors.commands.train.main")
 
 if __name__ == "__main__":
     main()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 
 from detectors.config.lasting_output import outlive_readers
 from detectors.data.suggestions import did_you_mean
@@ -48,12 +49,26 @@ def main(arguments: list[str] | None = None) -> None:
         hint = did_you_mean(verb, VERBS, listed=True)
         sys.stderr.write(f"error: detectors {verb}: there is no such command{hint}\n")
         raise SystemExit(2)
-    command = import_module(f"detectors.commands.{VERBS[verb][0]}")
     if verb in HYDRA:
+        from detectors.config.entry import program  # imports Hydra
+
         sys.argv = [f"detectors {verb}", *rest]
-        command.main()
-    else:
-        command.main(rest)
+        program(verb, f"detectors.commands.{verb}.main")()
+        return
+    place = f"detectors.commands.{VERBS[verb][0]}"
+    _check_options(place.rpartition(".")[0], rest)
+    import_module(place).main(rest)
+
+
+def _check_options(package: str, arguments: list[str]) -> None:
+    """Answers --help and refuses wrong options before the verb is imported, which takes seconds with PyTorch.
+
+    A verb that needs no such package has no options.py.
+    """
+    from detectors.config.entry import verb as with_messages
+
+    if find_spec(f"{package}.options") is not None:
+        with_messages(import_module(f"{package}.options").options)(arguments)
 
 
 def overview() -> str:

@@ -14,6 +14,7 @@ the frame of the model's input. Another format or frame carries a suffix: `_cxcy
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import NamedTuple, Protocol, TypeVar
@@ -209,14 +210,19 @@ class Detections(_Movable):
         return Detections(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Detections)))
 
 
-def builder(group: str) -> Callable[[T], T]:
+def builder(group: str, keywords_of: Callable | None = None) -> Callable[[T], T]:
     """Decorates a function or class that yaml may name as the `_target_` of a group, such as model or loss.
 
-    Nothing else can be a `_target_`, so that a configuration from somebody else cannot call other code.
+    Nothing else can be a `_target_`, so that a configuration from somebody else cannot call other code. Its
+    keyword-only arguments, or those of keywords_of, are its settings. config/signatures.py reads both from
+    the source of the module, so a decorated function is written there with this very name.
     """
 
     def mark(target: T) -> T:
-        target.builder_of = group
+        if keywords_of is not None:
+            shown = inspect.signature(keywords_of)
+            keywords = [p for p in shown.parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY]
+            target.__signature__ = shown.replace(parameters=keywords)
         return target
 
     return mark

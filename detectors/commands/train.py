@@ -16,9 +16,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from detectors.annotations import Annotations
-from detectors.config.build import build, trust
+from detectors.config.build import build
 from detectors.config.check import check
-from detectors.config.entry import entry_point
 from detectors.config.fresh_folder import names_folder
 from detectors.config.schema import AUTO, Config, to_yaml
 from detectors.data.checks import settled
@@ -53,12 +52,10 @@ STOPPED_EARLY = "stopped before the first step: nothing is lost, and there is no
 logger = logging.getLogger(__name__)
 
 
-@entry_point("train")
 def main(cfg: DictConfig) -> float | None:
     """Returns the task's metric (COCO's AP) of the last evaluation, so that a sweep can optimise it; None for
     a run that had finished before.
     """
-    trust(cfg.builders)
     try:
         with errors_in_log(), joined() as processes:
             folder = processes.of_first(Path(HydraConfig.get().runtime.output_dir))
@@ -270,7 +267,3 @@ def describe_run(run: Run, annotations: Annotations) -> None:
         f"kernels: {detector.kernel_versions()}\n"
         f"curves: tensorboard --logdir {run.folder}"
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import sys
 import types
@@ -12,6 +11,7 @@ from dataclasses import is_dataclass
 from importlib import import_module
 from typing import Any
 
+from detectors.config.signatures import BuilderSource, Keyword, builder_source, keywords_of_callable
 from detectors.config.typed import as_hinted
 from detectors.data.suggestions import did_you_mean
 
@@ -56,21 +56,33 @@ def find_target(target: str, group: str | None = None) -> Callable[..., Any]:
     ValueError unless the target is trusted, or marked as a builder where it is defined (structures.builder),
     and of `group` if one is given.
     """
+    _source(target, group)
+    module_name, _, name = target.rpartition(".")
+    made = getattr(import_for(f"_target_={target!r}", module_name), name, None)
+    if not callable(made):
+        raise ValueError(f"_target_={target!r}: {module_name} has no builder {name}")
+    return made
+
+
+def builder_keywords(target: str, group: str | None = None) -> dict[str, Keyword]:
+    """The settings of a `_target_`. Only the user's own are imported. ValueError: see find_target."""
+    source = _source(target, group)
+    return keywords_of_callable(find_target(target)) if source is None else source.keywords
+
+
+def _source(target: str, group: str | None) -> BuilderSource | None:
+    """None for the user's own. ValueError: see find_target."""
     if not isinstance(target, str) or not (target.startswith(PACKAGE_PREFIX) or target in TRUSTED):
         raise ValueError(
             f"_target_={target!r}: only builders of this package can be built, such as "
             "'detectors.models.ssd.ssd300'; builders=[...] on the command line adds your own"
         )
-    module_name, _, name = target.rpartition(".")
-    module = import_for(f"_target_={target!r}", module_name)
-    made = getattr(module, name, None)
-    if callable(made) and (target in TRUSTED or _is_builder(made, module_name, group)):
-        return made
-    offered = [n for n, value in vars(module).items() if _is_builder(value, module_name, group)]
-    hint = did_you_mean(name, offered, listed=True)
-    raise ValueError(
-        f"_target_={target!r}: {module_name} has no builder {name} of {group or 'any group'}{hint}"
-    )
+    if target in TRUSTED:
+        return None
+    try:
+        return builder_source(target, group)
+    except ValueError as error:
+        raise ValueError(f"_target_={target!r}: {error}") from error
 
 
 def import_for(place: str, module_name: str) -> types.ModuleType:
@@ -92,23 +104,14 @@ def import_for(place: str, module_name: str) -> types.ModuleType:
         raise ValueError(what) from error
 
 
-def _is_builder(value: Any, module_name: str, group: str | None) -> bool:
-    """Whether a module's value is marked as a builder and defined in that module."""
-    marked = vars(value).get("builder_of") if hasattr(value, "__dict__") else None
-    return marked is not None and group in (None, marked) and value.__module__ == module_name
-
-
 def with_whole_numbers(node: Mapping[str, Any], group: str) -> Mapping[str, Any]:
     """A copy of a node in which 1e3 is a whole number where its builder wants one."""
     try:
-        hints = _keyword_hints(find_target(node["_target_"], group))
+        keywords = builder_keywords(node["_target_"], group)
     except (KeyError, TypeError, ValueError):
         return node  # signature_problems says what is wrong with it
+    hints = {name: keyword.hint for name, keyword in keywords.items()}
     return {name: as_hinted(value, hints.get(name, Any)) for name, value in node.items()}
-
-
-def _keyword_hints(target: Callable) -> dict[str, Any]:
-    return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
 
 
 def signature_problems(node: Mapping[str, Any], place: str, given: Sequence[str]) -> Iterator[str]:
@@ -123,36 +126,24 @@ def signature_problems(node: Mapping[str, Any], place: str, given: Sequence[str]
         yield f"{place}._target_ is missing: choose a yaml of conf/{place}/"
         return
     try:
-        target = find_target(node["_target_"], place)
+        keywords = builder_keywords(node["_target_"], place)
     except ValueError as error:
         yield f"{place}.{error}"
         return
-    hints = _keyword_hints(target)
-    parameters = {name: p for name, p in inspect.signature(target).parameters.items() if name not in given}
-    for name in node.keys() - {"_target_"} - parameters.keys():
-        yield _unknown(node, place, name, target, parameters, given)
-    for name, parameter in parameters.items():
-        if node.get(name, parameter.default) in (inspect.Parameter.empty, "???"):
-            yield f"{place}.{name} is missing: {target.__name__} needs it; set {place}.{name}=..."
-        elif name in node and not fits(node[name], hints.get(name, Any)):
-            yield f"{place}.{name}={node[name]!r}: must be {describe_type(hints[name])}"
-
-
-def _unknown(
-    node: Mapping[str, Any],
-    place: str,
-    name: str,
-    target: Callable,
-    parameters: Mapping,
-    given: Sequence[str],
-) -> str:
-    if name in given:
-        return (
-            f"{place}.{name}={node[name]!r}: {name} cannot be set here, "
-            f"the program gives it to {target.__name__}; remove it"
-        )
-    hint = did_you_mean(name, parameters, listed=True, place=place)
-    return f"{place}.{name}={node[name]!r}: {target.__name__} has no such keyword{hint}"
+    builder = node["_target_"].rpartition(".")[2]
+    settings = {name: keyword for name, keyword in keywords.items() if name not in given}
+    for name in node.keys() - {"_target_"} - settings.keys():
+        where = f"{place}.{name}={node[name]!r}"
+        if name in given:
+            yield f"{where}: {name} cannot be set here, the program gives it to {builder}; remove it"
+        else:
+            hint = did_you_mean(name, settings, listed=True, place=place)
+            yield f"{where}: {builder} has no such keyword{hint}"
+    for name, (hint, required) in settings.items():
+        if node.get(name, "???" if required else None) == "???":
+            yield f"{place}.{name} is missing: {builder} needs it; set {place}.{name}=..."
+        elif name in node and not fits(node[name], hint):
+            yield f"{place}.{name}={node[name]!r}: must be {describe_type(hint)}"
 
 
 def fits(value: Any, hint: Any) -> bool:

@@ -13,16 +13,12 @@ from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from torch import nn
 
-from detectors.anchors import DefaultBoxes
 from detectors.config.build import (
     LARGEST_INTEGER,
     MOVED,
-    build,
     describe_type,
     fits,
     signature_problems,
@@ -51,8 +47,20 @@ class ConfigError(ValueError):
 def check(cfg: DictConfig | Mapping[str, Any], schema: type = Config) -> Any:
     """A composed or stored configuration -> an instance of the schema.
 
-    `cfg` is not changed. ConfigError names all problems at once.
+    `cfg` is not changed. ConfigError names all problems of the settings at once; if there are none, all
+    problems of building the parts that they describe.
     """
+    config = checked_settings(cfg, schema)
+    if isinstance(config, Config):
+        from detectors.config.part_rules import part_problems  # imports PyTorch
+
+        if problems := list(part_problems(config)):
+            raise ConfigError(problems)
+    return config
+
+
+def checked_settings(cfg: DictConfig | Mapping[str, Any], schema: type = Config) -> Any:
+    """check() without building any part, which takes a fraction of a second: PyTorch is not imported."""
     problems: list[SettingProblem] = []
     config = _read(schema, _resolved(cfg), "", problems)
     for group, given in GIVEN.items() if isinstance(config, Config) else ():
@@ -199,47 +207,6 @@ def _scales_form_a_row(config: Config) -> Iterator[SettingProblem]:
         yield place, f"{what}; set {place}.max={scales.sides()[-1]}, or another step"
 
 
-def _augmentation_agrees_with_evaluation(config: Config) -> Iterator[SettingProblem]:
-    """An augmentation that fits images into the input itself must do so as the evaluation does."""
-    augmentation = yield from _try("augment", config.augment)
-    if augmentation is not None and augmentation.resize not in (None, config.input.resize):
-        name = config.augment["_target_"].rpartition(".")[2].removesuffix("_augmentation")
-        what = (
-            f"input.resize={config.input.resize!r}: augment={name} trains as "
-            f"input.resize={augmentation.resize} would evaluate"
-        )
-        yield "input.resize", f"{what}; set input.resize={augmentation.resize}, or another augment"
-
-
-def _parts_can_be_built(config: Config) -> Iterator[SettingProblem]:
-    """Builds the parts on the meta device, without memory: only they know their sizes, names and ranges."""
-    names = config.data.class_names or ["any"]
-    with torch.device("meta"):
-        model = yield from _try("model", config.model, num_classes=len(names))
-        loss = yield from _try("loss", config.loss)
-        yield from _try(
-            "optimizer", config.optimizer, module=nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1))
-        )
-    if model is None:
-        return
-    builder = config.model["_target_"].rpartition(".")[2]
-    try:
-        model.anchors(tuple(config.input.size))
-    except ValueError as error:
-        yield "input.size", f"input.size={config.input.size}: {builder} cannot take it: {error}"
-    else:
-        yield from _scales_can_be_taken(config, model, builder)
-    if loss is not None and not isinstance(loss, type(model.loss)):
-        what = (
-            f"loss._target_={config.loss['_target_']}: {builder} is trained with {type(model.loss).__name__}"
-        )
-        yield (
-            "loss",
-            f"{what}; set loss={type(model.loss).__name__.removesuffix('Loss').lower()}, "
-            "or choose another model",
-        )
-
-
 def _activations_agree(config: Config) -> Iterator[SettingProblem]:
     """The scores of detections must be computed with the activation that the loss trains."""
     model = config.model.get("class_activation")
@@ -249,43 +216,12 @@ def _activations_agree(config: Config) -> Iterator[SettingProblem]:
         yield "model", f"{what}; set both alike, or model.class_activation='${{loss.class_activation}}'"
 
 
-def _scales_can_be_taken(config: Config, model: nn.Module, builder: str) -> Iterator[SettingProblem]:
-    """SSD's default boxes are made for one size; YOLOv2 takes every multiple of its stride."""
-    place = "input.multi_scale"
-    scales = config.input.multi_scale
-    sides = scales.sides() if scales else range(0)
-    if isinstance(model.anchors, DefaultBoxes) and any(model.anchors.size != (side, side) for side in sides):
-        height, width = model.anchors.size
-        what = (
-            f"{place}: {builder} is trained at {height} x {width} alone, for which its default boxes are made"
-        )
-        yield place, f"{what}; set {place}=null, or choose a YOLOv2"
-        return
-    for side in sides:
-        try:
-            model.anchors((side, side))
-        except ValueError as error:
-            what = f"{place}: {builder} cannot take every side from {scales.min} to {scales.max}: {error}"
-            yield place, f"{what}; set {place}=null, or other sides"
-            return
-
-
-def _try(group: str, node: Mapping[str, Any], **given: Any) -> Any:
-    """Builds a part; a ValueError becomes a problem. A generator that returns the part, or None."""
-    try:
-        return build(node, **given)
-    except ValueError as error:
-        yield group, f"{group}: {error}"
-
-
 # Rule -> the sections it reads: it is left out where one of them is already known to be wrong, so that one
 # mistake gives one message.
 CONFIG_RULES: dict[types.FunctionType, tuple[str, ...]] = {
     _input_size: ("input",),
     _scales_form_a_row: ("input",),
     **TRAINING_RULES,
-    _augmentation_agrees_with_evaluation: ("augment", "input"),
     **DATA_RULES,
     _activations_agree: ("model", "loss"),
-    _parts_can_be_built: ("model", "loss", "optimizer", "input", "data"),
 }

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import functools
-import inspect
 import os
 import re
 import sys
 import traceback
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,13 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 from yaml import YAMLError
 
-from detectors.config.build import describe_type, find_target
+from detectors.config.build import builder_keywords, describe_type, trust
+from detectors.config.check import checked_settings
 from detectors.config.fresh_folder import remove_if_fresh
 from detectors.config.lasting_output import outlive_readers
 from detectors.config.launched import leave_the_word_to_the_first, overrides_of_rank
 from detectors.config.multirun import job_table, record_job, recorded_jobs
-from detectors.config.schema import CONF, HINTS, prepared
+from detectors.config.schema import AUTO, CONF, HINTS, HYDRA_PROGRAMS, prepared
 from detectors.data.suggestions import did_you_mean
 from detectors.tables import printable
 
@@ -42,6 +43,23 @@ USER_ERRORS = (
 FULL_ERROR = "HYDRA_FULL_ERROR"
 LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm")  # of packages that need not be installed
 ENDS = "\n\t"  # control characters of our own messages
+
+
+def program(name: str, task: str) -> Callable[[], None]:
+    """The Hydra application of conf/NAME.yaml. task: module.function of what it does with the settings.
+
+    Its module imports PyTorch, which takes seconds. So --help is answered without it, and the settings are
+    checked before it is imported; those that a resumed run takes from its checkpoint are the task's own.
+    """
+
+    def run(cfg: DictConfig) -> Any:
+        trust(cfg.builders)
+        if name != "train" or cfg.trainer.resume in (None, AUTO):
+            checked_settings(cfg, HYDRA_PROGRAMS[name].schema)
+        module, _, function = task.rpartition(".")
+        return getattr(import_module(module), function)(cfg)
+
+    return entry_point(name)(run)
 
 
 def entry_point(
@@ -227,10 +245,7 @@ def _unknown_key(error: Exception, cause: OmegaConfBaseException) -> str:
         if names
         else f"; to put it there: +{place}=..."
     )
-    if (
-        "_target_" in names
-        and str(cause.key) in inspect.signature(find_target(cause.parent_node["_target_"])).parameters
-    ):
+    if "_target_" in names and str(cause.key) in builder_keywords(cause.parent_node["_target_"]):
         fix = f"; {cause.parent_node['_target_']} knows it, so add it with +{place}=..."
     return f"{_source(error)}{_typed(error, place)}: there is no such setting{fix}"
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -328,6 +328,19 @@ HYDRA_TEXTS = dict.fromkeys(("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.su
 HINTS = setting_hints(EvaluateConfig) | setting_hints(Config) | HYDRA_TEXTS
 
 
+class HydraProgram(NamedTuple):
+    """What Hydra runs."""
+
+    schema: type
+    names: dict[str, str]  # habits.TRAIN_NAMES or EVALUATE_NAMES
+
+
+HYDRA_PROGRAMS = {
+    "train": HydraProgram(Config, TRAIN_NAMES),
+    "evaluate": HydraProgram(EvaluateConfig, EVALUATE_NAMES),
+}
+
+
 def as_typed(overrides: Sequence[str]) -> list[str]:
     """Overrides whose texts stay what was typed, see with_quoted_texts."""
     return with_quoted_texts(overrides, HINTS)
@@ -338,7 +351,7 @@ def prepared(arguments: Sequence[str], program: str) -> list[str]:
 
     program: train or evaluate.
     """
-    schema, names = {"train": (Config, TRAIN_NAMES), "evaluate": (EvaluateConfig, EVALUATE_NAMES)}[program]
+    schema, names = HYDRA_PROGRAMS[program]
     settings = [*setting_hints(schema), *(f"data.{field.name}" for field in fields(DataConfig))]
     groups = {path.parent.name for path in CONF.glob("*/*.yaml")}
     if program == "evaluate":

@@ -6,9 +6,7 @@ Layers carry Caffe's names. Parameters of the originals: SSD300 26,285,486 with 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
 from typing import Any, NamedTuple
 
 import torch
@@ -241,23 +239,8 @@ def ssd(
     )
 
 
-def _variant_builder(variant: str, doc: str) -> Callable[..., Detector]:
-    """A builder of one variant with the keywords of `ssd`, which are also its settings in yaml."""
-
-    @wraps(ssd)
-    def build(**settings: Any) -> Detector:
-        return ssd(variant, **settings)
-
-    signature = inspect.signature(ssd)
-    keywords = [parameter for name, parameter in signature.parameters.items() if name != "variant"]
-    build.__signature__ = signature.replace(parameters=keywords)
-    build.__name__ = build.__qualname__ = variant
-    build.__doc__ = doc
-    return builder("model")(build)
-
-
-ssd300 = _variant_builder(
-    "ssd300",
+@builder("model", ssd)
+def ssd300(**settings: Any) -> Detector:
     """SSD300: 300 px, 8,732 default boxes. The keywords are those of `ssd`.
 
     >>> import torch
@@ -266,19 +249,23 @@ ssd300 = _variant_builder(
     >>> outputs = detector(torch.zeros(1, 3, 300, 300))
     >>> tuple(outputs.offsets.shape), tuple(outputs.class_logits.shape)
     ((1, 8732, 4), (1, 8732, 21))
-    """,
-)
-ssd512 = _variant_builder(
-    "ssd512",
+    """
+    return ssd("ssd300", **settings)
+
+
+@builder("model", ssd)
+def ssd512(**settings: Any) -> Detector:
     """SSD512: 512 px, 24,564 default boxes, one level more than SSD300. The keywords are those of `ssd`.
 
     >>> from detectors import ssd512
     >>> ssd512(num_classes=20, width=0.125).grid((512, 512)).num_anchors
     24564
-    """,
-)
-ssd160 = _variant_builder(
-    "ssd160",
+    """
+    return ssd("ssd512", **settings)
+
+
+@builder("model", ssd)
+def ssd160(**settings: Any) -> Detector:
     """SSD's design for 160 px, in no paper: one convolution a stage, two extra levels, 2,386 default boxes.
 
     For laptops and tests, where SSD300 is too slow to train. The keywords are those of `ssd`.
@@ -286,5 +273,5 @@ ssd160 = _variant_builder(
     >>> from detectors import ssd160
     >>> ssd160(num_classes=3, width=0.25).grid((160, 160)).num_anchors
     2386
-    """,
-)
+    """
+    return ssd("ssd160", **settings)

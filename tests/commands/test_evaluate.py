@@ -19,12 +19,12 @@ from detectors.commands.evaluate import (
     fault_counts,
     fault_lines,
     file_suffix,
-    main,
     same_files,
     with_cache,
     with_data,
 )
 from detectors.config.check import ConfigError, check
+from detectors.config.entry import program
 from detectors.config.schema import Config, EvaluateConfig, PathsConfig, composed, to_plain
 from detectors.data.problems import Problem
 from detectors.training import engine
@@ -207,7 +207,7 @@ def test_the_classes_cannot_be_chosen(trained, monkeypatch, capsys, tmp_path):
     arguments = [f"run={trained / 'run'}", "+data.class_names=[dog]", f"hydra.run.dir={tmp_path}"]
     monkeypatch.setattr(sys, "argv", ["evaluate.py", *arguments, "hydra/job_logging=none"])
     with pytest.raises(SystemExit, match="2"):
-        main()
+        program("evaluate", "detectors.commands.evaluate.main")()
     assert capsys.readouterr().err.splitlines()[0] == (
         "error: data.class_names=[dog]: the classes are those that the detector was trained on; leave it out"
     )

@@ -15,6 +15,7 @@ from torch import nn
 from detectors.commands import train as script
 from detectors.config import launched
 from detectors.config.check import check
+from detectors.config.entry import program
 from detectors.config.schema import CONF
 from detectors.data.images import ImageError
 from detectors.training import checkpoint as ckpt
@@ -118,7 +119,7 @@ def command(place: Path, fault: str, *arguments: str) -> int | str | None:
     sys.argv = ["train.py", *arguments]
     PLANT[fault]()
     try:
-        script.main()
+        program("train", "detectors.commands.train.main")()
     except SystemExit as end:
         return end.code
     finally:

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from detectors.commands.browse.options import COLUMNS, ROWS
 from detectors.commands.browse.sample_sources import SampleSource, ShownSample
 from detectors.data.loading import Sample
 from detectors.data.sampling import Key
 from detectors.drawing import captioned, class_colours, draw_boxes, fit_image, image_grid, smallest_first
 from detectors.training.matched_anchors import matches_picture
 
-COLUMNS = 4  # cells in a row of a page
-ROWS = 4  # rows of a page
 GAP = 4  # pixels between cells
 LARGEST_CELL = 1000  # pixels
 

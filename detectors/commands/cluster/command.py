@@ -12,11 +12,9 @@ before you trust them.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -32,10 +30,11 @@ from detectors.commands.cluster.cluster_report import (
     summary,
 )
 from detectors.commands.cluster.kmeans import Shapes, best_iou, kmeans, shapes_of, size_search, size_start
+from detectors.commands.cluster.options import options
 from detectors.commands.cluster.plotting import plot_anchors
 from detectors.config.build import build
 from detectors.config.check import check
-from detectors.config.entry import require_at_least, verb
+from detectors.config.entry import verb
 from detectors.config.schema import Config, composed
 from detectors.data.augment.fitting import RESIZES
 from detectors.data.augment.transforms import MIN_SIDE
@@ -61,7 +60,7 @@ class BoxShapes:
 
 @verb
 def main(arguments: list[str] | None = None) -> None:
-    args = _arguments(arguments)
+    args = options(arguments)
     config = check(composed(args.overrides))
     annotations = assemble.read_annotations(config.data, "train")
     boxes = boxes_at_input(annotations, config)
@@ -84,45 +83,6 @@ def main(arguments: list[str] | None = None) -> None:
             title=summary(result),
         )
         print(f"written: {args.plot}")
-
-
-def _arguments(arguments: list[str] | None) -> argparse.Namespace:
-    args = _parser().parse_intermixed_args(arguments)
-    require_at_least(args, k=1, restarts=1, seed=0, sample=1)
-    if args.plot and args.plot.suffix not in (".png", ".svg", ".pdf"):
-        raise ValueError(f"--plot {args.plot}: must end in .png, .svg or .pdf")
-    return args
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="detectors cluster", description="Finds anchors that fit a data set, with k-means."
-    )
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="KEY=VALUE",
-        help="as for train.py: data=voc07 model=yolov2 input.size=...",
-    )
-    parser.add_argument(
-        "--k",
-        type=int,
-        default=5,
-        help="number of anchors (%(default)s); SSD's number follows from its levels",
-    )
-    parser.add_argument(
-        "--restarts", type=int, default=5, help="number of starts, of which the best is used (%(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="random seed of starts and sample (%(default)s)")
-    parser.add_argument(
-        "--sample",
-        type=int,
-        default=20_000,
-        help="number of boxes to search on, at most (%(default)s); the results count all boxes",
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to a JSON file")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="write a plot: .png, .svg or .pdf")
-    return parser
 
 
 def boxes_at_input(annotations: Annotations, config: Config) -> BoxShapes:

@@ -22,7 +22,6 @@ from detectors.data.checks import settled, to_offsets
 from detectors.data.files import require_regular
 from detectors.training import assemble
 
-IMAGE_MODES = ("copy", "link", "none")
 AREA_TOLERANCE = 1e-6  # relative; a smaller difference from width * height is rounding
 
 

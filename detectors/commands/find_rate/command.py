@@ -6,17 +6,16 @@ it, and prints where the loss falls fastest. The model is not kept. Writes NAME.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
+from detectors.commands.find_rate.options import options
 from detectors.commands.find_rate.rate_plot import plot_range
 from detectors.commands.find_rate.rate_range import RateRange, ramp, range_test
 from detectors.config.check import check
-from detectors.config.entry import require_at_least, verb
+from detectors.config.entry import verb
 from detectors.config.schema import Config, composed, output_folder
 from detectors.data.files import atomic_file, write_text
 from detectors.kernels.dispatch import set_kernels
@@ -32,7 +31,7 @@ TABLE_ROWS = 15  # of the table
 
 @verb
 def main(arguments: list[str] | None = None) -> None:
-    args = _arguments(arguments)
+    args = options(arguments)
     config = check(composed(args.overrides))
     if config.trainer.resume:
         raise ValueError("find-rate starts a training; trainer.init_from=... starts it from a run's weights")
@@ -52,20 +51,6 @@ def main(arguments: list[str] | None = None) -> None:
     with atomic_file(files[1]) as file:
         plot_range(file, result, title=f"{config.name} on {config.data.name}", rate=rate)
     print(f"written: {', '.join(map(str, files))}")
-
-
-def _arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="detectors find-rate",
-        description="Trains while the learning rate rises, and prints where the loss falls fastest.",
-    )
-    add = parser.add_argument
-    add("overrides", nargs="*", help="settings of train.py, such as model=ssd160 data=bccd")
-    add("--steps", type=int, default=100, help="optimizer steps, each with a higher rate (100)")
-    add("--output", type=Path, help="folder for NAME.csv and NAME.png (find_rate in paths.output)")
-    args = parser.parse_intermixed_args(arguments)
-    require_at_least(args, steps=20)
-    return args
 
 
 def training_step(config: Config) -> Callable[[float], float]:

@@ -5,21 +5,21 @@ It finds in minutes what otherwise shows after days of training. Exit status: 1 
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
 
 from detectors.commands.lint.box_findings import box_findings
 from detectors.commands.lint.findings import Finding, Split
-from detectors.commands.lint.image_checks import ImageFacts, cores, image_findings, inspect_all
+from detectors.commands.lint.image_checks import ImageFacts, image_findings, inspect_all
 from detectors.commands.lint.label_checks import label_findings
 from detectors.commands.lint.lint_report import LintReport, as_json, text
+from detectors.commands.lint.options import options
 from detectors.commands.lint.page import page
 from detectors.commands.lint.split_checks import class_findings, same_images
 from detectors.commands.lint.statistics import statistics
 from detectors.config.check import check
-from detectors.config.entry import require_at_least, verb
+from detectors.config.entry import verb
 from detectors.config.schema import Config, DataConfig, composed
 from detectors.data.darknet_lists import LabelFinder
 from detectors.data.files import write_text
@@ -28,7 +28,7 @@ from detectors.training import assemble
 
 @verb
 def main(arguments: list[str] | None = None) -> None:
-    args = _arguments(arguments)
+    args = options(arguments)
     config = check(composed(args.overrides))
     splits, same_lists = read_splits(config.data, args.splits)
     paths = [path for split in splits for path in split.annotations.paths]
@@ -41,40 +41,6 @@ def main(arguments: list[str] | None = None) -> None:
     print(text(report))
     if report.errors:
         raise SystemExit(1)
-
-
-def _arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="detectors lint",
-        description="Decodes every image of a data set, checks every box, reports problems and statistics.",
-    )
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="KEY=VALUE",
-        help="as for train.py: data=voc07, data.root=..., input.size=...",
-    )
-    parser.add_argument(
-        "--splits", nargs="+", choices=assemble.SPLITS, help="splits to check (all that the data set has)"
-    )
-    parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write all findings and statistics to a JSON file"
-    )
-    parser.add_argument(
-        "--html", type=Path, metavar="FILE", help="write the report to an HTML page with drawn examples"
-    )
-    parser.add_argument(
-        "--examples", type=int, default=6, help="drawn examples of each kind of finding (%(default)s)"
-    )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=cores(),
-        help="processes that decode images; 0: decode in the main process (%(default)s)",
-    )
-    args = parser.parse_intermixed_args(arguments)
-    require_at_least(args, workers=0, examples=0)
-    return args
 
 
 def read_splits(data: DataConfig, names: list[str] | None) -> tuple[list[Split], dict[str, str]]:

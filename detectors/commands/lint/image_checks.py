@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import re
 import signal
 from collections.abc import Iterable, Sequence
@@ -109,13 +108,6 @@ def trailing_bytes(data: bytes) -> int:
             return len(data) - position
         if code not in STANDALONE:
             position += int.from_bytes(data[position : position + 2], "big")
-
-
-def cores() -> int:
-    """Number of processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def inspect_all(paths: Iterable[str], workers: int, max_pixels: int = PIXEL_LIMIT) -> dict[str, ImageFacts]:

@@ -8,7 +8,6 @@ not finite first is named; 1 all repeated steps are finite; 2 the folder or its 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from detectors.commands.replay.options import options
 from detectors.commands.replay.repeat import FirstBad, anomaly, find_first_bad, repeated_config, watched
 from detectors.config.build import trust
 from detectors.config.check import ConfigError, check
@@ -33,7 +33,7 @@ NAMES_SHOWN = 5  # names of tensors
 
 @verb
 def main(arguments: list[str] | None = None) -> None:
-    args = _parser().parse_args(arguments)
+    args = options(arguments)
     trust(args.builder)
     replay = read_replay(args.folder)
     config = _config(replay, args.device)
@@ -57,20 +57,6 @@ def main(arguments: list[str] | None = None) -> None:
             "and the threads, and on a GPU on chance: what only just grew too large need not do so again"
         )
         raise SystemExit(1)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="detectors replay",
-        description="Repeats the step at which a run was no longer finite, and says what was so first.",
-        epilog="exit status: 0 named; 1 all repeated steps are finite; 2 the folder cannot be used",
-    )
-    add = parser.add_argument
-    add("folder", type=Path, metavar="FOLDER", help="RUN/replay_step_..., which the run's message names")
-    add("--device", help="auto, cpu, cuda or cuda:1 (the run's); another one computes other last digits")
-    add("--on-step", action="append", default=[], help="module.name of a hook of yours that the run called")
-    add("--builder", action="append", default=[], help="module.name of a builder of yours that the run needs")
-    return parser
 
 
 def _config(replay: Replay, device: str | None) -> Config:

@@ -10,7 +10,6 @@ read by no fixture.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +32,7 @@ from detectors.commands.verify import (
     ssd_recordings,
 )
 from detectors.commands.verify.comparison import Comparison, Fixture
+from detectors.commands.verify.options import options
 from detectors.commands.verify.recordings import Folder, read_json
 from detectors.config.entry import verb
 from detectors.tables import text_row
@@ -108,19 +108,7 @@ class Row(NamedTuple):
 
 @verb
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="detectors verify",
-        description="Compares every fixture of a folder with what this code computes.",
-    )
-    parser.add_argument(
-        "folders",
-        nargs="+",
-        type=Path,
-        metavar="FOLDER",
-        help="a folder of recordings; the README.md in it describes the layout",
-    )
-    parser.add_argument("--failed", action="store_true", help="leave out the lines that pass")
-    args = parser.parse_args(arguments)
+    args = options(arguments)
     bad = False
     for root in args.folders:
         folder = Folder(root)

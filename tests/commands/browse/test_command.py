@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from detectors.commands.browse import command
 from detectors.commands.browse.cells import anchor_cell, original_cell, sample_cell
+from detectors.commands.browse.options import options
 from detectors.commands.browse.sample_sources import SampleSource, open_sources
 from detectors.drawing import CAPTION, class_colours
 from detectors.training import assemble
@@ -45,7 +46,7 @@ def browsed(shapes, tmp_path_factory) -> Path:
 
 
 def sources_of(*arguments: str) -> list[SampleSource]:
-    return list(open_sources(command._arguments(list(arguments))))
+    return list(open_sources(options(list(arguments))))
 
 
 def read(path: Path) -> np.ndarray:

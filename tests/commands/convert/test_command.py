@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import ssd300_vgg16
 
 from detectors.commands.convert import parameter_names, ssd_ports
+from detectors.commands.convert.options import SOURCE_KINDS
 from detectors.commands.predict import command
 from detectors.data.class_names import COCO_CLASSES, VOC_CLASSES, read_names
 from detectors.metrics.report import report
@@ -22,6 +23,11 @@ from detectors.training import checkpoint as ckpt
 from detectors.training.detection import detect
 from detectors.training.saving import restore
 from tests.commands.convert.commands import NARROW, refused, run
+
+
+def test_from_names_every_port():
+    """The options are a module without PyTorch, so the names stand there once more."""
+    assert ("checkpoint", "darknet", *ssd_ports.PORTS) == SOURCE_KINDS
 
 
 def renamed(detector: nn.Module, names: Callable[[int], dict[str, str]]) -> dict[str, Tensor]:

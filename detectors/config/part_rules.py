@@ -1,0 +1,86 @@
+"""Rules about the parts that the settings describe. Each is built for them: only it knows what it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from detectors.anchors import DefaultBoxes
+from detectors.config.build import build
+from detectors.config.schema import Config
+
+
+def part_problems(config: Config) -> Iterator[str]:
+    """What is wrong with augmentation, model, loss and optimizer of settings that are right themselves."""
+    yield from _augmentation_agrees_with_evaluation(config)
+    yield from _parts_can_be_built(config)
+
+
+def _augmentation_agrees_with_evaluation(config: Config) -> Iterator[str]:
+    """An augmentation that fits images into the input itself must do so as the evaluation does."""
+    augmentation = yield from _try("augment", config.augment)
+    if augmentation is not None and augmentation.resize not in (None, config.input.resize):
+        name = config.augment["_target_"].rpartition(".")[2].removesuffix("_augmentation")
+        what = (
+            f"input.resize={config.input.resize!r}: augment={name} trains as "
+            f"input.resize={augmentation.resize} would evaluate"
+        )
+        yield f"{what}; set input.resize={augmentation.resize}, or another augment"
+
+
+def _parts_can_be_built(config: Config) -> Iterator[str]:
+    """Builds the parts on the meta device, without memory: only they know their sizes, names and ranges."""
+    names = config.data.class_names or ["any"]
+    with torch.device("meta"):
+        model = yield from _try("model", config.model, num_classes=len(names))
+        loss = yield from _try("loss", config.loss)
+        yield from _try(
+            "optimizer", config.optimizer, module=nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1))
+        )
+    if model is None:
+        return
+    builder = config.model["_target_"].rpartition(".")[2]
+    try:
+        model.anchors(tuple(config.input.size))
+    except ValueError as error:
+        yield f"input.size={config.input.size}: {builder} cannot take it: {error}"
+    else:
+        yield from _scales_can_be_taken(config, model, builder)
+    if loss is not None and not isinstance(loss, type(model.loss)):
+        what = (
+            f"loss._target_={config.loss['_target_']}: {builder} is trained with {type(model.loss).__name__}"
+        )
+        fix = f"set loss={type(model.loss).__name__.removesuffix('Loss').lower()}, or choose another model"
+        yield f"{what}; {fix}"
+
+
+def _scales_can_be_taken(config: Config, model: nn.Module, builder: str) -> Iterator[str]:
+    """SSD's default boxes are made for one size; YOLOv2 takes every multiple of its stride."""
+    place = "input.multi_scale"
+    scales = config.input.multi_scale
+    sides = scales.sides() if scales else range(0)
+    if isinstance(model.anchors, DefaultBoxes) and any(model.anchors.size != (side, side) for side in sides):
+        height, width = model.anchors.size
+        what = (
+            f"{place}: {builder} is trained at {height} x {width} alone, for which its default boxes are made"
+        )
+        yield f"{what}; set {place}=null, or choose a YOLOv2"
+        return
+    for side in sides:
+        try:
+            model.anchors((side, side))
+        except ValueError as error:
+            what = f"{place}: {builder} cannot take every side from {scales.min} to {scales.max}: {error}"
+            yield f"{what}; set {place}=null, or other sides"
+            return
+
+
+def _try(group: str, node: Mapping[str, Any], **given: Any) -> Any:
+    """Builds a part; a ValueError becomes a problem. A generator that returns the part, or None."""
+    try:
+        return build(node, **given)
+    except ValueError as error:
+        yield f"{group}: {error}"
