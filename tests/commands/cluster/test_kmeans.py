@@ -46,6 +46,70 @@ def test_best_iou_equals_naive_loops(wh):
     assert_allclose(shapes_of(wh).mean_iou(anchors), naive_mean_iou(wh, anchors), rtol=1e-12)
 
 
+def naive_kmeans(wh, counts, k, random) -> list[tuple[float, float]]:
+    """One start of kmeans, with a loop over shapes and anchors for everything."""
+    shapes = [tuple(shape) for shape in wh.tolist()]
+    weights = np.array(counts)
+    chosen: list[int] = []
+    while len(chosen) < k:
+        chosen.append(int(random.choice(len(shapes), p=weights / weights.sum())))
+        nearest = [max(naive_iou(shape, shapes[n]) for n in chosen) for shape in shapes]
+        weights = np.array([c * max(1 - iou, 1e-12) for c, iou in zip(counts, nearest, strict=True)])
+        weights[chosen] = 0
+    anchors = [shapes[n] for n in chosen]
+    previous = 0.0
+    while True:
+        ious = [[naive_iou(shape, anchor) for anchor in anchors] for shape in shapes]
+        owners = [row.index(max(row)) for row in ious]
+        mean = sum(c * max(row) for c, row in zip(counts, ious, strict=True)) / sum(counts)
+        if mean - previous < 1e-6:
+            return anchors
+        previous = mean
+        for n, anchor in enumerate(anchors):
+            own = [(shape, c) for shape, c, owner in zip(shapes, counts, owners, strict=True) if owner == n]
+            moved = naive_median_shape(anchor, own)
+            if naive_sum(own, moved) > naive_sum(own, anchor) + 1e-12:
+                anchors[n] = moved
+
+
+def naive_sum(own, anchor) -> float:
+    return sum(c * naive_iou(shape, anchor) for shape, c in own)
+
+
+def naive_median_shape(anchor, own) -> tuple[float, float]:
+    """The median of each side, weighted with |dIoU / dside| at the anchor, as kmeans.py's docstring says."""
+    moved = list(anchor)
+    for side, other in ((0, 1), (1, 0)):
+        slopes = []
+        for shape, c in own:
+            overlap = min(shape[0], anchor[0]) * min(shape[1], anchor[1])
+            union = shape[0] * shape[1] + anchor[0] * anchor[1] - overlap
+            far = shape[other] if anchor[side] < shape[side] else anchor[other]
+            slope = min(shape[other], anchor[other]) * shape[side] * far / union**2
+            slopes.append((shape[side], c * slope))
+        slopes.sort(key=lambda pair: pair[0])
+        half = sum(weight for _, weight in slopes) / 2
+        for value, weight in slopes:
+            half -= weight
+            if half <= 0:
+                moved[side] = value
+                break
+    return tuple(moved)
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_search_equals_naive_loops(seed, k):
+    """60 shapes, some of several boxes; the same random numbers choose the start."""
+    random = np.random.default_rng(seed)
+    wh = random.lognormal(3, 0.7, (60, 2))
+    shapes = shapes_of(np.repeat(wh, random.integers(1, 4, 60), axis=0))
+    counts = shapes.counts.tolist()
+    expected = naive_kmeans(shapes.wh, counts, k, np.random.default_rng([seed, k, 0]))
+    expected.sort(key=lambda shape: shape[0] * shape[1])
+    assert_allclose(kmeans(shapes, k, restarts=1, seed=seed).anchors, expected, rtol=1e-12)
+
+
 def test_the_returned_mean_iou_is_that_of_the_anchors(wh):
     clustering = kmeans(shapes_of(wh), 4)
     assert_allclose(clustering.mean_iou, naive_mean_iou(wh, clustering.anchors), rtol=1e-12)
