@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from detectors.annotations import Annotations
+from detectors.commands.compare.options import RESAMPLES
 from detectors.metrics.calibration import Reliability, reliability
 from detectors.metrics.error_kinds import ErrorCosts, error_costs
 from detectors.metrics.intervals import Estimate, coco_numbers, estimate, mean_over_classes, permutation_p
@@ -28,7 +29,6 @@ from detectors.metrics.resampling import (
 )
 from detectors.structures import Detections
 
-RESAMPLES = 1000  # data sets for the intervals
 PERMUTATIONS = 500  # exchanges for the p-values
 CALIBRATED_FROM = 0.05  # score: nearly all detections lie below, and nobody would use them
 INTERVALS = ("AP", "AP50", "AP75", "AP50_voc07", "AP50_voc10")

@@ -6,17 +6,17 @@ that they are runs of. It refuses comparisons that are not fair.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
-from detectors.commands.compare.analysis import RESAMPLES, analysed
+from detectors.commands.compare.analysis import analysed
 from detectors.commands.compare.analysis_text import analysis_numbers, analysis_text
 from detectors.commands.compare.comparison_page import comparison_page
 from detectors.commands.compare.fairness import truths, unfair
 from detectors.commands.compare.groups import grouped_by_seed
+from detectors.commands.compare.options import options
 from detectors.commands.compare.run_names import distinctly_named, read_settings
-from detectors.config.entry import require_at_least, verb
+from detectors.config.entry import verb
 from detectors.config.schema import output_folder
 from detectors.data.files import write_json, write_text
 from detectors.tables import cell, markdown_table
@@ -40,7 +40,6 @@ COMPARED = (
     ("training s", "train_seconds", ".0f"),
     ("device", "device", "s"),
 )
-FEWEST = 40  # resamples: 2.5 % of them is one
 # Keys in which compared runs should agree, and what the note calls them.
 WATCHED = {
     "images": "numbers of evaluated images",
@@ -56,8 +55,7 @@ LEGEND = (
 
 @verb
 def main(arguments: list[str] | None = None) -> None:
-    args = _arguments(arguments)
-    require_at_least(args, resamples=FEWEST)
+    args = options(arguments)
     runs = [read_run(place, args.split) for place in args.runs]
     settings = [read_settings(run_folder_of(place)) for place in args.runs]
     runs = distinctly_named(runs, settings)
@@ -85,38 +83,6 @@ def main(arguments: list[str] | None = None) -> None:
         comparison_page(runs, COMPARED, detectors, pairs, unfair=reasons, notes=notes, command=typed),
     )
     print(f"{text}\n\nwritten: {markdown}, {numbers}, {page}")
-
-
-def _arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="detectors compare", description="One table for several evaluated runs."
-    )
-    add = parser.add_argument
-    add(
-        "runs",
-        nargs="+",
-        type=Path,
-        metavar="RUN",
-        help="a run folder that evaluate.py has seen, or one of its files evaluation_*.json",
-    )
-    add("--split", default="val", help="which evaluation to compare (val)")
-    add(
-        "--unfair-ok",
-        action="store_true",
-        help="compare runs that differ in more than they should, and say so",
-    )
-    add(
-        "--resamples",
-        type=int,
-        default=RESAMPLES,
-        help=f"resampled data sets for the intervals ({RESAMPLES})",
-    )
-    add(
-        "--output",
-        type=Path,
-        help="for .md and .json (comparison in paths.output, below which train.py writes)",
-    )
-    return parser.parse_intermixed_args(arguments)
 
 
 def read_run(place: Path, split: str) -> dict:

@@ -1,0 +1,45 @@
+"""The options of detectors compare, without the packages that it needs: --help is answered at once."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from detectors.config.entry import require_at_least
+
+RESAMPLES = 1000  # data sets for the intervals
+FEWEST = 40  # resamples: 2.5 % of them is one
+
+
+def options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="detectors compare", description="One table for several evaluated runs."
+    )
+    add = parser.add_argument
+    add(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="a run folder that evaluate.py has seen, or one of its files evaluation_*.json",
+    )
+    add("--split", default="val", help="which evaluation to compare (val)")
+    add(
+        "--unfair-ok",
+        action="store_true",
+        help="compare runs that differ in more than they should, and say so",
+    )
+    add(
+        "--resamples",
+        type=int,
+        default=RESAMPLES,
+        help=f"resampled data sets for the intervals ({RESAMPLES})",
+    )
+    add(
+        "--output",
+        type=Path,
+        help="for .md and .json (comparison in paths.output, below which train.py writes)",
+    )
+    args = parser.parse_intermixed_args(arguments)
+    require_at_least(args, resamples=FEWEST)
+    return args
