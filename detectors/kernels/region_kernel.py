@@ -14,13 +14,13 @@ upstream gradient and does nothing else. An anchor's offsets belong to one of bo
 one of object and noobject: `matched` says to which. The owner of an anchor comes from there, too; the matcher
 has let the last of several truths win.
 
-One program of the forward kernel has one image and ROWS anchors. It decodes their boxes into registers, loops
-over the image's truths for the best and the own IoU, writes 4 + 1 + C gradients for each anchor and five
-partial sums, one for each term, which are added in a fixed order afterwards. It reads the class logits of
-positive anchors only. Bytes of an anchor, float32:
+One program of the forward kernel has one image and ROWS anchors. It decodes their boxes into registers,
+encodes the anchors' own truths, loops over the image's truths for the best IoU, writes 4 + 1 + C gradients
+for each anchor and five partial sums, one for each term, which are added in a fixed order later. It reads the
+class logits of positive anchors only. Bytes of an anchor, float32:
 
-    forward   read 44: offsets 16, objectness 4, matched 8, target offsets 16; the grid stays in the cache.
-              A positive anchor: 8 + 4 C more.  Write 20 + 4 C
+    forward   read 28: offsets 16, objectness 4, matched 8; the grid and the truths stay in the cache.
+              A positive anchor: 4 C more.  Write 20 + 4 C
     backward  read 28 + 4 C, write 20 + 4 C
 
 Where NaN or infinity make a gradient of the reference one of the two, the kernel's is one, too.
@@ -59,8 +59,7 @@ def region_terms(
         outputs.objectness,
         outputs.class_logits,
         encoded.matched,
-        encoded.offsets,
-        encoded.labels,
+        encoded.targets.labels,
         encoded.targets.boxes,
         encoded.targets.valid,
         grid.boxes_cxcywh,
@@ -79,8 +78,7 @@ def region_forward(
     objectness: Tensor,  # (B, A)
     class_logits: Tensor,  # (B, A, C)
     matched: Tensor,  # (B, A) int64
-    goals: Tensor,  # (B, A, 4) the targets' offsets
-    labels: Tensor,  # (B, A) int64
+    labels: Tensor,  # (B, M) int64
     truths: Tensor,  # (B, M, 4) xyxy pixels
     valid: Tensor,  # (B, M) bool
     anchors_cxcywh: Tensor,  # (A, 4) pixels
@@ -110,7 +108,7 @@ def region_forward(
             *(offsets, *offsets.stride()),
             *(objectness, *objectness.stride()),
             *(class_logits, *class_logits.stride()),
-            *(x.contiguous() for x in (matched, goals, labels, truths, valid, anchors_cxcywh, stride, cell)),
+            *(x.contiguous() for x in (matched, labels, truths, valid, anchors_cxcywh, stride, cell)),
             images_seen,
             *(partial, *gradients),
             *(anchors, truths.shape[1], classes),
@@ -175,7 +173,7 @@ def _save(ctx, inputs, keyword_only_inputs, output) -> None:
 def _multiply(ctx, upstream, *_) -> tuple[Tensor | None, ...]:
     """float32 gradients, which autograd converts to the types of the inputs."""
     results = (None, None, None) if upstream is None else region_backward(upstream, *ctx.saved_tensors)
-    return *results, *[None] * 9
+    return *results, *[None] * 8
 
 
 region_forward.register_autograd(_multiply, setup_context=_save)
@@ -186,7 +184,7 @@ def region_forward_kernel(
     offsets, offsets_image, offsets_anchor, offsets_entry,  # (B, A, 4) and its strides
     objectness, objectness_image, objectness_anchor,  # (B, A) and its strides
     class_logits, logits_image, logits_anchor, logits_class,  # (B, A, C) and its strides
-    matched, goals, labels, truths, valid, anchors_cxcywh, stride, cell, images_seen,  # these are contiguous
+    matched, labels, truths, valid, anchors_cxcywh, stride, cell, images_seen,  # these are contiguous
     partial, offset_gradient, objectness_gradient, class_gradient,  # results
     A, M, C,
     coord_scale, object_scale, noobject_scale, class_scale, prior_scale, prior_images, ignore_iou,
@@ -208,24 +206,30 @@ def region_forward_kernel(
     p_y = tl.load(p + offsets_entry, inside, 0.0).to(tl.float32)
     p_w = tl.load(p + 2 * offsets_entry, inside, 0.0).to(tl.float32)
     p_h = tl.load(p + 3 * offsets_entry, inside, 0.0).to(tl.float32)
-    x0, x1 = _edges(p_x, p_w, anchor, inside, stride, cell, anchors_cxcywh + 2)
-    y0, y1 = _edges(p_y, p_h, anchor, inside, stride, cell + 1, anchors_cxcywh + 3)
-    best, own, own_area = _ious(x0, y0, x1, y1, owner, truths + image * M * 4, valid + image * M, M)
+    truths += image * M * 4
+    u0 = tl.load(truths + 4 * owner, positive, 0.0)  # the anchor's own truth
+    v0 = tl.load(truths + 4 * owner + 1, positive, 0.0)
+    u1 = tl.load(truths + 4 * owner + 2, positive, 0.0)
+    v1 = tl.load(truths + 4 * owner + 3, positive, 0.0)
+    x0, x1, g_x, g_w = _axis(p_x, p_w, u0, u1, positive, anchor, inside, stride, cell, anchors_cxcywh)
+    y0, y1, g_y, g_h = _axis(p_y, p_h, v0, v1, positive, anchor, inside, stride, cell + 1, anchors_cxcywh + 1)
 
-    size_weight = 2 - own_area / input_area if WEIGH_SMALL_BOXES else 1.0
+    size_weight = 2 - (u1 - u0) * (v1 - v0) / input_area if WEIGH_SMALL_BOXES else 1.0
     early = (tl.load(images_seen) < prior_images).to(tl.float32)
     weight = tl.where(positive, coord_scale * size_weight, prior_scale * early) * share
-    error = _box_term(p_x, weight, row * 4, inside, goals, offset_gradient)
-    error += _box_term(p_y, weight, row * 4 + 1, inside, goals, offset_gradient)
-    error += _box_term(p_w, weight, row * 4 + 2, inside, goals, offset_gradient)
-    error += _box_term(p_h, weight, row * 4 + 3, inside, goals, offset_gradient)
+    error = _box_term(p_x - g_x, weight, offset_gradient + row * 4, inside)
+    error += _box_term(p_y - g_y, weight, offset_gradient + row * 4 + 1, inside)
+    error += _box_term(p_w - g_w, weight, offset_gradient + row * 4 + 2, inside)
+    error += _box_term(p_h - g_h, weight, offset_gradient + row * 4 + 3, inside)
     tl.store(sums, tl.sum(error * is_positive, 0))  # NaN times 0 is NaN, as in the reference
     tl.store(sums + 1, tl.sum(error * (1 - is_positive), 0))
 
     logit = objectness + image * objectness_image + anchor * objectness_anchor
     o = tl.sigmoid(tl.load(logit, inside, 0.0).to(tl.float32))
+    best = _best_iou(x0, y0, x1, y1, truths, valid + image * M, M)
     weight = tl.where(positive, object_scale, tl.where(best > ignore_iou, 0.0, noobject_scale)) * share
-    difference = o - is_positive * (own if RESCORE else 1.0)
+    own = _iou(x0, y0, x1, y1, u0, v0, u1, v1) if RESCORE else 1.0
+    difference = o - tl.where(positive, own, 0.0)
     tl.store(objectness_gradient + row, weight * difference * o * (1 - o), inside)
     error = tl.where(inside, weight * difference * difference / 2, 0.0)
     tl.store(sums + 2, tl.sum(error * is_positive, 0))
@@ -235,7 +239,7 @@ def region_forward_kernel(
         class_logits + image * logits_image,
         anchor * logits_anchor,
         logits_class,
-        tl.load(labels + row, positive, 0).to(tl.int32),
+        tl.load(labels + image * M + owner, positive, 0).to(tl.int32),
         positive,
         inside,
         class_gradient + image * A * C,
@@ -248,44 +252,52 @@ def region_forward_kernel(
 
 
 @triton.jit
-def _edges(centre, log_size, anchor, inside, stride, cell, anchor_size):
-    """Low and high edge of the predicted boxes along one axis, pixels. cell, anchor_size: of this axis."""
-    middle = (centre + tl.load(cell + 2 * anchor, inside, 0.0)) * tl.load(stride + anchor, inside, 0.0)
-    half = tl.exp(log_size) * tl.load(anchor_size + 4 * anchor, inside, 0.0) / 2
-    return middle - half, middle + half
+def _axis(centre, log_size, low, high, positive, anchor, inside, stride, cell, anchors_cxcywh):
+    """Along one axis: low and high edge of the predicted boxes, pixels, and the target of both offsets.
+
+    low, high: the edges of the anchor's own truth; an anchor without one has itself as its target. cell,
+    anchors_cxcywh: pointers to this axis.
+    """
+    pixels = tl.load(stride + anchor, inside, 1.0)
+    number = tl.load(cell + 2 * anchor, inside, 0.0)
+    size = tl.load(anchors_cxcywh + 4 * anchor + 2, inside, 1.0)
+    middle = tl.where(positive, (low + high) / 2, tl.load(anchors_cxcywh + 4 * anchor, inside, 0.0))
+    goal = middle / pixels - number
+    log_goal = tl.log(tl.where(positive, high - low, size) / size)
+    half = tl.exp(log_size) * size / 2
+    return (centre + number) * pixels - half, (centre + number) * pixels + half, goal, log_goal
 
 
 @triton.jit
-def _ious(x0, y0, x1, y1, owner, truths, valid, M):
-    """Predicted boxes (ROWS,) against an image's truths: the best IoU, that with the own truth, its area."""
+def _iou(x0, y0, x1, y1, u0, v0, u1, v1):
+    """IoU of two boxes, broadcast, as boxes.paired_iou."""
+    width = tl.minimum(x1, u1, _ALL_NAN) - tl.maximum(x0, u0, _ALL_NAN)
+    height = tl.minimum(y1, v1, _ALL_NAN) - tl.maximum(y0, v0, _ALL_NAN)
+    overlap = tl.maximum(width, 0.0, _ALL_NAN) * tl.maximum(height, 0.0, _ALL_NAN)
+    union = (x1 - x0) * (y1 - y0) + (u1 - u0) * (v1 - v0) - overlap
+    return overlap / tl.maximum(union, _TINY, _ALL_NAN)
+
+
+@triton.jit
+def _best_iou(x0, y0, x1, y1, truths, valid, M):
+    """(ROWS,) the best IoU of each predicted box with the valid ones of an image's M truths."""
     best = tl.zeros_like(x0)
-    own = tl.zeros_like(x0)
-    own_area = tl.zeros_like(x0)
-    area = (x1 - x0) * (y1 - y0)
     truth = 0
     while truth < M:
         u0 = tl.load(truths + 4 * truth)
         v0 = tl.load(truths + 4 * truth + 1)
         u1 = tl.load(truths + 4 * truth + 2)
         v1 = tl.load(truths + 4 * truth + 3)
-        width = tl.minimum(x1, u1, _ALL_NAN) - tl.maximum(x0, u0, _ALL_NAN)
-        height = tl.minimum(y1, v1, _ALL_NAN) - tl.maximum(y0, v0, _ALL_NAN)
-        overlap = tl.maximum(width, 0.0, _ALL_NAN) * tl.maximum(height, 0.0, _ALL_NAN)
-        truth_area = (u1 - u0) * (v1 - v0)
-        iou = overlap / tl.maximum(area + truth_area - overlap, _TINY, _ALL_NAN)
-        iou = iou * tl.load(valid + truth).to(tl.float32)
+        iou = _iou(x0, y0, x1, y1, u0, v0, u1, v1) * tl.load(valid + truth).to(tl.float32)
         best = tl.where(iou > best, iou, best)
-        own = tl.where(owner == truth, iou, own)
-        own_area = tl.where(owner == truth, truth_area, own_area)
         truth += 1
-    return best, own, own_area
+    return best
 
 
 @triton.jit
-def _box_term(predicted, weight, place, inside, goals, gradient):
-    """(ROWS,) weighted half squared error of one of the four offsets; stores its gradient at `place`."""
-    difference = predicted - tl.load(goals + place, inside, 0.0)
-    tl.store(gradient + place, weight * difference, inside)
+def _box_term(difference, weight, gradient, inside):
+    """(ROWS,) weighted half squared error of one of the four offsets; stores its gradient."""
+    tl.store(gradient, weight * difference, inside)
     return tl.where(inside, weight * difference * difference / 2, 0.0)
 
 

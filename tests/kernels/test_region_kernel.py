@@ -26,7 +26,7 @@ from tests.host_reads import NoHostReads
 from tests.training import test_compiled_step as compiled_steps
 
 TERMS = {"rtol": 2e-6, "atol": 1e-7}
-GRADIENTS = {"rtol": 5e-6, "atol": 1e-8}
+GRADIENTS = {"rtol": 5e-6, "atol": 1e-7}
 WEIGHTS = (1.0, 2.0, 0.5, 3.0, 0.25)  # upstream gradients: each term has its own
 Case = tuple[HeadOutputs, EncodedTargets, AnchorGrid]
 
@@ -253,7 +253,7 @@ def test_the_operation_passes_opcheck(device, kernels):
     inputs = (outputs.offsets, outputs.objectness, outputs.class_logits)
     leaves = [x.detach().requires_grad_() for x in inputs]
     arguments = (
-        *(encoded.matched, encoded.offsets, encoded.labels, encoded.targets.boxes, encoded.targets.valid),
+        *(encoded.matched, encoded.targets.labels, encoded.targets.boxes, encoded.targets.valid),
         *(grid.boxes_cxcywh, grid.stride, grid.cell, torch.zeros((), dtype=torch.int64, device=device)),
     )
     scales = ("coord_scale", "object_scale", "noobject_scale", "class_scale", "prior_scale", "ignore_iou")
@@ -262,7 +262,7 @@ def test_the_operation_passes_opcheck(device, kernels):
     torch.library.opcheck(region_kernel.region_forward, (*leaves, *arguments), settings)
     torch.library.opcheck(
         region_kernel.region_backward,
-        (torch.ones(5, device=device), encoded.matched, *inputs[:1], *inputs[1:]),
+        (torch.ones(5, device=device), encoded.matched, *inputs),
     )
 
 

@@ -12,7 +12,7 @@ from tests.kernels.aot import Build, compiled
 MODULE = "detectors.kernels.region_kernel"
 REGISTERS = 80  # of a thread; 64 K of a multiprocessor are enough for six programs at once
 SIZES = {"ROWS": region_kernel._ROWS, "COLUMNS": region_kernel._COLUMNS}
-FLOATS = "partial offset_gradient objectness_gradient class_gradient goals truths anchors_cxcywh stride cell"
+FLOATS = "partial offset_gradient objectness_gradient class_gradient truths anchors_cxcywh stride cell"
 SCALES = "coord_scale object_scale noobject_scale class_scale prior_scale ignore_iou input_area share"
 STRIDES = "offsets_image offsets_anchor offsets_entry objectness_image objectness_anchor"
 STRIDES += " logits_image logits_anchor logits_class"
