@@ -15,7 +15,8 @@ from pathlib import Path
 
 from detectors.commands.compare import command as compare
 from detectors.commands.duel.duel_runs import DuelRun, run_all
-from detectors.config.entry import require_at_least, verb
+from detectors.commands.duel.options import options
+from detectors.config.entry import verb
 from detectors.config.schema import output_folder
 from detectors.data.files import write_json
 from detectors.training.run_files import read_record
@@ -27,7 +28,7 @@ PLAN = "duel.json"
 
 @verb
 def main(arguments: list[str] | None = None) -> None:
-    args = _arguments(arguments)
+    args = options(arguments)
     folder = args.output or output_folder() / "duel" / args.data
     jobs = [
         DuelRun(
@@ -72,25 +73,3 @@ def keep_plan(folder: Path, plan: dict[str, list[str]]) -> None:
             )
         plan = before | plan
     write_json(path, plan)
-
-
-def _arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="detectors duel",
-        description="Trains detectors under one budget, evaluates them alike and compares them.",
-    )
-    add = parser.add_argument
-    add("data", nargs="?", default="shapes", help="a data set of conf/data (shapes)")
-    add("overrides", nargs="*", help="settings of train.py for all runs, such as trainer.steps=2000")
-    add("--models", nargs="+", default=["yolov2_160", "ssd160"], help="of conf/model (yolov2_160 ssd160)")
-    add("--seeds", nargs="+", type=int, default=[0, 1, 2], help="one run of each model for each (0 1 2)")
-    add("--split", default="val", help="which images to measure on (val)")
-    add("--jobs", type=int, default=1, help="runs at a time (1)")
-    add("--threads", type=int, default=1, help="threads of each run on the CPU (1)")
-    add("--output", type=Path, help="folder of all runs (duel/DATA in paths.output)")
-    args = parser.parse_intermixed_args(arguments)
-    require_at_least(args, jobs=1, threads=0)
-    for name in ("models", "seeds"):
-        if len(set(getattr(args, name))) < len(getattr(args, name)):
-            raise ValueError(f"--{name} names one twice")
-    return args
