@@ -23,7 +23,7 @@ class logits of positive anchors only. Bytes of an anchor, float32:
               A positive anchor: 4 C more.  Write 20 + 4 C
     backward  read 28 + 4 C, write 20 + 4 C
 
-Where NaN or infinity make a gradient of the reference one of the two, the kernel's is one, too.
+Where a gradient of the reference is NaN or infinite, the kernel's is not finite either.
 """
 
 from __future__ import annotations
