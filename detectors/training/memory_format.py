@@ -1,14 +1,14 @@
 """trainer.memory_format=auto: how weights and features lie in memory; on a CPU a measurement says so.
 
 On a CPU, channels_last makes a narrow network's step quicker; that of a wide one takes .9 to 2 times as long,
-as CPU and network will have it.
+which depends on the CPU and the network.
 """
 
 from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from time import perf_counter
+from time import perf_counter, process_time
 
 import torch
 
@@ -21,7 +21,7 @@ from detectors.training.trial import TrialTraining
 
 logger = logging.getLogger(__name__)
 
-STEPS = 2  # of each format at least, and as many as take SECONDS
+STEPS = 3  # of each format at least, the first one to settle; and as many as take SECONDS
 SECONDS = 2.0
 CLEARLY = 0.95  # contiguous is chosen if its step takes less than this share of channels_last's
 
@@ -61,10 +61,12 @@ def _choice_for(config: Config, num_classes: int, device: torch.device) -> tuple
 
 
 def step_seconds(config: Config, num_classes: int, device: torch.device) -> dict[str, float]:
-    """Memory format -> seconds of the quickest training step of config's network, images and batch size.
+    """Memory format -> seconds of the quickest forward and backward pass of config's network and batch size.
 
     The formats take turns. The trainings are made for this, and random numbers go on as if there were none.
+    With one thread the seconds are CPU time, in which other programs on the machine do not count.
     """
+    clock = process_time if torch.get_num_threads() == 1 else perf_counter
     trainer = config.trainer
     batch = made_up_batch(trainer.batch_size, 1, tuple(config.input.size)).to(device)
     quickest = dict.fromkeys(MEMORY_FORMATS, float("inf"))
@@ -80,7 +82,7 @@ def step_seconds(config: Config, num_classes: int, device: torch.device) -> dict
         while steps < STEPS or perf_counter() - begun < SECONDS:
             steps += 1
             for name, training in trainings.items():
-                started = perf_counter()
-                training.step([batch], rate=0.0)
-                quickest[name] = min(quickest[name], perf_counter() - started)
+                started = clock()
+                training.gradients([batch])
+                quickest[name] = min(quickest[name], clock() - started)
     return quickest

@@ -36,6 +36,14 @@ class TrialTraining:
     def step(self, batches: Sequence[Batch], rate: float) -> Tensor:
         """One optimiser step over batches on the device. Returns the mean loss, on the device."""
         set_rate(self.optimizer, rate)
+        loss = self.gradients(batches)
+        self.scaler.unscale()
+        clip_gradients(self.detector, self.clip_grad_norm)
+        self.scaler.step()
+        return loss
+
+    def gradients(self, batches: Sequence[Batch]) -> Tensor:
+        """The forward and backward passes of a step alone. Returns the mean loss, on the device."""
         self.optimizer.zero_grad(set_to_none=True)
         losses = []
         for batch in batches:
@@ -44,7 +52,4 @@ class TrialTraining:
             loss = sum(terms.values()) / len(batches)
             self.scaler.scale(loss).backward()
             losses.append(loss.detach())
-        self.scaler.unscale()
-        clip_gradients(self.detector, self.clip_grad_norm)
-        self.scaler.step()
         return torch.stack(losses).sum()

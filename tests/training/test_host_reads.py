@@ -16,6 +16,7 @@ BASIC += ("trainer.log_every=2", "trainer.save_every=2")
 CLIPPED = ("trainer.accumulate=2", "trainer.batch_size=2", "trainer.clip_grad_norm=1.0")
 EXTRAS = ("trainer.ema_decay=0.9", "trainer.on_nonfinite=skip", "trainer.precision=bfloat16")
 FLOAT16 = ("trainer.precision=float16", "optimizer=adamw", "optimizer.rate=0.0001")
+ADAMW = ("optimizer=adamw", "optimizer.rate=0.0001")  # its steps are fused on a GPU
 RUNS = {"plain": (), "clipped": CLIPPED, "extras": EXTRAS, "float16": FLOAT16}
 PLACES = ("batches_of_step", "log", "save_run", "interruptible_evaluation")  # of engine.py
 PLANTED = {
@@ -72,7 +73,7 @@ def test_a_wait_in_the_step_is_noticed(name, cache, tmp_path, monkeypatch):  # n
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(
-    "overrides", [(), CLIPPED, EXTRAS, FLOAT16], ids=["plain", "clipped", "extras", "float16"]
+    "overrides", [(), CLIPPED, EXTRAS, FLOAT16, ADAMW], ids=["plain", "clipped", "extras", "float16", "adamw"]
 )
 @pytest.mark.parametrize("model", ["yolov2_160", "ssd160"])
 def test_cuda_sees_no_wait_in_a_step(model, overrides, cache, tmp_path, monkeypatch):  # noqa: F811

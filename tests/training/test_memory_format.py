@@ -134,21 +134,21 @@ def test_the_device_decides_without_a_measurement_where_it_is_no_cpu(cache, monk
 
 @pytest.mark.parametrize("overrides", [(), ("trainer.precision=bfloat16", "trainer.freeze=[backbone]")])
 def test_the_measurement_is_of_the_runs_own_steps(overrides, cache, monkeypatch):  # noqa: F811
-    """Its network, input size and batch size, twice in each format, in turns; no random number is drawn."""
+    """Its network, input size and batch size, three in each format, in turns; no random number is drawn."""
     config = settings(cache, AUTO, *overrides)
     monkeypatch.setattr(memory_format, "SECONDS", 0.0)
     steps = []
-    original = memory_format.TrialTraining.step
+    original = memory_format.TrialTraining.gradients
 
-    def step(training, batches: list[Batch], rate: float) -> torch.Tensor:
-        steps.append((format_of(training.detector), tuple(batches[0].images.shape), rate))
-        return original(training, batches, rate)
+    def gradients(training, batches: list[Batch]) -> torch.Tensor:
+        steps.append((format_of(training.detector), tuple(batches[0].images.shape)))
+        return original(training, batches)
 
-    monkeypatch.setattr(memory_format.TrialTraining, "step", step)
+    monkeypatch.setattr(memory_format.TrialTraining, "gradients", gradients)
     before = torch.get_rng_state()
     seconds = step_seconds(config, 3, CPU)
     assert torch.get_rng_state().equal(before)
-    assert steps == 2 * [(name, (4, 3, 96, 96), 0.0) for name in MEMORY_FORMATS]
+    assert steps == 3 * [(name, (4, 3, 96, 96)) for name in MEMORY_FORMATS]
     assert all(0 < value < 60 for value in seconds.values())
 
 
