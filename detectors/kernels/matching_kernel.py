@@ -52,14 +52,15 @@ def match_boxes(
     matched = torch.empty(batch, num_anchors, dtype=torch.int64, device=boxes.device)
     assigned = torch.empty(batch, count, dtype=torch.int64, device=boxes.device)
     block_best = torch.empty(batch, blocks, count, dtype=torch.int64, device=boxes.device)
-    _overlaps[(blocks, batch)](
-        boxes, valid, anchors, matched, block_best, positive_iou, smallest_iou, count, num_anchors,
-        **OVERLAPS_SIZES, **ROUNDED_EACH,
-    )  # fmt: skip
-    _bipartite[(batch,)](
-        boxes, valid, anchors, matched, block_best, assigned, smallest_iou, count, num_anchors, blocks,
-        **BIPARTITE_SIZES, **ROUNDED_EACH,
-    )  # fmt: skip
+    with torch.cuda.device_of(boxes):  # Triton launches on the current device
+        _overlaps[(blocks, batch)](
+            boxes, valid, anchors, matched, block_best, positive_iou, smallest_iou, count, num_anchors,
+            **OVERLAPS_SIZES, **ROUNDED_EACH,
+        )  # fmt: skip
+        _bipartite[(batch,)](
+            boxes, valid, anchors, matched, block_best, assigned, smallest_iou, count, num_anchors, blocks,
+            **BIPARTITE_SIZES, **ROUNDED_EACH,
+        )  # fmt: skip
     return matched, assigned
 
 
@@ -71,7 +72,7 @@ def _match_boxes_shapes(
     return matched, valid.new_empty(valid.shape, dtype=torch.int64)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "num_anchors"])  # another M compiles nothing again
 def _overlaps(
     boxes, valid, anchors, matched, block_best, positive_iou, smallest_iou, count, num_anchors,
     BOXES: tl.constexpr, ANCHORS: tl.constexpr, RIVALS: tl.constexpr,
@@ -106,7 +107,7 @@ def _overlaps(
     tl.store(matched + image * num_anchors + anchor, row.to(tl.int64), inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "num_anchors", "blocks"])  # another M compiles nothing again
 def _bipartite(
     boxes, valid, anchors, matched, block_best, assigned, smallest_iou, count, num_anchors, blocks,
     BOXES: tl.constexpr, ANCHORS: tl.constexpr, RIVALS: tl.constexpr, BLOCKS: tl.constexpr,

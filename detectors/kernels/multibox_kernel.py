@@ -11,7 +11,8 @@
    whose logits are read again, and zeros elsewhere, multiplied by the gradient of the loss.
 
 Everything is computed in float32. No sum depends on the order in which programs run. A logit or offset that
-is not finite makes its term not finite, as in the reference.
+is not finite makes its term not finite, as in the reference. Counts are not specialised: a batch with more
+boxes compiles nothing again.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ LOGITS_OF_PROGRAM = 1024  # of _rows and _gradients, unless a row has more
 ROWS_AT_MOST = 64
 KEYS_HELD = 32768  # of an image that stay in registers; others are read again for each bit
 PARTS_AT_A_TIME = 4096  # partial sums, and other keys, that are read at a time
+IMAGES_AT_A_TIME = 1024
 
 _BACKGROUND = tl.constexpr(BACKGROUND)
 _IGNORED = tl.constexpr(IGNORED)
@@ -66,32 +68,26 @@ def multibox(
     blocks = triton.cdiv(num_anchors, rows)
     keys = torch.empty(batch, num_anchors, dtype=torch.int32, device=device)
     limits = torch.empty(3, batch, dtype=torch.int32, device=device)
-    partial = torch.empty(2, batch, blocks, device=device)
-    sums = torch.empty(2, batch, device=device)
+    partial = torch.empty(2, batch, blocks, dtype=torch.float32, device=device)
+    sums = torch.empty(2, batch, dtype=torch.float32, device=device)
     normalizer = normalizer if divisors is None else "given"
-    divisors = torch.empty(batch, device=device) if divisors is None else divisors.clone()
-    box_term, class_term = (torch.empty((), device=device) for _ in range(2))
-    _rows[(blocks, batch)](
-        offsets, class_logits, matched, boxes, labels, anchors_cxcywh, variances, keys, partial,
-        *offsets.stride(), *class_logits.stride(), boxes.shape[1], num_anchors, columns,
-        ROWS=rows, COLUMNS=padded, num_warps=warps,
-    )  # fmt: skip
-    held = min(KEYS_HELD, triton.next_power_of_2(num_anchors))
-    _mine[(batch,)](
-        keys, partial, limits, sums, negatives_per_positive, num_anchors, blocks,
-        KEYS=held, PARTS=PARTS_AT_A_TIME, num_warps=_key_warps(held),
-    )  # fmt: skip
-    _terms[(1,)](
-        sums,
-        limits,
-        divisors,
-        box_term,
-        class_term,
-        box_scale,
-        batch,
-        NORMALIZER=normalizer,
-        PARTS=PARTS_AT_A_TIME,
-    )
+    divisors = sums.new_empty(batch) if divisors is None else divisors.clone()
+    box_term, class_term = (sums.new_empty(()) for _ in range(2))
+    held, key_warps = _held_keys(num_anchors)
+    with torch.cuda.device_of(offsets):  # Triton launches on the current device
+        _rows[(blocks, batch)](
+            offsets, class_logits, matched, boxes, labels, anchors_cxcywh, variances, keys, partial,
+            *offsets.stride(), *class_logits.stride(), boxes.shape[1], num_anchors, columns,
+            ROWS=rows, COLUMNS=padded, num_warps=warps,
+        )  # fmt: skip
+        _mine[(batch,)](
+            keys, partial, limits, sums, negatives_per_positive, num_anchors, blocks,
+            KEYS=held, PARTS=PARTS_AT_A_TIME, num_warps=key_warps,
+        )  # fmt: skip
+        _terms[(1,)](
+            sums, limits, divisors, box_term, class_term, box_scale, batch,
+            NORMALIZER=normalizer, IMAGES=IMAGES_AT_A_TIME,
+        )  # fmt: skip
     return box_term, class_term, keys, limits, divisors
 
 
@@ -132,12 +128,13 @@ def multibox_gradients(
     grad_offsets = torch.empty(offsets.shape, dtype=offsets.dtype, device=offsets.device)
     grad_logits = torch.empty(class_logits.shape, dtype=class_logits.dtype, device=offsets.device)
     rows, padded, warps = _tile(columns)
-    _gradients[(triton.cdiv(num_anchors, rows), batch)](
-        grad_box, grad_class, offsets, class_logits, matched, boxes, labels, anchors_cxcywh, variances,
-        keys, limits, divisors, grad_offsets, grad_logits,
-        *offsets.stride(), *class_logits.stride(), box_scale, boxes.shape[1], num_anchors, columns, batch,
-        ROWS=rows, COLUMNS=padded, num_warps=warps,
-    )  # fmt: skip
+    with torch.cuda.device_of(offsets):  # Triton launches on the current device
+        _gradients[(triton.cdiv(num_anchors, rows), batch)](
+            grad_box, grad_class, offsets, class_logits, matched, boxes, labels, anchors_cxcywh, variances,
+            keys, limits, divisors, grad_offsets, grad_logits,
+            *offsets.stride(), *class_logits.stride(), box_scale, boxes.shape[1], num_anchors, columns, batch,
+            ROWS=rows, COLUMNS=padded, num_warps=warps,
+        )  # fmt: skip
     return grad_offsets, grad_logits
 
 
@@ -169,12 +166,13 @@ def _tile(columns: int) -> tuple[int, int, int]:
     return max(1, min(ROWS_AT_MOST, LOGITS_OF_PROGRAM // padded)), padded, min(32, max(2, padded // 512))
 
 
-def _key_warps(held: int) -> int:
-    """Warps of a program that holds so many keys."""
-    return min(32, max(4, held // 512))
+def _held_keys(num_anchors: int) -> tuple[int, int]:
+    """Keys that a program of _mine holds in registers, a power of two, and its warps."""
+    held = min(KEYS_HELD, max(128, triton.next_power_of_2(num_anchors)))
+    return held, min(32, max(4, held // 512))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "num_anchors"])
 def _rows(
     offsets, class_logits, matched, boxes, labels, anchors_cxcywh, variances, keys, partial,
     offset_image, offset_row, offset_column, logit_image, logit_row, logit_column,
@@ -208,7 +206,7 @@ def _rows(
     tl.store(place + tl.num_programs(0) * tl.num_programs(1).to(tl.int64), tl.sum(class_sum, 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_anchors", "blocks"])
 def _mine(
     keys, partial, limits, sums, ratio, num_anchors, blocks, KEYS: tl.constexpr, PARTS: tl.constexpr
 ):  # fmt: skip
@@ -250,41 +248,41 @@ def _mine(
     tl.store(sums + batch + image, class_sum)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch"])
 def _terms(
     sums, limits, divisors, box_term, class_term, box_scale, batch,
-    NORMALIZER: tl.constexpr, PARTS: tl.constexpr,
+    NORMALIZER: tl.constexpr, IMAGES: tl.constexpr,
 ):  # fmt: skip
     """The only program: divides the sums of the images by n, and adds them up."""
     total = 0
     first = 0
     while first < batch:
-        image = first + tl.arange(0, PARTS)
+        image = first + tl.arange(0, IMAGES)
         positives = tl.load(limits + 2 * batch + image, image < batch, 0)
         total += tl.sum(tl.maximum(positives, image < batch) if NORMALIZER == "floor" else positives)
-        first += PARTS
+        first += IMAGES
     box_sum = 0.0
     class_sum = 0.0
     first = 0
     while first < batch:
-        image = first + tl.arange(0, PARTS)
+        image = first + tl.arange(0, IMAGES)
         inside = image < batch
         if NORMALIZER == "given":
             divisor = tl.load(divisors + image, inside, 1.0)
         else:
-            divisor = tl.full([PARTS], 1.0, tl.float32) * tl.maximum(total, 1)
+            divisor = tl.full([IMAGES], 1.0, tl.float32) * tl.maximum(total, 1)
             if NORMALIZER == "images":
                 positives = tl.load(limits + 2 * batch + image, inside, 0)
                 divisor = tl.maximum(positives, 1).to(tl.float32) * batch
             tl.store(divisors + image, divisor, inside)
         box_sum += tl.sum(tl.div_rn(tl.load(sums + image, inside, 0.0), divisor))
         class_sum += tl.sum(tl.div_rn(tl.load(sums + batch + image, inside, 0.0), divisor))
-        first += PARTS
+        first += IMAGES
     tl.store(box_term, box_sum * box_scale)
     tl.store(class_term, class_sum)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "num_anchors", "batch"])
 def _gradients(
     grad_box, grad_class, offsets, class_logits, matched, boxes, labels, anchors_cxcywh, variances,
     keys, limits, divisors, grad_offsets, grad_logits,

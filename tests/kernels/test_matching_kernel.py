@@ -15,21 +15,6 @@ from detectors.matching import SMALLEST_IOU, MultiBoxMatcher
 from detectors.structures import BACKGROUND, AnchorGrid, Matches, Targets
 from detectors.targets import TargetEncoder
 from tests import oracles
-from tests.kernels import aot
-
-ARGUMENTS = {
-    "boxes": "*fp32",
-    "valid": "*i1",
-    "anchors": "*fp32",
-    "matched": "*i64",
-    "block_best": "*i64",
-    "assigned": "*i64",
-    "positive_iou": "fp32",
-    "smallest_iou": "fp32",
-    "count": "i32",
-    "num_anchors": "i32",
-    "blocks": "i32",
-}
 
 
 @pytest.fixture
@@ -199,28 +184,3 @@ def test_a_cuda_graph_captures_it(device):
         tensor.fill_(-7)
     graph.replay()
     assert_close(captured, expected)
-
-
-def builds(capability: int, **ones: int) -> list[aot.Build]:
-    """ones: arguments that are 1, which Triton makes constants."""
-    sizes = {"overlaps": matching_kernel.OVERLAPS_SIZES, "bipartite": matching_kernel.BIPARTITE_SIZES}
-    return [
-        aot.Build(
-            f"detectors.kernels.matching_kernel:_{name}",
-            ARGUMENTS,
-            constants | ones,
-            capability=capability,
-            options=matching_kernel.ROUNDED_EACH,
-        )
-        for name, constants in sizes.items()
-    ]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("capability", [80, 90])
-def test_resources(capability):
-    """No spills, and no multiply-add: it rounds once where PyTorch rounds twice."""
-    for resources in aot.compiled(builds(capability) + builds(capability, count=1, num_anchors=1, blocks=1)):
-        assert resources.stack == 0
-        assert resources.registers <= 160
-        assert resources.multiply_adds == 0
