@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from detectors.commands.duel.command import PROTOCOL_SETTINGS
+
 PROJECT = Path(__file__).resolve().parents[1]
 FAST = [
     "trainer.device=cpu",
@@ -57,7 +59,9 @@ def trained(place: Path, model: str) -> Path:
             place, "train.py", "debug=fast", f"model={model}", f"hydra.run.dir={folder}", *FAST
         )
         assert status == 0, error
-        status, _, error = call(place, "evaluate.py", f"run={folder}", "threads=1", "progress=false")
+        status, _, error = call(
+            place, "evaluate.py", f"run={folder}", "threads=1", "progress=false", *PROTOCOL_SETTINGS
+        )
         assert status == 0, error
     return folder
 

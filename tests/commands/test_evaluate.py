@@ -229,7 +229,11 @@ def test_evaluations_on_different_truths_are_not_compared_silently(trained, caps
     files = evaluated(trained, data={"root": str(other), "name": "third"})
     name = next(name for name in files if "third" in name)
     run = trained / "run"
-    compare.main([str(run), str(run / name), "--output", str(trained / "comparison")])
+    places = [str(run), str(run / name), "--output", str(trained / "comparison")]
+    with pytest.raises(SystemExit):
+        compare.main(places)
+    assert "on different ground truth" in capsys.readouterr().err
+    compare.main([*places, "--unfair-ok"])
     content = json.loads((trained / "comparison.json").read_text())
     marks = [f"mine val {files['evaluation.json'][:8]}", f"third val {files[name][:8]}"]
     assert [row["name"] for row in content["runs"]] == [
@@ -237,7 +241,7 @@ def test_evaluations_on_different_truths_are_not_compared_silently(trained, caps
         f"yolov2_160 ({name}) on {marks[1]}",
     ]
     assert content["notes"][0] == (
-        "the runs were evaluated on different ground truth, so their AP cannot be compared: "
+        "UNFAIR: the runs were evaluated on different ground truth, so their AP cannot be compared: "
         f"yolov2_160 (run) {marks[0]}, yolov2_160 ({name}) {marks[1]}"
     )
     assert content["notes"][0] in capsys.readouterr().out
