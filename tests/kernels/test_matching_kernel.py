@@ -12,7 +12,7 @@ from detectors.anchors import DefaultBoxes, ssd300_levels, ssd512_levels
 from detectors.coders import SSDBoxCoder
 from detectors.kernels import matching_kernel
 from detectors.matching import SMALLEST_IOU, MultiBoxMatcher
-from detectors.structures import BACKGROUND, AnchorGrid, Matches, Targets
+from detectors.structures import BACKGROUND, AnchorGrid, Level, Matches, Targets
 from detectors.targets import TargetEncoder
 from tests import oracles
 
@@ -90,13 +90,11 @@ def test_more_boxes_than_anchors(matched_alike):
 
 def test_the_thresholds(matched_alike):
     """An IoU of exactly positive_iou is positive. A box without a pair above 1e-6 gets no anchor."""
-    grid = oracles.small_ssd_grid((96, 96))
-    anchor = grid.boxes[40].tolist()
-    half = [*anchor[:3], (anchor[1] + anchor[3]) / 2]
-    far = [95.999, 95.999, 96.0, 96.0]
-    matches = matched_alike(oracles.pad_targets([[anchor, half], [half, far]]), grid)
-    assert (matches.matched == BACKGROUND).any()
-    matched_alike(oracles.pad_targets([[half]]), grid, positive_iou=0.51)
+    boxes_cxcywh = torch.tensor([[8.0, 4, 16, 8], [8.0, 8, 16, 16], [40.0, 40, 16, 16]])
+    grid = AnchorGrid(boxes_cxcywh, torch.ones(3), torch.zeros(3, 2), (64, 64), (Level(1, 3, 16.0, 1),))
+    targets = oracles.pad_targets([[[0.0, 0, 16, 8], [60.0, 60, 64, 64]]])
+    assert matched_alike(targets, grid).matched.tolist() == [[0, 0, BACKGROUND]]
+    assert matched_alike(targets, grid, positive_iou=0.51).matched.tolist() == [[0, BACKGROUND, BACKGROUND]]
 
 
 @pytest.mark.parametrize("images", [[[], []], [[[10.0, 10, 40, 40]], []], []])
