@@ -47,7 +47,7 @@ def evaluate_rows(args: argparse.Namespace) -> list[RatioRow]:
     )
     programs: dict[str, Callable[[Annotations, Detections], list[float]]] = {
         "ours": lambda *data: list(evaluate_coco(*data).stats.values()),
-        "ours, report": lambda *data: [report(*data).scalars[name] for name in STATISTICS],
+        "ours, report": report_statistics,
         "pycocotools": lambda *data: list(evaluate_with_pycocotools(*data).stats.values()),
     }
     faster, reason = optional_peer("faster_coco_eval")
@@ -88,6 +88,11 @@ def _differences(numbers: dict[str, list[float]]) -> dict[str, dict[str, float]]
         for name, theirs in numbers.items()
         if name != "ours"
     }
+
+
+def report_statistics(annotations: Annotations, detections: Detections) -> list[float]:
+    scalars = report(annotations, detections).scalars
+    return [scalars[name] for name in STATISTICS]
 
 
 def faster_statistics(faster: ModuleType, annotations: Annotations, detections: Detections) -> list[float]:

@@ -19,8 +19,14 @@ from torchvision.models.detection.ssd import SSD
 from detectors.commands.benchmark.interleaving import Contender, interleaved, stopwatch_of
 from detectors.commands.benchmark.operation_count import operation_facts
 from detectors.commands.benchmark.ratio_table import RatioRow, rows_of
-from detectors.commands.benchmark.step_runs import NUM_CLASSES, made_up_images
-from detectors.commands.benchmark.step_speed import MODEL_BUILDERS, SIDES, add_models, add_peer, own_step_runs
+from detectors.commands.benchmark.step_runs import made_up_images
+from detectors.commands.benchmark.step_speed import (
+    SIDES,
+    add_models,
+    add_peer,
+    own_step_runs,
+    untrained,
+)
 from detectors.commands.benchmark.subject_options import (
     add_hardware,
     prepared_device,
@@ -73,7 +79,7 @@ def forward_rows(model: str, batch: Batch, args: argparse.Namespace) -> list[Rat
 @torch.no_grad()
 def postprocess_rows(model: str, batch: Batch, args: argparse.Namespace) -> list[RatioRow]:
     device = batch.images.device
-    detector = MODEL_BUILDERS[model](num_classes=NUM_CLASSES).to(device).eval()
+    detector = untrained(model).to(device).eval()
     outputs = detector(batch.images)
     low = detector.postprocess.score_threshold
     rows: list[RatioRow] = []

@@ -19,7 +19,7 @@ from detectors.commands.benchmark.loss_runs import lightnet_loss, lightnet_targe
 from detectors.commands.benchmark.made_up_truths import CLASS_COUNTS, made_up_targets
 from detectors.models.detector import Detector
 from detectors.structures import Batch
-from detectors.training.compilation import compile_step, with_variable_count
+from detectors.training.compilation import GRAPH_COLUMNS, compile_step, with_variable_count
 from detectors.training.detection import TrainStep
 from detectors.training.precision import network_precision, suited
 
@@ -87,13 +87,23 @@ class OwnStepRun(StepRun):
 
 
 class CompiledStepRun(OwnStepRun):
-    """trainer.compile=true: forward and loss are one graph, so that all of it counts as forward."""
+    """trainer.compile=true: forward and loss are one graph, so that all of it counts as forward.
 
-    def __init__(self, detector: Detector, batch: Batch, memory_format: str, precision: str):
+    cuda_graphs: as trainer.cuda_graphs.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        batch: Batch,
+        memory_format: str,
+        precision: str,
+        cuda_graphs: bool = False,
+    ):
         super().__init__(detector, batch, memory_format, precision)
         self.step = TrainStep(detector, precision)
-        compile_step(self.step, self.device, sizes=1)
-        self.targets = with_variable_count(batch.targets)
+        compile_step(self.step, self.device, sizes=1, cuda_graphs=cuda_graphs)
+        self.targets = with_variable_count(batch.targets, GRAPH_COLUMNS if cuda_graphs else 1)
 
     def forward(self) -> None:
         self.terms, *_ = self.step(self.batch.images, self.targets, self.grid)

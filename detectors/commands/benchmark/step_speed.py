@@ -48,7 +48,9 @@ def main(arguments: list[str]) -> None:
     add_hardware(parser)
     parser.add_argument("--batch", type=int, default=4, help="images (4)")
     add_models(parser)
-    parser.add_argument("--compile", action="store_true", help="also our step with trainer.compile=true")
+    parser.add_argument(
+        "--compile", action="store_true", help="also our step with trainer.compile (and cuda_graphs)"
+    )
     args = parser.parse_args(arguments)
     device = prepared_device(args, batch=1)
     publish("step", step_rows(args, device), args, device, stopwatch_of(device))
@@ -73,8 +75,7 @@ def _model_rows(model: str, args: argparse.Namespace, device: torch.device) -> l
     batch = made_up_images(args.batch, SIDES[model]).to(device)
     runs = own_step_runs(model, batch, args.precision)
     if args.compile:
-        name = FORMATS[device.type][0]
-        runs["ours, compiled"] = CompiledStepRun(_detector(model), batch, name, args.precision)
+        runs |= _compiled_runs(model, batch, args.precision)
     missing = add_peer(runs, model, batch, args.precision)
     contenders = [Contender(name, run.phases) for name, run in runs.items()]
     probe = product_probe(device, PRECISIONS[args.precision])
@@ -83,7 +84,7 @@ def _model_rows(model: str, args: argparse.Namespace, device: torch.device) -> l
     rows = rows_of(what, timings)
     for row in rows:
         row.facts["images/s"] = args.batch / quartiles(row.seconds)[1]
-    flops = 3 * args.batch * _detector(model).flops((SIDES[model],) * 2)
+    flops = 3 * args.batch * untrained(model).flops((SIDES[model],) * 2)
     floor = seconds_of_flops(flops, products, device)
     rows.append(derived_row(what, "floor", floor, rows[0], {"GFLOP": flops / 1e9}))
     return [*rows, *(RatioRow(what, name, missing=reason) for name, reason in missing.items())]
@@ -92,13 +93,27 @@ def _model_rows(model: str, args: argparse.Namespace, device: torch.device) -> l
 def own_step_runs(model: str, batch: Batch, precision: str) -> dict[str, StepRun]:
     """Ours in both memory formats."""
     return {
-        f"ours, {name}": OwnStepRun(_detector(model), batch, name, precision)
+        f"ours, {name}": OwnStepRun(untrained(model), batch, name, precision)
         for name in FORMATS[batch.images.device.type]
     }
 
 
-def _detector(model: str) -> Detector:
-    return MODEL_BUILDERS[model](num_classes=NUM_CLASSES)
+def _compiled_runs(model: str, batch: Batch, precision: str) -> dict[str, StepRun]:
+    """Ours with trainer.compile, and on a GPU with trainer.cuda_graphs, too."""
+    kind = batch.images.device.type
+    graphs = {"ours, compiled": False, "ours, CUDA graphs": True}
+    return {
+        name: CompiledStepRun(untrained(model), batch, FORMATS[kind][0], precision, cuda_graphs)
+        for name, cuda_graphs in graphs.items()
+        if kind == "cuda" or not cuda_graphs
+    }
+
+
+def untrained(model: str) -> Detector:
+    """The same weights at each call: the work of a post-processing depends on them."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        return MODEL_BUILDERS[model](num_classes=NUM_CLASSES)
 
 
 def add_peer(runs: dict[str, StepRun], model: str, batch: Batch, precision: str) -> dict[str, str]:

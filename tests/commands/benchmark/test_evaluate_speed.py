@@ -11,6 +11,7 @@ from detectors.commands.benchmark import command, evaluate_speed
 from detectors.commands.benchmark.evaluate_speed import faster_statistics
 from detectors.commands.benchmark.made_up_evaluation import made_up_evaluation
 from detectors.metrics.coco import evaluate_coco
+from detectors.metrics.report import report
 
 
 def test_the_made_up_set():
@@ -36,6 +37,14 @@ def test_the_table_and_the_file(tmp_path, capsys, monkeypatch):
     assert rows["ours, report"]["facts"]["differs by"] == 0
     assert rows["faster-coco-eval"]["missing"] == "not installed"
     assert "5 images" in capsys.readouterr().out
+
+
+def test_one_report_is_timed(monkeypatch):
+    """Not one for each of its numbers."""
+    calls = []
+    monkeypatch.setattr(evaluate_speed, "report", lambda *data: calls.append(1) or report(*data))
+    evaluate_speed.report_statistics(*made_up_evaluation(5))
+    assert calls == [1]
 
 
 def test_faster_coco_eval_finds_our_numbers():

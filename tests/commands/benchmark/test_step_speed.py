@@ -67,6 +67,13 @@ def test_the_table_and_the_file(tmp_path, capsys):
     assert "backward" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("narrow")
+def test_untrained_networks_are_the_same_in_each_run():
+    first, second = (step_speed.untrained("yolov2") for _ in range(2))
+    for left, right in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(left, right)
+
+
 def test_a_floor_is_flops_over_the_measured_rate():
     """The product of two n x n matrices has 2 n^3 FLOPs."""
     flops = 2 * PRODUCT_SIDE["cpu"] ** 3
