@@ -11,7 +11,6 @@ import torch
 from detectors.commands.benchmark import (
     command,
     gpu_speed,
-    inference_speed,
     loss_growth,
     step_speed,
 )
@@ -76,7 +75,7 @@ def test_without_a_gpu(capsys):
 @pytest.mark.slow
 def test_everything_is_measured(monkeypatch):
     """On a CPU, with narrow networks and without counting kernels: every row finds its comparison."""
-    for module in (step_speed, inference_speed, gpu_speed):
+    for module in (step_speed, gpu_speed):
         monkeypatch.setattr(module, "MODEL_BUILDERS", NARROW)
     monkeypatch.setattr(step_speed, "TorchvisionStepRun", TinyStepRun)
     monkeypatch.setattr(step_speed, "_compiled_runs", lambda model, batch, precision: {})

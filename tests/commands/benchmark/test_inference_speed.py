@@ -47,8 +47,8 @@ def test_operations_and_waits():
 
 
 def test_the_table_and_the_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(step_speed, "MODEL_BUILDERS", NARROW)
     for module in (step_speed, inference_speed):
-        monkeypatch.setattr(module, "MODEL_BUILDERS", NARROW)
         monkeypatch.setattr(module, "SIDES", {"ssd300": 300, "yolov2": 64})
     monkeypatch.setattr(step_speed, "TorchvisionStepRun", TinyStepRun)
     monkeypatch.setattr(step_speed, "optional_peer", lambda name: (None, "not installed"))
