@@ -16,6 +16,7 @@ from detectors.kernels.dispatch import uses_triton
 # Pairs of boxes that are compared at once, at up to 128 bytes each: 64 MiB. Where there are more, the groups
 # are large, and torchvision's loop in C++ takes less time than a list of all pairs.
 PAIR_LIMIT = 2**19
+ROUNDS = 4  # after which the host looks whether anything has changed: more than most batches need
 
 
 def suppress(boxes: Tensor, group: Tensor, groups: int, *, iou: float, limit: int) -> Tensor:
@@ -38,18 +39,18 @@ def suppress_reference(boxes: Tensor, group: Tensor, groups: int, iou: float, li
     """suppress() for boxes sorted by group, in PyTorch: the definition. Synchronises with the device."""
     if not len(boxes):
         return torch.zeros_like(group, dtype=torch.bool)
-    row = torch.arange(len(boxes), device=boxes.device)
+    next_row = torch.arange(1, len(boxes) + 1, device=boxes.device)
     start = torch.searchsorted(group, group)  # (T,) the first row of each row's group
     end = torch.minimum(torch.searchsorted(group, group, right=True), start + limit)
-    worse_rows = (end - row - 1).clamp(min=0)  # (T,) how many of the group come after the row
+    worse_rows = (end - next_row).clamp(min=0)  # (T,) how many of the group come after the row
     total = worse_rows.cumsum(0)
     pairs = int(total[-1])
     if pairs > PAIR_LIMIT:
         return _group_by_group(boxes, start, end, iou)
-    better = row.repeat_interleave(worse_rows, output_size=pairs)
+    better = torch.repeat_interleave(worse_rows, output_size=pairs)
     worse = torch.arange(pairs, device=boxes.device) + (end - total)[better]
     pair = torch.stack([better, worse])
-    return _settle(pair[:, _paired_iou(boxes, pair) > iou], (row >= end).to(torch.uint8))
+    return _settle(pair[:, _paired_iou(boxes, pair) > iou], (next_row > end).to(torch.uint8))
 
 
 def _paired_iou(boxes: Tensor, pair: Tensor) -> Tensor:
@@ -70,10 +71,11 @@ def _settle(pair: Tensor, dropped: Tensor) -> Tensor:
     better, worse = pair
     keep = 1 - dropped
     while True:
-        settled = 1 - dropped.scatter_reduce(0, worse, keep[better], "amax")
-        if torch.equal(settled, keep):
+        for _ in range(ROUNDS):
+            before = keep
+            keep = 1 - dropped.scatter_reduce(0, worse, before[better], "amax")
+        if torch.equal(before, keep):
             return keep.bool()
-        keep = settled
 
 
 def _group_by_group(boxes: Tensor, start: Tensor, end: Tensor, iou: float) -> Tensor:
