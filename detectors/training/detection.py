@@ -24,6 +24,7 @@ from detectors.models.detector import Detector
 from detectors.structures import AnchorGrid, Batch, Detections, EncodedTargets, HeadOutputs, Targets
 from detectors.training.compilation import GRAPH_COLUMNS, compile_step, with_variable_count
 from detectors.training.confusion_picture import confusion_picture
+from detectors.training.detection_fetcher import DetectionFetcher
 from detectors.training.distributed import ALONE, Processes, parallel, without_exchange
 from detectors.training.precision import network_precision
 from detectors.training.probes import Probes
@@ -221,19 +222,17 @@ def detect(
     Also returns the seconds spent without loading. Leaves the detector in evaluation mode.
     """
     detector.eval()
-    parts = []
+    fetcher = DetectionFetcher(detector, device)
     seconds = 0.0
     for batch in tqdm(loader, disable=not shows_bar(progress), desc="evaluate", leave=False):
         started = perf_counter()
         images = batch.images.to(device, non_blocking=True)
         with network_precision(precision, device):
             outputs = detector(images)
-        detections = detector.detections(outputs, batch.infos, images.shape[-2:]).to("cpu")
+        fetcher.add(outputs, batch.infos, images.shape[-2:])
         seconds += perf_counter() - started
         if losses is not None:
             losses.add(outputs, batch.targets.to(device, non_blocking=True), images.shape[-2:])
-        rows = torch.tensor([info.index for info in batch.infos])
-        parts.append(
-            Detections(rows[detections.image], detections.boxes, detections.scores, detections.labels)
-        )
-    return Detections.concatenate(parts), seconds
+    started = perf_counter()
+    detections = fetcher.finish()
+    return detections, seconds + perf_counter() - started
