@@ -266,6 +266,10 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
         "trainer.eval_every": 800,
         "trainer.memory_format": "channels_last",
     },
+    "duel": {  # ours
+        "input.resize": "stretch",
+        "hydra.sweeper": {"params": {"model": "yolov2_160,ssd160", "seed": "0,1,2"}},
+    },
 }
 
 YAML_SETTINGS: dict[str, dict[str, dict[str, Any]]] = {  # group -> file -> setting -> value

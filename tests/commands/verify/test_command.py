@@ -11,10 +11,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from detectors import anchors, layers, losses, matching
+from detectors import anchors, layers, matching
 from detectors.commands.verify import command, presets, ssd_detections
 from detectors.commands.verify.recordings import Folder
 from detectors.darknet import region
+from detectors.losses.region_loss import RegionLoss
 from detectors.metrics import voc
 from detectors.models import yolov2
 from detectors.structures import HeadOutputs
@@ -224,7 +225,7 @@ def object_scale_in_the_yaml(monkeypatch):
 
 
 def prior_term_counted_in_batches(monkeypatch):
-    original = losses.RegionLoss.forward
+    original = RegionLoss.forward
 
     def forward(self, outputs, encoded, grid):
         before = self.images_seen.clone()
@@ -232,7 +233,7 @@ def prior_term_counted_in_batches(monkeypatch):
         self.images_seen.copy_(before + 1)
         return terms
 
-    monkeypatch.setattr(losses.RegionLoss, "forward", forward)
+    monkeypatch.setattr(RegionLoss, "forward", forward)
 
 
 def no_sigmoid_on_y(monkeypatch):
