@@ -1,8 +1,8 @@
 """Greedy non-maximum suppression of many groups of boxes at once, such as the classes of a batch of images.
 
 In each group, from the best box down: a box is kept unless its IoU with a better box that is kept exceeds the
-threshold. That is torchvision.ops.nms, group by group (tests/kernels/test_suppression.py), in a number of
-operations that does not depend on the number of groups.
+threshold. That is torchvision.ops.nms, group by group (tests/kernels/test_suppression.py). The number of
+operations does not depend on the number of groups, as long as there are at most PAIR_LIMIT pairs.
 """
 
 from __future__ import annotations
