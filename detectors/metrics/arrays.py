@@ -53,6 +53,17 @@ def to_arrays(annotations: Annotations, detections: Detections) -> DetectionArra
     return arrays
 
 
+def pairs_in_images(annotations: Annotations, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every pair of a detection and a box of its image. image: (T,) of each detection.
+
+    Returns (P,) detections, ascending, and (P,) boxes, ascending for each detection.
+    """
+    count = np.diff(annotations.offsets)[image]
+    detection = np.repeat(np.arange(len(count)), count)
+    rank = np.arange(len(detection)) - np.repeat(np.cumsum(count) - count, count)
+    return detection, annotations.offsets[image[detection]] + rank
+
+
 def _refuse_unless(good: np.ndarray, values, problem: str) -> None:
     """ValueError unless all detections are good. values: one per detection, or those of the bad ones."""
     if not good.all():

@@ -7,7 +7,7 @@ import torch
 
 from detectors.annotations import Annotations
 from detectors.boxes import paired_iou
-from detectors.metrics.arrays import DetectionArrays, to_arrays
+from detectors.metrics.arrays import DetectionArrays, pairs_in_images, to_arrays
 from detectors.structures import Detections
 
 NO_BOX = -1
@@ -61,10 +61,7 @@ def _overlapping_pairs(
     annotations: Annotations, arrays: DetectionArrays, iou: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Detections and boxes of one image whose IoU exceeds `iou`: (P,) rows of both, (P,) IoU."""
-    count = np.diff(annotations.offsets)[arrays.image]  # (T,) boxes of each detection's image
-    detection = np.repeat(np.arange(len(count)), count)
-    rank = np.arange(len(detection)) - np.repeat(np.cumsum(count) - count, count)
-    box = annotations.offsets[arrays.image[detection]] + rank
+    detection, box = pairs_in_images(annotations, arrays.image)
     overlap = paired_iou(
         torch.from_numpy(arrays.boxes_original[detection]), torch.from_numpy(annotations.boxes_original[box])
     ).numpy()

@@ -30,6 +30,7 @@ import torch
 
 from detectors.annotations import Annotations
 from detectors.boxes import paired_iou
+from detectors.metrics.arrays import pairs_in_images
 from detectors.metrics.coco import coco_inputs
 from detectors.metrics.coco_arrays import Judged, judge
 from detectors.metrics.resampling import Outcomes, weighted_ap
@@ -90,20 +91,17 @@ def _nearest(
     annotations: Annotations, judged: Judged, image: np.ndarray, counting: np.ndarray
 ) -> tuple[_Nearest, _Nearest]:
     """The nearest box of each detection's class, and of another class. image: (T,) rows of annotations."""
-    count = np.diff(annotations.offsets)[image]
-    wrong = judged.wrong[:, 0, 0]
-    detection = np.repeat(np.arange(len(count)), count * wrong)
-    rank = np.arange(len(detection)) - np.repeat(np.cumsum(count * wrong) - count * wrong, count * wrong)
-    box = annotations.offsets[image[detection]] + rank
+    wrong = np.flatnonzero(judged.wrong[:, 0, 0])
+    pair, box = pairs_in_images(annotations, image[wrong])
     keep = counting[box]
-    detection, box = detection[keep], box[keep]
+    detection, box = wrong[pair[keep]], box[keep]
     xywh = judged.detections.xywh
     boxes = torch.from_numpy(np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1))
     iou = paired_iou(boxes[detection], torch.from_numpy(annotations.boxes_original)[box]).numpy()
     same = judged.detections.label[detection] == annotations.labels[box]
     near = iou >= BACKGROUND_IOU
     return tuple(
-        _best(detection[kept], box[kept], iou[kept], len(count)) for kept in (near & same, near & ~same)
+        _best(detection[kept], box[kept], iou[kept], len(image)) for kept in (near & same, near & ~same)
     )
 
 

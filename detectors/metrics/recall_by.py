@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from detectors.annotations import Annotations
+from detectors.metrics.arrays import pairs_in_images
 
 Z = 1.959963984540054  # 97.5 % of a normal distribution lie below
 
@@ -77,11 +78,7 @@ def _shares(values: np.ndarray, found: np.ndarray, kinds: tuple[tuple[str, float
 
 def covered_share(annotations: Annotations) -> np.ndarray:
     """(G,) the largest share of each box's area that lies within one other box of its image; 0 if alone."""
-    counts = np.diff(annotations.offsets)
-    per_box = np.repeat(counts, counts)
-    one = np.repeat(np.arange(len(per_box)), per_box)
-    rank = np.arange(len(one)) - np.repeat(np.cumsum(per_box) - per_box, per_box)
-    other = annotations.offsets[:-1][annotations.image[one]] + rank
+    one, other = pairs_in_images(annotations, annotations.image)
     one, other = one[one != other], other[one != other]
     boxes = annotations.boxes_original
     low = np.maximum(boxes[one, :2], boxes[other, :2])
