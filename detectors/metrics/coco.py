@@ -13,7 +13,7 @@ import numpy as np
 
 from detectors.annotations import Annotations
 from detectors.metrics.arrays import DetectionArrays, to_arrays
-from detectors.metrics.coco_arrays import CocoDetections, CocoTruths, coco_tables
+from detectors.metrics.coco_arrays import AREA_RANGES, CocoDetections, CocoTruths, Judged, coco_tables, judge
 from detectors.structures import Detections
 
 STATISTICS = (
@@ -62,12 +62,22 @@ def evaluate_coco(annotations: Annotations, detections: Detections) -> CocoResul
     Without detections all defined numbers are 0; without ground truth all are -1.
     ValueError: see metrics.arrays.to_arrays.
     """
-    truths, found, _ = coco_inputs(annotations, detections)
+    truths, found, _ = _inputs(annotations, detections)
     tables = coco_tables(truths, found, classes=len(annotations.class_names))
     return to_result(tables.precision, tables.recall, annotations.class_names, annotations.category_ids)
 
 
-def coco_inputs(
+def judge_all_sizes(annotations: Annotations, detections: Detections) -> Judged:
+    """COCO's matching at its ten thresholds of boxes of all sizes, so that S is 1. Images are rows of
+    `annotations`. Arguments: see evaluate_coco.
+    """
+    truths, found, place = _inputs(annotations, detections)
+    judged = judge(truths, found, classes=len(annotations.class_names), ranges=AREA_RANGES[ALL : ALL + 1])
+    row_of = np.argsort(place)
+    return judged._replace(detections=judged.detections._replace(image=row_of[judged.detections.image]))
+
+
+def _inputs(
     annotations: Annotations, detections: Detections
 ) -> tuple[CocoTruths, CocoDetections, np.ndarray]:
     """Ground truth and detections as COCO's matching takes them, and (N,) the place of each image there."""

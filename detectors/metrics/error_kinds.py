@@ -31,16 +31,14 @@ import torch
 from detectors.annotations import Annotations
 from detectors.boxes import paired_iou
 from detectors.metrics.arrays import pairs_in_images
-from detectors.metrics.coco import coco_inputs
-from detectors.metrics.coco_arrays import Judged, judge
+from detectors.metrics.coco import AT_50
+from detectors.metrics.coco_arrays import Judged
 from detectors.metrics.resampling import Outcomes, weighted_ap
-from detectors.structures import Detections
 
 FOREGROUND = 0.5
 BACKGROUND_IOU = 0.1
 ERROR_KINDS = ("class", "location", "both", "duplicate", "background", "missed")
 NO_ERROR = ""
-EVERY_SIZE = np.array([[0.0, np.inf]])
 
 
 class ErrorCosts(NamedTuple):
@@ -51,9 +49,8 @@ class ErrorCosts(NamedTuple):
     ap50: float  # NaN without boxes
     costs: dict[str, float]  # in AP50
     counts: dict[str, int]
-    # (T,) the kind of each detection in the order of `judged`, NO_ERROR for a right or ignored one
+    # (T,) the kind of each detection of `judged`, NO_ERROR for a right or ignored one
     kinds: np.ndarray
-    judged: Judged
 
 
 class _Nearest(NamedTuple):
@@ -63,22 +60,12 @@ class _Nearest(NamedTuple):
     box: np.ndarray
 
 
-def error_costs(annotations: Annotations, detections: Detections) -> ErrorCosts:
-    """detections: original frame, `image` is the row of `annotations`. ValueError: see to_arrays."""
-    truths, found, image = coco_inputs(annotations, detections)
-    judged = judge(
-        truths,
-        found,
-        classes=len(annotations.class_names),
-        thresholds=np.array([FOREGROUND]),
-        ranges=EVERY_SIZE,
-    )
-    rows = np.empty(len(annotations), np.int64)
-    rows[image] = np.arange(len(annotations))
+def error_costs(annotations: Annotations, judged: Judged) -> ErrorCosts:
+    """judged: the detections, see coco.judge_all_sizes."""
     counting = ~(annotations.difficult | annotations.crowd)
-    taken = judged.found[:, 0, 0] & counting
-    own, other = _nearest(annotations, judged, rows[judged.detections.image], counting)
-    kinds = np.where(judged.wrong[:, 0, 0], _kinds(own, other, taken), NO_ERROR)
+    taken = judged.found[:, AT_50, 0] & counting
+    own, other = _nearest(annotations, judged, counting)
+    kinds = np.where(judged.wrong[:, AT_50, 0], _kinds(own, other, taken), NO_ERROR)
     pointed_at = np.where(kinds == "class", other.box, own.box)
     repaired = _repaired(kinds, pointed_at, judged, taken)
     would_be_found = np.zeros(len(taken), bool)
@@ -87,11 +74,10 @@ def error_costs(annotations: Annotations, detections: Detections) -> ErrorCosts:
     return _costs(annotations.labels, judged, kinds, repaired, pointed_at, missed, counting & ~taken)
 
 
-def _nearest(
-    annotations: Annotations, judged: Judged, image: np.ndarray, counting: np.ndarray
-) -> tuple[_Nearest, _Nearest]:
-    """The nearest box of each detection's class, and of another class. image: (T,) rows of annotations."""
-    wrong = np.flatnonzero(judged.wrong[:, 0, 0])
+def _nearest(annotations: Annotations, judged: Judged, counting: np.ndarray) -> tuple[_Nearest, _Nearest]:
+    """The nearest box of each detection's class, and of another class."""
+    image = judged.detections.image
+    wrong = np.flatnonzero(judged.wrong[:, AT_50, 0])
     pair, box = pairs_in_images(annotations, image[wrong])
     keep = counting[box]
     detection, box = wrong[pair[keep]], box[keep]
@@ -147,9 +133,9 @@ def _costs(
 ) -> ErrorCosts:
     label = judged.detections.label
     score = judged.detections.score
-    right = judged.right[:, 0, 0]
+    right = judged.right[:, AT_50, 0]
     boxes = judged.counts[:, 0]
-    counted = right | judged.wrong[:, 0, 0]
+    counted = right | judged.wrong[:, AT_50, 0]
 
     def ap50(kept: np.ndarray, label: np.ndarray, right: np.ndarray, boxes: np.ndarray) -> float:
         order = np.flatnonzero(kept)
@@ -179,7 +165,7 @@ def _costs(
     counts = {kind: int((kinds == kind).sum()) for kind in ERROR_KINDS[:-1]}
     counts |= {"missed": int(missed.sum()), "wrong": int((kinds != NO_ERROR).sum())}
     counts["unfound"] = int(unfound.sum())
-    return ErrorCosts(base, costs, counts, kinds, judged)
+    return ErrorCosts(base, costs, counts, kinds)
 
 
 def _ap(label: np.ndarray, score: np.ndarray, right: np.ndarray, boxes: np.ndarray) -> np.ndarray:

@@ -14,12 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 from detectors.annotations import Annotations
-from detectors.metrics.coco import coco_inputs
-from detectors.metrics.coco_arrays import RECALL_LEVELS, judge
+from detectors.metrics.coco_arrays import RECALL_LEVELS, Judged
 from detectors.metrics.voc import FALSE_POSITIVE, RECALL_POINTS, TRUE_POSITIVE, evaluate_voc
 from detectors.structures import Detections
 
-ALL_SIZES = 0
 LARGEST_TABLE = 2**24  # numbers of one temporary: 64 MiB of float32
 SLACK = 1e-4  # of a recall level, in hundredths: float32 must not miss a level that it reaches exactly
 
@@ -38,19 +36,16 @@ class Outcomes(NamedTuple):
     boxes: np.ndarray  # (N, C) int64: boxes that count, by image and class
 
 
-def coco_outcomes(annotations: Annotations, detections: Detections) -> Outcomes:
-    """By COCO's matching, at its ten thresholds, boxes of all sizes. Arguments: see evaluate_coco."""
-    truths, found, image = coco_inputs(annotations, detections)
-    judged = judge(truths, found, classes=len(annotations.class_names))
-    order = np.lexsort((-judged.detections.score, judged.detections.label))
-    row_of = np.empty(len(annotations), np.int64)
-    row_of[image] = np.arange(len(annotations))
+def coco_outcomes(annotations: Annotations, judged: Judged) -> Outcomes:
+    """By COCO's matching, at its ten thresholds, boxes of all sizes. judged: see judge_all_sizes."""
+    found = judged.detections
+    order = np.lexsort((-found.score, found.label))
     return Outcomes(
-        row_of[judged.detections.image[order]],
-        judged.detections.label[order],
-        judged.detections.score[order],
-        judged.right[order, :, ALL_SIZES],
-        judged.wrong[order, :, ALL_SIZES],
+        found.image[order],
+        found.label[order],
+        found.score[order],
+        judged.right[order, :, 0],
+        judged.wrong[order, :, 0],
         _boxes(annotations),
     )
 

@@ -12,7 +12,8 @@ from numpy.testing import assert_allclose
 
 from detectors.annotations import Annotations
 from detectors.data.checks import to_offsets
-from detectors.metrics.error_kinds import ERROR_KINDS, error_costs
+from detectors.metrics.coco import judge_all_sizes
+from detectors.metrics.error_kinds import ERROR_KINDS, ErrorCosts, error_costs
 from detectors.structures import Detections
 
 # Made by tidecv 1.0.1: inputs, counts, and AP50 and costs in AP.
@@ -46,11 +47,15 @@ def one_set(truths: list[tuple], found: list[tuple], images: int, classes: int =
     return annotations, detections
 
 
+def costs_in(annotations: Annotations, detections: Detections) -> ErrorCosts:
+    return error_costs(annotations, judge_all_sizes(annotations, detections))
+
+
 @pytest.mark.parametrize("case", TIDE, ids=lambda case: str(case["seed"]))
 def test_costs_and_counts_equal_tide(case):
     truths = list(zip(case["gt_image"], case["gt_class"], case["gt_box"], strict=True))
     found = list(zip(case["image"], case["class"], case["box"], case["score"], strict=True))
-    result = error_costs(*one_set(truths, found, images=case["images"], classes=4))
+    result = costs_in(*one_set(truths, found, images=case["images"], classes=4))
     assert {kind: result.counts[kind] for kind in ERROR_KINDS} == case["counts"]
     assert_allclose(result.ap50, case["ap50"], rtol=0, atol=1e-6)
     for kind, cost in case["costs"].items():
@@ -64,7 +69,7 @@ SHIFTED = (0, 0, 100, 90)  # IoU .9 with A
 
 
 def costs_of(truths: list[tuple], found: list[tuple], images: int = 2) -> dict[str, float]:
-    result = error_costs(*one_set(truths, found, images))
+    result = costs_in(*one_set(truths, found, images))
     return {kind: round(cost, 5) for kind, cost in result.costs.items() if kind in ERROR_KINDS and cost}
 
 
@@ -85,7 +90,7 @@ def test_a_wrong_detection_above_the_right_one(wrong, kind):
     """
     truths = [(0, 0, A), (1, 2, A)]
     found = [(0, 0, A, 0.5), (1, 2, A, 0.5), wrong]
-    result = error_costs(*one_set(truths, found, 2))
+    result = costs_in(*one_set(truths, found, 2))
     if kind == "class":  # class 1 has no box, so its wrong detection costs nothing
         assert result.counts["class"] == 1 and result.ap50 == pytest.approx(1)
         return
@@ -111,7 +116,7 @@ def test_a_missed_box_costs_the_recall_that_it_takes():
 def test_a_box_that_a_repaired_error_would_find_is_not_missed():
     truths = [(0, 0, A), (1, 0, A)]
     found = [(0, 0, A, 0.9), (1, 0, HALF, 0.8), (1, 0, HALF, 0.7)]
-    result = error_costs(*one_set(truths, found, 2))
+    result = costs_in(*one_set(truths, found, 2))
     assert (result.counts["missed"], result.counts["location"], result.counts["unfound"]) == (0, 2, 1)
     assert costs_of(truths, found) == {"location": round(50 / 101, 5)}
 
@@ -125,15 +130,15 @@ def test_a_class_error_moves_to_the_class_of_its_box():
 
 def test_a_detection_on_a_difficult_box_is_no_error():
     truths = [(0, 0, A), (1, 0, A, "difficult")]
-    result = error_costs(*one_set(truths, [(1, 0, A, 0.9), (0, 0, A, 0.8)], 2))
+    result = costs_in(*one_set(truths, [(1, 0, A, 0.9), (0, 0, A, 0.8)], 2))
     assert result.ap50 == pytest.approx(1)
     assert all(result.counts[kind] == 0 for kind in ERROR_KINDS)
 
 
 def test_without_detections_everything_is_missed():
-    result = error_costs(*one_set([(0, 0, A), (1, 1, A)], [], 2))
+    result = costs_in(*one_set([(0, 0, A), (1, 1, A)], [], 2))
     assert (result.ap50, result.counts["missed"]) == (0, 2)
 
 
 def test_without_boxes_there_is_no_ap():
-    assert np.isnan(error_costs(*one_set([], [(0, 0, A, 0.9)], 2)).ap50)
+    assert np.isnan(costs_in(*one_set([], [(0, 0, A, 0.9)], 2)).ap50)

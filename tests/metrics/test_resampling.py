@@ -10,8 +10,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from detectors.annotations import Annotations
 from detectors.data.checks import to_offsets
 from detectors.metrics import resampling
-from detectors.metrics.coco import evaluate_coco
+from detectors.metrics.coco import evaluate_coco, judge_all_sizes
 from detectors.metrics.resampling import (
+    Outcomes,
     coco_outcomes,
     drawn_weights,
     mixed,
@@ -50,6 +51,10 @@ def repeated(
     return many, Detections(torch.from_numpy(image), *(column[found] for column in columns))
 
 
+def of_coco(annotations: Annotations, detections: Detections) -> Outcomes:
+    return coco_outcomes(annotations, judge_all_sizes(annotations, detections))
+
+
 def without_ties(detections: Detections, seed: int) -> Detections:
     """Equal scores count in the order of images, which repeating them changes."""
     scores = torch.randperm(len(detections.scores), generator=torch.Generator().manual_seed(seed))
@@ -70,7 +75,7 @@ def test_ap_of_repeated_images(seed, drawn):
             many = repeated(*many, weights[:, column])
         coco, voc = evaluate_coco(*many), evaluate_voc(*many)
         table = np.where(coco.ap_table[..., 0] < 0, np.nan, coco.ap_table[..., 0])
-        outcomes = coco_outcomes(annotations, detections)
+        outcomes = of_coco(annotations, detections)
         ours = weighted_ap(outcomes, weights, weighted_boxes(outcomes, weights))
         assert_allclose(ours[..., column], table, rtol=0, atol=1e-6)
         outcomes = voc_outcomes(annotations, detections)
@@ -81,7 +86,7 @@ def test_ap_of_repeated_images(seed, drawn):
 
 
 def test_an_evaluation_in_blocks_is_the_same(monkeypatch):
-    outcomes = coco_outcomes(*random_case(3))
+    outcomes = of_coco(*random_case(3))
     weights = drawn_weights(7, 20, 0)
     boxes = weighted_boxes(outcomes, weights)
     whole = weighted_ap(outcomes, weights, boxes)
@@ -93,7 +98,7 @@ def test_mixed_detections_are_those_of_either_detector():
     annotations, one = random_case(5)
     other = random_case(6)[1]
     one, other = without_ties(one, 5), without_ties(other, 6)
-    both = mixed(coco_outcomes(annotations, one), coco_outcomes(annotations, other))
+    both = mixed(of_coco(annotations, one), of_coco(annotations, other))
     from_one = np.array([1, 0, 1, 1, 0, 0, 1], np.uint16)
     parts = [
         (part, torch.from_numpy(flags.astype(bool))[part.image])

@@ -15,6 +15,8 @@ import numpy as np
 from detectors.annotations import Annotations
 from detectors.commands.compare.options import RESAMPLES
 from detectors.metrics.calibration import Reliability, reliability
+from detectors.metrics.coco import AT_50, judge_all_sizes
+from detectors.metrics.coco_arrays import Judged
 from detectors.metrics.error_kinds import ErrorCosts, error_costs
 from detectors.metrics.intervals import Estimate, coco_numbers, estimate, mean_over_classes, permutation_p
 from detectors.metrics.recall_by import Share, recall_by
@@ -75,6 +77,7 @@ class Difference:
 class _Measured:
     """A member's outcomes, and its numbers on resampled data sets."""
 
+    judged: Judged
     coco: Outcomes
     draws: dict[str, np.ndarray]  # by INTERVALS, each (R,)
     per_class: np.ndarray  # (C, R) AP
@@ -104,14 +107,15 @@ def analysed(
 
 
 def _measure(member: Measurement, weights: np.ndarray) -> _Measured:
-    coco = coco_outcomes(member.annotations, member.detections)
+    judged = judge_all_sizes(member.annotations, member.detections)
+    coco = coco_outcomes(member.annotations, judged)
     voc = voc_outcomes(member.annotations, member.detections)
     boxes = weighted_boxes(coco, weights)
     ap = weighted_ap(coco, weights, boxes)
     draws = coco_numbers(ap)
     for kind in ("voc07", "voc10"):
         draws[f"AP50_{kind}"] = mean_over_classes(weighted_ap(voc, weights, boxes, kind))[0]
-    return _Measured(coco, draws, ap.mean(0), error_costs(member.annotations, member.detections))
+    return _Measured(judged, coco, draws, ap.mean(0), error_costs(member.annotations, judged))
 
 
 def _describe(detector: ComparedDetector, measured: Sequence[_Measured]) -> None:
@@ -131,7 +135,7 @@ def _describe(detector: ComparedDetector, measured: Sequence[_Measured]) -> None
     detector.calibration = _calibration(measured)
     detector.precision = [precision_curve(one.coco) for one in measured]
     tables = [
-        recall_by(member.annotations, one.errors.judged.found[:, 0, 0])
+        recall_by(member.annotations, one.judged.found[:, AT_50, 0])
         for member, one in zip(detector.members, measured, strict=True)
     ]
     detector.recalls = {
@@ -146,10 +150,10 @@ def _describe(detector: ComparedDetector, measured: Sequence[_Measured]) -> None
 def _calibration(measured: Sequence[_Measured]) -> Reliability:
     scores, right = [], []
     for one in measured:
-        judged = one.errors.judged
-        counts = (judged.right | judged.wrong)[:, 0, 0] & (judged.detections.score >= CALIBRATED_FROM)
-        scores.append(judged.detections.score[counts])
-        right.append(judged.right[counts, 0, 0])
+        found = one.judged.detections
+        counts = (one.judged.right | one.judged.wrong)[:, AT_50, 0] & (found.score >= CALIBRATED_FROM)
+        scores.append(found.score[counts])
+        right.append(one.judged.right[counts, AT_50, 0])
     return reliability(np.concatenate(scores), np.concatenate(right))
 
 

@@ -15,6 +15,7 @@ from detectors.annotations import Annotations
 from detectors.commands.compare import command
 from detectors.commands.compare.comparison_page import validation_curve
 from detectors.commands.compare.fairness import equal_budgets, unfair
+from detectors.metrics.coco import judge_all_sizes
 from detectors.metrics.intervals import resampled_coco
 from detectors.metrics.report import report
 from detectors.metrics.resampling import coco_outcomes, drawn_weights
@@ -108,7 +109,8 @@ def test_seeds_are_one_detector(runs, tmp_path):
 def test_intervals_over_images_are_those_of_the_resampled_sets(runs, tmp_path):
     content = compared(runs[:1], tmp_path)
     annotations = scene(0)
-    outcomes = coco_outcomes(annotations, detected(annotations, 0, 3.0))
+    judged = judge_all_sizes(annotations, detected(annotations, 0, 3.0))
+    outcomes = coco_outcomes(annotations, judged)
     draws = resampled_coco(outcomes, drawn_weights(len(annotations), 100, seed=0))["AP"]
     estimate = content["detectors"][0]["estimates"]["AP"]
     expected = np.quantile(draws, (0.025, 0.975)) - draws.mean() + estimate["value"]
