@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from detectors.commands.duel.command import PROTOCOL_SETTINGS
+from detectors.commands.compare.fairness import PROTOCOL_SETTINGS
 
 PROJECT = Path(__file__).resolve().parents[1]
 FAST = [

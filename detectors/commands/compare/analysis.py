@@ -33,7 +33,14 @@ from detectors.structures import Detections
 
 PERMUTATIONS = 500  # exchanges for the p-values
 CALIBRATED_FROM = 0.05  # score: nearly all detections lie below, and nobody would use them
-INTERVALS = ("AP", "AP50", "AP75", "AP50_voc07", "AP50_voc10")
+# What has intervals: key of an evaluation -> the title of its column.
+TITLES = {
+    "AP": "AP (COCO)",
+    "AP50": "AP50 (COCO)",
+    "AP75": "AP75 (COCO)",
+    "AP50_voc07": "AP50 (VOC07 11-point)",
+    "AP50_voc10": "AP50 (VOC10 area)",
+}
 TESTED = ("AP", "AP50", "AP75")
 
 
@@ -53,7 +60,7 @@ class ComparedDetector:
 
     name: str
     members: list[Measurement]
-    estimates: dict[str, Estimate] = field(default_factory=dict)  # by INTERVALS
+    estimates: dict[str, Estimate] = field(default_factory=dict)  # by TITLES
     per_class: dict[str, Estimate] = field(default_factory=dict)  # AP (COCO)
     error_costs: dict[str, float] = field(default_factory=dict)
     error_counts: dict[str, float] = field(default_factory=dict)
@@ -68,9 +75,13 @@ class Difference:
 
     first: str
     second: str
-    estimates: dict[str, Estimate]  # by INTERVALS
+    estimates: dict[str, Estimate]  # by TITLES
     p: Mapping[str, float]  # by TESTED
     seeds: int  # pairs of runs
+
+    @property
+    def name(self) -> str:
+        return f"{self.first} - {self.second}"
 
 
 @dataclass(frozen=True)
@@ -79,7 +90,7 @@ class _Measured:
 
     judged: Judged
     coco: Outcomes
-    draws: dict[str, np.ndarray]  # by INTERVALS, each (R,)
+    draws: dict[str, np.ndarray]  # by TITLES, each (R,)
     per_class: np.ndarray  # (C, R) AP
     errors: ErrorCosts
 
@@ -119,7 +130,7 @@ def _measure(member: Measurement, weights: np.ndarray) -> _Measured:
 
 
 def _describe(detector: ComparedDetector, measured: Sequence[_Measured]) -> None:
-    for name in INTERVALS:
+    for name in TITLES:
         values = [member.record[name] for member in detector.members]
         if None not in values:
             detector.estimates[name] = estimate(values, np.stack([one.draws[name] for one in measured]))
@@ -167,7 +178,7 @@ def _difference(
     one = [measured[first.name][k] for k, _ in pairs]
     other = [measured[second.name][k] for _, k in pairs]
     estimates = {}
-    for name in INTERVALS:
+    for name in TITLES:
         if name in first.estimates and name in second.estimates:
             values = [first.members[a].record[name] - second.members[b].record[name] for a, b in pairs]
             draws = [a.draws[name] - b.draws[name] for a, b in zip(one, other, strict=True)]

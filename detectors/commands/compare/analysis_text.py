@@ -7,8 +7,8 @@ from typing import Any
 
 from detectors.commands.compare.analysis import (
     CALIBRATED_FROM,
-    INTERVALS,
     TESTED,
+    TITLES,
     ComparedDetector,
     Difference,
 )
@@ -16,13 +16,6 @@ from detectors.metrics.error_kinds import ERROR_KINDS
 from detectors.metrics.intervals import Estimate
 from detectors.tables import MISSING, cell, markdown_table
 
-TITLES = {
-    "AP": "AP (COCO)",
-    "AP50": "AP50 (COCO)",
-    "AP75": "AP75 (COCO)",
-    "AP50_voc07": "AP50 (VOC07 11-point)",
-    "AP50_voc10": "AP50 (VOC10 area)",
-}
 TOTALS = {"wrong": "all wrong detections", "unfound": "all boxes not found"}
 
 
@@ -33,44 +26,46 @@ def analysis_text(detectors: Sequence[ComparedDetector], pairs: Sequence[Differe
     parts = [
         "Each detector, the mean over its seeds with 95 % intervals: [over images], and {over images and "
         "seeds} where there are several",
-        _estimates([(d.name, len(d.members), d.estimates) for d in detectors], "seeds"),
+        markdown_table(["", "seeds", *TITLES.values()], estimate_rows(detectors)),
     ]
     if pairs:
         parts += [
             "Differences, paired by image and seed; p: of exchanging the two detectors on random images",
-            _estimates([(f"{p.first} - {p.second}", p.seeds, p.estimates) for p in pairs], "pairs"),
-            markdown_table(
-                ["p", *TESTED],
-                [[f"{p.first} - {p.second}", *[cell(p.p[k], ".3f") for k in TESTED]] for p in pairs],
-            ),
+            markdown_table(["", "pairs", *TITLES.values()], difference_rows(pairs)),
+            markdown_table(["p", *TESTED], [[p.name, *[cell(p.p[k], ".3f") for k in TESTED]] for p in pairs]),
         ]
     calibration = {"D-ECE": [f"{detector.calibration.d_ece:.3f}" for detector in detectors]}
     parts += [
         "What each kind of error costs in AP50 (TIDE), and how many there are in one run",
-        _by_detector(
-            "error",
-            {
-                TOTALS.get(kind, kind): [
-                    f"{d.error_costs[kind]:.3f} ({d.error_counts[kind]:,.0f})" for d in detectors
-                ]
-                for kind in (*ERROR_KINDS, *TOTALS)
-            },
-            detectors,
-        ),
+        _by_detector("error", error_rows(detectors), detectors),
         f"Calibration of scores from {CALIBRATED_FROM} (D-ECE), and recall at IoU .5 by kind of box",
         _by_detector("", calibration | recall_rows(detectors), detectors),
     ]
     return parts
 
 
-def _estimates(rows: Sequence[tuple[str, int, dict[str, Estimate]]], counted: str) -> str:
-    return markdown_table(
-        ["", counted, *[TITLES[name] for name in INTERVALS]],
-        [
-            [name, str(count), *[estimate_text(estimates.get(key)) for key in INTERVALS]]
-            for name, count, estimates in rows
-        ],
-    )
+def estimate_rows(detectors: Sequence[ComparedDetector]) -> list[list[str]]:
+    """Name, number of seeds and TITLES of each detector."""
+    return [[d.name, str(len(d.members)), *_cells(d.estimates)] for d in detectors]
+
+
+def difference_rows(pairs: Sequence[Difference]) -> list[list[str]]:
+    """Name, number of pairs and TITLES of each difference."""
+    return [[pair.name, str(pair.seeds), *_cells(pair.estimates)] for pair in pairs]
+
+
+def _cells(estimates: dict[str, Estimate]) -> list[str]:
+    return [estimate_text(estimates.get(name)) for name in TITLES]
+
+
+def error_rows(detectors: Sequence[ComparedDetector]) -> dict[str, list[str]]:
+    """What an error is called -> its cost and number for each detector."""
+    return {
+        TOTALS.get(kind, kind): [
+            f"{d.error_costs[kind]:.3f} ({d.error_counts[kind]:,.0f})" for d in detectors
+        ]
+        for kind in (*ERROR_KINDS, *TOTALS)
+    }
 
 
 def estimate_text(number: Estimate | None) -> str:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from detectors.commands.compare.analysis import analysed
+from detectors.commands.compare.analysis import TITLES, analysed
 from detectors.commands.compare.analysis_text import analysis_numbers, analysis_text
 from detectors.commands.compare.comparison_page import comparison_page
-from detectors.commands.compare.fairness import truths, unfair
+from detectors.commands.compare.fairness import other_truths, truths, unfair
 from detectors.commands.compare.groups import grouped_by_seed
 from detectors.commands.compare.options import options
 from detectors.commands.compare.run_names import distinctly_named, read_settings
@@ -26,10 +26,7 @@ from detectors.training.run_files import SUMMARY, read_evaluation, read_summary
 COMPARED = (
     ("run", "name", "s"),
     ("model", "model", "s"),
-    ("AP (COCO)", "AP", ".3f"),
-    ("AP50 (COCO)", "AP50", ".3f"),
-    ("AP50 (VOC07 11-point)", "AP50_voc07", ".3f"),
-    ("AP50 (VOC10 area)", "AP50_voc10", ".3f"),
+    *((TITLES[key], key, ".3f") for key in ("AP", "AP50", "AP50_voc07", "AP50_voc10")),
     ("input", "input", "s"),
     ("parameters", "parameters", ",d"),
     ("GFLOPs", "gflops", ".2f"),
@@ -72,12 +69,10 @@ def main(arguments: list[str] | None = None) -> None:
     output = args.output or output_folder() / "comparison"
     if output.suffix in (".md", ".json", ".html"):
         output = output.with_suffix("")
-    markdown = Path(f"{output}.md")
-    numbers = Path(f"{output}.json")
+    markdown, numbers, page = (Path(f"{output}.{kind}") for kind in ("md", "json", "html"))
     write_text(markdown, text + "\n")
-    page = Path(f"{output}.html")
     write_json(numbers, {"runs": runs, "notes": notes, **analysis_numbers(detectors, pairs)})
-    typed = ["detectors", "compare", *(sys.argv[2:] if arguments is None else arguments)]
+    typed = ["detectors", "compare", *(sys.argv[1:] if arguments is None else arguments)]
     write_text(
         page,
         comparison_page(runs, COMPARED, detectors, pairs, unfair=reasons, notes=notes, command=typed),
@@ -136,13 +131,9 @@ def unknown_notes(runs: list[dict]) -> list[str]:
 
 def with_truths(runs: list[dict]) -> list[dict]:
     """The runs, named with their ground truth where that differs."""
-    if len(_known_truths(runs)) < 2:
+    if not other_truths(runs):
         return runs
     return [run | {"name": f"{run['name']} on {truths(run)}"} for run in runs]
-
-
-def _known_truths(runs: list[dict]) -> set[str]:
-    return {run["truths_hash"] for run in runs if "truths_hash" in run}
 
 
 def differences(runs: list[dict]) -> list[str]:
@@ -168,7 +159,7 @@ def per_class_table(runs: list[dict]) -> str:
         [name, *[cell(run["per_class"].get(name, {}).get("AP50_voc10"), ".3f") for run in runs]]
         for name in names
     ]
-    return markdown_table(["AP50 (VOC10 area)", *[run["name"] for run in runs]], rows)
+    return markdown_table([TITLES["AP50_voc10"], *[run["name"] for run in runs]], rows)
 
 
 if __name__ == "__main__":

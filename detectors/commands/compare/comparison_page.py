@@ -12,8 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from jinja2 import Environment, StrictUndefined
 
-from detectors.commands.compare.analysis import CALIBRATED_FROM, INTERVALS, ComparedDetector, Difference
-from detectors.commands.compare.analysis_text import TITLES, TOTALS, estimate_text, recall_rows
+from detectors.commands.compare.analysis import CALIBRATED_FROM, TITLES, ComparedDetector, Difference
+from detectors.commands.compare.analysis_text import (
+    TOTALS,
+    difference_rows,
+    error_rows,
+    estimate_rows,
+    estimate_text,
+    recall_rows,
+)
 from detectors.commands.compare.plots import (
     curve_plot,
     error_plot,
@@ -101,16 +108,14 @@ def _summary(detectors: Sequence[ComparedDetector], pairs: Sequence[Difference])
         if (number := pair.estimates.get("AP")) is not None:
             low, high = number.over_seeds or number.over_images
             verdict = "they differ" if low > 0 or high < 0 else "the interval holds 0: no winner"
-            lines.append(
-                f"{pair.first} - {pair.second}: AP {estimate_text(number)}, p {pair.p['AP']:.3f}; {verdict}"
-            )
+            lines.append(f"{pair.name}: AP {estimate_text(number)}, p {pair.p['AP']:.3f}; {verdict}")
     return lines
 
 
 def _analysis_sections(
     detectors: Sequence[ComparedDetector], pairs: Sequence[Difference]
 ) -> list[PageSection]:
-    heads = [Head(TITLES[name], MEANINGS[name]) for name in INTERVALS]
+    heads = [Head(title, MEANINGS[name]) for name, title in TITLES.items()]
     names = [Head(detector.name) for detector in detectors]
     class_rows = [
         [name, *[estimate_text(d.per_class.get(name)) for d in detectors]]
@@ -137,10 +142,6 @@ def _analysis_sections(
 
 
 def _accuracy(detectors: Sequence[ComparedDetector], heads: Sequence[Head]) -> PageSection:
-    rows = [
-        [d.name, str(len(d.members)), *[estimate_text(d.estimates.get(name)) for name in INTERVALS]]
-        for d in detectors
-    ]
     plots = []
     if all("AP" in d.estimates for d in detectors):
         intervals = interval_plot([(d.name, d.estimates["AP"]) for d in detectors], "AP")
@@ -152,18 +153,16 @@ def _accuracy(detectors: Sequence[ComparedDetector], heads: Sequence[Head]) -> P
         "Accuracy",
         "Means over the seeds. 95 % intervals: [over images], by resampling; {over images and seeds}, where "
         "there are several seeds.",
-        [HtmlTable([Head("detector"), Head("seeds"), *heads], rows)],
+        [HtmlTable([Head("detector"), Head("seeds"), *heads], estimate_rows(detectors))],
         plots,
     )
 
 
 def _errors(detectors: Sequence[ComparedDetector], names: Sequence[Head]) -> PageSection:
+    kinds = (*ERROR_KINDS, *TOTALS)
     rows = [
-        [
-            f"{TOTALS.get(kind, kind)}: {MEANINGS[kind]}",
-            *[f"{d.error_costs[kind]:.3f} ({d.error_counts[kind]:,.0f})" for d in detectors],
-        ]
-        for kind in (*ERROR_KINDS, *TOTALS)
+        [f"{word}: {MEANINGS[kind]}", *cells]
+        for kind, (word, cells) in zip(kinds, error_rows(detectors).items(), strict=True)
     ]
     return PageSection(
         "Errors",
@@ -175,15 +174,9 @@ def _errors(detectors: Sequence[ComparedDetector], names: Sequence[Head]) -> Pag
 
 def _differences(pairs: Sequence[Difference], heads: Sequence[Head]) -> PageSection:
     rows = [
-        [
-            f"{pair.first} - {pair.second}",
-            str(pair.seeds),
-            *[estimate_text(pair.estimates.get(name)) for name in INTERVALS],
-            f"{pair.p['AP']:.3f}",
-        ]
-        for pair in pairs
+        [*cells, f"{pair.p['AP']:.3f}"] for pair, cells in zip(pairs, difference_rows(pairs), strict=True)
     ]
-    known = [(f"{p.first} - {p.second}", p.estimates["AP"]) for p in pairs if "AP" in p.estimates]
+    known = [(pair.name, pair.estimates["AP"]) for pair in pairs if "AP" in pair.estimates]
     plots = [Plot(interval_plot(known, "difference in AP", zero=True), "paired by image and seed")]
     return PageSection(
         "Differences",

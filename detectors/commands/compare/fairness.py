@@ -9,14 +9,17 @@ from collections.abc import Sequence
 from typing import Any
 
 BUDGET_SLACK = 0.02  # relative difference up to which two budgets are equal
-PROTOCOL_WORDS = {
-    "score_threshold": "score_threshold (the lowest score that counts)",
-    "nms_iou": "nms_iou",
-    "candidates_per_class": "candidates_per_class",
-    "max_detections": "max_detections",
-    "resize": "input.resize",
+# One post-processing for all, Caffe's: scores from .01, the best 400 of a class and 200 of an image.
+PROTOCOL_SETTINGS = ("score_threshold=0.01", "nms_iou=0.45", "candidates_per_class=400", "max_detections=200")
+# Key of an evaluation's `protocol` -> what a message calls it, and how to make it equal.
+EVALUATE_ALIKE = f"evaluate them alike: python evaluate.py run=RUN {' '.join(PROTOCOL_SETTINGS)}"
+COMPARED_PROTOCOL = {
+    "score_threshold": ("score_threshold (the lowest score that counts)", EVALUATE_ALIKE),
+    "nms_iou": ("nms_iou", EVALUATE_ALIKE),
+    "candidates_per_class": ("candidates_per_class", EVALUATE_ALIKE),
+    "max_detections": ("max_detections", EVALUATE_ALIKE),
+    "resize": ("input.resize", "train them alike"),
 }
-POSTPROCESSING = ("score_threshold", "nms_iou", "candidates_per_class", "max_detections")
 
 
 def unfair(runs: Sequence[dict[str, Any]]) -> list[str]:
@@ -25,11 +28,15 @@ def unfair(runs: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _other_truths(runs: Sequence[dict[str, Any]]) -> list[str]:
-    known = {run["truths_hash"] for run in runs if "truths_hash" in run}
-    if len(known) < 2:
+    if not other_truths(runs):
         return []
     values = ", ".join(f"{run['name']} {truths(run)}" for run in runs)
     return [f"the runs were evaluated on different ground truth, so their AP cannot be compared: {values}"]
+
+
+def other_truths(runs: Sequence[dict[str, Any]]) -> bool:
+    """Whether two of the runs are known to be evaluated on different ground truth."""
+    return len({run["truths_hash"] for run in runs if "truths_hash" in run}) > 1
 
 
 def truths(run: dict[str, Any]) -> str:
@@ -40,16 +47,10 @@ def truths(run: dict[str, Any]) -> str:
 def _other_protocols(runs: Sequence[dict[str, Any]]) -> list[str]:
     known = [run for run in runs if "protocol" in run]
     reasons = []
-    for key, words in PROTOCOL_WORDS.items():
+    for key, (words, fix) in COMPARED_PROTOCOL.items():
         values = {run["name"]: run["protocol"].get(key) for run in known}
         if len(set(map(str, values.values()))) > 1:
             listed = ", ".join(f"{name} {value}" for name, value in values.items())
-            fix = (
-                "evaluate them alike: python evaluate.py run=RUN score_threshold=0.01 nms_iou=0.45 "
-                "candidates_per_class=400 max_detections=200"
-                if key in POSTPROCESSING
-                else "train them alike"
-            )
             reasons.append(f"the runs differ in {words}: {listed}; {fix}")
     return reasons
 

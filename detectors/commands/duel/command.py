@@ -14,6 +14,7 @@ import argparse
 from pathlib import Path
 
 from detectors.commands.compare import command as compare
+from detectors.commands.compare.fairness import PROTOCOL_SETTINGS
 from detectors.commands.duel.duel_runs import DuelRun, run_all
 from detectors.commands.duel.options import options
 from detectors.config.entry import verb
@@ -21,8 +22,6 @@ from detectors.config.schema import output_folder
 from detectors.data.files import write_json
 from detectors.training.run_files import read_record
 
-# One post-processing for all, Caffe's: scores from .01, the best 400 of a class and 200 of an image.
-PROTOCOL_SETTINGS = ("score_threshold=0.01", "nms_iou=0.45", "candidates_per_class=400", "max_detections=200")
 PLAN = "duel.json"
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from detectors.commands.compare.fairness import PROTOCOL_SETTINGS
 from detectors.commands.duel import command, duel_runs
 from detectors.commands.duel.duel_runs import DuelRun, last_step, progress_line, run_all
 
@@ -36,7 +37,7 @@ def test_runs_differ_in_model_and_seed_alone(ran, tmp_path):
     common = {"data=shapes", "input.resize=stretch", "trainer.threads=1", "trainer.steps=7"}
     for job, model, seed in zip(ran["jobs"], ["yolov2_160", "ssd160"] * 2, [0, 0, 3, 3], strict=True):
         assert set(job.train) == common | {f"model={model}", f"seed={seed}"}
-        assert set(job.evaluate) == {*command.PROTOCOL_SETTINGS, "split=val", "threads=1"}
+        assert set(job.evaluate) == {*PROTOCOL_SETTINGS, "split=val", "threads=1"}
     (compared,) = ran["compared"]
     assert compared[:4] == [str(folder / name) for name in names]
 
