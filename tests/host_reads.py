@@ -10,11 +10,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from detectors.commands.benchmark.operation_count import waits
 from detectors.kernels import packing
 
-# Operations whose result, or its size, the host must know.
-READS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "bincount"}
-READS |= {"unique_consecutive", "_unique2", "unique_dim"}
 METHODS = ("cpu", "numpy", "tolist", "__array__")  # on a CPU they copy nothing, so no operation is seen
 
 
@@ -38,12 +36,10 @@ class NoHostReads(TorchDispatchMode):
         super().__exit__(*error)
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function.overloadpacket.__name__
-        by_bools = name == "index" and any(i is not None and i.dtype == torch.bool for i in args[1])
         if not self.pauses:
             self.operations += 1
-            if name in READS or by_bools:
-                raise HostReadError(name)
+            if waits(function, args):
+                raise HostReadError(function.overloadpacket.__name__)
         return function(*args, **(kwargs or {}))
 
     def _refusing(self, name: str, method: Callable) -> Callable:

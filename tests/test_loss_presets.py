@@ -10,13 +10,14 @@ import torch
 
 from detectors.anchors import YoloAnchors
 from detectors.coders import SSDBoxCoder, YoloBoxCoder
+from detectors.commands.benchmark.operation_count import WAITING
 from detectors.commands.verify.presets import preset_loss
 from detectors.matching import MultiBoxMatcher, ResponsibleCellMatcher
 from detectors.structures import HeadOutputs, Targets
 from detectors.targets import TargetEncoder
 from tests import oracles
 from tests.test_losses import awkward_targets
-from tests.test_targets import SYNCHRONISING, Counting
+from tests.test_targets import Counting
 
 PRESETS = ["region_2016", "region_tiny_coco", "region_keras", "multibox_torchvision"]
 PRIOR = {"prior_images": 3}  # so that the second of two batches of 2 is after the warm-up
@@ -69,5 +70,5 @@ def test_operations_do_not_grow(name):
     many = operations(name, 16, 30)
     assert few == many
     assert few.total() <= 350
-    assert not SYNCHRONISING & set(few), "a host synchronisation in a training step"
+    assert not WAITING & set(few), "a host synchronisation in a training step"
     assert "boolean_index" not in few

@@ -19,10 +19,11 @@ from torchvision.ops import nms
 from detectors.anchors import DefaultBoxes, YoloAnchors, ssd300_levels
 from detectors.boxes import cxcywh_to_xyxy
 from detectors.coders import SSDBoxCoder, YoloBoxCoder
+from detectors.commands.benchmark.operation_count import WAITING
 from detectors.commands.verify import region_layer, ssd_recordings
 from detectors.postprocess import PostProcess, ssd_scores, to_original, yolo_logistic_scores, yolo_scores
 from detectors.structures import AnchorGrid, Detections, HeadOutputs, ImageInfo
-from tests.test_targets import SYNCHRONISING, Counting
+from tests.test_targets import Counting
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SSD_CASES = sorted(path.stem for path in (FIXTURES / "ssd").glob("det_*.npz"))
@@ -261,7 +262,7 @@ def test_operations_do_not_grow_with_images_or_classes():
     counts = [work(batch, classes) for batch, classes in ((1, 4), (3, 4), (1, 20), (4, 20))]
     assert all(count == counts[0] for count in counts)
     assert counts[0].total() <= 100
-    assert sum(counts[0][name] for name in (*SYNCHRONISING, "boolean_index")) == 6
+    assert sum(counts[0][name] for name in (*WAITING, "boolean_index")) == 6
 
 
 @pytest.mark.parametrize("swap", [False, True])

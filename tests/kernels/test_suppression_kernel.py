@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from detectors.commands.benchmark.operation_count import WAITING
 from detectors.kernels.dispatch import describe_versions
 from detectors.kernels.suppression import suppress_reference
 from tests.kernels.aot import Build, compiled
 from tests.kernels.test_suppression import IOU, KINDS, random_boxes
 from tests.test_postprocess import caffe, untrained
-from tests.test_targets import SYNCHRONISING, Counting
+from tests.test_targets import Counting
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # NaN
@@ -84,7 +85,7 @@ def test_postprocess_runs_the_kernel(kernels, device):
         assert torch.equal(getattr(detections, name), getattr(expected, name))
     operations = counting.operations
     assert operations["suppress_sorted"] == 1
-    assert sum(operations[name] for name in (*SYNCHRONISING, "boolean_index")) == 3
+    assert sum(operations[name] for name in (*WAITING, "boolean_index")) == 3
 
 
 @pytest.mark.parametrize("capability", [pytest.param(80, marks=pytest.mark.slow), 90])

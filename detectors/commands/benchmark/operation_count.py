@@ -10,7 +10,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 # Operations whose result, or its size, the host must know. torchvision's nms brings its mask to the host.
 WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "bincount", "nms"}
-WAITING |= {"unique_consecutive", "_unique2", "unique_dim", "unique_dim_consecutive"}
+WAITING |= {"unique", "unique_consecutive", "_unique2", "unique_dim", "unique_dim_consecutive", "item"}
+
+
+def waits(function: Any, args: tuple) -> bool:
+    """Whether the host would wait for a GPU in this call of an operation, as a dispatch mode sees it."""
+    name = function.overloadpacket.__name__
+    by_bools = name == "index" and any(i is not None and i.dtype == torch.bool for i in args[1])
+    return name in WAITING or by_bools
 
 
 class OperationCount(TorchDispatchMode):
@@ -24,10 +31,8 @@ class OperationCount(TorchDispatchMode):
     def __torch_dispatch__(
         self, function: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        name = function.overloadpacket.__name__
-        by_bools = name == "index" and any(i is not None and i.dtype == torch.bool for i in args[1])
         self.operations += 1
-        self.synchronisations += name in WAITING or by_bools
+        self.synchronisations += waits(function, args)
         return function(*args, **(kwargs or {}))
 
 
