@@ -49,15 +49,15 @@ class Tables(NamedTuple):
 
 class Judged(NamedTuple):
     """Detections by class, image and descending score, at most 100 of each class and image, and what became
-    of each at K IoU thresholds and S size ranges. Neither right nor wrong: it does not count.
+    of each at ten IoU thresholds and S size ranges. Neither right nor wrong: it does not count.
     """
 
     detections: CocoDetections
     rank: np.ndarray  # (T,) int64: 0, 1, ... within its class and image
-    right: np.ndarray  # (T, K, S) bool
-    wrong: np.ndarray  # (T, K, S) bool
+    right: np.ndarray  # (T, 10, S) bool
+    wrong: np.ndarray  # (T, 10, S) bool
     counts: np.ndarray  # (C, S) int64: boxes that count
-    found: np.ndarray  # (G, K, S) bool: boxes, in the order given, that a detection has taken
+    found: np.ndarray  # (G, 10, S) bool: boxes, in the order given, that a detection has taken
 
 
 def judge(
@@ -65,15 +65,14 @@ def judge(
     detections: CocoDetections,
     *,
     classes: int,
-    thresholds: np.ndarray = IOU_THRESHOLDS,
     ranges: np.ndarray = AREA_RANGES,
 ) -> Judged:
-    """COCOeval's matching. thresholds: (K,) IoU; ranges: (S, 2) of the area."""
+    """COCOeval's matching. ranges: (S, 2) of the area."""
     by_class = np.lexsort((truths.image, truths.label))
     truths = CocoTruths(*_rows(truths, by_class))
     detections, rank = _best_of_each_group(detections)
     ignored = _outside(truths.area, ranges) | (truths.crowd | truths.ignored)[:, None]  # (G, S)
-    matched, absorbed, taken = _match(truths, detections, ignored, thresholds)
+    matched, absorbed, taken = _match(truths, detections, ignored)
     area = detections.xywh[:, 2] * detections.xywh[:, 3]
     absorbed |= ~matched & _outside(area, ranges)[:, None]  # a detection of another size is not wrong
     counts = [np.bincount(truths.label[~ignored[:, size]], minlength=classes) for size in range(len(ranges))]
@@ -153,29 +152,29 @@ def _iou(a: np.ndarray, b: np.ndarray, crowd: np.ndarray) -> np.ndarray:
 
 
 def _match(
-    truths: CocoTruths, detections: CocoDetections, ignored: np.ndarray, thresholds: np.ndarray
+    truths: CocoTruths, detections: CocoDetections, ignored: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each detection, threshold and size: whether it has a box, and whether that box is ignored; and
     which boxes are taken.
 
     A detection takes the free box of the highest IoU, the last of equals; an ignored one only if there is no
-    other. ignored: (G, S); thresholds: (K,). Returns two (T, K, S) bool and one (G, K, S).
+    other. ignored: (G, S). Returns two (T, 10, S) bool and one (G, 10, S).
     """
-    shape = (len(detections.image), len(thresholds), ignored.shape[1])
+    shape = (len(detections.image), len(IOU_THRESHOLDS), ignored.shape[1])
     matched = np.zeros(shape, dtype=bool)
     absorbed = np.zeros(shape, dtype=bool)
     taken = np.zeros((len(truths.image), *shape[1:]), dtype=bool)
-    lowest = np.minimum(thresholds, TIE)[:, None]
+    lowest = np.minimum(IOU_THRESHOLDS, TIE)[:, None]
     for detection, truth, iou in _rounds(detections, _pairs(truths, detections)):
         free = ~taken[truth] | truths.crowd[truth, None, None]
-        possible = free & (iou[:, None, None] >= lowest)  # (P, K, S)
+        possible = free & (iou[:, None, None] >= lowest)  # (P, 10, S)
         # IoUs are 1 at most, so 2 more puts every box that counts above every ignored one.
         preference = np.where(possible, iou[:, None, None] + 2.0 * ~ignored[truth, None, :], -1.0)
         first = _starts(detection)
         begin = np.flatnonzero(first)
         best = np.maximum.reduceat(preference, begin)[np.cumsum(first) - 1]
         rows = np.arange(len(truth))[:, None, None]
-        choice = np.maximum.reduceat(np.where(possible & (preference == best), rows, -1), begin)  # (D, K, S)
+        choice = np.maximum.reduceat(np.where(possible & (preference == best), rows, -1), begin)  # (D, 10, S)
         has = choice >= 0
         chosen = truth[choice]
         threshold, size = (np.broadcast_to(index, has.shape) for index in np.indices(has.shape[1:]))

@@ -49,8 +49,6 @@ class ErrorCosts(NamedTuple):
     ap50: float  # NaN without boxes
     costs: dict[str, float]  # in AP50
     counts: dict[str, int]
-    # (T,) the kind of each detection of `judged`, NO_ERROR for a right or ignored one
-    kinds: np.ndarray
 
 
 class _Nearest(NamedTuple):
@@ -165,7 +163,7 @@ def _costs(
     counts = {kind: int((kinds == kind).sum()) for kind in ERROR_KINDS[:-1]}
     counts |= {"missed": int(missed.sum()), "wrong": int((kinds != NO_ERROR).sum())}
     counts["unfound"] = int(unfound.sum())
-    return ErrorCosts(base, costs, counts, kinds)
+    return ErrorCosts(base, costs, counts)
 
 
 def _ap(label: np.ndarray, score: np.ndarray, right: np.ndarray, boxes: np.ndarray) -> np.ndarray:

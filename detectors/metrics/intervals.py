@@ -45,11 +45,6 @@ def coco_numbers(ap: np.ndarray) -> dict[str, np.ndarray]:
     return {"AP": by_threshold.mean(0), "AP50": by_threshold[0], "AP75": by_threshold[5]}
 
 
-def resampled_coco(outcomes: Outcomes, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """AP, AP50 and AP75 of R resampled data sets, each (R,). weights: (N, R)."""
-    return coco_numbers(weighted_ap(outcomes, weights, weighted_boxes(outcomes, weights)))
-
-
 def estimate(values: Sequence[float], draws: np.ndarray) -> Estimate:
     """values: (S,) one for each seed; draws: (S, R) the same of resampled data sets."""
     value = float(np.mean(values))

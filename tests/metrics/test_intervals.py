@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from detectors.metrics.intervals import Estimate, estimate, permutation_p, resampled_coco
-from detectors.metrics.resampling import Outcomes, drawn_weights
+from detectors.metrics.intervals import Estimate, coco_numbers, estimate, permutation_p
+from detectors.metrics.resampling import Outcomes, drawn_weights, weighted_ap, weighted_boxes
 
 CLASSES = 3
 THRESHOLDS = 10
@@ -37,6 +37,11 @@ def simulated(
     image, label, score, right = map(np.concatenate, zip(*columns, strict=True))
     right = np.repeat(right[:, None], THRESHOLDS, axis=1)
     return Outcomes(image, label, score, right, ~right, boxes)
+
+
+def resampled_coco(outcomes: Outcomes, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """AP, AP50 and AP75 of R resampled data sets, each (R,). weights: (N, R)."""
+    return coco_numbers(weighted_ap(outcomes, weights, weighted_boxes(outcomes, weights)))
 
 
 def ap_of(outcomes: Outcomes) -> float:

@@ -19,7 +19,6 @@ from detectors.metrics.error_kinds import ERROR_KINDS
 from detectors.metrics.intervals import Estimate
 
 COLOURS = ("#3b7dd8", "#d1495b", "#2a9d6f", "#c98a1b", "#8a5fc7", "#5f7a8a")  # readable on white and on black
-KIND_COLOURS = ("#3b7dd8", "#d1495b", "#8a5fc7", "#c98a1b", "#5f7a8a", "#2a9d6f")
 INK_MARK = "#010203"  # stands for the page's colour until the SVG is written
 STYLE = {
     "font.size": 10,

@@ -16,12 +16,12 @@ from detectors.commands.compare import command
 from detectors.commands.compare.comparison_page import validation_curve
 from detectors.commands.compare.fairness import equal_budgets, unfair
 from detectors.metrics.coco import judge_all_sizes
-from detectors.metrics.intervals import resampled_coco
 from detectors.metrics.report import report
 from detectors.metrics.resampling import coco_outcomes, drawn_weights
 from detectors.structures import Detections
 from detectors.training.detections_file import write_detections
 from tests.commands.compare.test_command import write_run
+from tests.metrics.test_intervals import resampled_coco
 
 PROTOCOL = {
     "score_threshold": 0.01,
