@@ -9,6 +9,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,7 @@ def _job(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
         if isinstance(error, USER_ERRORS):
             _remove_if_refused()
             text = printable(message(error), keep=ENDS)
-            sys.stderr.write(f"error: {text}\n")
+            _tell(f"error: {text}\n")
         else:
             text = f"{type(error).__name__}: {error}"
             traceback.print_exc()
@@ -186,8 +187,15 @@ def require_at_least(options: argparse.Namespace, **least: int) -> None:
 def _report(error: Exception) -> None:
     leave_the_word_to_the_first()
     text = printable(message(error), keep=ENDS)
-    sys.stderr.write(f"error: {text}\n({FULL_ERROR}=1 shows where in the code this came up)\n")
+    _tell(f"error: {text}\n({FULL_ERROR}=1 shows where in the code this came up)\n")
     raise SystemExit(2)
+
+
+def _tell(text: str) -> None:
+    """Writes to stderr behind what stdout has been given: into a file, that may still be in its buffer."""
+    with suppress(OSError):
+        sys.stdout.flush()
+    sys.stderr.write(text)
 
 
 def message(error: Exception) -> str:
