@@ -116,7 +116,7 @@ KILLS = (kill_before_the_first_save, kill_in_a_save, kill_at_random)
 
 
 def torture(forks: Forks, folder: Path, model: str, workers: int, *, kills: int, seed: int) -> int:
-    """Runs the command until it is done, killed `kills` times. Returns how often it was killed in a save."""
+    """Runs the command until it is done, killed `kills` times. Returns how often kill_in_a_save met one."""
     chance = random.Random(seed)
     saved = 0  # the step of last.pt
     in_saves = 0
@@ -131,7 +131,7 @@ def torture(forks: Forks, folder: Path, model: str, workers: int, *, kills: int,
         went_on = re.search(r"^step (\d+) to 14, ", output, re.MULTILINE)
         assert status == (-signal.SIGKILL if status else 0), output
         assert went_on is None or int(went_on[1]) == saved, output
-        in_saves += bool(drafts(folder, process))
+        in_saves += moment is kill_in_a_save and bool(drafts(folder, process))
         process.wait_for(lambda: not process.session(), seconds=10)  # noqa: B023 - called at once
         made = max(map(int, re.findall(r"^step (\d+) of 14", output, re.MULTILINE)), default=saved)
         saved = step_of(folder)
