@@ -1,7 +1,8 @@
 """Compares evaluated runs: detectors compare RUN RUN ... [--split test] [--output FILE].
 
-Tables of the runs; and, from their saved detections, intervals, differences and reasons for the detectors
-that they are runs of. It refuses comparisons that are not fair.
+The folder of a multirun or a duel stands for the runs in it. Tables of the runs; and, from their saved
+detections, intervals, differences and reasons for the detectors that they are runs of. It refuses comparisons
+that are not fair.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from pathlib import Path
 from detectors.commands.compare.analysis import TITLES, analysed
 from detectors.commands.compare.analysis_text import analysis_numbers, analysis_text
 from detectors.commands.compare.comparison_page import comparison_page
-from detectors.commands.compare.fairness import other_truths, truths, unfair
+from detectors.commands.compare.fairness import BUDGET_SLACK, equal_budgets, other_truths, truths, unfair
 from detectors.commands.compare.groups import grouped_by_seed
 from detectors.commands.compare.options import options
 from detectors.commands.compare.run_names import distinctly_named, read_settings
+from detectors.commands.compare.run_places import file_of, run_folder_of, with_runs_of_folders
 from detectors.config.entry import verb
 from detectors.config.schema import output_folder
 from detectors.data.files import write_json, write_text
@@ -53,25 +55,35 @@ LEGEND = (
 @verb
 def main(arguments: list[str] | None = None) -> None:
     args = options(arguments)
-    runs = [read_run(place, args.split) for place in args.runs]
-    settings = [read_settings(run_folder_of(place)) for place in args.runs]
+    places, left_out = with_runs_of_folders(args.runs, args.split)
+    runs = [read_run(place, args.split) for place in places]
+    settings = [read_settings(run_folder_of(place)) for place in places]
     runs = distinctly_named(runs, settings)
     reasons = unfair(runs)
     if reasons and not args.unfair_ok:
         listed = "\n  ".join(["this comparison would not be fair:", *reasons])
         raise ValueError(f"{listed}\n--unfair-ok compares them all the same, and says so")
-    detectors, missing = grouped_by_seed(runs, settings, [file_of(place, args.split) for place in args.runs])
+    detectors, missing = grouped_by_seed(runs, settings, [file_of(place, args.split) for place in places])
     pairs = analysed(detectors, resamples=args.resamples) if detectors else []
-    notes = [*(f"UNFAIR: {reason}" for reason in reasons), *unknown_notes(runs), *differences(runs), *missing]
+    notes = [
+        *(f"UNFAIR: {reason}" for reason in reasons),
+        *budget_notes(runs),
+        *unknown_notes(runs),
+        *differences(runs),
+        *missing,
+        *left_out,
+    ]
     runs = with_truths(runs)
-    parts = [run_table(runs), per_class_table(runs), *analysis_text(detectors, pairs)]
+    parts = [*unfair_text(reasons), run_table(runs), per_class_table(runs), *analysis_text(detectors, pairs)]
     text = "\n\n".join([*parts, *(f"Note: {note}" for note in notes), LEGEND])
     output = args.output or output_folder() / "comparison"
     if output.suffix in (".md", ".json", ".html"):
         output = output.with_suffix("")
     markdown, numbers, page = (Path(f"{output}.{kind}") for kind in ("md", "json", "html"))
     write_text(markdown, text + "\n")
-    write_json(numbers, {"runs": runs, "notes": notes, **analysis_numbers(detectors, pairs)})
+    write_json(
+        numbers, {"unfair": reasons, "runs": runs, "notes": notes, **analysis_numbers(detectors, pairs)}
+    )
     typed = ["detectors", "compare", *(sys.argv[1:] if arguments is None else arguments)]
     write_text(
         page,
@@ -106,16 +118,19 @@ def read_run(place: Path, split: str) -> dict:
     }
 
 
-def file_of(place: Path, split: str) -> Path:
-    """The evaluation file of a place on the command line."""
-    folder = run_folder_of(place)
-    suffix = "" if split == "val" else f"_{split}"
-    return place if place != folder else folder / f"evaluation{suffix}.json"
+def unfair_text(reasons: list[str]) -> list[str]:
+    """What stands first in an unfair comparison; nothing for a fair one."""
+    return (
+        ["\n".join(["**This comparison is not fair.**", "", *(f"- {it}" for it in reasons)])]
+        if reasons
+        else []
+    )
 
 
-def run_folder_of(place: Path) -> Path:
-    """The run folder of a place on the command line: itself, or the folder of an evaluation file."""
-    return place.parent if place.suffix == ".json" and not place.is_dir() else place
+def budget_notes(runs: list[dict]) -> list[str]:
+    """Which budget all runs share. None for a single run, or if they share none."""
+    equal = equal_budgets(runs) if len(runs) > 1 else []
+    return [f"equal budgets, within {BUDGET_SLACK:.0%}: {', '.join(equal)}"] if equal else []
 
 
 def unknown_notes(runs: list[dict]) -> list[str]:

@@ -183,6 +183,7 @@ def test_runs_without_detections_are_named(tmp_path, runs):
     content = compared(runs, tmp_path)
     assert content["detectors"] == []
     assert content["notes"] == [
+        "equal budgets, within 2%: images seen, training seconds, FLOPs",
         "no intervals, differences and reasons, because these runs have no saved detections; evaluate them "
         "again: poor (seed=1)"
     ]

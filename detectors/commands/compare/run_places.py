@@ -1,0 +1,83 @@
+"""What stands on the command line of a comparison: run folders, evaluation files, and folders of runs."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from detectors.training.run_files import SUMMARY
+
+
+def file_of(place: Path, split: str) -> Path:
+    """The evaluation file of a place on the command line."""
+    folder = run_folder_of(place)
+    suffix = "" if split == "val" else f"_{split}"
+    return place if place != folder else folder / f"evaluation{suffix}.json"
+
+
+def run_folder_of(place: Path) -> Path:
+    """The run folder of a place on the command line: itself, or the folder of an evaluation file."""
+    return place.parent if place.suffix == ".json" and not place.is_dir() else place
+
+
+def with_runs_of_folders(places: Sequence[Path], split: str) -> tuple[list[Path], list[str]]:
+    """The places, with the evaluated runs below it for a multirun's or a duel's folder; and notes that name
+    the runs below it that are not evaluated.
+
+    A run that is named twice counts once. ValueError for a folder without runs, or without evaluated ones.
+    """
+    listed, notes = [], []
+    for place in places:
+        if not place.is_dir() or is_run_folder(place):
+            listed.append(place)
+            continue
+        runs = list(runs_below(place))
+        if not runs:
+            raise ValueError(f"{place}: neither a run folder nor a folder of runs: none is in it or below it")
+        evaluated = [run for run in runs if file_of(run, split).exists()]
+        if others := [run for run in runs if run not in evaluated]:
+            note = f"not evaluated on {split}: {', '.join(map(str, others))}{_how_to_evaluate(others, split)}"
+            if not evaluated:
+                raise ValueError(f"{place}: none of its runs can be compared; {note}")
+            notes.append(f"left out of {place}, because they are {note}")
+        listed += evaluated
+    once: dict[Path, Path] = {}
+    for place in listed:
+        once.setdefault(place.resolve(), place)
+    return list(once.values()), notes
+
+
+def _how_to_evaluate(runs: Sequence[Path], split: str) -> str:
+    """The command that evaluates those that are trained; "" without any."""
+    trained = [
+        f"'{run}'" if set("=,") & set(str(run)) else str(run) for run in runs if (run / SUMMARY).exists()
+    ]
+    if not trained:
+        return ""
+    several = " -m" if len(trained) > 1 else ""
+    setting = f"run={','.join(trained)}"
+    setting = f'"{setting}"' if "'" in setting else setting
+    return f"; evaluate them: python evaluate.py{several} {setting} split={split}"
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Whether train.py wrote a run into this folder itself, or began to."""
+    return (folder / SUMMARY).exists() or (folder / ".hydra").is_dir() or any(folder.glob("*.pt"))
+
+
+def runs_below(folder: Path) -> Iterator[Path]:
+    """All run folders below a folder, at any depth; 2_... comes before 10_..."""
+    for entry in sorted(os.scandir(folder), key=lambda entry: _natural(entry.name)):
+        if entry.is_dir(follow_symlinks=False):
+            inner = folder / entry.name
+            if is_run_folder(inner):
+                yield inner
+            else:
+                yield from runs_below(inner)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorts numbers within names by their value."""
+    return [(int(part) if part.isdecimal() else -1, part) for part in re.split(r"(\d+)", name)]
