@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from detectors.commands.convert.parameter_names import ours, ssd_pytorch
-from detectors.commands.convert.ssd_ports import write_port
 from detectors.config.check import check
 from detectors.config.schema import CONF, composed
 from detectors.darknet.weights import save_weights
 from detectors.data.class_names import COCO_CLASSES, VOC_CLASSES
 from detectors.models.detector import Detector
 from detectors.training import assemble
+from detectors.training.initial.parameter_names import ours, ssd_pytorch
+from detectors.training.initial.ssd_ports import write_port
 from tests.darknet.cfgs import yolov2
 from tests.data.files import box_xml, write_coco, write_image, write_voc
 from tests.forked import PROJECT, run_commands

@@ -39,7 +39,6 @@ APART = [
     {"darknet", "config", "drawing"},
 ]  # on one floor, and none imports another
 BETWEEN_VERBS = {
-    ("verify", "convert"),  # verify checks the names and layouts by which convert reads others' files
     ("benchmark", "cluster"),  # benchmark times the search of cluster
     ("duel", "compare"),  # a duel ends with the comparison
     ("replay", "train"),  # replay repeats steps of a run that train builds

@@ -33,7 +33,7 @@ from detectors.training.ema import Ema
 from detectors.training.freezing import freeze
 from detectors.training.hooks import Hooks, users_hooks
 from detectors.training.hparams import row_metrics, varied_settings
-from detectors.training.initial_weights import initial_weights, start_from
+from detectors.training.initial.initial_weights import initial_weights, start_from
 from detectors.training.memory_format import with_memory_format
 from detectors.training.outcome import outcome
 from detectors.training.precision import backend_switches, suited

@@ -1,6 +1,6 @@
 """SSD: the counts of Caffe's models, shapes.
 
-Equality with torchvision: tests/commands/convert/test_ssd_ports.py; recorded outputs: tests/commands/verify.
+Equality with torchvision: tests/training/initial/test_ssd_ports.py; recorded outputs: tests/commands/verify.
 """
 
 from __future__ import annotations

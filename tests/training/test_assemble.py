@@ -17,7 +17,7 @@ from detectors.config.schema import Config, to_plain
 from detectors.data.class_names import COCO_CLASSES, VOC_CLASSES
 from detectors.training import assemble
 from detectors.training import checkpoint as ckpt
-from detectors.training.initial_weights import initial_weights, start_from
+from detectors.training.initial.initial_weights import initial_weights, start_from
 from tests.data.files import box_xml, write_coco, write_darknet, write_voc
 from tests.test_configs import checked
 

@@ -22,7 +22,7 @@ from detectors.config.schema import EvaluateConfig
 from detectors.training import assemble, engine
 from detectors.training import checkpoint as ckpt
 from detectors.training.checkpoint_checks import COMPUTATION, GO_ON
-from detectors.training.initial_weights import initial_weights, start_from
+from detectors.training.initial.initial_weights import initial_weights, start_from
 from detectors.training.run import Run
 from detectors.training.saving import restore
 from tests.training.test_engine import cache, make_run, one_thread  # noqa: F401 - fixtures

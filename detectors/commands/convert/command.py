@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 
-from detectors.commands.convert import ssd_ports
 from detectors.commands.convert.conversion import Conversion, Request, from_checkpoint
 from detectors.commands.convert.darknet_conversion import PARTIAL_FILE, from_darknet, to_darknet
 from detectors.commands.convert.dataset_files import FORMAT_WRITERS
@@ -24,6 +23,7 @@ from detectors.config.entry import verb
 from detectors.data.files import atomic_file
 from detectors.tables import printable
 from detectors.training import checkpoint as ckpt
+from detectors.training.initial import ssd_ports
 
 
 @verb

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detectors.commands.convert import ssd_ports
 from detectors.config.check import check
 from detectors.config.schema import Config, composed, merged, to_plain
 from detectors.data.class_names import CLASS_LISTS, COCO_CLASSES, read_names
 from detectors.training import assemble
 from detectors.training import checkpoint as ckpt
+from detectors.training.initial import ssd_ports
 from detectors.training.transfer import ABSENT, Transfer, fit_tensors
 
 DATA = {"voc": "voc07", "coco": "coco2017"}  # evaluate.py's default data set for these class names

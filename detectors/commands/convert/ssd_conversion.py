@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from detectors.anchors import ssd300_levels, ssd512_levels
-from detectors.commands.convert import parameter_names, ssd_ports
 from detectors.commands.convert.conversion import (
     Conversion,
     Request,
@@ -19,6 +18,7 @@ from detectors.commands.convert.conversion import (
 )
 from detectors.models.ssd import PIXEL_MEAN
 from detectors.training.checkpoint import Checkpoint
+from detectors.training.initial import parameter_names, ssd_ports
 
 
 def from_ssd(weights: ssd_ports.PortWeights, request: Request) -> Conversion:

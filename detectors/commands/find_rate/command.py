@@ -21,7 +21,7 @@ from detectors.data.files import atomic_file, write_text
 from detectors.kernels.dispatch import set_kernels
 from detectors.tables import text_table
 from detectors.training import assemble
-from detectors.training.initial_weights import initial_weights, start_from
+from detectors.training.initial.initial_weights import initial_weights, start_from
 from detectors.training.memory_format import with_memory_format
 from detectors.training.run_log import shows_bar
 from detectors.training.trial import TrialTraining

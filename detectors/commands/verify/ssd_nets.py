@@ -20,8 +20,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detectors.commands.convert import parameter_names
-from detectors.commands.convert.ssd_ports import COCO_OUTPUTS, COCO_UNUSED, identify
 from detectors.commands.verify.comparison import (
     EXACT,
     Comparison,
@@ -37,6 +35,8 @@ from detectors.commands.verify.ssd_recordings import BUILDERS
 from detectors.commands.verify.streams import pcg
 from detectors.models.detector import Detector
 from detectors.structures import HeadOutputs
+from detectors.training.initial import parameter_names
+from detectors.training.initial.ssd_ports import COCO_OUTPUTS, COCO_UNUSED, identify
 
 MEAN = (0.48235, 0.45882, 0.40784)
 RELATIVE = 1e-4  # of a level's standard deviation

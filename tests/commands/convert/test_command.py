@@ -12,7 +12,6 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection import ssd300_vgg16
 
-from detectors.commands.convert import parameter_names, ssd_ports
 from detectors.commands.convert.options import SOURCE_KINDS
 from detectors.commands.predict import command
 from detectors.data.class_names import COCO_CLASSES, VOC_CLASSES, read_names
@@ -21,6 +20,7 @@ from detectors.models.ssd import ssd300, ssd512
 from detectors.training import assemble
 from detectors.training import checkpoint as ckpt
 from detectors.training.detection import detect
+from detectors.training.initial import parameter_names, ssd_ports
 from detectors.training.saving import restore
 from tests.commands.convert.commands import NARROW, refused, run
 

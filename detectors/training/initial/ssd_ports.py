@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from detectors.commands.convert import parameter_names
 from detectors.models.ssd import PIXEL_MEAN
+from detectors.training.initial import parameter_names
 from detectors.training.transfer import shape_of
 
 

@@ -13,9 +13,9 @@ from torchvision.models.detection import SSD300_VGG16_Weights, ssd300_vgg16
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 
-from detectors.commands.convert import parameter_names, ssd_ports
 from detectors.data.class_names import COCO_CLASSES
 from detectors.models.ssd import ssd160, ssd300, ssd512
+from detectors.training.initial import parameter_names, ssd_ports
 from detectors.training.transfer import fit_tensors
 
 
