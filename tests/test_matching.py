@@ -13,7 +13,6 @@ from detectors import matching
 from detectors.anchors import DefaultBoxes, YoloAnchors, ssd300_levels, ssd512_levels
 from detectors.coders import SSDBoxCoder, YoloBoxCoder
 from detectors.commands.benchmark.made_up_truths import made_up_targets
-from detectors.commands.benchmark.temporaries import peak_bytes
 from detectors.matching import (
     SMALLEST_IOU,
     MultiBoxMatcher,
@@ -28,6 +27,7 @@ from detectors.matching import (
 )
 from detectors.structures import BACKGROUND, AnchorGrid, Level, Targets
 from detectors.targets import TargetEncoder
+from detectors.training.temporaries import peak_bytes
 from tests import oracles
 
 

@@ -17,7 +17,6 @@ import cv2
 import torch
 
 from detectors.annotations import Annotations
-from detectors.commands.benchmark.interleaving import Contender, interleaved, stopwatch_of
 from detectors.commands.benchmark.machine import machine
 from detectors.commands.benchmark.subject_options import prepared_device, subject_parser
 from detectors.commands.benchmark.torchvision_pipelines import IMAGE_READERS, PIPELINES, TorchvisionPipeline
@@ -30,6 +29,7 @@ from detectors.data.images import read_image
 from detectors.data.loading import DetectionDataset, Key
 from detectors.tables import text_table
 from detectors.training import assemble
+from detectors.training.interleaving import Contender, interleaved, stopwatch_of
 
 OURS = "ours"
 MEASURED = (*PIPELINES, "course")  # torchvision lacks the course's noise: it is measured alone

@@ -13,7 +13,6 @@ from types import ModuleType
 import torch
 
 from detectors.annotations import Annotations
-from detectors.commands.benchmark.interleaving import Contender, interleaved, stopwatch_of
 from detectors.commands.benchmark.made_up_evaluation import made_up_evaluation
 from detectors.commands.benchmark.optional_peers import optional_peer
 from detectors.commands.benchmark.ratio_table import RatioRow, rows_of
@@ -23,6 +22,7 @@ from detectors.metrics.coco import STATISTICS, evaluate_coco, results_json
 from detectors.metrics.coco_reference import evaluate_with_pycocotools, ground_truth_json
 from detectors.metrics.report import report
 from detectors.structures import Detections
+from detectors.training.interleaving import Contender, interleaved, stopwatch_of
 
 FASTER = "faster-coco-eval"
 WARM_UP_IMAGES = 20  # images of the warm-up

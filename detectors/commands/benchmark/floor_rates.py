@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from detectors.commands.benchmark.interleaving import Contender
+from detectors.training.interleaving import Contender
 
 COPY = "copy"  # the name of the bandwidth probe
 PRODUCT = "product"

@@ -15,7 +15,6 @@ import torch
 from detectors.commands.benchmark.gpu_kernels import kernel_facts, save_trace, waits_for_device
 from detectors.commands.benchmark.gpu_table import Measured, gpu_markdown
 from detectors.commands.benchmark.inference_speed import inference_rows
-from detectors.commands.benchmark.interleaving import stopwatch_of
 from detectors.commands.benchmark.loss_growth import BOX_COUNTS, growth_rows, memory_row
 from detectors.commands.benchmark.loss_runs import (
     MultiBoxInputs,
@@ -31,6 +30,7 @@ from detectors.commands.benchmark.ratio_table import RatioRow
 from detectors.commands.benchmark.step_runs import NUM_CLASSES, OwnStepRun, made_up_images
 from detectors.commands.benchmark.step_speed import FORMATS, MODEL_BUILDERS, SIDES, step_rows
 from detectors.commands.benchmark.subject_options import prepared_device, publish, subject_parser
+from detectors.training.interleaving import stopwatch_of
 
 LOSS_BATCH = 32
 KIND = "coco"  # 80 classes

@@ -16,7 +16,6 @@ import torch
 from torchvision.models.detection import _utils as detection_utils
 from torchvision.models.detection.ssd import SSD
 
-from detectors.commands.benchmark.interleaving import Contender, interleaved, stopwatch_of
 from detectors.commands.benchmark.operation_count import operation_facts
 from detectors.commands.benchmark.ratio_table import RatioRow, rows_of
 from detectors.commands.benchmark.step_runs import made_up_images
@@ -35,6 +34,7 @@ from detectors.commands.benchmark.subject_options import (
 )
 from detectors.models.detector import Detector
 from detectors.structures import Batch, Detections, HeadOutputs
+from detectors.training.interleaving import Contender, interleaved, stopwatch_of
 
 HIGH_SCORE = 0.5
 

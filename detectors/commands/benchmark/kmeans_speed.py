@@ -13,7 +13,6 @@ from types import ModuleType
 import numpy as np
 import torch
 
-from detectors.commands.benchmark.interleaving import Contender, interleaved, stopwatch_of
 from detectors.commands.benchmark.made_up_truths import made_up_targets
 from detectors.commands.benchmark.optional_peers import optional_peer
 from detectors.commands.benchmark.ratio_table import RatioRow, rows_of
@@ -23,6 +22,7 @@ from detectors.commands.cluster.kmeans import kmeans, shapes_of
 from detectors.config.check import check
 from detectors.config.schema import composed
 from detectors.training import assemble
+from detectors.training.interleaving import Contender, interleaved, stopwatch_of
 
 IMAGES = 5011  # of VOC2007 trainval
 MADE_UP_SIDE = 416  # px

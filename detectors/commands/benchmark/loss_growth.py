@@ -8,7 +8,6 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from detectors.commands.benchmark.interleaving import Contender, Timings, interleaved, stopwatch_of
 from detectors.commands.benchmark.loss_runs import (
     NARROW,
     SIDE_SSD,
@@ -25,8 +24,9 @@ from detectors.commands.benchmark.loss_runs import (
 )
 from detectors.commands.benchmark.made_up_truths import CLASS_COUNTS, made_up_targets
 from detectors.commands.benchmark.ratio_table import RatioRow, rows_of
-from detectors.commands.benchmark.temporaries import peak_bytes
 from detectors.models.ssd import ssd512
+from detectors.training.interleaving import Contender, Timings, interleaved, stopwatch_of
+from detectors.training.temporaries import peak_bytes
 
 BOX_COUNTS = (10, 30, 100, 300)  # boxes per image
 GROWTH_BATCH = 8  # images

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 import torch
 
 from detectors.commands.benchmark.floor_rates import COPY, copy_probe, seconds_of_bytes
-from detectors.commands.benchmark.interleaving import Contender, Timings, interleaved, stopwatch_of
 from detectors.commands.benchmark.loss_growth import BOX_COUNTS, growth_rows, memory_row
 from detectors.commands.benchmark.loss_runs import (
     SIDE_SSD,
@@ -42,6 +41,7 @@ from detectors.commands.benchmark.subject_options import (
 from detectors.kernels.dispatch import FusedPart, set_kernels, version
 from detectors.models.detector import Detector
 from detectors.structures import Targets
+from detectors.training.interleaving import Contender, Timings, interleaved, stopwatch_of
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 REFERENCE = "ours, reference"

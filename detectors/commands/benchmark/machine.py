@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from detectors.commands.benchmark.interleaving import Stopwatch
+from detectors.training.interleaving import Stopwatch
 from detectors.training.outcome import device_name
 from detectors.training.provenance import commit, installed_version
 

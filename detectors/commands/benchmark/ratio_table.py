@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from statistics import median, quantiles
 from typing import Any
 
-from detectors.commands.benchmark.interleaving import Timings
 from detectors.tables import markdown_table, text_table
+from detectors.training.interleaving import Timings
 
 ROW_HEAD = ("what", "program", "ms", "from", "to", "ratio", "from", "to", "")
 NOT_MEASURED = "not measured"

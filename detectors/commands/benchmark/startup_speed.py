@@ -10,10 +10,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from detectors.commands.benchmark.interleaving import Contender, interleaved, stopwatch_of_children
 from detectors.commands.benchmark.ratio_table import RatioRow, rows_of
 from detectors.commands.benchmark.subject_options import prepared_device, publish, subject_parser
 from detectors.config.schema import HOME, INSTALLED
+from detectors.training.interleaving import Contender, interleaved, stopwatch_of_children
 
 BESIDE = "import torch"
 SCRIPT = ["-m", "detectors", "train"] if INSTALLED else [str(HOME / "train.py")]

@@ -14,7 +14,6 @@ from collections.abc import Callable
 import torch
 
 from detectors.commands.benchmark.floor_rates import PRODUCT, product_probe, seconds_of_flops
-from detectors.commands.benchmark.interleaving import Contender, interleaved, stopwatch_of
 from detectors.commands.benchmark.optional_peers import optional_peer
 from detectors.commands.benchmark.ratio_table import RatioRow, derived_row, quartiles, rows_of
 from detectors.commands.benchmark.step_runs import (
@@ -36,6 +35,7 @@ from detectors.models.detector import Detector
 from detectors.models.ssd import ssd300
 from detectors.models.yolov2 import yolov2
 from detectors.structures import Batch
+from detectors.training.interleaving import Contender, interleaved, stopwatch_of
 
 MODEL_BUILDERS: dict[str, Callable[..., Detector]] = {"ssd300": ssd300, "yolov2": yolov2}
 SIDES = {"ssd300": 300, "yolov2": 416}

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
-from detectors.commands.benchmark.interleaving import Stopwatch
 from detectors.commands.benchmark.machine import machine
 from detectors.commands.benchmark.ratio_table import RatioRow, row_lines
 from detectors.config.entry import require_at_least
 from detectors.data.files import write_json
 from detectors.training.assemble import choose_device
+from detectors.training.interleaving import Stopwatch
 
 RATIO = "ratio: the first program's time over this one's, within a round; from, to: quartiles"
 

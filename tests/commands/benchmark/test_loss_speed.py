@@ -23,8 +23,8 @@ from detectors.commands.benchmark.loss_runs import (
 )
 from detectors.commands.benchmark.loss_speed import REFERENCE, TRITON, loss_contender, own_runs
 from detectors.commands.benchmark.made_up_truths import CLASS_COUNTS, made_up_targets
-from detectors.commands.benchmark.temporaries import peak_bytes
 from detectors.kernels.dispatch import set_kernels
+from detectors.training.temporaries import peak_bytes
 
 CPU = torch.device("cpu")
 

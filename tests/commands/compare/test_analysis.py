@@ -185,7 +185,7 @@ def test_runs_without_detections_are_named(tmp_path, runs):
     assert content["notes"] == [
         "equal budgets, within 2%: images seen, training seconds, FLOPs",
         "no intervals, differences and reasons, because these runs have no saved detections; evaluate them "
-        "again: poor (seed=1)"
+        "again: poor (seed=1)",
     ]
 
 

@@ -7,7 +7,7 @@ from itertools import count
 import pytest
 import torch
 
-from detectors.commands.benchmark.interleaving import (
+from detectors.training.interleaving import (
     Contender,
     Stopwatch,
     interleaved,
