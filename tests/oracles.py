@@ -340,6 +340,53 @@ def voc_judge(gt_boxes, detections, threshold, inclusive):
     return codes
 
 
+def next_free_judge(gt_boxes, detections, threshold, inclusive):
+    """voc_judge's codes where a detection may take any box that is free, the one of the highest IoU."""
+    codes = []
+    taken = set()
+    for d in sorted(range(len(detections)), key=lambda d: -detections[d][2]):
+        image, box, _ = detections[d]
+        choice = None
+        choice_iou = -1.0
+        on_ignored = False
+        for t, (gt_image, gt_box, ignored) in enumerate(gt_boxes):
+            overlap = iou(box, gt_box)
+            if gt_image != image or not (overlap >= threshold if inclusive else overlap > threshold):
+                continue
+            if ignored:
+                on_ignored = True
+            elif t not in taken and overlap > choice_iou:
+                choice = t
+                choice_iou = overlap
+        if choice is not None:
+            taken.add(choice)
+        codes.append((d, "T" if choice is not None else "I" if on_ignored else "F"))
+    return [code for _, code in sorted(codes)]
+
+
+def one_ap_variant(annotations, detections, *, judge=voc_judge, inclusive=False, difficult_counts=False):
+    """(11-point, area) means over the classes with boxes, None without any.
+
+    annotations, detections: the records of the package, read box by box.
+    """
+    means = []
+    for label in range(len(annotations.class_names)):
+        gt_boxes = []
+        for image in range(len(annotations.image_ids)):
+            for row in range(annotations.offsets[image], annotations.offsets[image + 1]):
+                if annotations.labels[row] == label:
+                    ignored = annotations.crowd[row] or (annotations.difficult[row] and not difficult_counts)
+                    gt_boxes.append((image, annotations.boxes_original[row].tolist(), bool(ignored)))
+        columns = (detections.image, detections.boxes, detections.scores, detections.labels)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        found = [(image, box, score) for image, box, score, own in rows if own == label]
+        npos = sum(not ignored for _, _, ignored in gt_boxes)
+        if npos:
+            codes = judge(gt_boxes, found, 0.5, inclusive)
+            means.append(voc_ap(codes, [score for _, _, score in found], npos))
+    return tuple(sum(column) / len(means) for column in zip(*means, strict=True)) or (None, None)
+
+
 def voc_ap(codes, scores, npos):
     """(11-point, area) from one class's codes, straight from the definitions."""
     points = []

@@ -27,6 +27,7 @@ from detectors.kernels.dispatch import set_kernels
 from detectors.metrics.coco import coco_results, evaluate_coco
 from detectors.metrics.coco_reference import evaluate_with_pycocotools
 from detectors.metrics.report import report
+from detectors.metrics.variants import ApVariant, ap_variants, clipped_to_images, variants_text
 from detectors.postprocess import PostProcess
 from detectors.training import assemble
 from detectors.training import checkpoint as ckpt
@@ -51,7 +52,12 @@ LOADING = (
 LIMITS = ("candidates_per_class", "max_detections")
 PROTOCOL = ("score_threshold", "nms_iou", *LIMITS)  # settings of post-processing that decide AP, too
 ANY_RESIZE = "any"
-COCO_EVALUATORS = {"arrays": evaluate_coco, "pycocotools": evaluate_with_pycocotools}
+SIDE_BY_SIDE = "all"
+COCO_EVALUATORS = {
+    "arrays": evaluate_coco,
+    "pycocotools": evaluate_with_pycocotools,
+    SIDE_BY_SIDE: evaluate_coco,
+}
 
 
 def main(cfg: DictConfig) -> float | None:
@@ -81,10 +87,14 @@ def evaluate(settings: EvaluateConfig, *, own_cache: bool = False) -> float | No
     loader = assemble.eval_loader(config, annotations, batch_size=settings.batch_size)
     precision = config.trainer.precision
     with backend_switches(config.trainer):
-        detections, seconds = detect(
-            detector, loader, device, progress=settings.progress, precision=precision
+        unclipped, seconds = detect(
+            detector, loader, device, progress=settings.progress, precision=precision, clip=False
         )
+    detections = clipped_to_images(annotations, unclipped)
     result = report(annotations, detections, COCO_EVALUATORS[settings.evaluators])
+    variants = []
+    if settings.evaluators == SIDE_BY_SIDE:
+        variants = ap_variants(annotations, detections, result.scalars, unclipped)
     content = {
         "checkpoint": stored.path.name,
         "step": stored.step,
@@ -93,6 +103,7 @@ def evaluate(settings: EvaluateConfig, *, own_cache: bool = False) -> float | No
         "evaluators": settings.evaluators,
         "protocol": {**protocol, "resize": input_handling(config.input, annotations)},
         **result.as_dict(),
+        **variants_part(variants),
         "inference_images_per_second": len(annotations) / max(seconds, 1e-9),
         "device": device_name(device),
         **fault_counts(scanned[1], loader),
@@ -101,6 +112,8 @@ def evaluate(settings: EvaluateConfig, *, own_cache: bool = False) -> float | No
     kind = ", averaged weights" if stored.ema else ""
     print(f"{stored.path}, step {stored.step}{kind}, on {where}\n{result.table()}")
     print(*fault_lines(scanned[1], loader), sep="", end="")
+    if variants:
+        print(f"\n{variants_text(variants)}\n")
     own = same_files(run_config.data, config.data) or is_recorded(
         result.truths_hash, stored.path, settings.split
     )
@@ -122,6 +135,11 @@ def settled_protocol(postprocess: PostProcess, settings: EvaluateConfig) -> dict
             setattr(postprocess, name, value or None if name in LIMITS else value)
         protocol[name] = getattr(postprocess, name)
     return protocol
+
+
+def variants_part(variants: Sequence[ApVariant]) -> dict[str, list[dict]]:
+    """For evaluation.json; empty without variants."""
+    return {"variants": [row.as_dict(variants[0]) for row in variants]} if variants else {}
 
 
 def input_handling(settings: InputConfig, annotations: Annotations) -> str:

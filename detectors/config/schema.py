@@ -272,7 +272,8 @@ class EvaluateConfig:
     checkpoint: str = _choice("best", "last")  # which one of a run folder
     split: str = _choice("val", "test", "train")
     # What computes COCO's numbers: flat arrays, or COCO's own code, many times slower, for the same numbers.
-    evaluators: str = _choice("arrays", "pycocotools")
+    # all: arrays, and a table of AP50 as other programs measure it.
+    evaluators: str = _choice("arrays", "pycocotools", "all")
     # Post-processing that replaces the model's own, so that detectors can be compared; null keeps it.
     score_threshold: float | None = _probability(None)
     nms_iou: float | None = _probability(None)

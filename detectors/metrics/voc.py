@@ -63,7 +63,14 @@ class VocResult:
 
 
 def evaluate_voc(
-    annotations: Annotations, detections: Detections, *, iou: float = 0.5, inclusive: bool = False
+    annotations: Annotations,
+    detections: Detections,
+    *,
+    iou: float = 0.5,
+    inclusive: bool = False,
+    added_to_sides: float = 0.0,
+    difficult_counts: bool = False,
+    next_free: bool = False,
 ) -> VocResult:
     """AP of `detections` (original frame; `image` is the row of `annotations`) at one IoU threshold.
 
@@ -74,14 +81,21 @@ def evaluate_voc(
     regions are treated like them. A class with boxes but no detections has AP 0.
 
     inclusive: match at IoU >= iou (VOCevaldet.m) instead of IoU > iou (voc_eval.py, and most Python code).
+    added_to_sides: pixels added to the right and bottom edge of every box and detection before their IoU.
+    difficult_counts: difficult boxes are boxes like others.
+    next_free: a detection takes the free box of the highest IoU, and is ignored only if no free box matches.
     ValueError: see metrics.arrays.to_arrays.
     """
     arrays = to_arrays(annotations, detections)
-    ignored = annotations.difficult | annotations.crowd
-    best_iou, best_box = _best_boxes(annotations, arrays)
-    hit = best_iou >= iou if inclusive else best_iou > iou
+    ignored = annotations.crowd if difficult_counts else annotations.difficult | annotations.crowd
+    pairs = _pairs(annotations, arrays, added_to_sides)
+    if not next_free:
+        pairs = _first_choices(pairs)
+    hits = _rows(pairs, pairs.iou >= iou if inclusive else pairs.iou > iou)
+    if next_free:
+        hits = _rows(hits, np.lexsort((ignored[hits.box], hits.detection)))
     order = np.argsort(-arrays.scores, kind="stable")
-    codes = _judge(hit, best_box, ignored, order)
+    codes = _judge(hits, ignored, order)
     classes = len(annotations.class_names)
     npos = np.bincount(annotations.labels[~ignored], minlength=classes)
     by_class = order[np.argsort(arrays.labels[order], kind="stable")]
@@ -127,12 +141,22 @@ def ap_area(recall: np.ndarray, precision: np.ndarray) -> float:
     return float((np.diff(recall, prepend=0.0) * envelope).sum())
 
 
-def _best_boxes(annotations: Annotations, arrays: DetectionArrays) -> tuple[np.ndarray, np.ndarray]:
-    """For each detection, the box of its image and class with the highest IoU; the first of equals.
-
-    Returns (T,) float64 IoU, -1 without such a box, and (T,) int64 row of the box. Only pairs of one image
-    and class are formed.
+class _Pairs(NamedTuple):
+    """Detections and boxes of one image and class. Each detection's pairs stand together, in the order in
+    which it would take the boxes.
     """
+
+    detection: np.ndarray  # (P,) int64, ascending
+    box: np.ndarray  # (P,) int64
+    iou: np.ndarray  # (P,) float64
+
+
+def _rows(pairs: _Pairs, rows: np.ndarray) -> _Pairs:
+    return _Pairs(*(column[rows] for column in pairs))
+
+
+def _pairs(annotations: Annotations, arrays: DetectionArrays, added_to_sides: float) -> _Pairs:
+    """All pairs, the highest IoU of each detection first; equal IoUs in the order of the annotations."""
     classes = len(annotations.class_names)
     box_group = annotations.image * classes + annotations.labels  # (G,)
     by_group = np.argsort(box_group, kind="stable")
@@ -140,31 +164,53 @@ def _best_boxes(annotations: Annotations, arrays: DetectionArrays) -> tuple[np.n
     first = np.searchsorted(box_group[by_group], group, "left")
     count = np.searchsorted(box_group[by_group], group, "right") - first
     start = np.cumsum(count) - count  # (T,) where each detection's pairs begin
-    detection = np.repeat(np.arange(len(group)), count)  # (P,): one row per pair
+    detection = np.repeat(np.arange(len(group)), count)  # (P,)
     rank = np.arange(len(detection)) - np.repeat(start, count)  # 0, 1, ... within each detection's pairs
     box = by_group[first[detection] + rank]  # (P,)
-    boxes = torch.from_numpy(arrays.boxes_original)
-    gt_boxes = torch.from_numpy(annotations.boxes_original.reshape(-1, 4))
+    boxes = _with_longer_sides(arrays.boxes_original, added_to_sides)
+    gt_boxes = _with_longer_sides(annotations.boxes_original.reshape(-1, 4), added_to_sides)
     iou = paired_iou(boxes[detection], gt_boxes[box]).numpy()
-    best_first = np.lexsort((-iou, detection))  # stable, so equal IoUs stay in the order of the annotations
-    has_box = np.flatnonzero(count)
-    top = best_first[start[has_box]]
-    best_iou = np.full(len(group), -1.0)
-    best_box = np.zeros(len(group), np.int64)
-    best_iou[has_box] = iou[top]
-    best_box[has_box] = box[top]
-    return best_iou, best_box
+    return _rows(_Pairs(detection, box, iou), np.lexsort((-iou, detection)))
 
 
-def _judge(hit: np.ndarray, box: np.ndarray, ignored: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """(T,) codes. hit, box: per detection; ignored: per box; order: detections by descending score."""
-    codes = np.full(len(hit), FALSE_POSITIVE)
-    on_ignored = np.zeros(len(hit), dtype=bool)
-    on_ignored[hit] = ignored[box[hit]]
-    codes[on_ignored] = IGNORED_DETECTION
-    contenders = order[(hit & ~on_ignored)[order]]
-    _, winners = np.unique(box[contenders], return_index=True)  # the first detection of a box gets it
-    codes[contenders[winners]] = TRUE_POSITIVE
+def _with_longer_sides(boxes: np.ndarray, pixels: float) -> torch.Tensor:
+    """(T, 4) boxes with `pixels` more to the right and below; no side falls below 0."""
+    if not pixels:
+        return torch.from_numpy(boxes)
+    low = boxes[:, :2]
+    return torch.from_numpy(np.concatenate([low, np.maximum(boxes[:, 2:] + pixels, low)], axis=1))
+
+
+def _first_choices(pairs: _Pairs) -> _Pairs:
+    """The first pair of each detection."""
+    return _rows(pairs, np.flatnonzero(np.diff(pairs.detection, prepend=-1)))
+
+
+def _judge(hits: _Pairs, ignored: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """(T,) codes. ignored: per box; order: detections by descending score.
+
+    Each detection asks for the box of its first pair. Of those that ask for a box the first in `order` gets
+    it, and the others ask for the box of their next pair, until none has a next one. That is the same as
+    letting one after another choose among the free boxes. An ignored box takes all that ask for it.
+    """
+    detections = len(order)
+    rank = np.empty(detections, dtype=np.int64)
+    rank[order] = np.arange(detections)
+    asking = np.flatnonzero(np.diff(hits.detection, prepend=-1))  # (D,) pairs, one for each detection
+    last = np.append(asking[1:], len(hits.detection))[: len(asking)] - 1
+    while True:
+        box = hits.box[asking]
+        own = rank[hits.detection[asking]]
+        best = np.full(len(ignored), detections)
+        np.minimum.at(best, box, own)
+        lost = ~ignored[box] & (best[box] < own)
+        more = lost & (asking < last)
+        if not more.any():
+            break
+        asking[more] += 1
+    codes = np.full(detections, FALSE_POSITIVE)
+    found = np.where(ignored[box], IGNORED_DETECTION, TRUE_POSITIVE)
+    codes[hits.detection[asking[~lost]]] = found[~lost]
     return codes
 
 

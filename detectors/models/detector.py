@@ -106,9 +106,14 @@ class Detector(nn.Module):
         return self._grids[key]
 
     @torch.no_grad()
-    def detections(self, outputs: HeadOutputs, infos: list[ImageInfo], size: Sequence[int]) -> Detections:
-        """Detections in the original images' frame, clipped to them; `image` is the position in the batch."""
-        return to_original(self.postprocess(outputs, self.grid(size)), infos)
+    def detections(
+        self, outputs: HeadOutputs, infos: list[ImageInfo], size: Sequence[int], *, clip: bool = True
+    ) -> Detections:
+        """Detections in the original images' frame; `image` is the position in the batch.
+
+        They are clipped to the images unless clip=False.
+        """
+        return to_original(self.postprocess(outputs, self.grid(size)), infos, clip)
 
     def kernel_versions(self) -> str:
         """Which version of each fused operation runs on the detector's device, and why; for the log."""

@@ -215,14 +215,15 @@ def detect(
     progress: bool,
     precision: str = "float32",
     losses: ValidationLoss | None = None,
+    clip: bool = True,
 ) -> tuple[Detections, float]:
     """Detections of every image of the loader, in the original frame; `image` is the row of its Annotations.
 
-    precision: trainer.precision of the run. losses: gets every batch.
+    precision: trainer.precision of the run. losses: gets every batch. clip: boxes are cut to their images.
     Also returns the seconds spent without loading. Leaves the detector in evaluation mode.
     """
     detector.eval()
-    fetcher = DetectionFetcher(detector, device)
+    fetcher = DetectionFetcher(detector, device, clip=clip)
     seconds = 0.0
     for batch in tqdm(loader, disable=not shows_bar(progress), desc="evaluate", leave=False):
         started = perf_counter()

@@ -20,8 +20,10 @@ class DetectionFetcher:
     queued, on a stream of its own. On a CPU it happens at once.
     """
 
-    def __init__(self, detector: Detector, device: torch.device):
+    def __init__(self, detector: Detector, device: torch.device, *, clip: bool = True):
+        """clip: boxes are clipped to their images."""
         self.detector = detector
+        self.clip = clip
         self.device = device
         self.stream = None if device.type == "cpu" else torch.Stream(device)
         self._waiting: tuple | None = None  # a batch, and when its outputs are there
@@ -51,6 +53,7 @@ class DetectionFetcher:
             self._fetch(*batch)  # has waited for the stream at its end: outputs may be freed
 
     def _fetch(self, outputs: HeadOutputs, infos: list[ImageInfo], size: Sequence[int]) -> None:
-        fetched = Detections(**on_host(vars(self.detector.detections(outputs, infos, size))))
+        detections = self.detector.detections(outputs, infos, size, clip=self.clip)
+        fetched = Detections(**on_host(vars(detections)))
         rows = torch.tensor([info.index for info in infos])
         self._parts.append(replace(fetched, image=rows[fetched.image]))

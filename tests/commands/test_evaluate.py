@@ -198,8 +198,31 @@ def test_pycocotools_gives_the_same_numbers(trained, monkeypatch):
         contents.append(content)
     assert contents[0]["AP"] is not None
     assert contents[1] == contents[0]
-    with pytest.raises(ConfigError, match="evaluators='cocotools': must be one of arrays, pycocotools; did"):
+    with pytest.raises(
+        ConfigError, match="evaluators='cocotools': must be one of arrays, pycocotools, all; did"
+    ):
         check({"run": "r", "evaluators": "cocotools", "paths": {}}, EvaluateConfig)
+
+
+def test_all_evaluators_side_by_side(trained, capsys):
+    """Beside the same report: a table whose first rows are the report's numbers, printed and written."""
+    contents = []
+    for name in ("arrays", "all"):
+        evaluated(trained, evaluators=name, score_threshold=0.0)
+        contents.append(json.loads((trained / "run/evaluation.json").read_text()))
+        del contents[-1]["inference_images_per_second"], contents[-1]["evaluators"]
+    assert "variants" not in contents[0]
+    rows = {row["name"]: row for row in contents[1].pop("variants")}
+    assert contents[1] == contents[0]
+    named = {"voc10": "AP50_voc10", "voc07": "AP50_voc07", "coco_ap50": "AP50", "coco_ap": "AP"}
+    assert {key: rows[name]["AP"] for name, key in named.items()} == {
+        k: contents[0][k] for k in named.values()
+    }
+    assert rows["voc10"]["difference"] == 0
+    assert "unclipped" in rows
+    printed = capsys.readouterr().out
+    assert "boxes not clipped to the image" in printed
+    assert "what differs from the first row" in printed
 
 
 def test_the_classes_cannot_be_chosen(trained, monkeypatch, capsys, tmp_path):
