@@ -18,6 +18,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from detectors.config.build import trust
 from detectors.config.habits import EVALUATE_NAMES, TRAIN_NAMES, Habits, with_one_length
+from detectors.config.run_folders import LATEST, names_latest, newest_run, refuse_namesake, with_latest_run
 from detectors.config.typed import composable, setting_hints, with_quoted_texts
 from detectors.data.class_names import CLASS_LISTS
 from detectors.data.image_headers import PIXEL_LIMIT
@@ -334,11 +335,12 @@ class HydraProgram(NamedTuple):
 
     schema: type
     names: dict[str, str]  # habits.TRAIN_NAMES or EVALUATE_NAMES
+    runs: tuple[str, ...]  # settings that name a run
 
 
 HYDRA_PROGRAMS = {
-    "train": HydraProgram(Config, TRAIN_NAMES),
-    "evaluate": HydraProgram(EvaluateConfig, EVALUATE_NAMES),
+    "train": HydraProgram(Config, TRAIN_NAMES, ("trainer.resume", "trainer.init_from")),
+    "evaluate": HydraProgram(EvaluateConfig, EVALUATE_NAMES, ("run",)),
 }
 
 
@@ -350,15 +352,18 @@ def as_typed(overrides: Sequence[str]) -> list[str]:
 def prepared(arguments: Sequence[str], program: str) -> list[str]:
     """A command line for Hydra. ValueError that names our settings for those of other programs.
 
-    program: train or evaluate.
+    program: train or evaluate. `latest` has become the newest run's folder.
     """
-    schema, names = HYDRA_PROGRAMS[program]
+    schema, names, runs = HYDRA_PROGRAMS[program]
     settings = [*setting_hints(schema), *(f"data.{field.name}" for field in fields(DataConfig))]
     groups = {path.parent.name for path in CONF.glob("*/*.yaml")}
     if program == "evaluate":
         groups = {"data", "paths"}
     choices = {group: sorted(path.stem for path in (CONF / group).glob("*.yaml")) for group in groups}
     overrides = Habits(settings, choices, names).ordered(arguments)
+    if names_latest(overrides, runs):
+        places = [override for override in overrides if override.lstrip("+").startswith("paths.")]
+        overrides = with_latest_run(overrides, runs, output_folder(places))
     return as_typed(with_one_length(overrides) if program == "train" else overrides)
 
 
@@ -370,9 +375,21 @@ def composed(overrides: Sequence[str]) -> dict[str, Any]:
     return config
 
 
-def output_folder() -> Path:
+def output_folder(overrides: Sequence[str] = ()) -> Path:
     """paths.output as train.py has it, for commands that Hydra does not run: all of them write there."""
-    return Path(composed([])["paths"]["output"])
+    return Path(composed(overrides)["paths"]["output"])
+
+
+def latest_or(place: Path, holds: str = "*.pt", what: str = "a checkpoint") -> Path:
+    """The place of a run as it was typed; for `latest`, the newest run that holds a file of this pattern.
+
+    what: such a file, for messages.
+    FileNotFoundError without any; ValueError if the current folder holds something of that name.
+    """
+    if str(place) != LATEST:
+        return place
+    refuse_namesake()
+    return newest_run(output_folder(), holds, what)
 
 
 def merged(stored: Mapping[str, Any], changes: Sequence[str]) -> DictConfig:

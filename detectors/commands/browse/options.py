@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--checkpoint",
         type=Path,
-        help="a run or a checkpoint whose configuration is used; overrides change it",
+        help="a run, latest or a checkpoint whose configuration is used; overrides change it",
     )
     parser.add_argument(
         "--compare",

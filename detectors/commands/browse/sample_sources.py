@@ -15,7 +15,7 @@ import torch
 from detectors.annotations import Annotations
 from detectors.commands.browse.matches_table import matches_table
 from detectors.config.check import check
-from detectors.config.schema import Config, composed, merged
+from detectors.config.schema import Config, composed, latest_or, merged
 from detectors.data.images import ImageError
 from detectors.data.loading import BatchLoader, DetectionDataset, Sample
 from detectors.data.sampling import Key, ResumableSampler
@@ -62,7 +62,9 @@ def open_sources(args: argparse.Namespace) -> Iterator[SampleSource]:
 
 def open_source(title: str, overrides: Sequence[str], args: argparse.Namespace) -> SampleSource:
     """ValueError: the split has no usable image, or --step or --epoch is after the end of the run."""
-    stored = ckpt.load_checkpoint(ckpt.find_checkpoint(args.checkpoint)) if args.checkpoint else None
+    stored = (
+        ckpt.load_checkpoint(ckpt.find_checkpoint(latest_or(args.checkpoint))) if args.checkpoint else None
+    )
     config = check(merged(stored.config, overrides) if stored else composed(overrides))
     annotations = _read_annotations(config, args.split, stored.class_names if stored else None)
     if args.split == "train":

@@ -21,7 +21,7 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
         nargs="+",
         type=Path,
         metavar="RUN",
-        help="a run folder that evaluate.py has seen, one of its evaluation_*.json, or a folder of such runs",
+        help="a run that evaluate.py has seen, latest, one of its evaluation_*.json, or a folder of runs",
     )
     add("--split", default="val", help="which evaluation to compare (val)")
     add(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from detectors.config.run_folders import is_run_folder, runs_below
+from detectors.config.schema import latest_or
 from detectors.training.run_files import SUMMARY
 
 
@@ -29,7 +29,9 @@ def with_runs_of_folders(places: Sequence[Path], split: str) -> tuple[list[Path]
     A run that is named twice counts once. ValueError for a folder without runs, or without evaluated ones.
     """
     listed, notes = [], []
-    for place in places:
+    for typed in places:
+        file = file_of(Path("run"), split).name
+        place = latest_or(typed, file, file)
         if not place.is_dir() or is_run_folder(place):
             listed.append(place)
             continue
@@ -60,24 +62,3 @@ def _how_to_evaluate(runs: Sequence[Path], split: str) -> str:
     setting = f"run={','.join(trained)}"
     setting = f'"{setting}"' if "'" in setting else setting
     return f"; evaluate them: python evaluate.py{several} {setting} split={split}"
-
-
-def is_run_folder(folder: Path) -> bool:
-    """Whether train.py wrote a run into this folder itself, or began to."""
-    return (folder / SUMMARY).exists() or (folder / ".hydra").is_dir() or any(folder.glob("*.pt"))
-
-
-def runs_below(folder: Path) -> Iterator[Path]:
-    """All run folders below a folder, at any depth; 2_... comes before 10_..."""
-    for entry in sorted(os.scandir(folder), key=lambda entry: _natural(entry.name)):
-        if entry.is_dir(follow_symlinks=False):
-            inner = folder / entry.name
-            if is_run_folder(inner):
-                yield inner
-            else:
-                yield from runs_below(inner)
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sorts numbers within names by their value."""
-    return [(int(part) if part.isdecimal() else -1, part) for part in re.split(r"(\d+)", name)]

@@ -20,6 +20,7 @@ from detectors.commands.convert.datasets import convert_data_set
 from detectors.commands.convert.options import TARGET_SUFFIXES, options
 from detectors.commands.convert.ssd_conversion import from_ssd, to_ssd
 from detectors.config.entry import verb
+from detectors.config.schema import latest_or
 from detectors.data.files import atomic_file
 from detectors.tables import printable
 from detectors.training import checkpoint as ckpt
@@ -33,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     if any(word.startswith(("data=", "data.")) and "=" in word for word in words[:2]):
         _convert_data_set(words, args)
         return
-    args.source, args.target = Path(args.source), Path(args.target)
+    args.source, args.target = latest_or(Path(args.source)), Path(args.target)
     if args.target_kind in FORMAT_WRITERS and args.target_kind not in TARGET_SUFFIXES:
         what = f"--to {args.target_kind}: is a format of data sets"
         raise ValueError(f"{what}; choose the set with data=..., such as data=voc")

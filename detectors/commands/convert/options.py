@@ -19,7 +19,7 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
         description="Converts weights between programs, or a data set between formats: "
         "detectors convert data=voc data.root=FOLDER --to coco TARGET",
     )
-    parser.add_argument("source", help="a file or run folder; or key=value that choose a data set")
+    parser.add_argument("source", help="a file, a run folder or latest; or key=value that choose a data set")
     parser.add_argument(
         "target",
         help="the file to write: .pt is our checkpoint, .weights Darknet's, .pth torchvision's",

@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         "Options may stand anywhere; what follows -- is a place, also if it begins with a dash.",
     )
     add = parser.add_argument
-    add("places", nargs="*", type=Path, metavar="PLACE", help="a run or checkpoint, then images or folders")
+    add("places", nargs="*", type=Path, metavar="PLACE", help="a run, latest or a checkpoint, then images")
     add("--score", "--thresh", type=float, help="lowest score shown (0.3; with --cfg 0.5, as in Darknet)")
     add("--output", type=Path, help="for pictures (predict in paths.output, below which train.py writes)")
     add("--device", default="auto", help="auto, cpu, cuda, or one GPU of several: cuda:1 (auto)")

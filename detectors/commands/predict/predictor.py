@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from detectors.commands.predict.darknet_files import DarknetFiles
 from detectors.commands.predict.inputs import Given, Images, given_images
+from detectors.config.schema import latest_or
 from detectors.data.augment.transforms import build_transform, no_augmentation
 from detectors.data.images import ImageError, read_image
 from detectors.structures import Detections, ImageInfo
@@ -182,7 +183,7 @@ def load(
 ) -> Predictor:
     """A trained detector: a run folder, a checkpoint, or Darknet's cfg and weights.
 
-    place: a run folder (its best.pt), a .pt file, or a .cfg file.
+    place: a run folder (its best.pt), latest for the newest run's, a .pt file, or a .cfg file.
     weights, names: with a .cfg, its .weights and a file with one class name a line (default: "0", "1", ...).
     device: auto, cpu, cuda, or one GPU of several, such as cuda:1.
     FileNotFoundError or ValueError says what is missing or does not fit.
@@ -201,5 +202,5 @@ def load(
         return Predictor(DarknetFiles(Path(place), Path(weights), names and Path(names), chosen))
     if weights is not None or names is not None:
         raise ValueError(f"{place}: weights and names belong to a .cfg file; a run or checkpoint has its own")
-    checkpoint = ckpt.load_checkpoint(ckpt.find_checkpoint(place))
+    checkpoint = ckpt.load_checkpoint(ckpt.find_checkpoint(latest_or(Path(place))))
     return Predictor(CheckpointModel(checkpoint, chosen))

@@ -20,7 +20,7 @@ from detectors.commands.replay.repeat import FirstBad, anomaly, find_first_bad, 
 from detectors.config.build import trust
 from detectors.config.check import ConfigError, check
 from detectors.config.entry import verb
-from detectors.config.schema import Config
+from detectors.config.schema import Config, latest_or
 from detectors.kernels.dispatch import set_kernels
 from detectors.training import assemble
 from detectors.training import checkpoint as ckpt
@@ -35,7 +35,7 @@ NAMES_SHOWN = 5  # names of tensors
 def main(arguments: list[str] | None = None) -> None:
     args = options(arguments)
     trust(args.builder)
-    replay = read_replay(args.folder)
+    replay = read_replay(_folder_of(args.folder))
     config = _config(replay, args.device)
     absent = [name for name in config.trainer.on_step if name not in args.on_step]
     config.trainer.on_step = args.on_step
@@ -57,6 +57,14 @@ def main(arguments: list[str] | None = None) -> None:
             "and the threads, and on a GPU on chance: what only just grew too large need not do so again"
         )
         raise SystemExit(1)
+
+
+def _folder_of(place: Path) -> Path:
+    """The place as it was typed; for `latest`, the replay folder that the newest run with one wrote last."""
+    run = latest_or(place, f"*/{REPLAY}", "a replay folder")
+    if run == place:
+        return place
+    return max(run.glob(f"*/{REPLAY}"), key=lambda file: file.stat().st_mtime).parent
 
 
 def _config(replay: Replay, device: str | None) -> Config:

@@ -1,4 +1,4 @@
-"""Folders of runs on the command line of a comparison: what stands for what, and what is said about the rest."""
+"""Folders of runs on the command line of a comparison: the runs they stand for, and what is left out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import json
 import pytest
 
 from detectors.commands.compare import command
-from detectors.commands.compare.run_places import runs_below, with_runs_of_folders
+from detectors.commands.compare.run_places import with_runs_of_folders
+from detectors.config.run_folders import runs_below
 from tests.commands.compare.test_command import error_of, write_run
 
 
