@@ -1,19 +1,26 @@
 """Runs that are started in the same second get a folder each, and a refused run leaves none: Hydra makes a
-run's folder before our code can look at the settings.
+run's folder before our code can look at the settings. A multirun's folders are named by what differs.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
+from detectors.config.run_folders import quoted_for_hydra
 from detectors.config.schema import AUTO
 
+OURS = "++hydra.sweep.dir="  # what the command line does not say, but FolderNote
+LONGEST_VALUE = 60  # characters of a value in a folder's name
+LONGEST_NAME = 200  # of the whole name; a file system takes 255 bytes
 HYDRAS_FILES = {Path(".hydra") / name for name in ("config.yaml", "hydra.yaml", "overrides.yaml")}
 
 
@@ -42,15 +49,56 @@ class FolderNote(Callback):
             FolderNote.fresh = None if folder.exists() else folder.absolute()
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        swept, constant = swept_settings(config.hydra)
+        listed = ",".join(map(quoted_for_hydra, constant))
+        for_jobs = [f"hydra.job.config.override_dirname.exclude_keys=[{listed}]"]
         if not names_folder(config.hydra):
+            plain = Path(config.hydra.sweep.dir)
+            names = [plain.name, *(key.rpartition(".")[2] for key in swept)]
+            folder = claimed(plain.with_name("_".join(names)[:LONGEST_NAME]))
+            for_jobs.append(f"{OURS}{quoted_for_hydra(str(folder))}")
             with open_dict(config.hydra):
-                config.hydra.sweep.dir = str(claimed(Path(config.hydra.sweep.dir)))
+                config.hydra.sweep.dir = str(folder)
+        # Each job composes its settings anew, from these.
+        with open_dict(config.hydra):
+            config.hydra.overrides.hydra.extend(for_jobs)
+
+
+def swept_settings(hydra: Any) -> tuple[list[str], list[str]]:
+    """The settings that differ between the jobs of a multirun, and those that do not. hydra: its settings."""
+    overrides = OverridesParser.create().parse_overrides(_as_typed(hydra.overrides.task))
+    swept = dict.fromkeys(hydra.sweeper.get("params") or ())
+    swept |= dict.fromkeys(override.key_or_group for override in overrides if override.is_sweep_override())
+    return list(swept), [it.key_or_group for it in overrides if it.key_or_group not in swept]
+
+
+def job_folder(number: int, overrides: ListConfig, constant: Sequence[str]) -> str:
+    """The name of a job's folder, such as 3_model=ssd160_seed=1: settings that are not constant, as typed.
+
+    Of a path its last part counts. All characters can be typed in a shell and on a command line of Hydra.
+    """
+    parts = [str(number)]
+    for override in _as_typed(overrides):
+        key, _, value = override.lstrip("+~").partition("=")
+        if key not in constant:
+            text = re.sub(r"[^\w.+-]+", "-", value.strip("'\"/").rpartition("/")[2]).strip("-")
+            parts.append(f"{key}={text[:LONGEST_VALUE]}")
+    return "_".join(parts)[:LONGEST_NAME]
 
 
 def names_folder(hydra: Any) -> bool:
     """Whether the command line says where the run, or all runs of a multirun, write. hydra: its settings."""
     setting = "hydra.sweep.dir=" if hydra.mode == RunMode.MULTIRUN else "hydra.run.dir="
-    return any(override.lstrip("+").startswith(setting) for override in hydra.overrides.hydra)
+    typed = [override for override in _as_typed(hydra.overrides.hydra) if not override.startswith(OURS)]
+    return any(override.lstrip("+").startswith(setting) for override in typed)
+
+
+def _as_typed(overrides: ListConfig) -> list[str]:
+    """Overrides with their interpolations unresolved."""
+    return OmegaConf.to_container(overrides, resolve=False)
+
+
+OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 
 
 def claimed(folder: Path) -> Path:

@@ -7,6 +7,7 @@ A file, because jobs may run in other processes and on other machines.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,10 @@ class SweepNote(Callback):
         SweepNote.file = None
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        print(*job_table(recorded_jobs()), sep="\n")
+        jobs = recorded_jobs()
+        print(*job_table(jobs), sep="\n")
+        if config.hydra.job.name == "train" and len(jobs) > 1:
+            print(f"to compare them: detectors compare {shlex.quote(str(SweepNote.file.parent))}")
 
 
 def record_job(result: Mapping[str, Any]) -> None:

@@ -92,13 +92,13 @@ def with_latest_run(overrides: Sequence[str], settings: Sequence[str], output: P
         parts = split_at_commas(value)
         if equals and key.lstrip("+") in settings and LATEST in parts:
             refuse_namesake()
-            run = _quoted_for_hydra(str(newest_run(output)))
+            run = quoted_for_hydra(str(newest_run(output)))
             override = f"{key}={','.join(run if part == LATEST else part for part in parts)}"
         changed.append(override)
     return changed
 
 
-def _quoted_for_hydra(text: str) -> str:
+def quoted_for_hydra(text: str) -> str:
     """A text that an override can hold: its quotes, and the backslashes before a quote, are escaped."""
     if PLAIN.fullmatch(text):
         return text

@@ -6,15 +6,18 @@ import json
 import os
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 
 from detectors.config.check import check
 from detectors.config.entry import entry_point
 from detectors.config.multirun import SweepNote
-from detectors.config.schema import CONF
+from detectors.config.schema import CONF, prepared
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -82,11 +85,12 @@ def test_without_a_failure_the_table_stands_on_stdout(sweep, tmp_path):
     assert sweep("-m", "seed=1,-2")[0] == 2
     status, out, error = sweep("-m", "seed=3", "model=yolov2_160,ssd160")
     assert (status, error) == (0, "")
-    assert out.splitlines()[-4:] == [
+    assert out.splitlines()[-5:] == [
         f"2 jobs done, 0 failed; {tmp_path}/sweep/jobs.jsonl",
         "job  settings          result",
         "0    model=yolov2_160  0.3000",
         "1    model=ssd160      0.3000",
+        f"to compare them: detectors compare {tmp_path}/sweep",
     ]
     status, _, error = sweep("-m", "seed=-1,-2")
     assert error.splitlines()[-3].startswith("job")
@@ -104,6 +108,51 @@ def test_a_launcher_that_is_not_installed(sweep):
     fix = "it comes with: pip install 'detectors[submitit]'"
     error = sweep("-m", "hydra/launcher=submitit_slurm")[2]
     assert error.splitlines()[0] == f"error: hydra/launcher=submitit_slurm: there is no such choice; {fix}"
+
+
+def test_the_folders_are_named_by_what_differs(monkeypatch, tmp_path, capfd):
+    """Settings that all jobs share, brackets and folders do not appear; a shell and Hydra take the names."""
+    monkeypatch.setattr(SweepNote, "start", 0)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    long = f"x{'y' * 300}"
+    swept = ["input.size=[160,320],[64,64]", f"data.root='/a b/c=d/',\"/{long}\""]
+    common = [
+        "model=ssd160",
+        "trainer.steps=7",
+        "paths.cache=${paths.data}",
+        "seed=3",
+        "+data.test=[a]",
+        f"paths.output={tmp_path}",
+    ]
+    monkeypatch.setattr(sys, "argv", ["train.py", "-m", *swept, *common])
+    entry_point("train", config_path=str(CONF))(lambda cfg: None)()
+    (sweep,) = (tmp_path / "multirun").iterdir()
+    assert sweep.name[19:] == "_size_root"
+    names = sorted(path.name for path in sweep.iterdir() if path.is_dir())
+    assert names[:2] == [
+        "0_input.size=160-320_data.root=c-d",
+        f"1_input.size=160-320_data.root={long[:60]}",
+    ]
+    assert len(names) == 4 and names[2] == "2_input.size=64-64_data.root=c-d"
+    assert capfd.readouterr().out.splitlines()[-1] == f"to compare them: detectors compare {sweep}"
+    place = f"{sweep}/{names[0]}"
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        assert compose("evaluate", prepared([f"run={place}"], "evaluate")).run == place
+    record = (Path(place) / ".hydra/overrides.yaml").read_text()
+    assert "hydra" not in record and "trainer.steps=7" in record
+
+
+def test_multiruns_of_the_same_second_have_folders_of_their_own(monkeypatch, tmp_path):
+    """And their jobs write there. What an experiment sweeps names them, too."""
+    monkeypatch.setattr(SweepNote, "start", 0)
+    monkeypatch.setattr("hydra.core.utils.datetime", SimpleNamespace(now=lambda: datetime(2026, 1, 2)))
+    monkeypatch.setattr(sys, "argv", ["train.py", "-m", "experiment=duel", f"paths.output={tmp_path}"])
+    taken = tmp_path / "multirun/2026-01-02_00-00-00_model_seed"
+    taken.mkdir(parents=True)
+    entry_point("train", config_path=str(CONF))(lambda cfg: None)()
+    assert list(taken.iterdir()) == []
+    assert (taken.with_name(f"{taken.name}_2") / "0_model=yolov2_160_seed=0/.hydra").is_dir()
+    assert len(list((tmp_path / "multirun").glob("*/*/.hydra"))) == 6
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from detectors.commands.compare.fairness import PROTOCOL_SETTINGS
 from detectors.config.run_folders import is_run_folder, runs_below
 from detectors.config.schema import latest_or
 from detectors.training.run_files import SUMMARY
@@ -40,7 +41,9 @@ def with_runs_of_folders(places: Sequence[Path], split: str) -> tuple[list[Path]
             raise ValueError(f"{place}: neither a run folder nor a folder of runs: none is in it or below it")
         evaluated = [run for run in runs if file_of(run, split).exists()]
         if others := [run for run in runs if run not in evaluated]:
-            note = f"not evaluated on {split}: {', '.join(map(str, others))}{_how_to_evaluate(others, split)}"
+            alike = () if evaluated else PROTOCOL_SETTINGS
+            command = _how_to_evaluate(others, split, alike)
+            note = f"not evaluated on {split}: {', '.join(map(str, others))}{command}"
             if not evaluated:
                 raise ValueError(f"{place}: none of its runs can be compared; {note}")
             notes.append(f"left out of {place}, because they are {note}")
@@ -51,14 +54,12 @@ def with_runs_of_folders(places: Sequence[Path], split: str) -> tuple[list[Path]
     return list(once.values()), notes
 
 
-def _how_to_evaluate(runs: Sequence[Path], split: str) -> str:
-    """The command that evaluates those that are trained; "" without any."""
-    trained = [
-        f"'{run}'" if set("=,") & set(str(run)) else str(run) for run in runs if (run / SUMMARY).exists()
-    ]
+def _how_to_evaluate(runs: Sequence[Path], split: str, settings: Sequence[str] = ()) -> str:
+    """The command that evaluates those of the runs that are trained; "" without any."""
+    trained = [f"'{run}'" if "," in str(run) else str(run) for run in runs if (run / SUMMARY).exists()]
     if not trained:
         return ""
     several = " -m" if len(trained) > 1 else ""
     setting = f"run={','.join(trained)}"
     setting = f'"{setting}"' if "'" in setting else setting
-    return f"; evaluate them: python evaluate.py{several} {setting} split={split}"
+    return " ".join([f"; evaluate them: python evaluate.py{several} {setting} split={split}", *settings])

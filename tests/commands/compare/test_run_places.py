@@ -61,5 +61,5 @@ def test_a_folder_without_runs_is_one_message(sweep, tmp_path, capsys):
     )
     message = error_of(capsys, sweep, "--split", "test")
     assert message.startswith(f"error: {sweep}: none of its runs can be compared; not evaluated on test: ")
-    assert f'python evaluate.py -m "run={sweep}/0_seed=0,' not in message  # names with = are quoted
-    assert message.endswith(f",'{sweep}/11_model=a,seed=2'\" split=test")
+    assert f'; evaluate them: python evaluate.py -m "run={sweep}/0_seed=0,' in message
+    assert f",'{sweep}/11_model=a,seed=2'\" split=test score_threshold=0.01 " in message
