@@ -18,7 +18,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from detectors.config.run_folders import quoted_for_hydra
 from detectors.config.schema import AUTO
 
-OURS = "++hydra.sweep.dir="  # what the command line does not say, but FolderNote
+OWN_SWEEP = "++hydra.sweep.dir="  # what the command line does not say, but FolderNote
 LONGEST_VALUE = 60  # characters of a value in a folder's name
 LONGEST_NAME = 200  # of the whole name; a file system takes 255 bytes
 HYDRAS_FILES = {Path(".hydra") / name for name in ("config.yaml", "hydra.yaml", "overrides.yaml")}
@@ -56,7 +56,7 @@ class FolderNote(Callback):
             plain = Path(config.hydra.sweep.dir)
             names = [plain.name, *(key.rpartition(".")[2] for key in swept)]
             folder = claimed(plain.with_name("_".join(names)[:LONGEST_NAME]))
-            for_jobs.append(f"{OURS}{quoted_for_hydra(str(folder))}")
+            for_jobs.append(f"{OWN_SWEEP}{quoted_for_hydra(str(folder))}")
             with open_dict(config.hydra):
                 config.hydra.sweep.dir = str(folder)
         # Each job composes its settings anew, from these.
@@ -89,7 +89,7 @@ def job_folder(number: int, overrides: ListConfig, constant: Sequence[str]) -> s
 def names_folder(hydra: Any) -> bool:
     """Whether the command line says where the run, or all runs of a multirun, write. hydra: its settings."""
     setting = "hydra.sweep.dir=" if hydra.mode == RunMode.MULTIRUN else "hydra.run.dir="
-    typed = [override for override in _as_typed(hydra.overrides.hydra) if not override.startswith(OURS)]
+    typed = [override for override in _as_typed(hydra.overrides.hydra) if not override.startswith(OWN_SWEEP)]
     return any(override.lstrip("+").startswith(setting) for override in typed)
 
 

@@ -76,6 +76,7 @@ TAGS = {
         "browse: training samples with their boxes; originals and epochs; matched anchors"
     ),
     "browse/about": "browse: what is shown, and matched anchors per box, by size of box",
+    "compare/<number>": "compare: a number of comparison.json, see docs/compare.md",
     "user/<name>": "your own numbers and pictures, from a hook",
     "run/config": "the resolved configuration",
     "run/versions": "Python, its packages, the device and its driver",

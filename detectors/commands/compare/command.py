@@ -7,11 +7,13 @@ that are not fair.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
 from detectors.commands.compare.analysis import TITLES, analysed
 from detectors.commands.compare.analysis_text import analysis_numbers, analysis_text
+from detectors.commands.compare.comparison_events import write_comparison_events
 from detectors.commands.compare.comparison_page import comparison_page
 from detectors.commands.compare.fairness import BUDGET_SLACK, equal_budgets, other_truths, truths, unfair
 from detectors.commands.compare.groups import grouped_by_seed
@@ -81,15 +83,17 @@ def main(arguments: list[str] | None = None) -> None:
         output = output.with_suffix("")
     markdown, numbers, page = (Path(f"{output}.{kind}") for kind in ("md", "json", "html"))
     write_text(markdown, text + "\n")
-    write_json(
-        numbers, {"unfair": reasons, "runs": runs, "notes": notes, **analysis_numbers(detectors, pairs)}
-    )
+    content = {"unfair": reasons, "runs": runs, "notes": notes, **analysis_numbers(detectors, pairs)}
+    write_json(numbers, content)
+    events = Path(f"{output}_tensorboard")
+    write_comparison_events(events, content)
     typed = ["detectors", "compare", *(sys.argv[1:] if arguments is None else arguments)]
     write_text(
         page,
         comparison_page(runs, COMPARED, detectors, pairs, unfair=reasons, notes=notes, command=typed),
     )
-    print(f"{text}\n\nwritten: {markdown}, {numbers}, {page}")
+    print(f"{text}\n\nin TensorBoard: tensorboard --logdir {shlex.quote(str(events))}")
+    print(f"written: {markdown}, {numbers}, {page}")
 
 
 def read_run(place: Path, split: str) -> dict:
