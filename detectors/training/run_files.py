@@ -45,7 +45,8 @@ EVALUATION_FIELDS = {
     "per_class": dict,
 }
 CLASS_FIELDS = {"AP50_voc10": float | None}
-NEWER = {"truths_hash"}  # keys that older versions did not write
+# Keys that older versions did not write, or that the detections of other programs do not come with.
+OPTIONAL = {"truths_hash", "inference_images_per_second", "device"}
 WORDS = {dict: "an object of names and values", list: "a list", tuple[int, int]: "[height, width] in pixels"}
 
 
@@ -59,7 +60,10 @@ def read_summary(path: Path, fix: str) -> dict[str, Any]:
 def read_evaluation(path: Path, fix: str) -> dict[str, Any]:
     """An evaluation file as a dict. See read_record."""
     content = read_record(path, fix)
-    check_fields(content, EVALUATION_FIELDS, str(path), fix)
+    fields = {
+        name: hint for name, hint in EVALUATION_FIELDS.items() if name in content or name not in OPTIONAL
+    }
+    check_fields(content, fields, str(path), fix)
     for name, row in content["per_class"].items():
         place = f"{path}: per_class[{name!r}]"
         if not isinstance(row, dict):
@@ -101,8 +105,6 @@ def check_fields(content: Mapping[str, Any], fields: Mapping[str, Any], place: s
     """
     for name, hint in fields.items():
         if name not in content:
-            if name in NEWER:
-                continue
             raise ValueError(f"{place}: {name} is missing; {fix}")
         value = content[name]
         container = typing.get_origin(hint) or hint

@@ -15,7 +15,14 @@ from detectors.commands.compare.analysis import TITLES, analysed
 from detectors.commands.compare.analysis_text import analysis_numbers, analysis_text
 from detectors.commands.compare.comparison_events import write_comparison_events
 from detectors.commands.compare.comparison_page import comparison_page
-from detectors.commands.compare.fairness import BUDGET_SLACK, equal_budgets, other_truths, truths, unfair
+from detectors.commands.compare.fairness import (
+    BUDGET_SLACK,
+    equal_budgets,
+    has_training,
+    other_truths,
+    truths,
+    unfair,
+)
 from detectors.commands.compare.groups import grouped_by_seed
 from detectors.commands.compare.options import options
 from detectors.commands.compare.run_names import distinctly_named, read_settings
@@ -24,7 +31,7 @@ from detectors.config.entry import verb
 from detectors.config.schema import output_folder
 from detectors.data.files import write_json, write_text
 from detectors.tables import cell, markdown_table
-from detectors.training.run_files import SUMMARY, read_evaluation, read_summary
+from detectors.training.run_files import SUMMARY, SUMMARY_FIELDS, read_evaluation, read_summary
 
 # Title of the column, key in comparison.json, and how a number is written.
 COMPARED = (
@@ -99,15 +106,20 @@ def main(arguments: list[str] | None = None) -> None:
 def read_run(place: Path, split: str) -> dict:
     """summary.json and an evaluation of a run as one record.
 
-    place: a run folder, or an evaluation file in one. FileNotFoundError or ValueError says which command
-    writes the file that is missing or damaged.
+    place: a run folder, or an evaluation file in one. An evaluation without a summary.json, as of another
+    program's detections, has None for what only a summary knows. FileNotFoundError or ValueError says which
+    command writes the file that is missing or damaged.
     """
     folder = run_folder_of(place)
-    summary = read_summary(folder / SUMMARY, f"train.py writes it; is {folder} a run folder?")
     file = file_of(place, split)
     fix = f"write it with: python evaluate.py run={folder} split={split}"
     if not file.exists() and (others := sorted(path.name for path in folder.glob("evaluation*.json"))):
         fix += f"; or give one that is there: {', '.join(others)}"
+    if not (folder / SUMMARY).exists() and any(folder.glob("evaluation*.json")):
+        evaluation = read_evaluation(file, fix)
+        name = evaluation.get("name") or Path(str(evaluation.get("checkpoint", folder.name))).stem
+        return {**dict.fromkeys(SUMMARY_FIELDS), **evaluation, "name": str(name), "folder": str(place)}
+    summary = read_summary(folder / SUMMARY, f"train.py writes it; is {folder} a run folder?")
     evaluation = read_evaluation(file, fix)
     height, width = summary["input_size"]
     training = {
@@ -132,20 +144,24 @@ def unfair_text(reasons: list[str]) -> list[str]:
 
 
 def budget_notes(runs: list[dict]) -> list[str]:
-    """Which budget all runs share. None for a single run, or if they share none."""
+    """Which budget all runs share. None for a single run, or if they share none or one is not known."""
+    if unknown := [run["name"] for run in runs if not has_training(run)]:
+        return [f"no {SUMMARY}, so that the budget cannot be checked: {', '.join(unknown)}"]
     equal = equal_budgets(runs) if len(runs) > 1 else []
     return [f"equal budgets, within {BUDGET_SLACK:.0%}: {', '.join(equal)}"] if equal else []
 
 
 def unknown_notes(runs: list[dict]) -> list[str]:
-    """Notes about what older versions of evaluate.py did not record."""
-    unknown = [run["name"] for run in runs if "truths_hash" not in run]
-    if not unknown:
-        return []
-    return [
-        "evaluated by an older version, which did not record the ground truth, so that it may differ: "
-        f"{', '.join(unknown)}; evaluate again to be sure"
-    ]
+    """Notes about what older versions of evaluate.py and other programs did not record."""
+    notes = []
+    if unknown := [run["name"] for run in runs if "truths_hash" not in run]:
+        notes.append(
+            "evaluated by an older version, which did not record the ground truth, so that it may differ: "
+            f"{', '.join(unknown)}; evaluate again to be sure"
+        )
+    if unknown := [run["name"] for run in runs if "truths_hash" in run and "protocol" not in run]:
+        notes.append(f"the post-processing is not known, so that it may differ: {', '.join(unknown)}")
+    return notes
 
 
 def with_truths(runs: list[dict]) -> list[dict]:
@@ -159,8 +175,9 @@ def differences(runs: list[dict]) -> list[str]:
     """What makes the comparison unequal: one sentence for each watched key in which the runs differ."""
     notes = []
     for key, title in WATCHED.items():
-        if len({str(run.get(key)) for run in runs}) > 1:
-            values = ", ".join(f"{run['name']} {run.get(key)}" for run in runs)
+        known = [run for run in runs if run.get(key) is not None]
+        if len({str(run[key]) for run in known}) > 1:
+            values = ", ".join(f"{run['name']} {run[key]}" for run in known)
             notes.append(f"the runs differ in their {title}: {values}")
     return notes
 

@@ -204,10 +204,14 @@ def _training_sections(detectors: Sequence[ComparedDetector]) -> list[PageSectio
     costs = {"gflops": "GFLOPs of one image", "inference_images_per_second": "images a second"}
     for key, title in costs.items():
         points = {
-            d.name: [(m.record[key], m.record["AP"]) for m in d.members if m.record["AP"] is not None]
+            d.name: [
+                (m.record[key], m.record["AP"])
+                for m in d.members
+                if None not in (m.record.get(key), m.record["AP"])
+            ]
             for d in detectors
         }
-        if points and all(points.values()):
+        if any(points.values()):
             caption = "a point for each run" + ("" if key == "gflops" else ", as evaluate.py measured it")
             plots.append(Plot(scatter_plot(points, title, "AP"), caption))
     return [PageSection("Training and cost", plots=plots)] if plots else []
@@ -218,6 +222,8 @@ def validation_curve(record: Mapping[str, Any], x: str) -> tuple[np.ndarray, np.
 
     Hours are the run's own, shared out evenly over its steps.
     """
+    if record["steps"] is None:
+        return None
     folder = Path(record["folder"])
     path = (folder if folder.is_dir() else folder.parent) / METRICS
     try:

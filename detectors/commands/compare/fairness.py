@@ -55,6 +55,11 @@ def _other_protocols(runs: Sequence[dict[str, Any]]) -> list[str]:
     return reasons
 
 
+def has_training(run: dict[str, Any]) -> bool:
+    """Whether the run's training is known; that of another program's detections is not."""
+    return run.get("images_seen") is not None
+
+
 def training_costs(run: dict[str, Any]) -> dict[str, float]:
     """What a training has cost, by name."""
     return {
@@ -75,7 +80,8 @@ def _close(values: Sequence[float]) -> bool:
 
 
 def _other_budgets(runs: Sequence[dict[str, Any]]) -> list[str]:
-    if equal_budgets(runs):
+    runs = [run for run in runs if has_training(run)]
+    if not runs or equal_budgets(runs):
         return []
     values = ", ".join(f"{run['name']} {run['images_seen']:,}" for run in runs)
     return [

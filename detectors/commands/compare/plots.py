@@ -132,7 +132,8 @@ def scatter_plot(points: Mapping[str, Sequence[tuple[float, float]]], x: str, y:
 
     def draw(axes: Axes) -> None:
         for number, (name, places) in enumerate(points.items()):
-            axes.plot(*zip(*places, strict=True), "o", color=colour(number), label=name)
+            if places:
+                axes.plot(*zip(*places, strict=True), "o", color=colour(number), label=name)
         axes.set(xlabel=x, ylabel=y, xlim=(0, None))
         axes.margins(0.1)
         axes.legend()

@@ -33,7 +33,7 @@ def with_runs_of_folders(places: Sequence[Path], split: str) -> tuple[list[Path]
     for typed in places:
         file = file_of(Path("run"), split).name
         place = latest_or(typed, file, file)
-        if not place.is_dir() or is_run_folder(place):
+        if not place.is_dir() or is_run_folder(place) or any(place.glob("evaluation*.json")):
             listed.append(place)
             continue
         runs = list(runs_below(place))

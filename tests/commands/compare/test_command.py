@@ -250,3 +250,51 @@ def test_a_configuration_that_is_none_is_one_message(settings, tmp_path, capsys)
     message = error_of(capsys, tmp_path / "run")
     assert message.startswith(f"error: {tmp_path / 'run/config.yaml'}: not ")
     assert message.endswith("; remove it, and compare names the runs by their folders")
+
+
+def write_foreign(folder: Path, **changes) -> None:
+    """What evaluate.py writes about another program's detections."""
+    write_run(folder, "", evaluated={"truths_hash": "0123456789abcdef"} | changes)
+    content = json.loads((folder / "evaluation.json").read_text())
+    for key in ("device", "inference_images_per_second"):
+        del content[key]
+    (folder / "evaluation.json").write_text(json.dumps(content))
+    (folder / "summary.json").unlink()
+
+
+def test_a_place_without_a_summary(tmp_path, capsys):
+    """What only a training knows stays empty, and notes say what cannot be checked; nothing is refused."""
+    known = {"truths_hash": "0123456789abcdef", "protocol": {"nms_iou": 0.45}}
+    write_run(tmp_path / "a", "one", evaluated=known)
+    write_run(tmp_path / "b", "two", evaluated=known, images_seen=799)
+    write_foreign(tmp_path / "results_evaluated", name="results", AP=0.25)
+    assert names_of(tmp_path, "a", "b", "results_evaluated") == ["one", "two", "results"]
+    content = json.loads((tmp_path / "comparison.json").read_text())
+    foreign = content["runs"][2]
+    assert (foreign["AP"], foreign["steps"], foreign["device"]) == (0.25, None, None)
+    assert content["notes"][:3] == [
+        "no summary.json, so that the budget cannot be checked: results",
+        "the post-processing is not known, so that it may differ: results",
+        "the runs differ in their numbers of training images: one 800, two 799",
+    ]
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| results"))
+    assert [cell.strip() for cell in row.split("|")[2:5]] == ["-", "0.250", "0.800"]
+
+
+def test_known_budgets_and_truths_are_checked_beside_an_unknown_one(tmp_path, capsys):
+    write_run(tmp_path / "a", "one", images_seen=400)
+    write_run(tmp_path / "b", "two", train_seconds=99.0)
+    write_foreign(tmp_path / "c", truths_hash="ffff")
+    with pytest.raises(SystemExit):
+        command.main([str(tmp_path / place) for place in "abc"])
+    assert "on different budgets, whether in images seen (one 400, two 800)" in capsys.readouterr().err
+    write_run(tmp_path / "d", "four", evaluated={"truths_hash": "0123"})
+    with pytest.raises(SystemExit):
+        command.main([str(tmp_path / place) for place in "cd"])
+    assert "on different ground truth" in capsys.readouterr().err
+
+
+def test_a_converted_checkpoint_is_named_by_its_file(tmp_path):
+    write_foreign(tmp_path / "c", checkpoint="ssd300.pt")
+    write_foreign(tmp_path / "d")
+    assert names_of(tmp_path, "c/evaluation.json", "d") == ["ssd300", "d"]
