@@ -53,6 +53,8 @@ PLACES = {
     "torch.utils.tensorboard": {"training.tensorboard_log"},
     "torch.distributed": {"training.distributed"},
     "triton": {"kernels"},
+    "timm": {"models.backbones"},
+    "safetensors": {"models.backbone_weights"},
 }
 
 

@@ -10,12 +10,19 @@ from __future__ import annotations
 
 from typing import Any
 
+# What the backbone expects: tests/models/test_pixels.py
+BACKBONE_PIXELS = {
+    "model.pixel_mean": "${backbone_pixels:${model.backbone},mean}",
+    "model.pixel_std": "${backbone_pixels:${model.backbone},std}",
+    "model.backbone_weights": None,
+}
 # Thresholds of `detector valid` (examples/detector.c): .005 and nms .45; it keeps every box.
 DARKNET_DETECTIONS = {
     "model.score_threshold": 0.005,
     "model.nms_iou": 0.45,
     "model.max_detections": None,
     "model.class_activation": "${oc.select:loss.class_activation,softmax}",  # softmax=1 in every cfg
+    **BACKBONE_PIXELS,
 }
 # Caffe's det_out_param: confidence_threshold, nms_param (overlap, top_k), keep_top_k; its mean_value is
 # [104, 117, 123] in BGR, and its scale 1; clip: false; match_type PER_PREDICTION after the bipartite rounds.
@@ -24,8 +31,7 @@ CAFFE_MODEL = {
     "model.nms_iou": 0.45,
     "model.candidates_per_class": 400,
     "model.max_detections": 200,
-    "model.pixel_mean": [123, 117, 104],
-    "model.pixel_std": [1, 1, 1],
+    **BACKBONE_PIXELS,
     "model.channel_order": "rgb",
     "model.clip_default_boxes": None,
     "model.bipartite": "greedy",
@@ -35,6 +41,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "yolov2": {  # yolov2-voc.cfg: width, height; filters=64 before [reorg]
         "input.size": [416, 416],
         "input.resize": "letterbox",
+        "model.backbone": "darknet19",
         "model.width": 1.0,
         "model.anchors": "voc",
         "model.passthrough_channels": 64,
@@ -49,6 +56,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "yolov2_tiny": {  # yolov2-tiny-voc.cfg
         "input.size": [416, 416],
         "input.resize": "letterbox",
+        "model.backbone": "tiny_darknet",
         "model.width": 1.0,
         "model.anchors": "tiny_voc",
         "model.last_channels": 1024,
@@ -67,6 +75,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "ssd300": {
         "input.size": [300, 300],
         "input.resize": "stretch",
+        "model.backbone": "reduced_vgg16",
         "model.width": 1.0,
         "model.sizes": "voc",
         **CAFFE_MODEL,

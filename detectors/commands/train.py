@@ -23,6 +23,7 @@ from detectors.config.schema import AUTO, Config, to_yaml
 from detectors.data.checks import settled
 from detectors.data.suspicious_boxes import remark
 from detectors.kernels.dispatch import set_kernels
+from detectors.models.backbones import describe_backbone
 from detectors.training import assemble, engine
 from detectors.training import checkpoint as ckpt
 from detectors.training.batch_size import with_found_batch
@@ -155,7 +156,9 @@ def build_run(
     if config.trainer.init_from and stored is None:
         origin = initial_weights(config.trainer.init_from)
     annotations, val_annotations = data or read_data(config, stored and stored.class_names)
-    detector = assemble.seeded_detector(config, len(annotations.class_names)).to(device)
+    detector = assemble.seeded_detector(
+        config, len(annotations.class_names), from_checkpoint=stored is not None
+    ).to(device)
     detector = shared_detector(detector, config.trainer, processes)
     if stored is not None:
         assemble.load_state(detector, stored.model, stored.path)
@@ -256,6 +259,7 @@ def describe_run(run: Run, annotations: Annotations) -> None:
     count = sum(parameter.numel() for parameter in detector.parameters())
     trained = f", of which {detector.parameter_count:,} train" if trainer.freeze else ""
     average = f"; evaluated are averaged weights (trainer.ema_decay={trainer.ema_decay})" if run.ema else ""
+    backbone = "".join(f"{line}\n" for line in describe_backbone(detector))
     logger.info(
         f"{config.name}: {count:,} parameters{trained}, {run.task.gflops:.2f} GFLOPs at "
         f"{config.input.size}, {grid.num_anchors} anchors ({levels})\n"
@@ -264,6 +268,6 @@ def describe_run(run: Run, annotations: Annotations) -> None:
         f"step {run.progress.step} to {trainer.steps}, "
         f"{trainer.batch_size * trainer.accumulate * run.processes.world_size} images a step, on "
         f"{run.processes.where(run.device)}{average}\n"
-        f"kernels: {detector.kernel_versions()}\n"
+        f"{backbone}kernels: {detector.kernel_versions()}\n"
         f"curves: tensorboard --logdir {run.folder}"
     )

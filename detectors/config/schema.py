@@ -22,6 +22,7 @@ from detectors.config.run_folders import LATEST, names_latest, newest_run, refus
 from detectors.config.typed import composable, setting_hints, with_quoted_texts
 from detectors.data.class_names import CLASS_LISTS
 from detectors.data.image_headers import PIXEL_LIMIT
+from detectors.models.pixels import backbone_pixels
 
 PACKAGE = Path(__file__).resolve().parents[1]
 INSTALLED = (
@@ -322,6 +323,7 @@ def shared_or(shared: str | None, folder: str, otherwise: str) -> str:
 OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
 OmegaConf.register_new_resolver("hydra_subdir", hydra_subdir, replace=True)
 OmegaConf.register_new_resolver("known_classes", lambda name: list(CLASS_LISTS[name]), replace=True)
+OmegaConf.register_new_resolver("backbone_pixels", backbone_pixels, replace=True)
 OmegaConf.register_new_resolver("folder_of", folder_of, replace=True)
 OmegaConf.register_new_resolver("shared_or", shared_or, replace=True)
 ConfigStore.instance().store(name="train_schema", node=composable(Config))

@@ -6,9 +6,12 @@ Its convolutions are registered in the order of Darknet's cfg file, which is the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from detectors.layers import ConvBNLeaky, DarknetMaxPool, init_darknet, scale_channels
+from detectors.models.pixels import DARKNET_MEAN, DARKNET_STD
 
 # Channels of each stage. Kernels alternate 3, 1, 3, ...; between two stages lies a max pool of stride 2.
 DARKNET19_STAGES = (
@@ -27,12 +30,21 @@ class Darknet19(nn.Module):
     22).
     """
 
-    def __init__(self, width: float = 1.0):
-        """width multiplies every channel count."""
+    pixel_mean = DARKNET_MEAN
+    pixel_std = DARKNET_STD
+
+    def __init__(self, width: float = 1.0, strides: Sequence[int] = (16, 32)):
+        """width multiplies every channel count. strides: of the maps, rising; later stages are left out.
+
+        ValueError for a stride that it does not have.
+        """
         super().__init__()
+        known = [2**i for i in range(len(DARKNET19_STAGES))]
+        if absent := [stride for stride in strides if stride not in known]:
+            raise ValueError(f"backbone=darknet19: stride {absent[0]}: it has maps of {known}")
         stages = []
         channels = 3
-        for counts in DARKNET19_STAGES:
+        for counts in DARKNET19_STAGES[: known.index(strides[-1]) + 1]:
             blocks = []
             for i, count in enumerate(counts):
                 blocks.append(ConvBNLeaky(channels, scale_channels(count, width), 1 if i % 2 else 3))
@@ -40,15 +52,19 @@ class Darknet19(nn.Module):
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.ModuleList(stages)
         self.pool = DarknetMaxPool(stride=2)
-        self.channels = tuple(scale_channels(counts[-1], width) for counts in DARKNET19_STAGES[-2:])
-        self.strides = (16, 32)
+        self.strides = tuple(strides)
+        self.channels = tuple(
+            scale_channels(DARKNET19_STAGES[known.index(stride)][-1], width) for stride in strides
+        )
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W) -> (B, 512, H / 16, W / 16) for the passthrough, and (B, 1024, H / 32, W / 32)"""
         x = self.stages[0](images)
-        for stage in self.stages[1:-1]:
+        maps = [x]
+        for stage in self.stages[1:]:
             x = stage(self.pool(x))
-        return x, self.stages[-1](self.pool(x))
+            maps.append(x)
+        return tuple(maps[stride.bit_length() - 1] for stride in self.strides)
 
 
 class TinyDarknet(nn.Module):
@@ -58,25 +74,35 @@ class TinyDarknet(nn.Module):
     with stride 32 a small input (160 px has 5 x 5 cells) does not learn.
     """
 
-    def __init__(self, width: float = 1.0, stride: int = 32):
-        """width multiplies every channel count; stride is 32 (Darknet) or 16."""
+    pixel_mean = DARKNET_MEAN
+    pixel_std = DARKNET_STD
+
+    def __init__(self, width: float = 1.0, stride: int = 32, *, finer: Sequence[int] = ()):
+        """width multiplies every channel count; stride is 32 (Darknet) or 16. finer: strides of further maps,
+        rising. ValueError for a stride that it does not have.
+        """
         super().__init__()
         if stride not in (16, 32):
             raise ValueError(f"stride={stride}: Tiny-YOLOv2 has stride 32, or 16 for small inputs")
+        known = [2**i for i in range(stride.bit_length() - 1)]
+        if absent := [other for other in finer if other not in known]:
+            raise ValueError(f"backbone=tiny_darknet: stride {absent[0]}: it has maps of {[*known, stride]}")
         counts = [scale_channels(count, width) for count in TINY_CHANNELS]
         self.convs = nn.ModuleList(ConvBNLeaky(*pair, 3) for pair in zip([3, *counts], counts, strict=False))
         halving = [DarknetMaxPool(stride=2) for _ in range(4)]
         fifth = DarknetMaxPool(stride=2) if stride == 32 else nn.Identity()
         self.pools = nn.ModuleList([*halving, fifth, DarknetMaxPool(stride=1)])
-        self.channels = (counts[-1],)
-        self.strides = (stride,)
+        self.strides = (*finer, stride)
+        self.channels = (*(counts[known.index(other)] for other in finer), counts[-1])
 
-    def forward(self, images: Tensor) -> tuple[Tensor]:
-        """(B, 3, H, W) -> (B, 1024, H / stride, W / stride)"""
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3, H, W) -> maps of the finer strides, and (B, 1024, H / stride, W / stride)"""
         x = self.convs[0](images)
+        maps = [x]
         for pool, conv in zip(self.pools, self.convs[1:], strict=True):
             x = conv(pool(x))
-        return (x,)
+            maps.append(x)
+        return (*(maps[stride.bit_length() - 1] for stride in self.strides[:-1]), x)
 
 
 class Classifier(nn.Module):

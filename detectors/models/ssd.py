@@ -6,11 +6,13 @@ Layers carry Caffe's names. Parameters of the originals: SSD300 26,285,486 with 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from detectors.anchors import (
     DefaultBoxes,
@@ -20,27 +22,18 @@ from detectors.anchors import (
     ssd512_levels,
 )
 from detectors.coders import SSDBoxCoder
-from detectors.layers import ConvReLU, L2Norm, init_caffe_xavier, scale_channels
 from detectors.losses.multibox_loss import MultiBoxLoss
 from detectors.matching import MultiBoxMatcher
+from detectors.models.backbones import build_backbone, with_weights
 from detectors.models.detector import Detector
+from detectors.models.ssd_parts import Extra, MultiBoxHead, SSDExtras
 from detectors.models.vgg import ReducedVGG
 from detectors.postprocess import PostProcess, ssd_scores
-from detectors.structures import HeadOutputs, Loss, builder
+from detectors.structures import Loss, builder
 from detectors.targets import TargetEncoder
 
-PIXEL_MEAN = (123.0, 117.0, 104.0)  # RGB; Caffe's VGG-16 was trained on pixels minus this, undivided
-
-
-class Extra(NamedTuple):
-    """One added level: a 1x1 convolution to `squeeze` channels, then a larger one to `channels`."""
-
-    squeeze: int
-    channels: int
-    kernel: int = 3
-    stride: int = 1
-    padding: int = 0
-
+REDUCED_VGG = "reduced_vgg16"  # the paper's backbone
+SSD_STRIDES = (8, 16, 32)  # of another backbone's maps; the last one is in place of the first added level
 
 HALVING = Extra(128, 256, stride=2, padding=1)
 
@@ -99,84 +92,24 @@ VARIANTS = {
 }
 
 
-class SSDExtras(nn.Module):
-    """The added levels conv6_2, conv7_2, ..., and the L2Norm on conv4_3, whose values are larger than the
-    others'.
+def fitted_levels(
+    levels: Sequence[DefaultBoxLevel], backbone: nn.Module, neck: SSDExtras, side: int
+) -> list[DefaultBoxLevel]:
+    """The same default boxes for the maps that another backbone has for an image of `side` pixels.
+
+    Backbones round odd sides up or down: 300 px have 38 or 37 rows of stride 8. Where the rows are others,
+    the stride is the backbone's, or on an added level the part of the side that a row has.
     """
-
-    def __init__(
-        self,
-        channels: Sequence[int],
-        extras: Sequence[Extra],
-        *,
-        width: float = 1.0,
-        batch_norm: bool = False,
-    ):
-        """channels: of the backbone's conv4_3 and fc7. width: multiplies every channel count.
-        batch_norm: see ConvReLU."""
-        super().__init__()
-        self.conv4_3_norm = L2Norm(channels[0])
-        self.levels = nn.ModuleList()
-        widths = list(channels)
-        for number, extra in enumerate(extras, 6):
-            squeeze = scale_channels(extra.squeeze, width)
-            wide = scale_channels(extra.channels, width)
-            level = nn.Sequential()
-            level.add_module(f"conv{number}_1", ConvReLU(widths[-1], squeeze, 1, batch_norm=batch_norm))
-            level.add_module(
-                f"conv{number}_2",
-                ConvReLU(
-                    squeeze,
-                    wide,
-                    extra.kernel,
-                    stride=extra.stride,
-                    padding=extra.padding,
-                    batch_norm=batch_norm,
-                ),
-            )
-            self.levels.append(level)
-            widths.append(wide)
-        self.channels = tuple(widths)
-
-    def forward(self, features: tuple[Tensor, Tensor]) -> list[Tensor]:
-        """conv4_3 and fc7 -> every map that a head looks at, from fine to coarse"""
-        conv4_3, x = features
-        maps = [self.conv4_3_norm(conv4_3), x]
-        for level in self.levels:
-            x = level(x)
-            maps.append(x)
-        return maps
-
-
-class MultiBoxHead(nn.Module):
-    """Two 3x3 convolutions per map, for offsets (n = 4) and class logits (n = C + 1, background first).
-
-    Channel = anchor * n + entry.
-    """
-
-    def __init__(self, channels: Sequence[int], per_location: Sequence[int], num_classes: int):
-        super().__init__()
-        pairs = list(zip(channels, per_location, strict=True))
-        self.columns = num_classes + 1
-        self.offsets = nn.ModuleList(nn.Conv2d(wide, k * 4, 3, padding=1) for wide, k in pairs)
-        self.class_logits = nn.ModuleList(
-            nn.Conv2d(wide, k * self.columns, 3, padding=1) for wide, k in pairs
-        )
-        init_caffe_xavier(*self.offsets, *self.class_logits)
-
-    def forward(self, features: Sequence[Tensor]) -> HeadOutputs:
-        """A runs over (level, row, column, anchor)."""
-        return HeadOutputs(
-            _predict(self.offsets, features, 4), _predict(self.class_logits, features, self.columns)
-        )
-
-
-def _predict(convs: nn.ModuleList, features: Sequence[Tensor], entries: int) -> Tensor:
-    """One convolution per map -> (B, A, entries) in float32."""
-    maps = [
-        conv(x).permute(0, 2, 3, 1) for conv, x in zip(convs, features, strict=True)
-    ]  # (B, rows, columns, K * entries)
-    return torch.cat([x.reshape(len(x), -1, entries).float() for x in maps], 1)
+    twin = copy.deepcopy(nn.Sequential(backbone, neck)).to("meta").eval()  # computes shapes only
+    with torch.no_grad():
+        maps = twin(torch.empty(1, 3, side, side, device="meta"))
+    fitted = []
+    for number, (level, x) in enumerate(zip(levels, maps, strict=True)):
+        rows, columns = x.shape[2:]
+        own = backbone.strides[number] if number < len(backbone.strides) else side / rows
+        stride = level.stride if rows == level.rows else own
+        fitted.append(replace(level, rows=rows, columns=columns, stride=stride))
+    return fitted
 
 
 def ssd(
@@ -184,13 +117,15 @@ def ssd(
     *,
     num_classes: int,
     loss: Loss | None = None,
+    backbone: str = REDUCED_VGG,
+    backbone_weights: str | None = None,
     width: float = 1.0,
     sizes: str | Sequence[float] = "voc",
     batch_norm: bool = False,
     clip_default_boxes: str | None = None,
     bipartite: str = "greedy",
-    pixel_mean: Sequence[float] = PIXEL_MEAN,
-    pixel_std: Sequence[float] = (1.0, 1.0, 1.0),
+    pixel_mean: Sequence[float] | None = None,
+    pixel_std: Sequence[float] | None = None,
     channel_order: str = "rgb",
     score_threshold: float = 0.01,
     nms_iou: float = 0.45,
@@ -200,6 +135,9 @@ def ssd(
     """The SSD in one row of VARIANTS.
 
     num_classes: without background. loss: MultiBoxLoss() by default.
+    backbone: "reduced_vgg16" is the paper's. The maps of strides 8, 16 and 32 of another one, see
+        build_backbone, are the first three levels; then there is one added level fewer, and no L2Norm.
+    backbone_weights: see load_backbone_weights.
     width: multiplies every channel count but the heads'.
     sizes: of the default boxes: "voc", "coco", or a list of pixels, one more than there are levels, see
         default_box_sizes (`detectors cluster` proposes one).
@@ -207,19 +145,26 @@ def ssd(
     clip_default_boxes: None as in Caffe; "wh" and "cxcywh" as in ports, see DefaultBoxes.
     bipartite: "greedy" as in Caffe, "last" as in ports, see MultiBoxMatcher.
     pixel_mean, pixel_std, channel_order: what the weights expect, see Detector; ports of SSD differ in them.
+        None: what the backbone expects.
     score_threshold, nms_iou, candidates_per_class, max_detections: see PostProcess.
     """
     if num_classes < 1:
         raise ValueError(
             f"num_classes={num_classes}: a detector needs at least one class (background does not count)"
         )
-    side, levels, extras, vgg = VARIANTS[variant]
-    anchors = DefaultBoxes(levels(sizes), (side, side), clip=clip_default_boxes)
-    backbone = ReducedVGG(**vgg, width=width, batch_norm=batch_norm)
-    neck = SSDExtras(backbone.channels, extras, width=width, batch_norm=batch_norm)
+    side, levels_of, extras, vgg = VARIANTS[variant]
+    levels = levels_of(sizes)
+    if backbone == REDUCED_VGG:
+        features = with_weights(ReducedVGG(**vgg, width=width, batch_norm=batch_norm), backbone_weights)
+        neck = SSDExtras(features.channels, extras, width=width, batch_norm=batch_norm)
+    else:
+        features = build_backbone(backbone, strides=SSD_STRIDES, width=width, weights=backbone_weights)
+        neck = SSDExtras(features.channels, extras[1:], width=width, batch_norm=batch_norm, l2_norm=False)
+        levels = fitted_levels(levels, features, neck, side)
+    anchors = DefaultBoxes(levels, (side, side), clip=clip_default_boxes)
     coder = SSDBoxCoder()
     return Detector(
-        backbone=backbone,
+        backbone=features,
         neck=neck,
         head=MultiBoxHead(neck.channels, anchors.per_location, num_classes),
         anchors=anchors,
@@ -233,8 +178,8 @@ def ssd(
             candidates_per_class=candidates_per_class,
             max_detections=max_detections,
         ),
-        pixel_mean=pixel_mean,
-        pixel_std=pixel_std,
+        pixel_mean=features.pixel_mean if pixel_mean is None else pixel_mean,
+        pixel_std=features.pixel_std if pixel_std is None else pixel_std,
         channel_order=channel_order,
     )
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detectors.layers import ConvReLU, scale_channels
+from detectors.models.pixels import CAFFE_STD, PIXEL_MEAN
 
 VGG16_CONVS = (2, 2, 3, 3, 3)
 VGG16_CHANNELS = (64, 128, 256, 512, 512)
@@ -25,6 +26,9 @@ class ReducedVGG(nn.Module):
 
     `channels` and `strides` of the instance describe the two maps that it returns.
     """
+
+    pixel_mean = PIXEL_MEAN
+    pixel_std = CAFFE_STD
 
     def __init__(
         self,

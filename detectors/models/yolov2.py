@@ -16,7 +16,7 @@ from detectors.coders import YoloBoxCoder
 from detectors.layers import ConvBNLeaky, DarknetReorg, init_darknet, scale_channels
 from detectors.losses.region_loss import RegionLoss
 from detectors.matching import ResponsibleCellMatcher
-from detectors.models.darknet19 import Darknet19, TinyDarknet
+from detectors.models.backbones import build_backbone
 from detectors.models.detector import Detector
 from detectors.postprocess import YOLO_SCORE_RULES, PostProcess
 from detectors.structures import HeadOutputs, Loss, builder
@@ -100,10 +100,14 @@ def yolov2(
     *,
     num_classes: int,
     loss: Loss | None = None,
+    backbone: str = "darknet19",
+    backbone_weights: str | None = None,
     width: float = 1.0,
     anchors: str | Sequence[Sequence[float]] = "voc",
     passthrough_channels: int | None = 64,
     class_activation: str = "softmax",
+    pixel_mean: Sequence[float] | None = None,
+    pixel_std: Sequence[float] | None = None,
     score_threshold: float = 0.005,
     nms_iou: float = 0.45,
     max_detections: int | None = None,
@@ -111,10 +115,12 @@ def yolov2(
     """YOLOv2 on Darknet-19, stride 32.
 
     loss: RegionLoss(class_activation=class_activation) by default.
+    backbone, backbone_weights: see build_backbone; its maps of strides 16 and 32 are used.
     width: multiplies every channel count but the head's.
     anchors: a name in YOLO_ANCHORS or pairs (width, height) in cells.
     passthrough_channels: None is the network of 2016, see PassthroughNeck.
     class_activation: "softmax", or "logistic" for Darknet's softmax=0; the loss must use the same.
+    pixel_mean, pixel_std: three numbers for RGB of 0..255; None: what the backbone expects.
     score_threshold, nms_iou, max_detections: see PostProcess.
 
     >>> import torch
@@ -124,14 +130,16 @@ def yolov2(
     >>> tuple(outputs.offsets.shape), tuple(outputs.class_logits.shape)
     ((1, 845, 4), (1, 845, 20))
     """
-    backbone = Darknet19(width)
+    features = build_backbone(backbone, strides=(16, 32), width=width, weights=backbone_weights)
     return _region_detector(
-        backbone=backbone,
-        neck=PassthroughNeck(backbone.channels, width, passthrough_channels),
+        backbone=features,
+        neck=PassthroughNeck(features.channels, width, passthrough_channels),
         anchors=_anchors(anchors, 32),
         num_classes=num_classes,
         loss=loss,
         class_activation=class_activation,
+        pixel_mean=pixel_mean,
+        pixel_std=pixel_std,
         score_threshold=score_threshold,
         nms_iou=nms_iou,
         max_detections=max_detections,
@@ -143,11 +151,15 @@ def yolov2_tiny(
     *,
     num_classes: int,
     loss: Loss | None = None,
+    backbone: str = "tiny_darknet",
+    backbone_weights: str | None = None,
     width: float = 1.0,
     anchors: str | Sequence[Sequence[float]] = "tiny_voc",
     last_channels: int = 1024,
     stride: int = 32,
     class_activation: str = "softmax",
+    pixel_mean: Sequence[float] | None = None,
+    pixel_std: Sequence[float] | None = None,
     score_threshold: float = 0.005,
     nms_iou: float = 0.45,
     max_detections: int | None = None,
@@ -155,20 +167,23 @@ def yolov2_tiny(
     """Tiny-YOLOv2. Keywords that are not listed here are those of yolov2.
 
     last_channels: 1024 (VOC's cfg) or 512 (COCO's cfg, whose anchors are "coco").
-    stride: 16 is for small inputs and not Darknet's, see TinyDarknet; anchors are then in cells of 16 pixels.
+    stride: of the backbone's map. 16 is for small inputs and not Darknet's, see TinyDarknet; anchors are then
+        in cells of 16 pixels.
 
     >>> from detectors import yolov2_tiny
     >>> yolov2_tiny(num_classes=3, width=0.25, stride=16).grid((160, 160)).num_anchors
     500
     """
-    backbone = TinyDarknet(width, stride)
+    features = build_backbone(backbone, strides=(stride,), width=width, weights=backbone_weights)
     return _region_detector(
-        backbone=backbone,
-        neck=TinyNeck(backbone.channels, width, last_channels),
+        backbone=features,
+        neck=TinyNeck(features.channels, width, last_channels),
         anchors=_anchors(anchors, stride),
         num_classes=num_classes,
         loss=loss,
         class_activation=class_activation,
+        pixel_mean=pixel_mean,
+        pixel_std=pixel_std,
         score_threshold=score_threshold,
         nms_iou=nms_iou,
         max_detections=max_detections,
@@ -193,11 +208,13 @@ def _region_detector(
     num_classes: int,
     loss: Loss | None,
     class_activation: str,
+    pixel_mean: Sequence[float] | None,
+    pixel_std: Sequence[float] | None,
     score_threshold: float,
     nms_iou: float,
     max_detections: int | None,
 ) -> Detector:
-    """Wires a backbone and a neck to the region head. Darknet takes RGB divided by 255, without a mean."""
+    """Wires a backbone and a neck to the region head."""
     if num_classes < 1:
         raise ValueError(
             f"num_classes={num_classes}: a detector needs at least one class (background does not count)"
@@ -220,6 +237,6 @@ def _region_detector(
             nms_iou=nms_iou,
             max_detections=max_detections,
         ),
-        pixel_mean=(0.0, 0.0, 0.0),
-        pixel_std=(255.0, 255.0, 255.0),
+        pixel_mean=backbone.pixel_mean if pixel_mean is None else pixel_mean,
+        pixel_std=backbone.pixel_std if pixel_std is None else pixel_std,
     )

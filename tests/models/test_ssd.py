@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from detectors.models.ssd import MultiBoxHead, ssd160, ssd160_levels, ssd300, ssd512
+from detectors.models.ssd import ssd160, ssd160_levels, ssd300, ssd512
+from detectors.models.ssd_parts import MultiBoxHead
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from detectors.commands.convert.conversion import (
     fill,
     weights_only,
 )
-from detectors.models.ssd import PIXEL_MEAN
+from detectors.models.pixels import PIXEL_MEAN
 from detectors.training.checkpoint import Checkpoint
 from detectors.training.initial import parameter_names, ssd_ports
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from detectors.models.ssd import PIXEL_MEAN
+from detectors.models.pixels import PIXEL_MEAN
 from detectors.training.initial import parameter_names
 from detectors.training.transfer import shape_of
 
