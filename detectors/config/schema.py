@@ -323,7 +323,9 @@ def shared_or(shared: str | None, folder: str, otherwise: str) -> str:
 OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
 OmegaConf.register_new_resolver("hydra_subdir", hydra_subdir, replace=True)
 OmegaConf.register_new_resolver("known_classes", lambda name: list(CLASS_LISTS[name]), replace=True)
-OmegaConf.register_new_resolver("backbone_pixels", backbone_pixels, replace=True)
+OmegaConf.register_new_resolver(
+    "backbone_pixels", lambda *names: OmegaConf.create({"it": backbone_pixels(*names)}).it, replace=True
+)  # a list of OmegaConf, which --resolve needs
 OmegaConf.register_new_resolver("folder_of", folder_of, replace=True)
 OmegaConf.register_new_resolver("shared_or", shared_or, replace=True)
 ConfigStore.instance().store(name="train_schema", node=composable(Config))

@@ -23,4 +23,5 @@ def backbone_pixels(backbone: str, kind: str) -> list[float] | None:
     """kind: mean or std. None for a model of timm, which must be built to be asked."""
     if str(backbone).startswith(TIMM):
         return None
-    return list(OWN_PIXELS.get(backbone, (IMAGENET_MEAN, IMAGENET_STD))[("mean", "std").index(kind)])
+    numbers = OWN_PIXELS.get(backbone, (IMAGENET_MEAN, IMAGENET_STD))[("mean", "std").index(kind)]
+    return [int(number) if number.is_integer() else number for number in numbers]
