@@ -17,6 +17,7 @@ from detectors.commands.compare.comparison_events import write_comparison_events
 from detectors.commands.compare.comparison_page import comparison_page
 from detectors.commands.compare.fairness import (
     BUDGET_SLACK,
+    BUDGETS,
     equal_budgets,
     has_training,
     other_truths,
@@ -68,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
     runs = [read_run(place, args.split) for place in places]
     settings = [read_settings(run_folder_of(place)) for place in places]
     runs = distinctly_named(runs, settings)
-    reasons = unfair(runs)
+    reasons = unfair(runs, args.budget)
     if reasons and not args.unfair_ok:
         listed = "\n  ".join(["this comparison would not be fair:", *reasons])
         raise ValueError(f"{listed}\n--unfair-ok compares them all the same, and says so")
@@ -76,7 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
     pairs = analysed(detectors, resamples=args.resamples) if detectors else []
     notes = [
         *(f"UNFAIR: {reason}" for reason in reasons),
-        *budget_notes(runs),
+        *budget_notes(runs, args.budget),
         *unknown_notes(runs),
         *differences(runs),
         *missing,
@@ -143,12 +144,17 @@ def unfair_text(reasons: list[str]) -> list[str]:
     )
 
 
-def budget_notes(runs: list[dict]) -> list[str]:
-    """Which budget all runs share. None for a single run, or if they share none or one is not known."""
+def budget_notes(runs: list[dict], budget: str | None) -> list[str]:
+    """Which budgets all runs share, and which one they were to share; nothing for a single run. Which trainings
+    are not known.
+    """
     if unknown := [run["name"] for run in runs if not has_training(run)]:
         return [f"no {SUMMARY}, so that the budget cannot be checked: {', '.join(unknown)}"]
-    equal = equal_budgets(runs) if len(runs) > 1 else []
-    return [f"equal budgets, within {BUDGET_SLACK:.0%}: {', '.join(equal)}"] if equal else []
+    if len(runs) == 1:
+        return []
+    stated = [f"the budget that was to be equal: {BUDGETS[budget]}"] if budget else []
+    equal = equal_budgets(runs)
+    return [*stated, *([f"equal budgets, within {BUDGET_SLACK:.0%}: {', '.join(equal)}"] if equal else [])]
 
 
 def unknown_notes(runs: list[dict]) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+BUDGETS = {"images": "images seen", "seconds": "training seconds", "flops": "FLOPs"}  # --budget -> its name
 BUDGET_SLACK = 0.02  # relative difference up to which two budgets are equal
 # One post-processing for all, Caffe's: scores from .01, the best 400 of a class and 200 of an image.
 PROTOCOL_SETTINGS = ("score_threshold=0.01", "nms_iou=0.45", "candidates_per_class=400", "max_detections=200")
@@ -22,9 +23,12 @@ COMPARED_PROTOCOL = {
 }
 
 
-def unfair(runs: Sequence[dict[str, Any]]) -> list[str]:
-    """One sentence for each reason why the runs' numbers cannot be compared, with its fix; none: fair."""
-    return [*_other_truths(runs), *_other_protocols(runs), *_other_budgets(runs)]
+def unfair(runs: Sequence[dict[str, Any]], budget: str | None = None) -> list[str]:
+    """One sentence for each reason why the runs' numbers cannot be compared, with its fix; none: fair.
+
+    budget: which of BUDGETS must be equal; None: any of them.
+    """
+    return [*_other_truths(runs), *_other_protocols(runs), *_other_budgets(runs, budget)]
 
 
 def _other_truths(runs: Sequence[dict[str, Any]]) -> list[str]:
@@ -79,11 +83,19 @@ def _close(values: Sequence[float]) -> bool:
     return max(values) - min(values) <= BUDGET_SLACK * max(values)
 
 
-def _other_budgets(runs: Sequence[dict[str, Any]]) -> list[str]:
+def _amount(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _other_budgets(runs: Sequence[dict[str, Any]], budget: str | None) -> list[str]:
     runs = [run for run in runs if has_training(run)]
-    if not runs or equal_budgets(runs):
+    equal = equal_budgets(runs) if runs else list(BUDGETS.values())
+    if equal if budget is None else BUDGETS[budget] in equal:
         return []
-    values = ", ".join(f"{run['name']} {run['images_seen']:,}" for run in runs)
+    shown = BUDGETS[budget or "images"]
+    values = ", ".join(f"{run['name']} {_amount(training_costs(run)[shown])}" for run in runs)
+    if budget is not None:
+        return [f"the runs were trained on different budgets in {shown}: {values}"]
     return [
         f"the runs were trained on different budgets, whether in images seen ({values}), training seconds or "
         "FLOPs; train them with equal trainer.steps times trainer.batch_size"

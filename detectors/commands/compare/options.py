@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from detectors.commands.compare.fairness import BUDGETS
 from detectors.config.entry import require_at_least
 
 RESAMPLES = 1000  # data sets for the intervals
@@ -24,6 +25,11 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
         help="a run that evaluate.py has seen, latest, one of its evaluation_*.json, or a folder of runs",
     )
     add("--split", default="val", help="which evaluation to compare (val)")
+    add(
+        "--budget",
+        choices=tuple(BUDGETS),
+        help="the budget that must be equal within 2 %% (any of them)",
+    )
     add(
         "--unfair-ok",
         action="store_true",

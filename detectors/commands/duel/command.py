@@ -3,9 +3,11 @@
     detectors duel                                   the demo's two detectors on generated shapes, 3 seeds
     detectors duel bccd trainer.steps=2000 model.width=0.25 --models yolov2_tiny ssd300
     detectors duel --jobs 2                          two runs at a time
+    detectors duel --budget flops                    equally many FLOPs, in place of equally many images
 
-All runs have the same settings but for model and seed, so they see as many images; runs of one seed see them
-in the same order. Called again, it goes on where it was stopped: finished runs stay, others resume.
+All runs have the same settings but for model and seed, and what gives them an equal budget; runs of one seed
+see the images in the same order. Called again, it goes on where it was stopped: finished runs stay, others
+resume.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from pathlib import Path
 
 from detectors.commands.compare import command as compare
 from detectors.commands.compare.fairness import PROTOCOL_SETTINGS
+from detectors.commands.duel.duel_budgets import budget_settings
 from detectors.commands.duel.duel_runs import DuelRun, run_all
 from detectors.commands.duel.options import options
 from detectors.config.entry import verb
@@ -29,10 +32,12 @@ PLAN = "duel.json"
 def main(arguments: list[str] | None = None) -> None:
     args = options(arguments)
     folder = args.output or output_folder() / "duel" / args.data
+    common = common_settings(args)
+    lengths = budget_settings(args.budget, args.models, (f"data={args.data}", *common))
     jobs = [
         DuelRun(
             folder / f"{model}_seed{seed}",
-            train=(f"data={args.data}", f"model={model}", f"seed={seed}", *common_settings(args)),
+            train=(f"data={args.data}", f"model={model}", f"seed={seed}", *common, *lengths[model]),
             evaluate=(*PROTOCOL_SETTINGS, f"split={args.split}", f"threads={args.threads}"),
         )
         for seed in args.seeds
@@ -43,7 +48,8 @@ def main(arguments: list[str] | None = None) -> None:
     done = [job for job in jobs if job not in failed]
     if len(done) > 1:
         places = [str(job.folder) for job in done]
-        compare.main([*places, "--split", args.split, "--output", str(folder / "comparison")])
+        alike = ("--split", args.split, "--budget", args.budget)
+        compare.main([*places, *alike, "--output", str(folder / "comparison")])
     if failed:
         listed = ", ".join(str(job.folder / "duel.log") for job in failed)
         raise ValueError(

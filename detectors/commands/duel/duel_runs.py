@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 LOOK = 0.5  # seconds between looks at the runs
+NOW_AND_THEN = 60.0  # seconds between progress lines where none can be replaced
 STEP = re.compile(r"step (\d+) of (\d+)")
 TAIL = 20_000  # bytes of a log that are read for its last step
 
@@ -73,6 +74,7 @@ def run_all(jobs: Sequence[DuelRun], at_once: int) -> list[DuelRun]:
     running: list[_Running] = []
     failed: list[DuelRun] = []
     started = time.monotonic()
+    line = _ProgressLine()
     with _terminated_as_interrupted():
         try:
             while waiting or running:
@@ -84,15 +86,15 @@ def run_all(jobs: Sequence[DuelRun], at_once: int) -> list[DuelRun]:
                         running.remove(one)
                         failed += [one.job] if status else []
                         word = f"failed, see {one.job.log}" if status else "done"
-                        _say(f"{one.job.folder.name}: {word}\n")
+                        line.end(f"{one.job.folder.name}: {word}")
                 ended = len(jobs) - len(waiting) - len(running)
                 minutes = (time.monotonic() - started) / 60
-                _say(progress_line(ended, len(jobs), [one.job for one in running], minutes))
+                line.show(progress_line(ended, len(jobs), [one.job for one in running], minutes))
                 time.sleep(LOOK if running else 0)
         finally:
             for one in running:
                 _stop(one)
-    _say("")
+    line.end()
     return failed
 
 
@@ -139,10 +141,22 @@ def last_step(log: Path) -> str:
     return f"step {found[-1][0]} of {found[-1][1]}" if found else "starting"
 
 
-def _say(text: str) -> None:
-    """A line that the next one replaces on a terminal; elsewhere only lines that end are shown."""
-    if sys.stdout.isatty():
-        sys.stdout.write(f"\r\x1b[K{text}")
-    elif text.endswith("\n"):
-        sys.stdout.write(text)
-    sys.stdout.flush()
+class _ProgressLine:
+    """On a terminal a line that the next one replaces; elsewhere a new line now and then."""
+
+    def __init__(self):
+        self.terminal = sys.stdout.isatty()
+        self.shown = time.monotonic() - NOW_AND_THEN
+
+    def show(self, text: str) -> None:
+        if self.terminal:
+            sys.stdout.write(f"\r\x1b[K{text}")
+        elif time.monotonic() - self.shown >= NOW_AND_THEN:
+            self.shown = time.monotonic()
+            sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+
+    def end(self, text: str = "") -> None:
+        """Writes a line that stays; without a text, removes the last one from a terminal."""
+        sys.stdout.write(("\r\x1b[K" if self.terminal else "") + (f"{text}\n" if text else ""))
+        sys.stdout.flush()

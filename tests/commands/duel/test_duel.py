@@ -12,6 +12,8 @@ import pytest
 from detectors.commands.compare.fairness import PROTOCOL_SETTINGS
 from detectors.commands.duel import command, duel_runs
 from detectors.commands.duel.duel_runs import DuelRun, last_step, progress_line, run_all
+from detectors.models.ssd import ssd160
+from detectors.models.yolov2 import yolov2_tiny
 
 
 @pytest.fixture
@@ -30,16 +32,16 @@ def ran(monkeypatch, tmp_path):
 
 
 def test_runs_differ_in_model_and_seed_alone(ran, tmp_path):
-    command.main(["shapes", "trainer.steps=7", "--seeds", "0", "3"])
+    command.main(["shapes", "trainer.steps=700", "--seeds", "0", "3"])
     folder = tmp_path / "duel" / "shapes"
     names = ["yolov2_160_seed0", "ssd160_seed0", "yolov2_160_seed3", "ssd160_seed3"]
     assert [job.folder for job in ran["jobs"]] == [folder / name for name in names]
-    common = {"data=shapes", "input.resize=stretch", "trainer.threads=1", "trainer.steps=7"}
+    common = {"data=shapes", "input.resize=stretch", "trainer.threads=1", "trainer.steps=700"}
     for job, model, seed in zip(ran["jobs"], ["yolov2_160", "ssd160"] * 2, [0, 0, 3, 3], strict=True):
         assert set(job.train) == common | {f"model={model}", f"seed={seed}"}
         assert set(job.evaluate) == {*PROTOCOL_SETTINGS, "split=val", "threads=1"}
     (compared,) = ran["compared"]
-    assert compared[:4] == [str(folder / name) for name in names]
+    assert compared[:8] == [*(str(folder / name) for name in names), "--split", "val", "--budget", "images"]
 
 
 def test_the_input_handling_can_be_chosen(ran):
@@ -56,9 +58,9 @@ def error_of(capsys, *arguments: str) -> str:
 
 
 def test_a_folder_with_other_settings_is_refused(ran, tmp_path, capsys):
-    command.main(["shapes", "trainer.steps=7"])
-    command.main(["shapes", "trainer.steps=7", "--seeds", "5"])  # more runs of the same duel
-    message = error_of(capsys, "shapes", "trainer.steps=8")
+    command.main(["shapes", "trainer.steps=700"])
+    command.main(["shapes", "trainer.steps=700", "--seeds", "5"])  # more runs of the same duel
+    message = error_of(capsys, "shapes", "trainer.steps=800")
     assert "its runs have other settings (yolov2_160_seed0: data=shapes" in message
     assert "choose another --output" in message
     plan = json.loads((tmp_path / "duel" / "shapes" / command.PLAN).read_text())
@@ -78,6 +80,81 @@ def test_a_failed_run_is_named_and_the_others_are_compared(ran, monkeypatch, tmp
     (compared,) = ran["compared"]
     assert str(tmp_path / "duel/shapes/ssd160_seed0") in compared
     assert str(tmp_path / "duel/shapes/yolov2_160_seed0") not in compared
+
+
+SHORT = ("schedule.warmup_steps=0", "model.width=0.1", "data.shapes.train=80", "data.shapes.val=2")
+
+
+def test_equal_flops_are_steps_that_cost_the_same(ran, tmp_path):
+    """Against the networks themselves, at the sizes that they are trained with. Evaluations stay as many."""
+    arguments = (
+        "trainer.batch_size=4",
+        "trainer.steps=1000",
+        "trainer.eval_every=200",
+        f"paths.cache={tmp_path}",
+    )
+    command.main(["shapes", *SHORT, *arguments, "--seeds", "0", "--budget", "flops"])
+    last = [dict(text.split("=", 1) for text in job.train) for job in ran["jobs"]]
+    steps = [int(settings["trainer.steps"]) for settings in last]
+    yolo = yolov2_tiny(num_classes=6, width=0.1, last_channels=256, stride=16)
+    flops = [detector.flops((160, 160)) for detector in (yolo, ssd160(num_classes=6, width=0.1))]
+    assert steps[0] == 1000 != steps[1]
+    assert steps[0] * flops[0] == pytest.approx(steps[1] * flops[1], rel=0.005)
+    assert last[0]["trainer.eval_every"] == "200"
+    assert int(last[1]["trainer.eval_every"]) == pytest.approx(steps[1] / 5, abs=1)
+    assert ran["compared"][0][-4:-2] == ["--budget", "flops"]
+
+
+def test_passes_become_steps_for_equal_flops(ran, tmp_path):
+    epochs = ("trainer.epochs=4", f"paths.cache={tmp_path}")
+    command.main(["shapes", *SHORT, *epochs, "--seeds", "0", "--budget", "flops"])
+    last = dict(text.split("=", 1) for text in ran["jobs"][0].train)
+    assert (last["trainer.steps"], last["trainer.epochs"]) == ("40", "null")  # 80 images, 8 a step
+
+
+def test_equal_seconds_end_by_the_clock(ran):
+    command.main(["shapes", "trainer.max_minutes=5", "--seeds", "0", "--budget", "seconds"])
+    for job in ran["jobs"]:
+        assert {"trainer.max_minutes=5", "schedule=constant", "trainer.steps=1000000"} <= set(job.train)
+    command.main(
+        ["shapes", "trainer.max_minutes=5", "trainer.steps=900", "--seeds", "7", "--budget", "seconds"]
+    )
+    assert not {"schedule=constant", "trainer.steps=1000000"} & set(ran["jobs"][0].train)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--budget", "seconds"], "--budget seconds: say how long each run trains, such as trainer.max_min"),
+        (
+            ["--budget", "seconds", "--jobs", "2", "trainer.max_minutes=1"],
+            "runs must not slow each other down",
+        ),
+        (["trainer.max_minutes=1"], "trainer.max_minutes=1: it needs --budget seconds"),
+        (["--budget", "flops", "trainer.max_images=80"], "trainer.max_images=80: it needs --budget images"),
+        (["trainer.stop_patience=3"], "trainer.stop_patience ends each run at a step of its own"),
+        (
+            ["--budget", "flops", "trainer.steps=2", *SHORT],
+            "trainer.steps=2: too few for ssd160 to have the same",
+        ),
+        (["trainer.stpes=2"], "trainer.stpes"),
+    ],
+)
+def test_a_budget_that_cannot_be_equal_is_refused_before_the_first_run(arguments, message, ran, capsys):
+    assert message in error_of(capsys, *arguments)
+    assert ran["jobs"] == []
+
+
+def test_a_pipe_gets_a_progress_line_now_and_then(monkeypatch, capsys):
+    now = [100.0]
+    monkeypatch.setattr(duel_runs.time, "monotonic", lambda: now[0])
+    line = duel_runs._ProgressLine()
+    for second in (0, 30, 61, 90, 122):
+        now[0] = 100.0 + second
+        line.show(f"after {second}")
+    line.end("a: done")
+    line.end()
+    assert capsys.readouterr().out == "after 0\nafter 61\nafter 122\na: done\n"
 
 
 def test_the_progress_line(tmp_path):
