@@ -145,9 +145,7 @@ def unfair_text(reasons: list[str]) -> list[str]:
 
 
 def budget_notes(runs: list[dict], budget: str | None) -> list[str]:
-    """Which budgets all runs share, and which one they were to share; nothing for a single run. Which trainings
-    are not known.
-    """
+    """Which budgets all runs share and were to share, or whose training is not known."""
     if unknown := [run["name"] for run in runs if not has_training(run)]:
         return [f"no {SUMMARY}, so that the budget cannot be checked: {', '.join(unknown)}"]
     if len(runs) == 1:
