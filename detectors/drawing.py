@@ -6,6 +6,7 @@ boxes are dashed and white. Small images are enlarged first, so that the class n
 
 from __future__ import annotations
 
+import base64
 import colorsys
 from collections.abc import Sequence
 
@@ -146,6 +147,12 @@ def captioned(image: np.ndarray, text: str) -> np.ndarray:
         text = "..." + text[4:]
     cv2.putText(canvas, text, (2, CAPTION - 6), cv2.FONT_HERSHEY_SIMPLEX, TEXT_SCALE, WHITE, 1, cv2.LINE_AA)
     return canvas
+
+
+def jpeg_address(image: np.ndarray, quality: int) -> str:
+    """(H, W, 3) uint8 RGB -> a data: address of it as JPEG, for a page that holds its pictures itself."""
+    encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return f"data:image/jpeg;base64,{base64.b64encode(encoded.tobytes()).decode()}"
 
 
 def image_grid(images: Sequence[np.ndarray], columns: int, gap: int = 4) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 
 from detectors.annotations import Annotations
 from detectors.metrics.arrays import DetectionArrays, to_arrays
-from detectors.metrics.coco_arrays import AREA_RANGES, CocoDetections, CocoTruths, Judged, coco_tables, judge
+from detectors.metrics.coco_arrays import CocoDetections, CocoTruths, Judged, coco_tables, judge
 from detectors.structures import Detections
 
 STATISTICS = (
@@ -67,12 +67,12 @@ def evaluate_coco(annotations: Annotations, detections: Detections) -> CocoResul
     return to_result(tables.precision, tables.recall, annotations.class_names, annotations.category_ids)
 
 
-def judge_all_sizes(annotations: Annotations, detections: Detections) -> Judged:
-    """COCO's matching at its ten thresholds of boxes of all sizes, so that S is 1. Images are rows of
-    `annotations`. Arguments: see evaluate_coco.
+def judge_by_size(annotations: Annotations, detections: Detections) -> Judged:
+    """COCO's matching at its ten thresholds and four size ranges: all, small, medium, large. Images are rows
+    of `annotations`. Arguments: see evaluate_coco.
     """
     truths, found, place = _inputs(annotations, detections)
-    judged = judge(truths, found, classes=len(annotations.class_names), ranges=AREA_RANGES[ALL : ALL + 1])
+    judged = judge(truths, found, classes=len(annotations.class_names))
     row_of = np.argsort(place)
     return judged._replace(detections=judged.detections._replace(image=row_of[judged.detections.image]))
 

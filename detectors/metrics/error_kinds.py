@@ -59,7 +59,7 @@ class _Nearest(NamedTuple):
 
 
 def error_costs(annotations: Annotations, judged: Judged) -> ErrorCosts:
-    """judged: the detections, see coco.judge_all_sizes."""
+    """judged: the detections, see coco.judge_by_size."""
     counting = ~(annotations.difficult | annotations.crowd)
     taken = judged.found[:, AT_50, 0] & counting
     own, other = _nearest(annotations, judged, counting)
@@ -134,10 +134,11 @@ def _costs(
     right = judged.right[:, AT_50, 0]
     boxes = judged.counts[:, 0]
     counted = right | judged.wrong[:, AT_50, 0]
+    by_score = np.argsort(-score, kind="stable")
 
     def ap50(kept: np.ndarray, label: np.ndarray, right: np.ndarray, boxes: np.ndarray) -> float:
-        order = np.flatnonzero(kept)
-        order = order[np.lexsort((-score[order], label[order]))]
+        order = by_score[kept[by_score]]
+        order = order[np.argsort(label[order], kind="stable")]
         values = np.where(boxes > 0, _ap(label[order], score[order], right[order], boxes), 0.0)
         # A class whose boxes are all left out has AP 0, as in TIDE.
         return float(values[judged.counts[:, 0] > 0].mean()) if judged.counts.any() else float("nan")
@@ -171,4 +172,5 @@ def _ap(label: np.ndarray, score: np.ndarray, right: np.ndarray, boxes: np.ndarr
     one_image = Outcomes(
         np.zeros(len(label), np.int64), label, score, right[:, None], ~right[:, None], boxes[None]
     )
-    return weighted_ap(one_image, np.ones((1, 1), np.uint16), boxes[:, None].astype(float))[0, :, 0]
+    (ap,) = weighted_ap(one_image, np.ones((1, 1), np.uint16), boxes[:, None].astype(float), "coco")
+    return ap[0, :, 0]

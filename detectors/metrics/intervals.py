@@ -87,8 +87,8 @@ def permutation_p(
         both = mixed(*pair)
         boxes = weighted_boxes(both, np.ones((images, 1)))
         boxes = np.broadcast_to(boxes, (len(boxes), draws))
-        first = coco_numbers(weighted_ap(both, from_one, boxes))
-        second = coco_numbers(weighted_ap(both, 1 - from_one, boxes))
+        first = coco_numbers(*weighted_ap(both, from_one, boxes, "coco"))
+        second = coco_numbers(*weighted_ap(both, 1 - from_one, boxes, "coco"))
         for name in differences:
             differences[name] = differences[name] + (first[name] - second[name])
     return {

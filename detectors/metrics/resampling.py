@@ -7,19 +7,22 @@ of the data set itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from detectors.annotations import Annotations
-from detectors.metrics.coco_arrays import RECALL_LEVELS, Judged
+from detectors.metrics.coco_arrays import AREA_RANGES, RECALL_LEVELS, Judged
 from detectors.metrics.voc import FALSE_POSITIVE, RECALL_POINTS, TRUE_POSITIVE, evaluate_voc
 from detectors.structures import Detections
 
 LARGEST_TABLE = 2**24  # numbers of one temporary: 64 MiB of float32
-SLACK = 1e-4  # of a recall level, in hundredths: float32 must not miss a level that it reaches exactly
+FEW_COLUMNS = 32  # of a table, from which on rows are worth adding as a whole
+BLOCK_ROWS = 16  # rows
+SLACK = 4e-7  # relative: float32 must not miss a recall level that it reaches exactly
+NEARLY_NONE = 1e-30  # in place of no detections, whose precision is 0
 
 
 class Outcomes(NamedTuple):
@@ -36,17 +39,17 @@ class Outcomes(NamedTuple):
     boxes: np.ndarray  # (N, C) int64: boxes that count, by image and class
 
 
-def coco_outcomes(annotations: Annotations, judged: Judged) -> Outcomes:
-    """By COCO's matching, at its ten thresholds, boxes of all sizes. judged: see judge_all_sizes."""
+def coco_outcomes(annotations: Annotations, judged: Judged, size: int = 0) -> Outcomes:
+    """By COCO's matching, at its ten thresholds. judged: see judge_by_size. size: place in AREA_RANGES."""
     found = judged.detections
     order = np.lexsort((-found.score, found.label))
     return Outcomes(
         found.image[order],
         found.label[order],
         found.score[order],
-        judged.right[order, :, 0],
-        judged.wrong[order, :, 0],
-        _boxes(annotations),
+        judged.right[order, :, size],
+        judged.wrong[order, :, size],
+        _boxes(annotations, AREA_RANGES[size]),
     )
 
 
@@ -66,9 +69,12 @@ def voc_outcomes(annotations: Annotations, detections: Detections) -> Outcomes:
     )
 
 
-def _boxes(annotations: Annotations) -> np.ndarray:
+def _boxes(annotations: Annotations, limits: Sequence[float] = (-np.inf, np.inf)) -> np.ndarray:
+    """(N, C) boxes that count and whose area is within the limits, both included, as in COCO."""
     counts = np.zeros((len(annotations), len(annotations.class_names)), np.int64)
+    low, high = limits
     counting = ~(annotations.difficult | annotations.crowd)
+    counting &= (annotations.areas >= low) & (annotations.areas <= high)
     np.add.at(counts, (annotations.image[counting], annotations.labels[counting]), 1)
     return counts
 
@@ -97,24 +103,24 @@ def weighted_boxes(outcomes: Outcomes, weights: np.ndarray) -> np.ndarray:
 
 
 def weighted_ap(
-    outcomes: Outcomes, weights: np.ndarray, boxes: np.ndarray, interpolation: str = "coco"
-) -> np.ndarray:
-    """AP of R weighted data sets: (K, C, R) float32; NaN where a class has no boxes.
+    outcomes: Outcomes, weights: np.ndarray, boxes: np.ndarray, *interpolations: str
+) -> list[np.ndarray]:
+    """AP of R weighted data sets, by each interpolation: (K, C, R) float32; NaN where a class has no boxes.
 
     weights: (N, R) unsigned integers, for the images that outcomes.image counts. boxes: (C, R), see
-    weighted_boxes. interpolation: "coco" (101 recall levels), "voc07" (11) or "voc10" (area).
+    weighted_boxes. interpolations: of "coco" (101 recall levels), "voc07" (11) and "voc10" (area).
     """
     classes, draws = boxes.shape
-    ap = np.full((outcomes.right.shape[1], classes, draws), np.nan, np.float32)
+    ap = np.full((len(interpolations), outcomes.right.shape[1], classes, draws), np.nan, np.float32)
     ends = np.searchsorted(outcomes.label, np.arange(classes + 1))
+    weights = weights.astype(np.float32)
     for label in range(classes):
         rows = _up_to_last_hit(outcomes.right, slice(ends[label], ends[label + 1]))
         for columns in _column_blocks(rows.stop - rows.start, draws):
-            drawn = weights[:, columns].astype(np.float32)
             counts = boxes[label, columns].astype(np.float32)
-            values = _class_ap(outcomes, rows, drawn, counts, interpolation)
-            ap[:, label, columns] = np.where(counts > 0, values, np.nan)
-    return ap
+            values = _class_ap(outcomes, rows, weights[:, columns], counts, interpolations)
+            ap[:, :, label, columns] = np.where(counts > 0, values, np.nan)
+    return list(ap)
 
 
 def _up_to_last_hit(right: np.ndarray, rows: slice) -> slice:
@@ -130,35 +136,61 @@ def _column_blocks(rows: int, columns: int) -> Iterator[slice]:
 
 
 def _class_ap(
-    outcomes: Outcomes, rows: slice, drawn: np.ndarray, boxes: np.ndarray, interpolation: str
+    outcomes: Outcomes, rows: slice, drawn: np.ndarray, boxes: np.ndarray, interpolations: Sequence[str]
 ) -> np.ndarray:
-    """(K, R) AP of one class. drawn: (N, R); boxes: (R,), where 0 gives a meaningless AP."""
-    image = outcomes.image[rows]
+    """(interpolations, K, R) AP of one class. drawn: (N, R); boxes: (R,), where 0 gives a meaningless AP."""
     right = outcomes.right[rows]
-    ignored = ~(right | outcomes.wrong[rows])
-    seen = _running(drawn[image])  # (D, R)
-    ap = np.zeros((right.shape[1], drawn.shape[1]), np.float32)
+    counts = right | outcomes.wrong[rows]
+    taking_part = counts.any(1)
+    right, ignored = right[taking_part], ~counts[taking_part]
+    image = outcomes.image[rows][taking_part]
+    any_hit = np.flatnonzero(right.any(1))
+    seen = np.maximum(_counted_up_to(any_hit, image, drawn), NEARLY_NONE)
+    boxes = np.maximum(boxes, 1)
+    ap = np.zeros((len(interpolations), right.shape[1], drawn.shape[1]), np.float32)
     for threshold in range(right.shape[1]):
         hits = np.flatnonzero(right[:, threshold])
         if not len(hits):
             continue
         found = _running(drawn[image[hits]])  # (H, R)
-        counted = seen[hits]
-        if (out := np.flatnonzero(ignored[:, threshold])).size:
-            skipped = _running(drawn[image[out]])
-            before = np.searchsorted(out, hits)
-            counted[before > 0] -= skipped[before[before > 0] - 1]
-        precision = np.divide(found, np.maximum(counted, 1, out=counted), out=counted)
-        for below, above in pairwise(precision[::-1]):
-            np.maximum(above, below, out=above)  # the best precision at this recall or a higher one
-        ap[threshold] = _summed(precision, found, np.maximum(boxes, 1), interpolation)
+        counted = seen[np.searchsorted(any_hit, hits)]
+        if (out := np.flatnonzero(ignored[:, threshold])).size and out[0] < hits[-1]:
+            counted -= _counted_up_to(np.searchsorted(out, hits) - 1, image[out], drawn)
+            np.maximum(counted, NEARLY_NONE, out=counted)
+        precision = _running(np.divide(found, counted, out=counted)[::-1], np.maximum)[::-1]
+        for number, interpolation in enumerate(interpolations):
+            ap[number, threshold] = _summed(precision, found, boxes, interpolation)
     return ap
 
 
-def _running(rows: np.ndarray) -> np.ndarray:
-    """(D, R) running sums down the rows, in place. Row by row: numpy's cumsum takes twice as long."""
-    for above, below in pairwise(rows):
-        below += above
+def _counted_up_to(ends: np.ndarray, image: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """(H, R) how often the detections 0 to `ends` count. ends: (H,) ascending, -1 for none; image: (D,) of
+    each detection; drawn: (N, R).
+
+    A product with a sparse matrix of what comes between two ends: a table of all detections would be large.
+    """
+    bounds = np.concatenate([[0], ends + 1])
+    between = csr_array(
+        (np.ones(bounds[-1], np.float32), image[: bounds[-1]], bounds), shape=(len(ends), len(drawn))
+    )
+    return _running(between @ drawn)
+
+
+def _running(rows: np.ndarray, combine: np.ufunc = np.add) -> np.ndarray:
+    """(D, R) running sums down the rows, in place; with np.maximum the largest so far.
+
+    Of blocks of rows, side by side, and of what they carry over. numpy's accumulate goes down one column
+    after the other, which takes several times as long.
+    """
+    if rows.shape[1] < FEW_COLUMNS or len(rows) < 2 * BLOCK_ROWS:
+        return combine.accumulate(rows, axis=0, out=rows)
+    whole = len(rows) // BLOCK_ROWS * BLOCK_ROWS
+    blocks = rows[:whole].reshape(-1, BLOCK_ROWS, rows.shape[1])
+    for row in range(1, BLOCK_ROWS):
+        combine(blocks[:, row], blocks[:, row - 1], out=blocks[:, row])
+    carried = _running(blocks[:, -1].copy(), combine)
+    combine(blocks[1:], carried[:-1, None], out=blocks[1:])
+    combine.accumulate(rows[whole - 1 :], axis=0, out=rows[whole - 1 :])
     return rows
 
 
@@ -166,20 +198,21 @@ def _summed(precision: np.ndarray, found: np.ndarray, boxes: np.ndarray, interpo
     """(H, R) falling precision at rising numbers of found boxes, (R,) boxes -> (R,) AP."""
     if interpolation == "voc10":
         return _area(precision, found / boxes)
-    # How many recall levels, that of recall 0 among them, each detection has reached.
+    # How many recall levels, without that of recall 0, each detection has reached.
     if interpolation == "voc07":
         levels = len(RECALL_POINTS)
-        reached = np.searchsorted(RECALL_POINTS, found.astype(np.float64) / boxes, side="right")
+        reached = np.searchsorted(RECALL_POINTS, found.astype(np.float64) / boxes, side="right") - 1
     else:
         levels = len(RECALL_LEVELS)
-        reached = np.floor(found * ((levels - 1) / boxes) + SLACK) + 1
-    return _area(precision, reached.astype(np.float32, copy=False)) / levels
+        reached = found * ((levels - 1) * (1 + SLACK) / boxes)
+        np.floor(reached, out=reached)
+    return (_area(precision, reached.astype(np.float32, copy=False)) + precision[0]) / levels
 
 
 def _area(heights: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """(H, R) heights of columns and where each one ends -> (R,) their area. Changes `ends`."""
-    ends[1:] -= ends[:-1].copy()
-    return np.einsum("hr,hr->r", heights, ends)
+    """(H, R) heights of columns and where each one ends -> (R,) their area."""
+    lower = heights[:-1] - heights[1:]
+    return np.einsum("hr,hr->r", lower, ends[:-1]) + heights[-1] * ends[-1]
 
 
 def precision_curve(outcomes: Outcomes, threshold: int = 0) -> np.ndarray:

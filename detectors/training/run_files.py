@@ -40,6 +40,10 @@ EVALUATION_FIELDS = {
     "AP50": float | None,
     "AP50_voc07": float | None,
     "AP50_voc10": float | None,
+    "AP75": float | None,
+    "AP_small": float | None,
+    "AP_medium": float | None,
+    "AP_large": float | None,
     "inference_images_per_second": float,
     "device": str,
     "per_class": dict,
@@ -47,6 +51,7 @@ EVALUATION_FIELDS = {
 CLASS_FIELDS = {"AP50_voc10": float | None}
 # Keys that older versions did not write, or that the detections of other programs do not come with.
 OPTIONAL = {"truths_hash", "inference_images_per_second", "device"}
+OPTIONAL |= {"AP75", "AP_small", "AP_medium", "AP_large"}
 WORDS = {dict: "an object of names and values", list: "a list", tuple[int, int]: "[height, width] in pixels"}
 
 

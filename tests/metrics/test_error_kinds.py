@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 
 from detectors.annotations import Annotations
 from detectors.data.checks import to_offsets
-from detectors.metrics.coco import judge_all_sizes
+from detectors.metrics.coco import judge_by_size
 from detectors.metrics.error_kinds import ERROR_KINDS, ErrorCosts, error_costs
 from detectors.structures import Detections
 
@@ -48,7 +48,7 @@ def one_set(truths: list[tuple], found: list[tuple], images: int, classes: int =
 
 
 def costs_in(annotations: Annotations, detections: Detections) -> ErrorCosts:
-    return error_costs(annotations, judge_all_sizes(annotations, detections))
+    return error_costs(annotations, judge_by_size(annotations, detections))
 
 
 @pytest.mark.parametrize("case", TIDE, ids=lambda case: str(case["seed"]))

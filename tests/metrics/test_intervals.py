@@ -41,7 +41,7 @@ def simulated(
 
 def resampled_coco(outcomes: Outcomes, weights: np.ndarray) -> dict[str, np.ndarray]:
     """AP, AP50 and AP75 of R resampled data sets, each (R,). weights: (N, R)."""
-    return coco_numbers(weighted_ap(outcomes, weights, weighted_boxes(outcomes, weights)))
+    return coco_numbers(*weighted_ap(outcomes, weights, weighted_boxes(outcomes, weights), "coco"))
 
 
 def ap_of(outcomes: Outcomes) -> float:

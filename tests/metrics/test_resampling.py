@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from detectors.annotations import Annotations
 from detectors.data.checks import to_offsets
 from detectors.metrics import resampling
-from detectors.metrics.coco import evaluate_coco, judge_all_sizes
+from detectors.metrics.coco import evaluate_coco, judge_by_size
 from detectors.metrics.resampling import (
     Outcomes,
     coco_outcomes,
@@ -52,7 +52,7 @@ def repeated(
 
 
 def of_coco(annotations: Annotations, detections: Detections) -> Outcomes:
-    return coco_outcomes(annotations, judge_all_sizes(annotations, detections))
+    return coco_outcomes(annotations, judge_by_size(annotations, detections))
 
 
 def without_ties(detections: Detections, seed: int) -> Detections:
@@ -76,12 +76,12 @@ def test_ap_of_repeated_images(seed, drawn):
         coco, voc = evaluate_coco(*many), evaluate_voc(*many)
         table = np.where(coco.ap_table[..., 0] < 0, np.nan, coco.ap_table[..., 0])
         outcomes = of_coco(annotations, detections)
-        ours = weighted_ap(outcomes, weights, weighted_boxes(outcomes, weights))
+        ours = weighted_ap(outcomes, weights, weighted_boxes(outcomes, weights), "coco")[0]
         assert_allclose(ours[..., column], table, rtol=0, atol=1e-6)
         outcomes = voc_outcomes(annotations, detections)
         boxes = weighted_boxes(outcomes, weights)
-        for kind, expected in (("voc07", voc.ap07), ("voc10", voc.ap10)):
-            ours = weighted_ap(outcomes, weights, boxes, kind)
+        both = weighted_ap(outcomes, weights, boxes, "voc07", "voc10")
+        for ours, expected in zip(both, (voc.ap07, voc.ap10), strict=True):
             assert_allclose(ours[0, :, column], expected, rtol=0, atol=1e-6)
 
 
@@ -89,9 +89,9 @@ def test_an_evaluation_in_blocks_is_the_same(monkeypatch):
     outcomes = of_coco(*random_case(3))
     weights = drawn_weights(7, 20, 0)
     boxes = weighted_boxes(outcomes, weights)
-    whole = weighted_ap(outcomes, weights, boxes)
+    (whole,) = weighted_ap(outcomes, weights, boxes, "coco")
     monkeypatch.setattr(resampling, "LARGEST_TABLE", 100)
-    assert_array_equal(weighted_ap(outcomes, weights, boxes), whole)
+    assert_array_equal(weighted_ap(outcomes, weights, boxes, "coco")[0], whole)
 
 
 def test_mixed_detections_are_those_of_either_detector():
@@ -112,7 +112,7 @@ def test_mixed_detections_are_those_of_either_detector():
     )
     table = evaluate_coco(annotations, chosen).ap_table[..., 0]
     boxes = weighted_boxes(both, np.ones((7, 1)))
-    ours = weighted_ap(both, np.concatenate([from_one, 1 - from_one])[:, None], boxes)[..., 0]
+    ours = weighted_ap(both, np.concatenate([from_one, 1 - from_one])[:, None], boxes, "coco")[0][..., 0]
     assert_allclose(ours, np.where(table < 0, np.nan, table), rtol=0, atol=1e-6)
 
 

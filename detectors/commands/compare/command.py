@@ -7,14 +7,20 @@ that are not fair.
 
 from __future__ import annotations
 
+import argparse
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
-from detectors.commands.compare.analysis import TITLES, analysed
-from detectors.commands.compare.analysis_text import analysis_numbers, analysis_text
+from detectors.commands.compare.accuracy_sections import accuracy_sections, summary_lines
+from detectors.commands.compare.analysis import ComparedDetector, analysed
+from detectors.commands.compare.analysis_numbers import analysis_numbers
+from detectors.commands.compare.anchor_shares import anchor_shares
 from detectors.commands.compare.comparison_events import write_comparison_events
 from detectors.commands.compare.comparison_page import comparison_page
+from detectors.commands.compare.cost_sections import cost_sections
+from detectors.commands.compare.disagreement import disagreement_pictures
 from detectors.commands.compare.fairness import (
     BUDGET_SLACK,
     BUDGETS,
@@ -25,41 +31,24 @@ from detectors.commands.compare.fairness import (
     unfair,
 )
 from detectors.commands.compare.groups import grouped_by_seed
+from detectors.commands.compare.measured_speed import measured_speeds
 from detectors.commands.compare.options import options
+from detectors.commands.compare.report_sections import markdown_of
 from detectors.commands.compare.run_names import distinctly_named, read_settings
 from detectors.commands.compare.run_places import file_of, run_folder_of, with_runs_of_folders
+from detectors.commands.compare.run_sections import run_sections
 from detectors.config.entry import verb
 from detectors.config.schema import output_folder
 from detectors.data.files import write_json, write_text
-from detectors.tables import cell, markdown_table
+from detectors.training.assemble import choose_device
 from detectors.training.run_files import SUMMARY, SUMMARY_FIELDS, read_evaluation, read_summary
 
-# Title of the column, key in comparison.json, and how a number is written.
-COMPARED = (
-    ("run", "name", "s"),
-    ("model", "model", "s"),
-    *((TITLES[key], key, ".3f") for key in ("AP", "AP50", "AP50_voc07", "AP50_voc10")),
-    ("input", "input", "s"),
-    ("parameters", "parameters", ",d"),
-    ("GFLOPs", "gflops", ".2f"),
-    ("training images/s", "train_images_per_second", ".1f"),
-    ("inference images/s", "inference_images_per_second", ".1f"),
-    ("steps", "steps", ",d"),
-    ("images seen", "images_seen", ",d"),
-    ("training s", "train_seconds", ".0f"),
-    ("device", "device", "s"),
-)
 # Keys in which compared runs should agree, and what the note calls them.
 WATCHED = {
     "images": "numbers of evaluated images",
     "images_seen": "numbers of training images",
     "device": "devices",
 }
-LEGEND = (
-    "AP (COCO) is the mean over IoU .50:.05:.95; the three AP50 differ in how they sum up the same curve. "
-    "GFLOPs: 2 per multiply-add, convolutions only. Images/s as each run measured them itself: training with "
-    "loading, inference with post-processing, without loading."
-)
 
 
 @verb
@@ -73,35 +62,71 @@ def main(arguments: list[str] | None = None) -> None:
     if reasons and not args.unfair_ok:
         listed = "\n  ".join(["this comparison would not be fair:", *reasons])
         raise ValueError(f"{listed}\n--unfair-ok compares them all the same, and says so")
-    detectors, missing = grouped_by_seed(runs, settings, [file_of(place, args.split) for place in places])
-    pairs = analysed(detectors, resamples=args.resamples) if detectors else []
+    files = [file_of(place, args.split) for place in places]
+    detectors, missing = grouped_by_seed(runs, settings, files)
+    numbers, lacking = measured_numbers(detectors, args)
+    pictures, unseen = disagreement_pictures(detectors, numbers["disagreement"]) if detectors else ([], [])
     notes = [
         *(f"UNFAIR: {reason}" for reason in reasons),
         *budget_notes(runs, args.budget),
         *unknown_notes(runs),
         *differences(runs),
         *missing,
+        *lacking,
+        *unseen,
         *left_out,
     ]
     runs = with_truths(runs)
-    parts = [*unfair_text(reasons), run_table(runs), per_class_table(runs), *analysis_text(detectors, pairs)]
-    text = "\n\n".join([*parts, *(f"Note: {note}" for note in notes), LEGEND])
+    sections = run_sections(runs)
+    if detectors:
+        sections = [*accuracy_sections(numbers), *cost_sections(numbers), *sections]
+    summary = summary_lines(numbers)
+    text = "\n\n".join(
+        [
+            *unfair_text(reasons),
+            *(f"- {line}" for line in summary),
+            *markdown_of(sections),
+            *(f"Note: {note}" for note in notes),
+        ]
+    )
     output = args.output or output_folder() / "comparison"
     if output.suffix in (".md", ".json", ".html"):
         output = output.with_suffix("")
-    markdown, numbers, page = (Path(f"{output}.{kind}") for kind in ("md", "json", "html"))
+    markdown, stored, page = (Path(f"{output}.{kind}") for kind in ("md", "json", "html"))
+    html = comparison_page(
+        sections,
+        names=[detector.name for detector in detectors] or [run["name"] for run in runs],
+        summary=summary,
+        pictures=pictures,
+        unfair=reasons,
+        notes=notes,
+        command=["detectors", "compare", *(sys.argv[1:] if arguments is None else arguments)],
+    )
     write_text(markdown, text + "\n")
-    content = {"unfair": reasons, "runs": runs, "notes": notes, **analysis_numbers(detectors, pairs)}
-    write_json(numbers, content)
+    content = {"unfair": reasons, "runs": runs, "notes": notes, **numbers}
+    write_json(stored, content)
+    write_text(page, html)
     events = Path(f"{output}_tensorboard")
     write_comparison_events(events, content)
-    typed = ["detectors", "compare", *(sys.argv[1:] if arguments is None else arguments)]
-    write_text(
-        page,
-        comparison_page(runs, COMPARED, detectors, pairs, unfair=reasons, notes=notes, command=typed),
-    )
     print(f"{text}\n\nin TensorBoard: tensorboard --logdir {shlex.quote(str(events))}")
-    print(f"written: {markdown}, {numbers}, {page}")
+    print(f"written: {markdown}, {stored}, {page}")
+
+
+def measured_numbers(
+    detectors: list[ComparedDetector], args: argparse.Namespace
+) -> tuple[dict[str, Any], list[str]]:
+    """All numbers of comparison.json about detectors, and notes about what could not be measured."""
+    if not detectors:
+        return analysis_numbers([], []), []
+    pairs = analysed(detectors, resamples=args.resamples)
+    anchors, notes = anchor_shares(detectors)
+    speeds, conditions = {}, None
+    if args.speed:
+        speeds, conditions, more = measured_speeds(
+            detectors, choose_device(args.device), batch=args.batch, threads=args.threads
+        )
+        notes += more
+    return analysis_numbers(detectors, pairs, anchors=anchors, speeds=speeds, conditions=conditions), notes
 
 
 def read_run(place: Path, split: str) -> dict:
@@ -184,22 +209,6 @@ def differences(runs: list[dict]) -> list[str]:
             values = ", ".join(f"{run['name']} {run[key]}" for run in known)
             notes.append(f"the runs differ in their {title}: {values}")
     return notes
-
-
-def run_table(runs: list[dict]) -> str:
-    """One row for each run."""
-    rows = [[cell(run.get(key), form) for _, key, form in COMPARED] for run in runs]
-    return markdown_table([title for title, _, _ in COMPARED], rows)
-
-
-def per_class_table(runs: list[dict]) -> str:
-    """AP50 (VOC10 area) of every class."""
-    names = list(dict.fromkeys(name for run in runs for name in run["per_class"]))
-    rows = [
-        [name, *[cell(run["per_class"].get(name, {}).get("AP50_voc10"), ".3f") for run in runs]]
-        for name in names
-    ]
-    return markdown_table([TITLES["AP50_voc10"], *[run["name"] for run in runs]], rows)
 
 
 if __name__ == "__main__":

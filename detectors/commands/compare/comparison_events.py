@@ -18,6 +18,7 @@ from detectors.training.tensorboard_log import PREFIX, TensorBoardLog
 GROUPS = ("detectors", "runs", "differences")  # lists of comparison.json, and folders of event files
 # Keys of [low, high] -> what is added to the tag of the number that they belong to.
 INTERVALS = {"over_images": "", "over_images_and_seeds": "_seeds", "interval": ""}
+TABLES = ("precision_recall", "confusion", "curves")  # keys of what a scalar cannot show
 PLAIN_KEYS = ("estimates", "value")  # keys that add nothing to a tag
 
 
@@ -55,6 +56,8 @@ def points(value: Any, tag: str = "compare", step: int | None = None) -> Iterato
         yield Point(tag, step or 0, value)
     elif isinstance(value, Mapping):
         for key, inner in value.items():
+            if key in TABLES:
+                continue
             if key in INTERVALS and isinstance(inner, Sequence) and len(inner) == 2:
                 for end, bound in zip(("low", "high"), inner, strict=True):
                     yield from points(bound, f"{tag}{INTERVALS[key]}_{end}", step)

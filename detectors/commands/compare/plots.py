@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 
@@ -14,11 +15,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from detectors.commands.compare.analysis import ComparedDetector
 from detectors.metrics.error_kinds import ERROR_KINDS
-from detectors.metrics.intervals import Estimate
+from detectors.tables import printable
 
 COLOURS = ("#3b7dd8", "#d1495b", "#2a9d6f", "#c98a1b", "#8a5fc7", "#5f7a8a")  # readable on white and on black
+LABELLED = 30  # rows of a confusion matrix up to which its labels have the usual size
+MOST_ROWS = 40  # up to which a confusion matrix grows
 INK_MARK = "#010203"  # stands for the page's colour until the SVG is written
 STYLE = {
     "font.size": 10,
@@ -56,17 +58,17 @@ def colour(number: int) -> str:
     return COLOURS[number % len(COLOURS)]
 
 
-def interval_plot(rows: Sequence[tuple[str, Estimate]], label: str, *, zero: bool = False) -> str:
-    """Values with their intervals: thick over images, thin over images and seeds."""
+def interval_plot(rows: Sequence[tuple[str, Mapping[str, Any]]], label: str, *, zero: bool = False) -> str:
+    """Values with their intervals: thick over images, thin over images and seeds. rows: of `estimates`."""
 
     def draw(axes: Axes) -> None:
         for place, (_, number) in enumerate(rows):
             height = len(rows) - 1 - place
-            if number.over_seeds is not None:
-                axes.plot(number.over_seeds, (height, height), color=colour(place), linewidth=1)
-            axes.plot(number.over_images, (height, height), color=colour(place), linewidth=4, alpha=0.5)
-            axes.plot(number.value, height, "o", color=colour(place))
-        axes.set_yticks(range(len(rows)), [name for name, _ in reversed(rows)])
+            if number["over_images_and_seeds"] is not None:
+                axes.plot(number["over_images_and_seeds"], (height, height), color=colour(place), linewidth=1)
+            axes.plot(number["over_images"], (height, height), color=colour(place), linewidth=4, alpha=0.5)
+            axes.plot(number["value"], height, "o", color=colour(place))
+        axes.set_yticks(range(len(rows)), [plain(name) for name, _ in reversed(rows)])
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.set_xlabel(label)
         if zero:
@@ -75,15 +77,15 @@ def interval_plot(rows: Sequence[tuple[str, Estimate]], label: str, *, zero: boo
     return figure_of(draw, height=0.9 + 0.4 * len(rows))
 
 
-def error_plot(detectors: Sequence[ComparedDetector]) -> str:
-    """The cost of each kind of error, side by side."""
+def error_plot(detectors: Sequence[Mapping[str, Any]]) -> str:
+    """The cost of each kind of error, side by side. detectors: as in comparison.json."""
 
     def draw(axes: Axes) -> None:
         width = 0.8 / len(detectors)
         for number, detector in enumerate(detectors):
             places = np.arange(len(ERROR_KINDS)) + (number - (len(detectors) - 1) / 2) * width
-            costs = [detector.error_costs[kind] for kind in ERROR_KINDS]
-            axes.bar(places, costs, width, color=colour(number), label=detector.name)
+            costs = [detector["error_costs"][kind] for kind in ERROR_KINDS]
+            axes.bar(places, costs, width, color=colour(number), label=plain(detector["name"]))
         axes.set_xticks(range(len(ERROR_KINDS)), ERROR_KINDS)
         axes.set_ylabel("AP50 lost")
         axes.legend()
@@ -91,19 +93,20 @@ def error_plot(detectors: Sequence[ComparedDetector]) -> str:
     return figure_of(draw)
 
 
-def reliability_plot(detectors: Sequence[ComparedDetector]) -> str:
+def reliability_plot(detectors: Sequence[Mapping[str, Any]]) -> str:
+    """detectors: as in comparison.json."""
+
     def draw(axes: Axes) -> None:
         axes.plot((0, 1), (0, 1), color=INK_MARK, linewidth=0.8, linestyle=":")
         for number, detector in enumerate(detectors):
-            result = detector.calibration
-            known = result.count > 0
+            known = [row for row in detector["reliability"] if row["count"]]
             axes.plot(
-                result.score[known],
-                result.precision[known],
+                [row["score"] for row in known],
+                [row["precision"] for row in known],
                 "o-",
                 markersize=3,
                 color=colour(number),
-                label=f"{detector.name}, D-ECE {result.d_ece:.3f}",
+                label=plain(detector["name"]),
             )
         axes.set(xlabel="score", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1))
         axes.legend()
@@ -111,15 +114,37 @@ def reliability_plot(detectors: Sequence[ComparedDetector]) -> str:
     return figure_of(draw, width=4.6, height=4.2)
 
 
+def confusion_plot(counts: np.ndarray, class_names: Sequence[str]) -> str:
+    """(C + 1, C + 1) counts: rows are true classes. The darker, the larger the share of the row."""
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    count = len(counts)
+
+    def draw(axes: Axes) -> None:
+        shade = np.zeros((*shares.shape, 4))
+        shade[..., :3] = matplotlib.colors.to_rgb(COLOURS[1])
+        shade[np.arange(count), np.arange(count), :3] = matplotlib.colors.to_rgb(COLOURS[0])
+        shade[..., 3] = shares
+        axes.imshow(shade, interpolation="nearest", aspect="auto")
+        size = 10 if count <= LABELLED else 5
+        axes.set_yticks(range(count), [plain(name) for name in (*class_names, "no box")], fontsize=size)
+        axes.set_xticks(
+            range(count), [plain(name) for name in (*class_names, "missed")], rotation=90, fontsize=size
+        )
+        axes.set(xlabel="detected", ylabel="true")
+
+    side = 3.0 + 0.12 * min(count, MOST_ROWS)
+    return figure_of(draw, width=side, height=side)
+
+
 def curve_plot(
     curves: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]], x: str, y: str, **limits: tuple
 ) -> str:
-    """ComparedDetector -> one curve for each seed, in the order of the colours."""
+    """Detector -> one curve for each seed, in the order of the colours."""
 
     def draw(axes: Axes) -> None:
         for number, (name, seeds) in enumerate(curves.items()):
             for seed, (xs, ys) in enumerate(seeds):
-                axes.plot(xs, ys, color=colour(number), alpha=0.8, label=None if seed else name)
+                axes.plot(xs, ys, color=colour(number), alpha=0.8, label=None if seed else plain(name))
         axes.set(xlabel=x, ylabel=y, **limits)
         if curves:
             axes.legend()
@@ -127,15 +152,27 @@ def curve_plot(
     return figure_of(draw)
 
 
-def scatter_plot(points: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str) -> str:
-    """ComparedDetector -> (x, y) of each run."""
+def pareto_plot(
+    points: Mapping[str, tuple[float, float, Sequence[float]]], front: Sequence[str], x: str, y: str
+) -> str:
+    """points: detector -> x, y and the interval of y. front: the names on the Pareto front, by x."""
 
     def draw(axes: Axes) -> None:
-        for number, (name, places) in enumerate(points.items()):
-            if places:
-                axes.plot(*zip(*places, strict=True), "o", color=colour(number), label=name)
-        axes.set(xlabel=x, ylabel=y, xlim=(0, None))
-        axes.margins(0.1)
+        steps = [points[name][:2] for name in front]
+        axes.plot(
+            *zip(*steps, strict=True), drawstyle="steps-post", color=INK_MARK, linestyle="--", linewidth=0.8
+        )
+        for number, (name, (cost, value, interval)) in enumerate(points.items()):
+            axes.plot((cost, cost), interval, color=colour(number), linewidth=1.5, alpha=0.6)
+            fill = colour(number) if name in front else "none"
+            axes.plot(cost, value, "o", color=colour(number), markerfacecolor=fill, label=plain(name))
+        axes.set(xlabel=x, ylabel=y, xlim=(0, 1.15 * max(cost for cost, _, _ in points.values()) or 1))
+        axes.margins(y=0.15)
         axes.legend()
 
     return figure_of(draw)
+
+
+def plain(text: str) -> str:
+    """A name as matplotlib shows it as it is: a dollar sign would begin a formula."""
+    return printable(text).replace("$", r"\$")

@@ -43,10 +43,12 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """config.yaml of a run, as dotted names and values; empty without that file.
+    """config.yaml of a run, as dotted names and values. See read_configuration."""
+    return dict(_flat_settings(read_configuration(folder)))
 
-    ValueError if it is no configuration.
-    """
+
+def read_configuration(folder: Path) -> dict[str, Any]:
+    """config.yaml of a run; empty without that file. ValueError if it is no configuration."""
     path = folder / "config.yaml"
     if not path.exists():
         return {}
@@ -60,7 +62,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not valid YAML ({' '.join(str(error).split())}); {fix}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: not the configuration of a run; {fix}")
-    return dict(_flat_settings(content))
+    return content
 
 
 def _flat_settings(settings: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
-
-import cv2
-import numpy as np
 
 from detectors.commands.lint.findings import Finding, Split
 from detectors.commands.lint.lint_report import LintReport, bucket_rows, columns
 from detectors.commands.lint.pictures import SplitImages, picture, split_images
 from detectors.data.problems import KINDS, LISTED
+from detectors.drawing import jpeg_address
 
 QUALITY = 85  # of the embedded JPEGs
 SHOWN = 200  # findings of one kind on the page; the JSON file has them all
@@ -105,14 +102,8 @@ def _figure(finding: Finding, images: SplitImages) -> str:
     if drawn is None:
         shown = NO_PICTURE
     else:
-        shown = f'<img src="data:image/jpeg;base64,{_jpeg(drawn)}" alt="{caption}">'
+        shown = f'<img src="{jpeg_address(drawn, QUALITY)}" alt="{caption}">'
     return f"<figure>{shown}<figcaption>{caption}</figcaption></figure>"
-
-
-def _jpeg(image: np.ndarray) -> str:
-    """(H, W, 3) uint8 RGB -> base64 text of a JPEG."""
-    encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
-    return base64.b64encode(encoded.tobytes()).decode()
 
 
 def _statistics(statistics: Mapping) -> Iterator[str]:

@@ -13,9 +13,9 @@ from numpy.testing import assert_allclose
 
 from detectors.annotations import Annotations
 from detectors.commands.compare import command
-from detectors.commands.compare.comparison_page import validation_curve
+from detectors.commands.compare.analysis_numbers import validation_curve
 from detectors.commands.compare.fairness import equal_budgets, unfair
-from detectors.metrics.coco import judge_all_sizes
+from detectors.metrics.coco import judge_by_size
 from detectors.metrics.report import report
 from detectors.metrics.resampling import coco_outcomes, drawn_weights
 from detectors.structures import Detections
@@ -109,7 +109,7 @@ def test_seeds_are_one_detector(runs, tmp_path):
 def test_intervals_over_images_are_those_of_the_resampled_sets(runs, tmp_path):
     content = compared(runs[:1], tmp_path)
     annotations = scene(0)
-    judged = judge_all_sizes(annotations, detected(annotations, 0, 3.0))
+    judged = judge_by_size(annotations, detected(annotations, 0, 3.0))
     outcomes = coco_outcomes(annotations, judged)
     draws = resampled_coco(outcomes, drawn_weights(len(annotations), 100, seed=0))["AP"]
     estimate = content["detectors"][0]["estimates"]["AP"]
@@ -207,6 +207,7 @@ class Page(HTMLParser):
     """The cells of a page's tables, the addresses that it would load, and its tags that are still open."""
 
     VOID = frozenset({"meta", "br", "img", "link"})
+    EMBEDDED = ("#", "data:image/")
 
     def __init__(self, text: str):
         super().__init__()
@@ -237,7 +238,7 @@ def test_the_page_holds_the_numbers_of_the_json_file_and_loads_nothing(runs, tmp
     content = compared(runs, tmp_path)
     page = Page((tmp_path / "comparison.html").read_text())
     assert page.open == []
-    assert [address for address in page.addresses if not address.startswith("#")] == []
+    assert [address for address in page.addresses if not address.startswith(Page.EMBEDDED)] == []
     for record in (*content["detectors"], *content["differences"]):
         for number in record["estimates"].values():
             low, high = number["over_images"]
@@ -247,7 +248,7 @@ def test_the_page_holds_the_numbers_of_the_json_file_and_loads_nothing(runs, tmp
         for kind, cost in detector["error_costs"].items():
             assert f"{cost:.3f} ({detector['error_counts'][kind]:,.0f})" in page.cells
     assert "AP (COCO)" in (text := (tmp_path / "comparison.html").read_text())
-    assert text.count("<svg") == 7 and "not fair" not in text
+    assert text.count("<svg") == 8 and "not fair" not in text
 
 
 def test_an_unfair_page_says_so_and_names_are_escaped(tmp_path):
@@ -268,11 +269,11 @@ def test_runs_without_detections_have_a_page_too(tmp_path, runs):
 
 def test_training_curves_come_from_metrics_csv(runs, tmp_path):
     record = {"folder": runs[0], "images_seen": 800, "steps": 100, "train_seconds": 360.0}
-    assert validation_curve(record, "step") is None
+    assert validation_curve(record) == {}
     (Path(runs[0]) / "metrics.csv").write_text(
         "step,tag,value\n50,val/AP,0.25\n50,train/rate,0.1\n100,val/AP,0.5\n"
     )
+    curve = validation_curve(record)
     for x, expected in (("step", [50, 100]), ("images", [400, 800]), ("hours", [0.05, 0.1])):
-        xs, ys = validation_curve(record, x)
-        assert_allclose(xs, expected)
-        assert_allclose(ys, [0.25, 0.5])
+        assert_allclose(curve[x], expected)
+    assert_allclose(curve["AP"], [0.25, 0.5])

@@ -11,7 +11,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from detectors.commands.compare import command
-from detectors.commands.compare.comparison_events import folder_name, points, write_comparison_events
+from detectors.commands.compare.comparison_events import TABLES, folder_name, points, write_comparison_events
 from tests.commands.compare.test_analysis import write_measured
 
 
@@ -29,7 +29,8 @@ def read_points(folder: Path) -> list[tuple[str, int, np.float32]]:
 
 def numbers_below(value: object) -> list[float]:
     if isinstance(value, dict):
-        return [number for inner in value.values() for number in numbers_below(inner)]
+        shown = [inner for key, inner in value.items() if key not in TABLES]
+        return [number for inner in shown for number in numbers_below(inner)]
     if isinstance(value, list):
         return [number for inner in value for number in numbers_below(inner)]
     return [value] if type(value) in (int, float) else []
