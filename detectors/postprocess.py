@@ -32,6 +32,10 @@ def ssd_scores(outputs: HeadOutputs) -> Tensor:
 SUPPRESSION_LIMIT = 2.0**20
 
 
+# Of an image, for each detection that is wanted: an untrained network may keep a third of the best.
+CANDIDATES = 4
+
+
 class PostProcess(nn.Module):
     """Detections of a whole batch in one pass.
 
@@ -80,7 +84,7 @@ class PostProcess(nn.Module):
         usable = (scores > self.score_threshold) & finite
         total = int(usable.sum())
         wanted = self.max_detections or total  # of each image
-        count = 2 * wanted
+        count = CANDIDATES * wanted
         while True:
             chosen, least = self._best(scores, usable, total, count)
             detections = self._suppressed(scores, boxes, chosen, wanted)

@@ -2,7 +2,7 @@
 
 In each group, from the best box down: a box is kept unless its IoU with a better box that is kept exceeds the
 threshold. That is torchvision.ops.nms, group by group (tests/kernels/test_suppression.py). The number of
-operations does not depend on the number of groups, as long as there are at most PAIR_LIMIT pairs.
+operations does not depend on groups, boxes or scores, as long as TILE_PAIR_LIMIT and OVERLAP_LIMIT hold.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from torchvision.ops import nms
 
 from detectors.kernels.dispatch import uses_triton
 
-# Pairs of boxes that are compared at once, at up to 128 bytes each: 64 MiB. Where there are more, the groups
-# are large, and torchvision's loop in C++ takes less time than a list of all pairs.
-PAIR_LIMIT = 2**19
-ROUNDS = 4  # after which the host looks whether anything has changed: more than most batches need
+TILE = 32  # boxes of a group that are compared with as many others
+# Where there are more pairs of tiles, groups are large, and torchvision's loop in C++, which skips what is
+# suppressed, is faster.
+TILE_PAIR_LIMIT = 2**13
+TILE_PAIRS_AT_ONCE = 2**11  # 2^21 pairs of boxes at 41 bytes each: 82 MiB
+OVERLAP_LIMIT = 2**17  # pairs of boxes that overlap; the host decides them in 20 ms
 
 
 def suppress(boxes: Tensor, group: Tensor, groups: int, *, iou: float, limit: int) -> Tensor:
@@ -36,53 +38,76 @@ def suppress(boxes: Tensor, group: Tensor, groups: int, *, iou: float, limit: in
 
 
 def suppress_reference(boxes: Tensor, group: Tensor, groups: int, iou: float, limit: int) -> Tensor:
-    """suppress() for boxes sorted by group, in PyTorch: the definition. Synchronises with the device."""
+    """suppress() for boxes sorted by group, in PyTorch: the definition. Synchronises with the device.
+
+    A group is cut into tiles of TILE boxes; the last is filled up with NaN, which overlaps nothing. Each tile
+    is compared with itself and the later ones of its group.
+    """
     if not len(boxes):
         return torch.zeros_like(group, dtype=torch.bool)
-    next_row = torch.arange(1, len(boxes) + 1, device=boxes.device)
-    start = torch.searchsorted(group, group)  # (T,) the first row of each row's group
-    end = torch.minimum(torch.searchsorted(group, group, right=True), start + limit)
-    worse_rows = (end - next_row).clamp(min=0)  # (T,) how many of the group come after the row
-    total = worse_rows.cumsum(0)
-    pairs = int(total[-1])
-    if pairs > PAIR_LIMIT:
-        return _group_by_group(boxes, start, end, iou)
-    better = torch.repeat_interleave(worse_rows, output_size=pairs)
-    worse = torch.arange(pairs, device=boxes.device) + (end - total)[better]
-    pair = torch.stack([better, worse])
-    return _settle(pair[:, _paired_iou(boxes, pair) > iou], (next_row > end).to(torch.uint8))
+    rank = torch.arange(len(boxes), device=boxes.device) - torch.searchsorted(group, group)
+    usable = rank < limit
+    in_tile = rank % TILE
+    opens = in_tile == 0
+    first = opens.nonzero().squeeze(1)  # (N,) the first row of each tile
+    pair = None
+    if len(first) ** 2 <= 2 * groups * TILE_PAIR_LIMIT:  # otherwise there are more, however they are shared
+        place = (opens.cumsum(0) - 1) * TILE + in_tile  # (T,) of each row among the N * TILE
+        corners = boxes.new_full((4, len(first) * TILE), torch.nan).index_copy_(1, place, boxes.T)
+        own = group[first]
+        together = (own[:, None] == own).triu_() & usable[first]  # (N, N)
+        pair = _overlapping(corners.view(4, -1, TILE), together, iou)
+    if pair is None:
+        return _group_by_group(boxes, group, usable, iou)
+    return _settle(pair, len(first) * TILE)[place] & usable
 
 
-def _paired_iou(boxes: Tensor, pair: Tensor) -> Tensor:
-    """(T, 4) boxes and (2, P) rows -> (P,) IoU as nms computes it: NaN for two boxes without an area."""
-    low, high = boxes.T.contiguous().split(2)  # (2, T) each
-    area = (high - low).prod(0)
-    inter = (high[:, pair].amin(1) - low[:, pair].amax(1)).clamp_(min=0).prod(0)
-    return inter / (area[pair].sum(0) - inter)
+def _overlapping(corners: Tensor, together: Tensor, iou: float) -> Tensor | None:
+    """(4, N, TILE) boxes of tiles, (N, N) bool, which tiles are compared -> (2, E) places, the better first.
 
-
-def _settle(pair: Tensor, dropped: Tensor) -> Tensor:
-    """(2, E) rows of which the first suppresses the second if it is kept itself -> (T,) bool, which are kept.
-
-    dropped: (T,) 1 where a row is dropped in any case, otherwise 0. In every round all rows are decided from
-    the decisions of the round before, until none changes. A row is right one round after the better rows that
-    overlap it: the longest chain of boxes in which each overlaps the next bounds the number of rounds.
+    The IoU is computed as nms does: NaN for two boxes without an area. None where a limit is exceeded.
     """
-    better, worse = pair
-    keep = 1 - dropped
-    while True:
-        for _ in range(ROUNDS):
-            before = keep
-            keep = 1 - dropped.scatter_reduce(0, worse, before[better], "amax")
-        if torch.equal(before, keep):
-            return keep.bool()
+    if int(together.sum()) > TILE_PAIR_LIMIT:
+        return None
+    low, high = corners.split(2)
+    columns = torch.cat([corners, (high - low).prod(0)[None]])  # (5, N, TILE) with the area
+    found: list[Tensor] = []
+    for tiles in together.nonzero().split(TILE_PAIRS_AT_ONCE):
+        better, worse = columns[:, tiles].unbind(2)  # (5, P, TILE) each
+        better = better[..., None]
+        worse = worse[..., None, :]
+        sides = torch.minimum(better[2:4], worse[2:4])  # (2, P, TILE, TILE)
+        sides -= torch.maximum(better[:2], worse[:2])
+        inter, union = sides.clamp_(min=0).unbind()
+        inter *= union
+        union = torch.add(better[4], worse[4], out=union)
+        union -= inter
+        pair, *places = (inter.div_(union) > iou).nonzero().T
+        rows = tiles.T[:, pair] * TILE + torch.stack(places)
+        found.append(rows[:, rows[0] < rows[1]])
+        if sum(part.shape[1] for part in found) > OVERLAP_LIMIT:
+            return None
+    return torch.cat(found, 1)
 
 
-def _group_by_group(boxes: Tensor, start: Tensor, end: Tensor, iou: float) -> Tensor:
-    """(T, 4) boxes; (T,) where each one's group starts and ends -> (T,) bool, by torchvision's nms."""
-    row = torch.arange(len(boxes), device=boxes.device)
-    score = -row.to(boxes.dtype)
-    first = row[row == start]
-    bounds = zip(first.tolist(), end[first].tolist(), strict=True)
-    kept = torch.cat([nms(boxes[a:b], score[a:b], iou) + a for a, b in bounds])
-    return torch.zeros_like(start, dtype=torch.bool).index_fill_(0, kept, True)
+def _settle(pair: Tensor, count: int) -> Tensor:
+    """(2, E) places of which the first suppresses the second if it is kept itself -> (count,) bool, kept.
+
+    Pairs are ordered by tile, and within a tile by place. So all pairs in which a place is the worse box come
+    before those in which it is the better one, and one pass over the pairs decides all places.
+    """
+    keep = bytearray([True]) * count
+    for better, worse in zip(*pair.tolist(), strict=True):
+        if keep[better]:
+            keep[worse] = False
+    return torch.frombuffer(keep, dtype=torch.bool).to(pair.device)
+
+
+def _group_by_group(boxes: Tensor, group: Tensor, usable: Tensor, iou: float) -> Tensor:
+    """(T, 4) boxes, their groups, which of them count -> (T,) bool, which are kept, by torchvision's nms."""
+    rows = usable.nonzero().squeeze(1)
+    score = -rows.to(boxes.dtype)
+    counts = torch.unique_consecutive(group[rows], return_counts=True)[1].tolist()
+    parts = zip(rows.split(counts), boxes[rows].split(counts), score.split(counts), strict=True)
+    kept = torch.cat([row[nms(box, each, iou)] for row, box, each in parts])
+    return torch.zeros_like(usable).index_fill_(0, kept, True)

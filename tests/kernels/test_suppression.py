@@ -44,11 +44,12 @@ def random_boxes(kind: str, count: int, generator: torch.Generator) -> Tensor:
 KINDS = ("spread", "clustered", "tied", "degenerate", "huge")
 
 
-@pytest.mark.parametrize("listed", [True, False], ids=["pairs", "group by group"])
+@pytest.mark.parametrize("changed", [{}, {"TILE_PAIRS_AT_ONCE": 3}, {"TILE_PAIR_LIMIT": 0}])
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_group_is_torchvisions_nms(kind, listed, monkeypatch):
-    if not listed:
-        monkeypatch.setattr(suppression, "PAIR_LIMIT", -1)
+def test_every_group_is_torchvisions_nms(kind, changed, monkeypatch):
+    """All tiles at once, three pairs of tiles after the other, and group by group."""
+    for name, value in changed.items():
+        monkeypatch.setattr(suppression, name, value)
     generator = torch.Generator().manual_seed(0)
     dropped = 0
     for count, groups, limit in [(1, 1, 9), (60, 1, 60), (200, 7, 25), (200, 300, 200), (400, 3, 400)]:
@@ -68,8 +69,19 @@ def test_an_iou_at_the_threshold_suppresses_nothing():
         assert suppress(boxes, one_group, 1, iou=iou, limit=2).sum() == kept
 
 
+def test_many_overlaps_are_suppressed_group_by_group(monkeypatch):
+    """A list of the pairs among 300 equal boxes would exceed the limit."""
+    one_by_one = []
+    monkeypatch.setattr(suppression, "OVERLAP_LIMIT", 1000)
+    monkeypatch.setattr(suppression, "nms", lambda *args: one_by_one.append(1) or nms(*args))
+    boxes = torch.tensor([[0.0, 0, 9, 9]]).double().repeat(300, 1)
+    keep = suppress(boxes, torch.arange(300) // 150, 2, iou=IOU, limit=300)
+    assert keep.nonzero().flatten().tolist() == [0, 150]
+    assert len(one_by_one) == 2
+
+
 def test_a_long_chain():
-    """Each box overlaps the next only: every second one is kept, which takes as many rounds as boxes."""
+    """Each box overlaps the next only: every second one is kept."""
     left = torch.arange(150).double() * 3
     boxes = torch.stack([left, left * 0, left + 10, left * 0 + 10], 1)
     group = torch.zeros(150, dtype=torch.int64)
