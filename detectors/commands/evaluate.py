@@ -2,6 +2,9 @@
 
 Writes evaluation.json, detections.json (COCO's results format) and detections.npz (with the ground truth)
 beside the checkpoint. Their names say what was evaluated: see file_suffix.
+
+python evaluate.py detections=FILE data=... split=... evaluates saved detections, of other programs too,
+without a network.
 """
 
 from __future__ import annotations
@@ -9,16 +12,16 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from detectors.annotations import Annotations
 from detectors.config.check import check
-from detectors.config.schema import Config, DataConfig, EvaluateConfig, InputConfig, to_plain
+from detectors.config.schema import EvaluateConfig, InputConfig
 from detectors.data.checks import settled
 from detectors.data.files import write_json
 from detectors.data.loading import BatchLoader
@@ -26,29 +29,20 @@ from detectors.data.problems import KINDS, Problem
 from detectors.kernels.dispatch import set_kernels
 from detectors.metrics.coco import coco_results, evaluate_coco
 from detectors.metrics.coco_reference import evaluate_with_pycocotools
-from detectors.metrics.report import report
-from detectors.metrics.variants import ApVariant, ap_variants, clipped_to_images, variants_text
+from detectors.metrics.report import Report, report
+from detectors.metrics.variants import ap_variants, clipped_to_images, variants_text
 from detectors.postprocess import PostProcess
+from detectors.structures import Detections
 from detectors.training import assemble
 from detectors.training import checkpoint as ckpt
 from detectors.training.detection import DetectionTask, detect
 from detectors.training.detections_file import write_detections
+from detectors.training.evaluation_data import data_alone, same_files, with_cache, with_data
 from detectors.training.outcome import device_name
 from detectors.training.precision import backend_switches
 from detectors.training.run_files import SUMMARY, read_record
+from detectors.training.saved_detections import find_saved, known_of, load_saved
 
-# Settings of `data` that do not name files.
-LOADING = (
-    "on_error",
-    "allow_empty_classes",
-    "cache",
-    "workers",
-    "prefetch",
-    "timeout",
-    "image_cache",
-    "reduced_decode",
-    "max_pixels",
-)
 LIMITS = ("candidates_per_class", "max_detections")
 PROTOCOL = ("score_threshold", "nms_iou", *LIMITS)  # settings of post-processing that decide AP, too
 ANY_RESIZE = "any"
@@ -63,6 +57,8 @@ COCO_EVALUATORS = {
 def main(cfg: DictConfig) -> float | None:
     """Returns COCO's AP."""
     overrides = [override.lstrip("+") for override in HydraConfig.get().overrides.task]
+    if cfg.detections is not None:
+        return evaluate_saved(check(cfg, EvaluateConfig))
     if names := next((text for text in overrides if text.startswith("data.class_names=")), None):
         raise ValueError(f"{names}: the classes are those that the detector was trained on; leave it out")
     own_cache = any(override.startswith("paths.cache=") for override in overrides)
@@ -91,29 +87,22 @@ def evaluate(settings: EvaluateConfig, *, own_cache: bool = False) -> float | No
             detector, loader, device, progress=settings.progress, precision=precision, clip=False
         )
     detections = clipped_to_images(annotations, unclipped)
-    result = report(annotations, detections, COCO_EVALUATORS[settings.evaluators])
-    variants = []
-    if settings.evaluators == SIDE_BY_SIDE:
-        variants = ap_variants(annotations, detections, result.scalars, unclipped)
+    result, numbers, text = measured(annotations, detections, settings.evaluators, unclipped)
     content = {
         "checkpoint": stored.path.name,
         "step": stored.step,
         "data": config.data.name,
         "split": settings.split,
-        "evaluators": settings.evaluators,
         "protocol": {**protocol, "resize": input_handling(config.input, annotations)},
-        **result.as_dict(),
-        **variants_part(variants),
+        **numbers,
         "inference_images_per_second": len(annotations) / max(seconds, 1e-9),
         "device": device_name(device),
         **fault_counts(scanned[1], loader),
     }
     where = f"{config.data.name} {settings.split} ({len(annotations)} images)"
     kind = ", averaged weights" if stored.ema else ""
-    print(f"{stored.path}, step {stored.step}{kind}, on {where}\n{result.table()}")
+    print(f"{stored.path}, step {stored.step}{kind}, on {where}\n{text}")
     print(*fault_lines(scanned[1], loader), sep="", end="")
-    if variants:
-        print(f"\n{variants_text(variants)}\n")
     own = same_files(run_config.data, config.data) or is_recorded(
         result.truths_hash, stored.path, settings.split
     )
@@ -137,9 +126,54 @@ def settled_protocol(postprocess: PostProcess, settings: EvaluateConfig) -> dict
     return protocol
 
 
-def variants_part(variants: Sequence[ApVariant]) -> dict[str, list[dict]]:
-    """For evaluation.json; empty without variants."""
-    return {"variants": [row.as_dict(variants[0]) for row in variants]} if variants else {}
+def measured(
+    annotations: Annotations, detections: Detections, evaluators: str, unclipped: Detections | None = None
+) -> tuple[Report, dict, str]:
+    """The report, its part of evaluation.json, and its text. unclipped: see ap_variants."""
+    result = report(annotations, detections, COCO_EVALUATORS[evaluators])
+    numbers = {"evaluators": evaluators, **result.as_dict()}
+    text = result.table()
+    if evaluators == SIDE_BY_SIDE:
+        variants = ap_variants(annotations, detections, result.scalars, unclipped)
+        numbers["variants"] = [row.as_dict(variants[0]) for row in variants]
+        text += f"\n\n{variants_text(variants)}\n"
+    return result, numbers, text
+
+
+def evaluate_saved(settings: EvaluateConfig) -> float | None:
+    """Evaluates saved detections as the settings say, prints the numbers and writes them. Returns COCO's AP.
+
+    The files lie in a folder that `detectors compare` takes like a run's.
+    """
+    place = find_saved(settings.detections)
+    known = known_of(place)
+    data = data_alone(settings) if settings.data else None
+    truths = partial(assemble.read_annotations, data, settings.split) if data else None
+    saved = load_saved(place, truths)
+    if data:
+        known |= {"data": data.name, "split": settings.split}
+    name = str(known.get("data", "data of an unknown name"))
+    result, numbers, text = measured(saved.annotations, saved.detections, settings.evaluators)
+    content = {
+        "name": place.base.name,
+        "detections_of": settings.detections,
+        "format": saved.kind,
+        "split": settings.split,
+        **known,
+        "data": name,
+        **numbers,
+    }
+    print(
+        f"{settings.detections} ({saved.kind}), on {name} {content['split']} ({result.images} images)\n{text}"
+    )
+    for note in saved.notes:
+        print(f"note: {note}")
+    folder = Path(settings.output or f"{place.base}_evaluated")
+    suffix = "" if content["split"] == "val" else f"_{content['split']}"
+    write_detections(folder / f"detections{suffix}.npz", saved.annotations, saved.detections)
+    write_json(folder / f"evaluation{suffix}.json", content)
+    print(f"written: {folder / f'evaluation{suffix}.json'}")
+    return result.scalars[DetectionTask.metric]
 
 
 def input_handling(settings: InputConfig, annotations: Annotations) -> str:
@@ -191,12 +225,6 @@ def data_label(content: dict) -> str:
     return f"{re.sub('[^0-9A-Za-z.-]+', '-', content['data'])}_{content['truths_hash'][:8]}"
 
 
-def same_files(before: DataConfig, now: DataConfig) -> bool:
-    """Whether two settings name the same ground truth in the same place."""
-    elsewhere = ("root",) if now.format == "shapes" else ()  # generated images are the same in any cache
-    return replace(before, **{name: getattr(now, name) for name in (*LOADING, *elsewhere)}) == now
-
-
 def is_recorded(truths: str, checkpoint: Path, split: str) -> bool:
     """Whether a truths_hash is known as that of the run's own data, which may have moved.
 
@@ -216,53 +244,3 @@ def _recorded(path: Path, group: str | None = None) -> object:
         return None
     part = content if group is None else content.get(group)
     return part.get("truths_hash") if isinstance(part, dict) else None
-
-
-def with_cache(config: Config, cache: str) -> Config:
-    """The configuration with another paths.cache, and the settings that follow from it."""
-    data = replace(config.data, cache=config.data.cache and f"{cache}/annotations")
-    if data.format == "shapes":
-        data.root = cache
-    return replace(config, data=data, paths=replace(config.paths, cache=cache))
-
-
-def with_data(config: Config, settings: EvaluateConfig) -> Config:
-    """The run's configuration with the data settings given to evaluate.py over its own.
-
-    Another data set, as data=voc names one, keeps no split, class list or cache of the run's. A data.root
-    alone is the run's own set, moved. ValueError for images that the run was trained on.
-    """
-    if not settings.data:
-        return config
-    base = to_plain(config)
-    if {"name", "format"} <= settings.data.keys():  # as every yaml of conf/data does
-        base["data"] = {name: base["data"][name] for name in LOADING}
-        if settings.paths.cache != MISSING:
-            base["data"]["cache"] = f"{settings.paths.cache}/annotations"
-            base["paths"]["cache"] = settings.paths.cache
-    changed = check(OmegaConf.merge(base, {"data": settings.data}))
-    split = settings.split
-    seen = [] if split == "train" else trained_on(config.data, changed.data, split)
-    if seen:
-        raise ValueError(
-            f"data.{split}={getattr(changed.data, split)}: the run was trained on {', '.join(seen)}; "
-            "choose images that it has not seen, or split=train, which says what the number is"
-        )
-    return changed
-
-
-def trained_on(before: DataConfig, now: DataConfig, split: str) -> list[str]:
-    """The image sets of a split that a run was trained on.
-
-    VOC's trainval is train and val; roots may have moved.
-    """
-    if Path(before.root).name != Path(now.root).name:
-        return []
-    seen = {part for name in before.train for part in _parts(name)}
-    return [name for name in getattr(now, split) if seen & _parts(name)]
-
-
-def _parts(image_set: str) -> set[str]:
-    """VOC2012/trainval -> VOC2012/train, VOC2012/val"""
-    year, slash, name = image_set.rpartition("/")
-    return {f"{year}{slash}{part}" for part in (("train", "val") if name == "trainval" else (name,))}

@@ -26,7 +26,7 @@ from detectors.config.build import (
 )
 from detectors.config.data_rules import DATA_RULES, SettingProblem
 from detectors.config.devices import device_problem
-from detectors.config.schema import Config
+from detectors.config.schema import Config, EvaluateConfig
 from detectors.config.training_rules import TRAINING_RULES
 from detectors.config.typed import as_hinted, group_in
 from detectors.data.suggestions import did_you_mean
@@ -66,7 +66,7 @@ def checked_settings(cfg: DictConfig | Mapping[str, Any], schema: type = Config)
     for group, given in GIVEN.items() if isinstance(config, Config) else ():
         setattr(config, group, with_whole_numbers(getattr(config, group), group))
         problems += [(group, text) for text in signature_problems(getattr(config, group), group, given)]
-    for rule, sections in CONFIG_RULES.items() if isinstance(config, Config) else ():
+    for rule, sections in RULES.get(schema, {}).items():
         if not {place.partition(".")[0] for place, _ in problems} & set(sections):
             problems += rule(config)
     if problems:
@@ -216,6 +216,19 @@ def _activations_agree(config: Config) -> Iterator[SettingProblem]:
         yield "model", f"{what}; set both alike, or model.class_activation='${{loss.class_activation}}'"
 
 
+def _what_is_evaluated(config: EvaluateConfig) -> Iterator[SettingProblem]:
+    if config.detections is None:
+        if config.run is None:
+            yield "run", "run is missing: set run=..., or detections=... for saved detections"
+        if config.output is not None:
+            yield "output", f"output={config.output}: a run's results lie beside its checkpoint; leave it out"
+        return
+    names = ("run", "score_threshold", "nms_iou", "candidates_per_class", "max_detections")
+    for name in names:
+        if (value := getattr(config, name)) is not None:
+            yield name, f"{name}={value}: saved detections are measured as they are; leave it out"
+
+
 # Rule -> the sections it reads: it is left out where one of them is already known to be wrong, so that one
 # mistake gives one message.
 CONFIG_RULES: dict[types.FunctionType, tuple[str, ...]] = {
@@ -224,4 +237,8 @@ CONFIG_RULES: dict[types.FunctionType, tuple[str, ...]] = {
     **TRAINING_RULES,
     **DATA_RULES,
     _activations_agree: ("model", "loss"),
+}
+RULES: dict[type, dict[types.FunctionType, tuple[str, ...]]] = {
+    Config: CONFIG_RULES,
+    EvaluateConfig: {_what_is_evaluated: ()},
 }

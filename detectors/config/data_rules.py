@@ -47,7 +47,7 @@ def _coco_split(config: Config, split: str) -> Iterator[SettingProblem]:
         )
 
 
-def _shapes_in_the_cache(config: Config) -> Iterator[SettingProblem]:
+def shapes_in_the_cache(config: Config) -> Iterator[SettingProblem]:
     """The generated images lie in paths.cache: never in a folder of the user's own images."""
     root = Path(config.data.root)
     if config.data.format != "shapes" or root == Path(config.paths.cache):
@@ -74,6 +74,6 @@ def _one_way_to_decode(config: Config) -> Iterator[SettingProblem]:
 # Rule -> the sections it reads, see CONFIG_RULES in check.py
 DATA_RULES: dict[types.FunctionType, tuple[str, ...]] = {
     _data_complete: ("data",),
-    _shapes_in_the_cache: ("data", "paths"),
+    shapes_in_the_cache: ("data", "paths"),
     _one_way_to_decode: ("data",),
 }

@@ -270,8 +270,11 @@ class Config:
 class EvaluateConfig:
     """The settings of evaluate.py."""
 
-    run: str = MISSING  # a run folder or a checkpoint
+    run: str | None = None  # a run folder or a checkpoint
     checkpoint: str = _choice("best", "last")  # which one of a run folder
+    # In place of run: saved detections, of other programs too, as a file, a folder or a pattern
+    detections: str | None = None
+    output: str | None = None  # with detections: the folder that is written; null: NAME_evaluated beside them
     split: str = _choice("val", "test", "train")
     # What computes COCO's numbers: flat arrays, or COCO's own code, many times slower, for the same numbers.
     # all: arrays, and a table of AP50 as other programs measure it.

@@ -36,12 +36,12 @@ TRUTH_COLUMNS = {
 
 
 def write_detections(path: Path, annotations: Annotations, detections: Detections) -> None:
-    """detections: original frame; `image` is the row of `annotations`."""
+    """detections: original frame; `image` is the row of `annotations`. Other programs' may be float64."""
     ids = list(annotations.image_ids)
     columns = {
         "image": detections.image.cpu().numpy().astype(np.int32),
-        "boxes": detections.boxes.cpu().numpy().astype(np.float32),
-        "scores": detections.scores.cpu().numpy().astype(np.float32),
+        "boxes": detections.boxes.cpu().numpy(),
+        "scores": detections.scores.cpu().numpy(),
         "labels": detections.labels.cpu().numpy().astype(np.int32),
         "class_names": np.array(annotations.class_names, dtype=np.str_),
         "category_ids": np.array(annotations.category_ids, dtype=np.int64),

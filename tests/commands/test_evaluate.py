@@ -16,18 +16,17 @@ from detectors.commands import train as script
 from detectors.commands.compare import command as compare
 from detectors.commands.evaluate import (
     evaluate,
+    evaluate_saved,
     fault_counts,
     fault_lines,
     file_suffix,
-    same_files,
-    with_cache,
-    with_data,
 )
 from detectors.config.check import ConfigError, check
 from detectors.config.entry import program
 from detectors.config.schema import Config, EvaluateConfig, PathsConfig, composed, to_plain
 from detectors.data.problems import Problem
 from detectors.training import engine
+from detectors.training.evaluation_data import same_files, with_cache, with_data
 from tests.data.files import box_xml, write_voc
 
 
@@ -223,6 +222,68 @@ def test_all_evaluators_side_by_side(trained, capsys):
     printed = capsys.readouterr().out
     assert "boxes not clipped to the image" in printed
     assert "what differs from the first row" in printed
+
+
+def saved(place: Path, **settings) -> dict:
+    paths = PathsConfig(data="data", cache="cache", output="outputs")
+    evaluate_saved(EvaluateConfig(detections=str(place), paths=paths, **settings))
+    folder = settings.get("output") or place.with_name(f"{place.stem}_evaluated")
+    (file,) = Path(folder).glob("evaluation*.json")
+    return json.loads(file.read_text())
+
+
+NUMBERS = ("AP", "AP50", "AP50_voc07", "AP50_voc10", "per_class", "truths_hash", "detections", "images")
+
+
+def test_saved_detections_give_the_runs_numbers(trained, tmp_path, capsys):
+    """Without a network: our own file, which has the ground truth, and COCO's results on the named data set;
+    and compare takes what is written like a run.
+    """
+    evaluated(trained, score_threshold=0.0)
+    run = trained / "run"
+    before = json.loads((run / "evaluation.json").read_text())
+    own = saved(run / "detections.npz", output=str(tmp_path / "own"))
+    assert {key: own[key] for key in NUMBERS} == {key: before[key] for key in NUMBERS}
+    assert (own["protocol"], own["data"], own["name"]) == (before["protocol"], "mine", "detections")
+    shutil.copy(run / "detections.json", tmp_path / "theirs.json")
+    data = to_plain(check(composed(["data=voc", f"data.root={trained / 'own'}"])))["data"]
+    theirs = saved(tmp_path / "theirs.json", data=data, evaluators="all")
+    assert {key: theirs[key] for key in NUMBERS} == {key: before[key] for key in NUMBERS}
+    assert theirs["variants"][-1]["name"] == "clipped"
+    assert "protocol" not in theirs and "device" not in theirs
+    capsys.readouterr()
+    places = [run, tmp_path / "own", tmp_path / "theirs_evaluated"]
+    compare.main([*map(str, places), "--output", str(tmp_path / "comparison")])
+    content = json.loads((tmp_path / "comparison.json").read_text())
+    assert [row["name"] for row in content["runs"]] == ["yolov2_160", "detections", "theirs"]
+    assert len(content["detectors"]) == 3
+    assert {pair["estimates"]["AP50"]["value"] for pair in content["differences"]} == {0.0}
+    assert "the post-processing is not known, so that it may differ: theirs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({}, r"run is missing: set run=\.\.\., or detections=\.\.\. for saved detections"),
+        ({"run": "r", "output": "o"}, "output=o: a run's results lie beside its checkpoint"),
+        ({"run": "r", "detections": "d"}, "run=r: saved detections are measured as they are; leave it out"),
+        ({"detections": "d", "nms_iou": 0.5}, r"nms_iou=0\.5: saved detections are measured as they are"),
+    ],
+)
+def test_settings_that_do_not_go_together(settings, problem):
+    with pytest.raises(ConfigError, match=problem):
+        check(settings | {"paths": {"data": "d", "cache": "c", "output": "o"}}, EvaluateConfig)
+
+
+def test_the_data_of_detections_are_checked(tmp_path):
+    (tmp_path / "r.json").write_text("[]")
+    wrong = {"name": "x", "format": "shapes", "root": "/my/photos"}
+    paths = PathsConfig(data="d", cache="/cache", output="o")
+    settings = EvaluateConfig(detections=str(tmp_path / "r.json"), data=wrong, paths=paths)
+    with pytest.raises(ConfigError, match="data=shapes generates its images in paths.cache"):
+        evaluate_saved(settings)
+    with pytest.raises(ConfigError, match=r"data.rot='/a': there is no such setting; did you mean data.root"):
+        evaluate_saved(replace(settings, data=wrong | {"rot": "/a"}))
 
 
 def test_the_classes_cannot_be_chosen(trained, monkeypatch, capsys, tmp_path):
