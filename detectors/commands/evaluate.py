@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 
 from detectors.annotations import Annotations
 from detectors.config.check import check
+from detectors.config.evaluation_data import data_alone, same_files, with_cache, with_data
 from detectors.config.schema import EvaluateConfig, InputConfig
 from detectors.data.checks import settled
 from detectors.data.files import write_json
@@ -37,7 +38,6 @@ from detectors.training import assemble
 from detectors.training import checkpoint as ckpt
 from detectors.training.detection import DetectionTask, detect
 from detectors.training.detections_file import write_detections
-from detectors.training.evaluation_data import data_alone, same_files, with_cache, with_data
 from detectors.training.outcome import device_name
 from detectors.training.precision import backend_switches
 from detectors.training.run_files import SUMMARY, read_record

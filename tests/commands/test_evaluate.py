@@ -23,10 +23,10 @@ from detectors.commands.evaluate import (
 )
 from detectors.config.check import ConfigError, check
 from detectors.config.entry import program
+from detectors.config.evaluation_data import same_files, with_cache, with_data
 from detectors.config.schema import Config, EvaluateConfig, PathsConfig, composed, to_plain
 from detectors.data.problems import Problem
 from detectors.training import engine
-from detectors.training.evaluation_data import same_files, with_cache, with_data
 from tests.data.files import box_xml, write_voc
 
 

@@ -10,8 +10,8 @@ from detectors.commands.browse import command as browse
 from detectors.commands.cluster import command as cluster
 from detectors.commands.lint import command as lint
 from detectors.config.check import ConfigError
+from detectors.config.evaluation_data import with_data
 from detectors.config.schema import EvaluateConfig
-from detectors.training.evaluation_data import with_data
 from tests.test_configs import checked
 
 
