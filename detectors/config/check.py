@@ -66,7 +66,7 @@ def checked_settings(cfg: DictConfig | Mapping[str, Any], schema: type = Config)
     for group, given in GIVEN.items() if isinstance(config, Config) else ():
         setattr(config, group, with_whole_numbers(getattr(config, group), group))
         problems += [(group, text) for text in signature_problems(getattr(config, group), group, given)]
-    for rule, sections in RULES.get(schema, {}).items():
+    for rule, sections in RULES_OF_SCHEMA.get(schema, {}).items():
         if not {place.partition(".")[0] for place, _ in problems} & set(sections):
             problems += rule(config)
     if problems:
@@ -238,7 +238,7 @@ CONFIG_RULES: dict[types.FunctionType, tuple[str, ...]] = {
     **DATA_RULES,
     _activations_agree: ("model", "loss"),
 }
-RULES: dict[type, dict[types.FunctionType, tuple[str, ...]]] = {
+RULES_OF_SCHEMA: dict[type, dict[types.FunctionType, tuple[str, ...]]] = {
     Config: CONFIG_RULES,
     EvaluateConfig: {_what_is_evaluated: ()},
 }
