@@ -228,6 +228,17 @@ def builder(group: str, keywords_of: Callable | None = None) -> Callable[[T], T]
     return mark
 
 
+class OutputLayer(NamedTuple):
+    """A convolution that gives a detector's outputs. Its channels are (anchor, entry), entry fastest.
+
+    A module publishes its own as `output_layers`. With them a new run knows which rows belong to which class.
+    """
+
+    name: str  # within the module that publishes it
+    level: int | None  # of AnchorGrid.levels; None: it runs over all of them
+    shared: int | None  # entries of an anchor that stand before its classes; None: it gives no classes
+
+
 class AnchorMaker(Protocol):
     per_location: list[int]  # anchors at one location, for each level; heads size their output with it
 

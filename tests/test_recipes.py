@@ -109,6 +109,7 @@ def test_darknets_numbers(name):
         "momentum": 0.9,
         "weight_decay": 0.0005,
         "bias_rate_factor": 1,
+        "rates": None,
         "decay_scales": False,
     }
     assert config.optimizer == {
@@ -190,6 +191,7 @@ def test_caffes_numbers(name):
         "momentum": 0.9,
         "weight_decay": 0.0005,
         "bias_rate_factor": 2,
+        "rates": None,
         "decay_scales": True,
     }  # lr_mult, decay_mult
     assert config.optimizer == {
@@ -223,6 +225,7 @@ def test_the_courses_numbers():
     assert images_per_step(config) == config.trainer.batch_size == 16
     assert config.trainer.steps == 100 * -(-118287 // 16)  # epochs=100 of train2017's images
     assert config.optimizer == {
+        "rates": None,
         "_target_": "detectors.training.optim.adamw",
         "rate": 0.5e-4,
         "weight_decay": 0,
@@ -292,14 +295,10 @@ def test_a_recipe_names_its_data_and_where_it_starts(name):
         "yolov2": "darknet19_448.pt",
     }
     expected = next(file for prefix, file in start.items() if name.startswith(prefix))
-    assert (
-        config.trainer.init_from is None
-        if expected is None
-        else Path(config.trainer.init_from).name == expected
-    )
+    assert config.init.from_ is None if expected is None else Path(config.init.from_).name == expected
     held = [] if expected is None else ["head"] if "keras" in name else ["neck", "head"]
     assert (
-        config.trainer.init_without == held
+        config.init.without == held
     )  # conv.23 and the reduced VGG are backbones; the course draws its last layer anew
 
 

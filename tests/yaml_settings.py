@@ -143,12 +143,19 @@ LOSSES: dict[str, dict[str, Any]] = {
 
 # learning_rate, momentum and decay of yolov2-voc.cfg; base_lr, momentum and weight_decay of Caffe's solver
 SOLVER = {"rate": 0.001, "momentum": 0.9, "weight_decay": 0.0005}
-PLAIN = {"weight_decay": 0.0, "bias_rate_factor": 1.0, "decay_scales": False}
+ALIKE = {"rates": None}
+PLAIN = {"weight_decay": 0.0, "bias_rate_factor": 1.0, "decay_scales": False, **ALIKE}
 OPTIMIZERS: dict[str, dict[str, Any]] = {
-    "sgd": {**SOLVER, "bias_rate_factor": 1.0, "decay_scales": False, "rate_in_momentum": False},
+    "sgd": {**SOLVER, "bias_rate_factor": 1.0, "decay_scales": False, "rate_in_momentum": False, **ALIKE},
     # lr_mult 2 and decay_mult 0 of biases; Normalize's scale has no decay_mult of its own
-    "sgd_caffe": {**SOLVER, "bias_rate_factor": 2.0, "decay_scales": True, "rate_in_momentum": True},
-    "adamw": {"rate": 0.004, "weight_decay": 0.02, "betas": [0.9, 0.999]},  # ours
+    "sgd_caffe": {
+        **SOLVER,
+        "bias_rate_factor": 2.0,
+        "decay_scales": True,
+        "rate_in_momentum": True,
+        **ALIKE,
+    },
+    "adamw": {"rate": 0.004, "weight_decay": 0.02, "betas": [0.9, 0.999], **ALIKE},  # ours
     # the notebook's Adam(lr=0.5e-4, beta_1=0.9, beta_2=0.999, epsilon=1e-08, decay=0.0)
     "adam": {"rate": 5e-5, **PLAIN, "options.betas": [0.9, 0.999], "options.eps": 1e-8},
     "torch": {"rate": 0.002, **PLAIN, "options": None},  # the rate is NAdam's default in torch
@@ -194,8 +201,8 @@ CAFFE_RECIPE = {  # batch_size 32 on four GPUs; max_iter, stepvalue and gamma of
     "trainer.steps": 120000,
     "trainer.batch_size": 8,
     "trainer.accumulate": 4,
-    "trainer.init_from": "${paths.data}/weights/vgg16_reduced.pt",  # pretrain_model
-    "trainer.init_without": ["neck", "head"],
+    "init.from": "${paths.data}/weights/vgg16_reduced.pt",  # pretrain_model
+    "init.without": ["neck", "head"],
 }
 DARKNET_RECIPE = {  # batch=64, subdivisions=8, burn_in=1000, scales=.1,.1; the power is net.power's default
     **SOLVER_OF_RECIPE,
@@ -207,8 +214,8 @@ DARKNET_RECIPE = {  # batch=64, subdivisions=8, burn_in=1000, scales=.1,.1; the 
     "trainer.accumulate": 8,
 }
 DARKNET19 = {  # darknet19_448.conv.23, see Darknet's page
-    "trainer.init_from": "${paths.data}/weights/darknet19_448.pt",
-    "trainer.init_without": ["neck", "head"],
+    "init.from": "${paths.data}/weights/darknet19_448.pt",
+    "init.without": ["neck", "head"],
 }
 EXPERIMENTS: dict[str, dict[str, Any]] = {
     "yolov2_voc0712": {  # yolov2-voc.cfg
@@ -233,7 +240,7 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
         "trainer.steps": 40200,
         "trainer.batch_size": 32,
         "trainer.accumulate": 2,
-        "trainer.init_from": None,
+        "init.from": None,
     },
     "ssd300_voc0712": {**CAFFE_RECIPE, "data.train_difficult": True},  # use_difficult_gt
     "ssd512_voc0712": {**CAFFE_RECIPE, "data.train_difficult": True},
@@ -256,8 +263,8 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
         "trainer.batch_size": 16,
         "trainer.accumulate": 1,
         "trainer.eval_every": 7393,
-        "trainer.init_from": "${paths.data}/weights/yolov2_coco.pt",
-        "trainer.init_without": ["head"],
+        "init.from": "${paths.data}/weights/yolov2_coco.pt",
+        "init.without": ["head"],
     },
     "bccd_ssd300": {  # ours
         "model.width": 0.25,

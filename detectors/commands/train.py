@@ -34,8 +34,9 @@ from detectors.training.ema import Ema
 from detectors.training.freezing import freeze
 from detectors.training.hooks import Hooks, users_hooks
 from detectors.training.hparams import row_metrics, varied_settings
-from detectors.training.initial.initial_weights import initial_weights, start_from
+from detectors.training.initial.initial_weights import initial_weights, initialise
 from detectors.training.memory_format import with_memory_format
+from detectors.training.optim import group_rate_lines
 from detectors.training.outcome import outcome
 from detectors.training.precision import backend_switches, suited
 from detectors.training.profiling import profiled
@@ -152,9 +153,7 @@ def build_run(
     check_stop_metric(config.trainer)
     first_step = stored.step + 1 if stored else 0
     device = assemble.choose_device(config.trainer.device, processes)
-    origin = None
-    if config.trainer.init_from and stored is None:
-        origin = initial_weights(config.trainer.init_from)
+    origin = initial_weights(config.init.from_) if stored is None else None
     annotations, val_annotations = data or read_data(config, stored and stored.class_names)
     detector = assemble.seeded_detector(
         config, len(annotations.class_names), from_checkpoint=stored is not None
@@ -162,8 +161,8 @@ def build_run(
     detector = shared_detector(detector, config.trainer, processes)
     if stored is not None:
         assemble.load_state(detector, stored.model, stored.path)
-    elif origin is not None:
-        logger.info("\n".join(start_from(detector, origin, config, annotations.class_names)))
+    elif lines := initialise(detector, origin, config, annotations.class_names):
+        logger.info("\n".join(lines))
     freeze(detector, config.trainer.freeze)
     val_loader = assemble.eval_loader(
         config,
@@ -258,6 +257,7 @@ def describe_run(run: Run, annotations: Annotations) -> None:
     note = f" ({shared} of them are training images, too, on which AP says nothing)" if shared else ""
     count = sum(parameter.numel() for parameter in detector.parameters())
     trained = f", of which {detector.parameter_count:,} train" if trainer.freeze else ""
+    rates = "\n".join(["", *group_rate_lines(run.optimizer)]) if config.optimizer.get("rates") else ""
     average = f"; evaluated are averaged weights (trainer.ema_decay={trainer.ema_decay})" if run.ema else ""
     backbone = "".join(f"{line}\n" for line in describe_backbone(detector))
     logger.info(
@@ -267,7 +267,7 @@ def describe_run(run: Run, annotations: Annotations) -> None:
         f"{len(annotations.class_names)} classes, {len(val_paths)} validation images{note}\n"
         f"step {run.progress.step} to {trainer.steps}, "
         f"{trainer.batch_size * trainer.accumulate * run.processes.world_size} images a step, on "
-        f"{run.processes.where(run.device)}{average}\n"
+        f"{run.processes.where(run.device)}{average}{rates}\n"
         f"{backbone}kernels: {detector.kernel_versions()}\n"
         f"curves: tensorboard --logdir {run.folder}"
     )

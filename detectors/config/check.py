@@ -28,8 +28,10 @@ from detectors.config.data_rules import DATA_RULES, SettingProblem
 from detectors.config.devices import device_problem
 from detectors.config.schema import Config, EvaluateConfig
 from detectors.config.training_rules import TRAINING_RULES
-from detectors.config.typed import as_hinted, group_in
+from detectors.config.typed import as_hinted, group_in, setting_name
 from detectors.data.suggestions import did_you_mean
+
+MOVED_TO_INIT = {"init_from": "from", "init_without": "without"}  # from `trainer`, in stored configurations
 
 # Builder -> keywords that the program supplies, not the yaml
 GIVEN = {"augment": (), "model": ("num_classes", "loss"), "loss": (), "optimizer": ("module",)}
@@ -85,7 +87,17 @@ def _resolved(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(group, dict) and isinstance(target := group.get("_target_"), str):
             group["_target_"] = MOVED.get(target, target)
     _give_class_activation(settings)
+    _move_to_init(settings)
     return settings
+
+
+def _move_to_init(settings: dict[str, Any]) -> None:
+    """init.from and init.without stood in `trainer` before there was a group of their own."""
+    trainer = settings.get("trainer")
+    if isinstance(trainer, dict) and not trainer.keys().isdisjoint(MOVED_TO_INIT):
+        settings["trainer"] = {key: value for key, value in trainer.items() if key not in MOVED_TO_INIT}
+        moved = {new: trainer[old] for old, new in MOVED_TO_INIT.items() if old in trainer}
+        settings["init"] = moved | (settings.get("init") or {})
 
 
 def _give_class_activation(settings: dict[str, Any]) -> None:
@@ -107,7 +119,8 @@ def _read(schema: type, given: Any, place: str, problems: list[SettingProblem]) 
         problems.append((place, f"{place}={given!r}: must be a group of settings"))
         given = {}
     hints = typing.get_type_hints(schema)
-    known = {f.name: f for f in fields(schema)}
+    known = {setting_name(f.name): f for f in fields(schema)}
+    hints = {setting_name(name): hint for name, hint in hints.items()}
     for name in given.keys() - known.keys():
         where = _join(place, name)
         hint = did_you_mean(name, known, listed=True, place=place)
@@ -126,7 +139,7 @@ def _read(schema: type, given: Any, place: str, problems: list[SettingProblem]) 
             problems.append((where, f"{where} is missing: set {where}=..."))
         elif text := _wrong(value, hints[name], known[name].metadata):
             problems.append((where, f"{where}={value!r}: {text}"))
-    return schema(**values)
+    return schema(**{known[name].name: value for name, value in values.items()})
 
 
 def _group(hint: Any, value: Any) -> type | None:

@@ -28,7 +28,8 @@ TRAIN_NAMES = {  # our setting -> its names in Darknet, Ultralytics, mmdetection
     "trainer.accumulate": "subdivisions accumulate accumulation grad_accum gradient_accumulation_steps",
     "trainer.device": "device gpu gpus gpu_id gpu_ids cuda",
     "trainer.resume": "resume resume_from",
-    "trainer.init_from": "weights pretrained load_from basenet init_weights pretrained_weights",
+    "init.from": "init_from weights pretrained load_from basenet init_weights pretrained_weights",
+    "init.without": "init_without",
     "trainer.eval_every": "val_interval eval_interval eval_every",
     "trainer.clip_grad_norm": "clip grad_clip clip_grad clip_grad_norm max_grad_norm",
     "trainer.freeze": "freeze frozen_stages freeze_layers freeze_at",
@@ -194,7 +195,7 @@ class Habits:
             yield f"{what}; for your own images: {self._data(Path(value))}"
         elif value.endswith((".pt", ".pth", ".weights")):
             what = f"{group}={value}: {group}= names a yaml of conf/{group}"
-            yield f"{what}; to start from weights: trainer.init_from"
+            yield f"{what}; to start from weights: init.from"
 
     def _data(self, folder: Path) -> str:
         return f"data={guess_format(folder) or 'voc'} data.root={folder}"
@@ -207,7 +208,7 @@ class Habits:
         if not path.exists() and "/" not in argument:
             return None
         if path.suffix in (".pt", ".pth") or (path / "last.pt").exists():
-            start = f"to start from it: trainer.init_from={argument}"
+            start = f"to start from it: init.from={argument}"
             return f"to go on with a run: trainer.resume={argument}; {start}"
         return f"images are named by settings: {self._data(path)}"
 

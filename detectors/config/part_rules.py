@@ -37,9 +37,11 @@ def _parts_can_be_built(config: Config) -> Iterator[str]:
     with torch.device("meta"):
         model = yield from _try("model", config.model, num_classes=len(names))
         loss = yield from _try("loss", config.loss)
-        yield from _try(
-            "optimizer", config.optimizer, module=nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1))
-        )
+        optimizer = config.optimizer
+        if model is None:  # then nothing is known of the names that optimizer.rates can mean
+            optimizer = {name: value for name, value in optimizer.items() if name != "rates"}
+        module = model or nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1))
+        yield from _try("optimizer", optimizer, module=module)
     if model is None:
         return
     builder = config.model["_target_"].rpartition(".")[2]

@@ -19,7 +19,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from detectors.config.build import trust
 from detectors.config.habits import EVALUATE_NAMES, TRAIN_NAMES, Habits, with_one_length
 from detectors.config.run_folders import LATEST, names_latest, newest_run, refuse_namesake, with_latest_run
-from detectors.config.typed import composable, setting_hints, with_quoted_texts
+from detectors.config.typed import composable, setting_hints, setting_name, with_quoted_texts
 from detectors.data.class_names import CLASS_LISTS
 from detectors.data.image_headers import PIXEL_LIMIT
 from detectors.models.pixels import backbone_pixels
@@ -179,6 +179,18 @@ class ScheduleConfig(CurveConfig):
 
 
 @dataclass
+class InitConfig:
+    """What the weights of a new run are, before its first step."""
+
+    # A run folder, latest, a checkpoint, or a file of another program: what fits is loaded, see
+    # docs/transfer.md. null: random weights.
+    from_: str | None = None
+    without: list[str] = _empty()  # beginnings of parameter names that are not loaded, such as head
+    # last: then the last convolutions are drawn anew, N(0, 1) / number of cells, as the Keras course does.
+    randomize: str = _choice("none", "last")
+
+
+@dataclass
 class TrainerConfig:
     steps: int | None = _at_least(1, 1200)  # optimiser steps; null: trainer.epochs says how long
     epochs: float | None = _above_zero(None, off="null")  # the length in passes over the training images
@@ -227,8 +239,6 @@ class TrainerConfig:
     # Where curves go: event files, metrics.csv; Weights & Biases and MLflow need their packages.
     trackers: list[str] = _choices("tensorboard", "csv", others=("wandb", "mlflow"))
     progress: bool = True  # show a progress bar on a terminal; without one there are lines
-    init_from: str | None = None  # a run folder or checkpoint: a new run starts from its weights if they fit
-    init_without: list[str] = _empty()  # beginnings of parameter names that it does not load, such as head
     # A run folder or checkpoint to go on from; auto: the newest in hydra.run.dir, a new run if it has none.
     resume: str | None = None
     profile_steps: int = _within(0, 50, 0)  # steps that are timed, then as many traced; 0: no profile
@@ -262,6 +272,7 @@ class Config:
     optimizer: dict[str, Any] = _empty(dict)
     schedule: ScheduleConfig = _empty(ScheduleConfig)
     trainer: TrainerConfig = _empty(TrainerConfig)
+    init: InitConfig = _empty(InitConfig)
     paths: PathsConfig = _empty(PathsConfig)
     builders: list[str] = _empty()  # your own `_target_`s, as module.name; a checkpoint's list is not used
 
@@ -346,7 +357,7 @@ class HydraProgram(NamedTuple):
 
 
 HYDRA_PROGRAMS = {
-    "train": HydraProgram(Config, TRAIN_NAMES, ("trainer.resume", "trainer.init_from")),
+    "train": HydraProgram(Config, TRAIN_NAMES, ("trainer.resume", "init.from")),
     "evaluate": HydraProgram(EvaluateConfig, EVALUATE_NAMES, ("run",)),
 }
 
@@ -407,7 +418,7 @@ def merged(stored: Mapping[str, Any], changes: Sequence[str]) -> DictConfig:
 
 def to_plain(config: Config | EvaluateConfig) -> dict[str, Any]:
     """A configuration as dicts, lists, texts and numbers. Law: check(to_plain(config)) == config."""
-    return asdict(config)
+    return asdict(config, dict_factory=lambda pairs: {setting_name(name): value for name, value in pairs})
 
 
 def to_yaml(config: Config | EvaluateConfig) -> str:

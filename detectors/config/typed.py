@@ -8,7 +8,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, field, fields, is_dataclass, make_dataclass
+from dataclasses import MISSING, Field, field, fields, is_dataclass, make_dataclass
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -25,12 +25,18 @@ def group_in(hint: Any) -> type | None:
     return next((kind for kind in _kinds(hint) if is_dataclass(kind)), None)
 
 
+def setting_name(field_name: str) -> str:
+    """A field's name in yaml and on the command line: `from_` is the setting `from`, a word of Python."""
+    return field_name.removesuffix("_")
+
+
 def setting_hints(schema: type, place: str = "") -> dict[str, Any]:
     """Dotted name of each single setting of a schema -> its type annotation."""
     hints = {}
     for name, hint in typing.get_type_hints(schema).items():
         group = group_in(hint)
-        hints |= {f"{place}{name}": hint} if group is None else setting_hints(group, f"{place}{name}.")
+        full = f"{place}{setting_name(name)}"
+        hints |= {full: hint} if group is None else setting_hints(group, f"{full}.")
     return hints
 
 
@@ -103,12 +109,15 @@ def composable(schema: type) -> type:
     """The schema for Hydra, which would turn values into its types in silence; check() has the last word.
 
     A text and a list accept everything, so that a number in a yaml file does not become a text; a whole
-    number accepts 1e3.
+    number accepts 1e3. A group with a setting that Python cannot name becomes a plain dict.
     """
     hints = typing.get_type_hints(schema)
     copied = []
     for old in fields(schema):
         hint = _composable_hint(hints[old.name])
+        if is_dataclass(old.default_factory) and hint == dict[str, Any]:
+            copied.append((old.name, hint, field(default_factory=lambda group=old: _as_dict(group))))
+            continue
         group = group_in(hint)
         factory = group if is_dataclass(old.default_factory) else old.default_factory
         default = field(default_factory=factory) if old.default is MISSING else field(default=old.default)
@@ -116,9 +125,15 @@ def composable(schema: type) -> type:
     return make_dataclass(schema.__name__, copied)
 
 
+def _as_dict(group: Field) -> dict[str, Any]:
+    """The default settings of a group."""
+    return {setting_name(name): value for name, value in vars(group.default_factory()).items()}
+
+
 def _composable_hint(hint: Any) -> Any:
     if is_dataclass(hint):
-        return composable(hint)
+        unnamed = any(setting_name(old.name) != old.name for old in fields(hint))
+        return dict[str, Any] if unnamed else composable(hint)
     if hint is str:
         return Any
     if hint is int:

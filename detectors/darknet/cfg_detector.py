@@ -16,7 +16,7 @@ from detectors.darknet.network import DarknetNetwork
 from detectors.darknet.region import cfg_region_loss, head_outputs, region_matcher, region_postprocess
 from detectors.darknet.sections import Convolutional, DarknetCfg, Region
 from detectors.models.detector import Detector
-from detectors.structures import HeadOutputs, Loss, builder
+from detectors.structures import HeadOutputs, Loss, OutputLayer, builder
 from detectors.targets import TargetEncoder
 
 
@@ -26,6 +26,7 @@ class RawNetwork(nn.Module):
     def __init__(self, config: DarknetCfg):
         super().__init__()
         self.network = DarknetNetwork(config)
+        self.output_layers = (OutputLayer(f"network.layers.{len(config.layers) - 2}.conv", 0, shared=5),)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in 0..1 -> (B, n * (5 + C), rows, columns)"""

@@ -11,7 +11,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from detectors.kernels.dispatch import describe_versions
 from detectors.postprocess import PostProcess, to_original
-from detectors.structures import AnchorGrid, AnchorMaker, Detections, HeadOutputs, ImageInfo, Loss
+from detectors.structures import (
+    AnchorGrid,
+    AnchorMaker,
+    Detections,
+    HeadOutputs,
+    ImageInfo,
+    Loss,
+    OutputLayer,
+)
 from detectors.targets import TargetEncoder
 
 MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
@@ -118,6 +126,18 @@ class Detector(nn.Module):
     def kernel_versions(self) -> str:
         """Which version of each fused operation runs on the detector's device, and why; for the log."""
         return describe_versions((self.encoder.matcher, self.loss, self.postprocess), self.pixel_mean.device)
+
+    def output_layers(self) -> list[OutputLayer]:
+        """The convolutions that give its outputs, by their names in the detector.
+
+        Its modules publish them; [] if none does.
+        """
+        return [
+            layer._replace(name=f"{name}.{layer.name}")
+            for name, module in self.named_modules()
+            if module is not self
+            for layer in getattr(module, "output_layers", ())
+        ]
 
     @property
     def parameter_count(self) -> int:

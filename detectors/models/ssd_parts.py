@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from detectors.layers import ConvReLU, L2Norm, init_caffe_xavier, scale_channels
-from detectors.structures import HeadOutputs
+from detectors.structures import HeadOutputs, OutputLayer
 
 
 class Extra(NamedTuple):
@@ -90,6 +90,11 @@ class MultiBoxHead(nn.Module):
         self.offsets = nn.ModuleList(nn.Conv2d(wide, k * 4, 3, padding=1) for wide, k in pairs)
         self.class_logits = nn.ModuleList(
             nn.Conv2d(wide, k * self.columns, 3, padding=1) for wide, k in pairs
+        )
+        self.output_layers = tuple(
+            OutputLayer(f"{name}.{level}", level, shared)
+            for level in range(len(pairs))
+            for name, shared in (("offsets", None), ("class_logits", 1))  # 1: the background
         )
         init_caffe_xavier(*self.offsets, *self.class_logits)
 

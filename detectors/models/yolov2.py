@@ -19,7 +19,7 @@ from detectors.matching import ResponsibleCellMatcher
 from detectors.models.backbones import build_backbone
 from detectors.models.detector import Detector
 from detectors.postprocess import YOLO_SCORE_RULES, PostProcess
-from detectors.structures import HeadOutputs, Loss, builder
+from detectors.structures import HeadOutputs, Loss, OutputLayer, builder
 from detectors.targets import TargetEncoder
 
 
@@ -84,6 +84,7 @@ class RegionHead(nn.Module):
         super().__init__()
         self.entries = 5 + num_classes
         self.conv = nn.Conv2d(in_channels, per_location * self.entries, 1)
+        self.output_layers = (OutputLayer("conv", 0, shared=5),)
         init_darknet(self.conv)
 
     def forward(self, features: tuple[Tensor]) -> HeadOutputs:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from inspect import signature
-from math import cos, pi, prod
+from math import cos, inf, pi, prod
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from detectors.config.schema import CurveConfig, ScheduleConfig
 from detectors.data.suggestions import did_you_mean
 from detectors.structures import builder
+from detectors.training.name_patterns import matching_names
 
 UNUSABLE = {  # in torch.optim, and why a detector cannot be trained with it
     "LBFGS": "it computes the loss several times in a step",
@@ -32,16 +34,21 @@ def sgd(
     bias_rate_factor: float = 1.0,
     decay_scales: bool = False,
     rate_in_momentum: bool = False,
+    rates: dict[str, float] | None = None,
 ) -> torch.optim.SGD:
     """Darknet's update (update_convolutional_layer): weight decay on convolution weights only, plain
     momentum.
 
     Caffe's SSD has bias_rate_factor=2: biases learn twice as fast, without decay; decay_scales=True: L2Norm's
     scale decays; rate_in_momentum=True: v = momentum * v + rate * gradient, w -= v, so that earlier gradients
-    keep the rate of their own step after the rate drops.
+    keep the rate of their own step after the rate drops. rates: see parameter_groups.
     """
     groups = parameter_groups(
-        module, weight_decay=weight_decay, bias_rate_factor=bias_rate_factor, decay_scales=decay_scales
+        module,
+        weight_decay=weight_decay,
+        bias_rate_factor=bias_rate_factor,
+        decay_scales=decay_scales,
+        rates=rates,
     )
     for group in groups:
         group["rate_in_momentum"] = rate_in_momentum
@@ -50,13 +57,19 @@ def sgd(
 
 @builder("optimizer")
 def adamw(
-    module: nn.Module, *, rate: float, weight_decay: float = 0.02, betas: tuple[float, float] = (0.9, 0.999)
+    module: nn.Module,
+    *,
+    rate: float,
+    weight_decay: float = 0.02,
+    betas: tuple[float, float] = (0.9, 0.999),
+    rates: dict[str, float] | None = None,
 ) -> torch.optim.AdamW:
     """AdamW with decay on convolution weights only. It trains small networks from scratch in fewer steps.
 
-    It is in neither paper. weight_decay=0 is Adam, which the Keras course uses.
+    It is in neither paper. weight_decay=0 is Adam, which the Keras course uses. rates: see parameter_groups.
     """
-    return torch.optim.AdamW(parameter_groups(module, weight_decay=weight_decay), lr=rate, betas=tuple(betas))
+    groups = parameter_groups(module, weight_decay=weight_decay, rates=rates)
+    return torch.optim.AdamW(groups, lr=rate, betas=tuple(betas))
 
 
 @builder("optimizer")
@@ -69,10 +82,12 @@ def torch_optimizer(
     bias_rate_factor: float = 1.0,
     decay_scales: bool = False,
     options: dict[str, Any] | None = None,
+    rates: dict[str, float] | None = None,
 ) -> torch.optim.Optimizer:
     """torch.optim's `name`, such as Adam, NAdam, RMSprop. options: its other keywords, such as betas.
 
-    bias_rate_factor, decay_scales: as of sgd. ValueError for a name or a keyword that it does not have.
+    bias_rate_factor, decay_scales, rates: as of sgd. ValueError for a name or a keyword that it does not
+    have.
     """
     kind = _torch_class(name)
     known = [key for key in signature(kind).parameters if key not in NO_OPTIONS]
@@ -86,7 +101,11 @@ def torch_optimizer(
     if weight_decay and "weight_decay" not in signature(kind).parameters:
         raise ValueError(f"weight_decay={weight_decay}: {name} has none; set optimizer.weight_decay=0")
     groups = parameter_groups(
-        module, weight_decay=weight_decay, bias_rate_factor=bias_rate_factor, decay_scales=decay_scales
+        module,
+        weight_decay=weight_decay,
+        bias_rate_factor=bias_rate_factor,
+        decay_scales=decay_scales,
+        rates=rates,
     )
     keywords = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     try:
@@ -112,30 +131,73 @@ def _torch_class(name: str) -> type[torch.optim.Optimizer]:
 
 
 def parameter_groups(
-    module: nn.Module, *, weight_decay: float, bias_rate_factor: float = 1.0, decay_scales: bool = False
+    module: nn.Module,
+    *,
+    weight_decay: float,
+    bias_rate_factor: float = 1.0,
+    decay_scales: bool = False,
+    rates: Mapping[str, float] | None = None,
 ) -> list[dict]:
     """Three groups: convolution weights (decay), biases (no decay), scales of BatchNorm and L2Norm
-    (decay_scales).
+    (decay_scales). With `rates`, three for each pattern, too.
 
     Each has a `rate_factor`, by which the loop multiplies the schedule's rate. Frozen parameters and empty
-    groups are left out.
+    groups are left out. rates: pattern of names, as of trainer.freeze -> factor; of several patterns that
+    match a parameter, the last one counts. ValueError: see rates_by_name.
     """
-    kinds: dict[str, list[nn.Parameter]] = {"weights": [], "biases": [], "scales": []}
+    rates = rates or {}
+    pattern_of = rates_by_name(module, rates)
+    members: dict[tuple[str, str | None], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             kind = "biases" if name.endswith("bias") else "weights" if parameter.ndim > 1 else "scales"
-            kinds[kind].append(parameter)
-    groups = [
-        {"name": "weights", "params": kinds["weights"], "weight_decay": weight_decay, "rate_factor": 1.0},
-        {"name": "biases", "params": kinds["biases"], "weight_decay": 0.0, "rate_factor": bias_rate_factor},
+            members.setdefault((kind, pattern_of.get(name)), []).append(parameter)
+    kinds = {
+        "weights": (weight_decay, 1.0),
+        "biases": (0.0, bias_rate_factor),
+        "scales": (weight_decay if decay_scales else 0.0, 1.0),
+    }
+    return [
         {
-            "name": "scales",
-            "params": kinds["scales"],
-            "weight_decay": weight_decay if decay_scales else 0.0,
-            "rate_factor": 1.0,
-        },
+            "name": kind if pattern is None else f"{kind}/{pattern}",
+            "params": members[kind, pattern],
+            "weight_decay": decay,
+            "rate_factor": factor if pattern is None else factor * rates[pattern],
+        }
+        for kind, (decay, factor) in kinds.items()
+        for pattern in (None, *rates)
+        if (kind, pattern) in members
     ]
-    return [group for group in groups if group["params"]]
+
+
+def rates_by_name(module: nn.Module, rates: Mapping[str, float]) -> dict[str, str]:
+    """Parameter -> the pattern of `rates` that counts for it.
+
+    ValueError for a pattern that matches nothing, or frozen parameters alone, and for a factor that is no
+    number above 0.
+    """
+    if not isinstance(rates, Mapping):
+        raise ValueError(f"rates={rates!r}: must be factors by pattern, such as {{backbone: 0.1}}")
+    trained = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
+    pattern_of = {}
+    for pattern, factor in rates.items():
+        if type(factor) not in (int, float) or not 0 < factor < inf:
+            fix = "must be a number above 0; trainer.freeze keeps parameters as they are"
+            raise ValueError(f"rates: {pattern}={factor!r}: {fix}")
+        names = matching_names(list(trained), pattern, "rates")
+        if not any(trained[name] for name in names):
+            raise ValueError(
+                f"rates: {pattern!r} matches frozen parameters alone; leave it out, or freeze fewer"
+            )
+        pattern_of |= dict.fromkeys(names, pattern)
+    return pattern_of
+
+
+def group_rate_lines(optimizer: torch.optim.Optimizer) -> Iterator[str]:
+    """A line for each group: its factor and how many numbers it has."""
+    for group in optimizer.param_groups:
+        count = sum(parameter.numel() for parameter in group["params"])
+        yield f"rate of {group['name']}: {group['rate_factor']:g} x the schedule's, {count:,} parameters"
 
 
 def rate_factor(schedule: ScheduleConfig, update: int, updates: int) -> float:

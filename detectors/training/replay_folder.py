@@ -17,13 +17,14 @@ from detectors.data.files import write_json
 from detectors.data.sampling import Key
 from detectors.training.checkpoint import find_checkpoint
 from detectors.training.checkpoint_checks import check_stored_config
+from detectors.training.initial.weight_files import PARTIAL_FILE, cfg_beside, is_darknet
 from detectors.training.outcome import device_name
 from detectors.training.run import Run
 from detectors.training.run_files import check_fields, read_record
 
 REPLAY = "replay.json"
 START = "start.pt"  # the last whole state; without it, the run starts from its seed
-INITIAL = "initial.pt"  # then: the weights of trainer.init_from
+INITIAL = "initial"  # then: the weights of init.from, with the suffixes of their file, and its cfg
 BEFORE = "before.pt"  # written by the first replay: the state right before the step
 MOST_THREADS = 1024
 REPLAY_FIX = "name a folder that a run of train.py has written when it stopped because of NaN or infinity"
@@ -83,8 +84,8 @@ def write_replay(run: Run, step: int, error: str) -> Path:
     try:
         if run.saved is not None:
             _keep(run.saved, folder / START)
-        elif run.config.trainer.init_from:
-            _keep(find_checkpoint(run.config.trainer.init_from), folder / INITIAL)
+        elif run.config.init.from_:
+            _keep_initial(find_checkpoint(run.config.init.from_), folder)
         write_json(folder / REPLAY, content)
     except OSError:
         shutil.rmtree(folder, ignore_errors=True)
@@ -120,6 +121,20 @@ def _fresh(folder: Path) -> Path:
             continue
         return place
     raise AssertionError
+
+
+def _keep_initial(source: Path, folder: Path) -> None:
+    """Keeps the name's end, which says what kind of file it is."""
+    end = match[0] if (match := PARTIAL_FILE.search(source.name)) else source.suffix
+    _keep(source, folder / f"{INITIAL}{end}")
+    if is_darknet(source) and (cfg := cfg_beside(source)):
+        _keep(cfg, folder / f"{INITIAL}.cfg")
+
+
+def initial_place(folder: Path) -> str | None:
+    """What write_replay kept of init.from, as a value for it; None for a run from random weights."""
+    files = [path for path in folder.glob(f"{INITIAL}.*") if path.suffix != ".cfg"]
+    return str(files[0]) if files else None
 
 
 def _keep(source: Path, target: Path) -> None:

@@ -20,7 +20,15 @@ logger = logging.getLogger(__name__)
 
 # Settings of `data` that do not affect learning.
 HARMLESS = ("root", "cache", "workers", "prefetch", "timeout", "image_cache")
-CHANGEABLE = ("trainer.", "paths.", "builders", "optimizer.rate", *(f"data.{name}" for name in HARMLESS))
+# Beginnings of names that have a dot behind them. What `init` does is done at the start.
+CHANGEABLE = (
+    "trainer.",
+    "paths.",
+    "init.",
+    "builders.",
+    "optimizer.rate.",
+    *(f"data.{n}." for n in HARMLESS),
+)
 
 # Group, its settings that a resume cannot change ((): all of them), and why.
 FIXED = (
@@ -28,7 +36,7 @@ FIXED = (
         "trainer",
         ("freeze",),
         "the optimizer's state is that of the parameters that train; leave it out, "
-        "or start a new run with trainer.init_from",
+        "or start a new run with init.from",
     ),
     (
         "paths",
@@ -54,7 +62,7 @@ def stored_run(resume: str | None, folder: Path) -> ckpt.Checkpoint | None:
     if Path(resume).exists() and path.parent.resolve() != folder.resolve():
         raise ValueError(
             f"trainer.resume={resume}: the run goes on in {path.parent}, not in {folder}: leave out "
-            "hydra.run.dir, or start a new run from its weights with trainer.init_from"
+            "hydra.run.dir, or start a new run from its weights with init.from"
         )
     return _named(Path(resume))
 
@@ -137,12 +145,12 @@ def resumed_config(stored: ckpt.Checkpoint, overrides: Sequence[str]) -> Config:
     overrides = [override.lstrip("+") for override in overrides]
     changes = [override for override in overrides if not override.startswith("trainer.resume=")]
     for change in changes:
-        if change.startswith("trainer.init_from="):
+        name = change.partition("=")[0]
+        if name.startswith("init."):
             raise ValueError(
-                f"{change}: a resumed run goes on with the weights of {stored.path}; "
-                "trainer.init_from is for a new run"
+                f"{change}: a resumed run goes on with the weights of {stored.path}; {name} is for a new run"
             )
-        if not change.startswith(CHANGEABLE):
+        if not f"{name}.".startswith(CHANGEABLE):
             raise ValueError(
                 f"{change}: a resumed run keeps the configuration of {stored.path}; "
                 f"only trainer.*, optimizer.rate and data.{{{','.join(HARMLESS)}}} may change"
@@ -169,7 +177,7 @@ def continued_config(stored: ckpt.Checkpoint, config: Config) -> Config:
     ValueError if the checkpoint is of another run: if a setting that affects learning differs.
     """
     for name, old, now in _differences(to_plain(assemble.stored_config(stored)), to_plain(config)):
-        if name == "trainer.freeze" or not name.startswith(CHANGEABLE):
+        if name == "trainer.freeze" or not f"{name}.".startswith(CHANGEABLE):
             raise ValueError(
                 f"{name}={now}: the run of {stored.path} has {name}={old}, and a resume keeps it; "
                 "for a new run choose another hydra.run.dir"

@@ -165,7 +165,7 @@ def restore(run: Run, checkpoint: ckpt.Checkpoint) -> None:
     if not checkpoint.optimizer:
         raise ValueError(
             f"{checkpoint.path}: it holds weights alone, as convert writes them, so a run cannot go on from "
-            "it; start a new run with trainer.init_from instead of trainer.resume"
+            "it; start a new run with init.from instead of trainer.resume"
         )
     place = str(checkpoint.path)
     run.optimizer.load_state_dict(checked_optimizer_state(run.optimizer, checkpoint.optimizer, place))

@@ -19,7 +19,7 @@ TAGS = {
     "train/loss/noobject": "YOLOv2: objectness of the background against 0",
     "train/loss/prior": "YOLOv2: pull of unassigned predictions to their anchors, first 12,800 images only",
     "train/rate": "learning rate",
-    "train/rate/<group>": "learning rate of a parameter group that has another one: weights, biases, scales",
+    "train/rate/<group>": "learning rate of a parameter group that has another one, such as biases",
     "train/grad_norm": "2-norm of the whole gradient before clipping",
     "train/loss_scale": "float16: what the loss is multiplied by, so that small gradients do not vanish",
     "train/overflows": "float16: steps left out since the start, because a scaled gradient overflowed",

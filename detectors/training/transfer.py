@@ -16,6 +16,7 @@ class Transfer:
 
     state: dict[str, Tensor]
     loaded: dict[str, str] = field(default_factory=dict)  # our name -> where it came from
+    partly: dict[str, str] = field(default_factory=dict)  # our name -> which of its rows were loaded
     left: dict[str, str] = field(default_factory=dict)  # our name -> why it keeps its initialisation
     unused: dict[str, str] = field(default_factory=dict)  # name in the file -> why it is not used
 
@@ -23,14 +24,19 @@ class Transfer:
         """One line for each of our tensors, then one for each unused tensor of the file."""
         width = max(map(len, self.state), default=0)
         for name, tensor in self.state.items():
-            origin = f"from {self.loaded[name]}" if name in self.loaded else f"initialised: {self.left[name]}"
-            yield f"{name:{width}}  {shape_of(tensor):>20}  {origin}"
+            yield f"{name:{width}}  {shape_of(tensor):>20}  {self._origin(name)}"
         for name, reason in self.unused.items():
             yield f"{name:{width}}  {'':>20}  not used: {reason}"
+
+    def _origin(self, name: str) -> str:
+        if name in self.loaded:
+            return f"from {self.loaded[name]}"
+        return f"in part: {self.partly[name]}" if name in self.partly else f"initialised: {self.left[name]}"
 
     def summary(self) -> Iterator[str]:
         """Counts, then the names of all other tensors, grouped by reason."""
         yield f"{len(self.loaded)} of {len(self.state)} tensors loaded"
+        yield from _by_reason("loaded in part", self.partly)
         yield from _by_reason("initialised anew", self.left)
         yield from _by_reason("in the file, but not used", self.unused)
 

@@ -28,8 +28,10 @@ def refused(program: str, *arguments: str) -> str:
         ("workers=2", "data.workers=2"),
         ("device=0", "trainer.device=cuda"),
         ("resume=True", "trainer.resume=FOLDER"),
-        ("weights=a.pt", "trainer.init_from=a.pt"),
-        ("pretrained=a.pt", "trainer.init_from=a.pt"),
+        ("weights=a.pt", "init.from=a.pt"),
+        ("pretrained=a.pt", "init.from=a.pt"),
+        ("trainer.init_from=a.pt", "init.from=a.pt"),
+        ("trainer.init_without=[head]", "init.without=[head]"),
         ("amp=True", "trainer.precision=bfloat16"),
         ("freeze=10", "trainer.freeze=[backbone]"),
         ("epochs=3", "trainer.epochs=3"),
@@ -89,7 +91,7 @@ def test_choices_that_are_none(tmp_path):
         "model=yolov2.yaml: a choice is named without folder and suffix; did you mean model=yolov2?"
     )
     assert refused("train", "model=yolov8n.pt") == (
-        "model=yolov8n.pt: model= names a yaml of conf/model; to start from weights: trainer.init_from"
+        "model=yolov8n.pt: model= names a yaml of conf/model; to start from weights: init.from"
     )
     (tmp_path / "Annotations").mkdir()
     for program in ("train", "evaluate"):
@@ -114,7 +116,7 @@ def test_places_alone(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         lint.main([str(tmp_path)])
     assert capsys.readouterr().err.startswith(f"error: {message}\n")
-    resume = "a/x.pt: to go on with a run: trainer.resume=a/x.pt; to start from it: trainer.init_from=a/x.pt"
+    resume = "a/x.pt: to go on with a run: trainer.resume=a/x.pt; to start from it: init.from=a/x.pt"
     assert refused("train", "a/x.pt") == resume
     for place in ("RUN", str(tmp_path)):
         what = f"{place}: the run to evaluate is named by a setting: run={place}"

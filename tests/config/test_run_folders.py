@@ -63,7 +63,7 @@ def test_a_command_line_of_hydra_gets_its_folder(output):
     newest = str(output / "multirun/x/1_model=a,seed=2")
     for program, setting in (
         ("train", "trainer.resume"),
-        ("train", "trainer.init_from"),
+        ("train", "init.from"),
         ("evaluate", "run"),
     ):
         arguments = prepared([f"{setting}=latest"], program)
@@ -71,9 +71,9 @@ def test_a_command_line_of_hydra_gets_its_folder(output):
             config = compose(program, arguments)
         group, _, name = setting.rpartition(".")
         assert (config[group] if group else config)[name] == newest
-    assert composed(["trainer.init_from=latest"])["trainer"]["init_from"] == newest
+    assert composed(["init.from=latest"])["init"]["from"] == newest
     assert prepared(["name=latest"], "train") == ["name=latest"]
-    assert prepared(["trainer.init_from=latest,null"], "train") == [f"trainer.init_from='{newest}',null"]
+    assert prepared(["init.from=latest,null"], "train") == [f"init.from='{newest}',null"]
 
 
 @pytest.mark.parametrize("name", ["it's", "a\\", 'a "b" c', "{x}", "${seed}", "b\\'"])

@@ -327,7 +327,7 @@ def damaged_files(run: Run, folder: Path) -> Iterator[Path]:
 
 
 def test_every_command_names_the_file(run, tmp_path):
-    """trainer.resume, trainer.init_from, evaluate.py and predict."""
+    """trainer.resume, init.from, evaluate.py and predict."""
 
     def evaluated(place: Path) -> None:
         evaluate(EvaluateConfig(run=str(place), device="cpu", progress=False))
@@ -338,7 +338,7 @@ def test_every_command_names_the_file(run, tmp_path):
     calls = {resumed: "last.pt", evaluated: "best.pt", load: "best.pt", initial_weights: "best.pt"}
     for place in damaged_files(run, tmp_path):
         for call, file in calls.items():
-            with pytest.raises(ValueError, match=rf"^(trainer\.init_from: )?{place}/{file}: [^\n]*$"):
+            with pytest.raises(ValueError, match=rf"^(init\.from: )?{place}/{file}: [^\n]*$"):
                 call(str(place))
 
 

@@ -146,7 +146,7 @@ def test_convert_and_a_new_run_take_the_average_and_say_so(averaged, cache, tmp_
     slim = ckpt.load_checkpoint(tmp_path / "slim.pt")
     assert slim.ema == {}
     assert_close(slim.model, average, rtol=0, atol=0)
-    new = make_run(tmp_path / "new", cache, "model.width=0.05", f"trainer.init_from={averaged.folder}")
+    new = make_run(tmp_path / "new", cache, "model.width=0.05", f"init.from={averaged.folder}")
     assert_close(new.task.module.state_dict(), average, rtol=0, atol=0)
     assert f"averaged weights of {averaged.folder / ckpt.BEST}: " in caplog.text
 

@@ -141,9 +141,7 @@ def test_a_new_run_starts_from_other_weights(cache, tmp_path, caplog):
     checkpoint.
     """
     engine.train(make_run(tmp_path / "before", cache))
-    run = make_run(
-        tmp_path / "after", cache, f"trainer.init_from={tmp_path / 'before'}", "seed=1", "trainer.steps=2"
-    )
+    run = make_run(tmp_path / "after", cache, f"init.from={tmp_path / 'before'}", "seed=1", "trainer.steps=2")
     stored = ckpt.load_checkpoint(ckpt.find_checkpoint(tmp_path / "before"))
     assert f"weights of {stored.path}: " in caplog.text
     state = run.task.module.state_dict()
@@ -158,9 +156,9 @@ def test_a_new_run_starts_from_other_weights(cache, tmp_path, caplog):
     assert_close(resumed.task.module.state_dict(), own.model, rtol=0, atol=0)
     assert resumed.task.module.loss.images_seen == own.progress["images_seen"] == 8
     with pytest.raises(
-        ValueError, match=r"trainer\.init_from=x: a resumed run goes on with the weights of .*last\.pt"
+        ValueError, match=r"init\.from=x: a resumed run goes on with the weights of .*last\.pt"
     ):
-        script.resumed_config(own, ["trainer.init_from=x"])
+        script.resumed_config(own, ["init.from=x"])
 
 
 def test_what_a_run_leaves_behind(cache, tmp_path):

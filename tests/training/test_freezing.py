@@ -130,6 +130,31 @@ def test_a_resume_with_frozen_parameters_is_exact(cache, tmp_path):  # noqa: F81
         script.resumed_config(stored, ["trainer.freeze=[]"])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("compiled", ["false", "true"])
+def test_frozen_numbers_stay_with_all_that_touches_weights(compiled, cache, tmp_path):  # noqa: F811
+    """Bit for bit, in the weights and in their average: accumulation, decay, compilation, a stop."""
+    together = (
+        "trainer.ema_decay=0.9",
+        "trainer.accumulate=2",
+        "trainer.batch_size=2",
+        "init.randomize=last",
+    )
+    overrides = ("trainer.freeze=[backbone,neck]", f"trainer.compile={compiled}", *together)
+    run = make_run(tmp_path, cache, *overrides)
+    before = {name: tensor.clone() for name, tensor in run.task.module.state_dict().items()}
+    interrupt_after(run, 3 * 2)
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 3"):
+        engine.train(run)
+    run.tracker.close()
+    resume(tmp_path)
+    stored = ckpt.load_checkpoint(tmp_path / ckpt.LAST)
+    assert stored.step == 6
+    for state in (stored.model, stored.ema):
+        changed = {name for name, tensor in before.items() if not tensor.equal(state[name])}
+        assert changed == {"head.conv.weight", "head.conv.bias"}
+
+
 def test_a_frozen_network_in_training_equals_its_evaluation():
     """Its normalisation is by running statistics in both modes."""
     torch.manual_seed(0)

@@ -172,7 +172,7 @@ def test_a_resume_stays_in_its_folder(folder, tmp_path_factory):
         stored_run(str(folder), other)
     assert str(caught.value) == (
         f"trainer.resume={folder}: the run goes on in {folder}, not in {other}: leave out hydra.run.dir, or "
-        "start a new run from its weights with trainer.init_from"
+        "start a new run from its weights with init.from"
     )
 
 

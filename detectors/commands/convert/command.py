@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from detectors.commands.convert.conversion import Conversion, Request, from_checkpoint
-from detectors.commands.convert.darknet_conversion import PARTIAL_FILE, from_darknet, to_darknet
+from detectors.commands.convert.darknet_conversion import from_darknet, to_darknet
 from detectors.commands.convert.dataset_files import FORMAT_WRITERS
 from detectors.commands.convert.datasets import convert_data_set
 from detectors.commands.convert.options import TARGET_SUFFIXES, options
@@ -25,6 +25,7 @@ from detectors.data.files import atomic_file
 from detectors.tables import printable
 from detectors.training import checkpoint as ckpt
 from detectors.training.initial import ssd_ports
+from detectors.training.initial.weight_files import is_darknet
 
 
 @verb
@@ -87,7 +88,7 @@ def kind_of_target(target: Path) -> str:
 def read_source(request: Request, kind: str | None) -> Conversion:
     """SOURCE as one of our checkpoints. kind: None to recognise it by name and content."""
     path = ckpt.find_checkpoint(request.source)
-    if kind is None and (path.suffix == ".weights" or PARTIAL_FILE.search(path.name)):
+    if kind is None and is_darknet(path):
         kind = "darknet"
     if kind == "darknet":
         return from_darknet(request)

@@ -191,7 +191,7 @@ def weights_only(
 ) -> ckpt.Checkpoint:
     """A checkpoint without optimiser and random state.
 
-    evaluate.py, predict and trainer.init_from take it; trainer.resume does not.
+    evaluate.py, predict and init.from take it; trainer.resume does not.
     """
     return ckpt.Checkpoint(
         request.target, step, to_plain(config), names, transfer.state, progress, optimizer={}, random={}

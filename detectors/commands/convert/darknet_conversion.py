@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from dataclasses import replace
 
@@ -33,8 +32,7 @@ from detectors.models.detector import Detector
 from detectors.structures import HeadOutputs
 from detectors.training import assemble
 from detectors.training.checkpoint import Checkpoint
-
-PARTIAL_FILE = re.compile(r"\.conv\.\d+$")  # darknet19_448.conv.23: the first 23 layers
+from detectors.training.initial.weight_files import PARTIAL_FILE
 
 
 def from_darknet(request: Request) -> Conversion:

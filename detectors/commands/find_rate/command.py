@@ -21,7 +21,7 @@ from detectors.data.files import atomic_file, write_text
 from detectors.kernels.dispatch import set_kernels
 from detectors.tables import text_table
 from detectors.training import assemble
-from detectors.training.initial.initial_weights import initial_weights, start_from
+from detectors.training.initial.initial_weights import initial_weights, initialise
 from detectors.training.memory_format import with_memory_format
 from detectors.training.run_log import shows_bar
 from detectors.training.trial import TrialTraining
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = options(arguments)
     config = check(composed(args.overrides))
     if config.trainer.resume:
-        raise ValueError("find-rate starts a training; trainer.init_from=... starts it from a run's weights")
+        raise ValueError("find-rate starts a training; init.from=... starts it from a run's weights")
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     set_kernels(config.trainer.kernels)
@@ -60,9 +60,9 @@ def training_step(config: Config) -> Callable[[float], float]:
     annotations = assemble.read_annotations(config.data, "train")
     num_classes = len(annotations.class_names)
     training = TrialTraining(with_memory_format(config, num_classes), num_classes, device)
-    if trainer.init_from:
-        origin = initial_weights(trainer.init_from)
-        print(*start_from(training.detector, origin, config, annotations.class_names), sep="\n")
+    origin = initial_weights(config.init.from_)
+    if lines := initialise(training.detector, origin, config, annotations.class_names):
+        print(*lines, sep="\n")
     batches = iter(assemble.train_loader(config, annotations, start_step=0))
 
     def step(rate: float) -> float:

@@ -26,7 +26,15 @@ from detectors.training import assemble
 from detectors.training import checkpoint as ckpt
 from detectors.training.hooks import users_hooks
 from detectors.training.outcome import device_name
-from detectors.training.replay_folder import BEFORE, INITIAL, REPLAY, REPLAY_FIX, START, Replay, read_replay
+from detectors.training.replay_folder import (
+    BEFORE,
+    REPLAY,
+    REPLAY_FIX,
+    START,
+    Replay,
+    initial_place,
+    read_replay,
+)
 
 NAMES_SHOWN = 5  # names of tensors
 
@@ -79,9 +87,7 @@ def _config(replay: Replay, device: str | None) -> Config:
             f"{path}: step is {replay.step}, after the run's end, {config.trainer.steps}; {REPLAY_FIX}"
         )
     config = repeated_config(config, device=device, names=replay.class_names, processes=replay.processes)
-    initial = replay.folder / INITIAL
-    place = str(initial) if initial.exists() else None
-    return replace(config, trainer=replace(config.trainer, init_from=place))
+    return replace(config, init=replace(config.init, from_=initial_place(replay.folder)))
 
 
 def start_state(folder: Path, step: int) -> ckpt.Checkpoint | None:

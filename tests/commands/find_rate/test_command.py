@@ -77,7 +77,7 @@ def test_a_loss_that_explodes_still_gives_a_curve(cache, tmp_path, monkeypatch):
     [
         (
             ["trainer.resume=x"],
-            "find-rate starts a training; trainer.init_from=... starts it from a run's weights",
+            "find-rate starts a training; init.from=... starts it from a run's weights",
         ),
         (["--steps", "19"], "--steps 19: must be 20 or more"),
     ],
