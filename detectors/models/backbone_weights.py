@@ -54,7 +54,7 @@ def _read(file: str, place: str) -> dict[str, Tensor]:
     if not path.is_file():
         raise ValueError(f"{place}: there is no such file; nothing is downloaded")
     if path.suffix == ".safetensors":
-        return _read_safetensors(path, place)
+        return read_safetensors(path, place)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
@@ -63,12 +63,15 @@ def _read(file: str, place: str) -> dict[str, Tensor]:
     return _state_dict(content, place)
 
 
-def _read_safetensors(path: Path, place: str) -> dict[str, Tensor]:
+def read_safetensors(path: Path, place: str) -> dict[str, Tensor]:
+    """Name -> tensor. ValueError, which begins with `place`, without the package or for a damaged file."""
     try:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError as error:
-        raise ValueError(f"{place}: safetensors is not installed: pip install safetensors") from error
+        raise ValueError(
+            f"{place}: safetensors is not installed: pip install 'detectors[safetensors]'"
+        ) from error
     try:
         return load_file(path)
     except SafetensorError as error:

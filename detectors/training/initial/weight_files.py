@@ -6,11 +6,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from detectors.darknet.weights import read_header
 from detectors.data.class_names import read_names
+from detectors.models.backbone_weights import read_safetensors
 from detectors.training import checkpoint as ckpt
 from detectors.training.initial.ssd_ports import state_dict_of
 
@@ -53,7 +53,7 @@ def read_weight_file(path: Path) -> WeightFile:
         read_header(path)
         return DarknetWeights(path, cfg_beside(path))
     if path.suffix == SAFETENSORS:
-        return StateDict(path, state_dict_of(read_safetensors(path), str(path)))
+        return StateDict(path, state_dict_of(read_safetensors(path, str(path)), str(path)))
     content = ckpt.read_tensors(path)
     if isinstance(content, dict) and "format" in content:
         return ckpt.from_content(path, content)
@@ -71,23 +71,3 @@ def names_beside(path: Path) -> tuple[str, ...]:
     """The class names of X.names in the folder of X.weights; () without that file."""
     names = path.with_suffix(".names")
     return read_names(names) if names.is_file() else ()
-
-
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, on the CPU.
-
-    ValueError without the package, or for a damaged file.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise ValueError(
-            f"{path}: safetensors is not installed; install it: pip install 'detectors[safetensors]'"
-        ) from error
-    try:
-        return load_file(path, device="cpu")
-    except (SafetensorError, torch.AcceleratorError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read as safetensors ({error}); fetch it again") from error
