@@ -1,7 +1,7 @@
 """The same detections measured as other programs measure them, so that a user sees why their number differs.
 
 Each variant changes one thing of AP50 (VOC10 area), or a few things that belong together. Who uses it stands
-beside it; docs/compare.md says what is known of each program.
+beside it; docs/evaluation.md has what they were on a real network.
 """
 
 from __future__ import annotations
