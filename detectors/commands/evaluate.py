@@ -87,7 +87,7 @@ def evaluate(settings: EvaluateConfig, *, own_cache: bool = False) -> float | No
             detector, loader, device, progress=settings.progress, precision=precision, clip=False
         )
     detections = clipped_to_images(annotations, unclipped)
-    result, numbers, text = measured_numbers(annotations, detections, settings.evaluators, unclipped)
+    result, numbers, text = evaluated_numbers(annotations, detections, settings.evaluators, unclipped)
     content = {
         "checkpoint": stored.path.name,
         "step": stored.step,
@@ -126,7 +126,7 @@ def settled_protocol(postprocess: PostProcess, settings: EvaluateConfig) -> dict
     return protocol
 
 
-def measured_numbers(
+def evaluated_numbers(
     annotations: Annotations, detections: Detections, evaluators: str, unclipped: Detections | None = None
 ) -> tuple[Report, dict, str]:
     """The report, its part of evaluation.json, and its text. unclipped: see ap_variants."""
@@ -153,7 +153,7 @@ def evaluate_saved(settings: EvaluateConfig) -> float | None:
     if data:
         known |= {"data": data.name, "split": settings.split}
     name = str(known.get("data", "data of an unknown name"))
-    result, numbers, text = measured_numbers(saved.annotations, saved.detections, settings.evaluators)
+    result, numbers, text = evaluated_numbers(saved.annotations, saved.detections, settings.evaluators)
     content = {
         "name": place.base.name,
         "detections_of": settings.detections,
