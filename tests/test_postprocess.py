@@ -345,7 +345,8 @@ def test_boxes_and_scores_that_are_not_finite_are_dropped(value):
     alone = HeadOutputs(outputs.offsets[:1, 50:], outputs.class_logits[:1, 50:], outputs.objectness[:1, 50:])
     cut = {name: getattr(grid, name)[50:] for name in ("boxes_cxcywh", "stride", "cell")}
     rest = post(alone, replace(grid, **cut))
-    assert_close(detections.of_image(0).scores, rest.scores, rtol=0, atol=0)
+    # Of fewer anchors: a softmax over a shorter tensor rounds otherwise on some CPUs.
+    assert_close(detections.of_image(0).scores, rest.scores, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("candidates", [None, 2])
