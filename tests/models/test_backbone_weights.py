@@ -86,5 +86,5 @@ def test_a_missing_file_is_named():
 def test_safetensors_needs_its_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors", None)
     (tmp_path / "x.safetensors").write_bytes(b"")
-    with pytest.raises(ValueError, match="safetensors is not installed: pip install safetensors"):
+    with pytest.raises(ValueError, match="safetensors is not installed: pip install .detectors.safetensors"):
         load_backbone_weights(backbone(), str(tmp_path / "x.safetensors"))
