@@ -19,7 +19,14 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from detectors.anchors import YOLO_ANCHORS, DefaultBoxLevel, YoloAnchors, ssd300_levels, ssd512_levels
+from detectors.anchors import (
+    YOLO_ANCHORS,
+    DefaultBoxes,
+    DefaultBoxLevel,
+    YoloAnchors,
+    ssd300_levels,
+    ssd512_levels,
+)
 from detectors.annotations import Annotations
 from detectors.commands.cluster.cluster_report import (
     RECALL_IOU,
@@ -39,13 +46,13 @@ from detectors.config.schema import Config, composed
 from detectors.data.augment.fitting import RESIZES
 from detectors.data.augment.transforms import MIN_SIDE
 from detectors.data.files import write_json
-from detectors.structures import AnchorMaker
 from detectors.training import assemble
 
 CURVE_K = 9  # the mean IoU is computed for k = 1 to CURVE_K
 DARKNET_CELLS = 13  # cells along Darknet's input of 416 px; its anchors are in cells
 DECIMALS = 4  # of proposed anchors
 COCO_AREAS = (0, 32**2, 96**2, np.inf)  # square pixels
+KnownAnchors = YoloAnchors | DefaultBoxes
 
 
 @dataclass(frozen=True)
@@ -154,14 +161,18 @@ def cluster(
     )
 
 
-def _configured_anchors(config: Config, num_classes: int) -> AnchorMaker:
+def _configured_anchors(config: Config, num_classes: int) -> KnownAnchors:
+    """ValueError for those of another kind of detector."""
     with torch.device("meta"):  # builds the model without memory for its weights
         model = build(config.model, num_classes=num_classes, loss=build(config.loss))
+    if not isinstance(model.anchors, KnownAnchors):
+        what = f"model={config.name}: its anchors are {type(model.anchors).__name__}"
+        raise ValueError(f"{what}; cluster proposes YOLOv2's shapes and SSD's sizes only")
     return model.anchors
 
 
 def _propose(
-    anchors: AnchorMaker, shapes: Shapes, k: int, restarts: int, seed: int
+    anchors: KnownAnchors, shapes: Shapes, k: int, restarts: int, seed: int
 ) -> tuple[dict[str, list], np.ndarray, str]:
     """{keyword of the model: value}, the shapes (K, 2) in pixels that the value stands for, and its unit."""
     if isinstance(anchors, YoloAnchors):
@@ -198,7 +209,11 @@ def _level_shapes(levels: Sequence[DefaultBoxLevel]) -> np.ndarray:
 
 
 def _anchor_sets(
-    wh: np.ndarray, proposed: np.ndarray, anchors: AnchorMaker, size: tuple[int, int], name: str
+    wh: np.ndarray,
+    proposed: np.ndarray,
+    anchors: KnownAnchors,
+    size: tuple[int, int],
+    name: str,
 ) -> Iterator[AnchorSet]:
     """The proposed, the configured and the published anchors, the published ones scaled to the input size."""
     side = np.array([size[1], size[0]])

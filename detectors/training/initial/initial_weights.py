@@ -10,6 +10,7 @@ from torch import Tensor
 
 from detectors.config.build import build
 from detectors.config.schema import Config
+from detectors.darknet.weights import SEEN_BUFFER
 from detectors.models.detector import Detector
 from detectors.training.checkpoint import find_checkpoint
 from detectors.training.initial.class_rows import class_layers, copy_class_rows
@@ -104,7 +105,9 @@ def _fit(
 
 
 def _without_loss(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in state.items() if not name.startswith("loss.")}
+    """Also without Darknet's count of images, a buffer of a cfg's network."""
+    counts = tuple(name for name in state if name.endswith(f".{SEEN_BUFFER}"))
+    return {name: t for name, t in state.items() if not name.startswith("loss.") and name not in counts}
 
 
 def _changed_meaning(
