@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from detectors.kernels.soft_suppression import SOFT_RULES, decayed_scores
 from detectors.kernels.suppression import suppress
 from detectors.structures import AnchorGrid, BoxCoder, Detections, HeadOutputs, ImageInfo, ScoreRule
 
@@ -56,10 +57,18 @@ class PostProcess(nn.Module):
         score_rule: ScoreRule,
         score_threshold: float,
         nms_iou: float,
+        nms: str = "hard",
         candidates_per_class: int | None = None,
         max_detections: int | None = None,
     ):
+        """nms: "hard" (both papers), or one of SOFT_RULES; these lower scores, and so keep more boxes.
+
+        ValueError for another rule.
+        """
         super().__init__()
+        if nms not in ("hard", *SOFT_RULES):
+            raise ValueError(f"nms={nms!r}: choose hard, {', '.join(SOFT_RULES)}")
+        self.nms = nms
         self.coder = coder
         self.score_rule = score_rule
         self.score_threshold = score_threshold
@@ -67,8 +76,9 @@ class PostProcess(nn.Module):
         self.candidates_per_class = candidates_per_class
         self.max_detections = max_detections
 
-    def unsupported(self) -> None:
-        """The kernel covers all settings. See dispatch.FusedPart."""
+    def unsupported(self) -> str | None:
+        """The kernel suppresses by IoU alone. See dispatch.FusedPart."""
+        return None if self.nms == "hard" else f"nms={self.nms!r}"
 
     @torch.no_grad()
     def forward(self, outputs: HeadOutputs, grid: AnchorGrid) -> Detections:
@@ -84,6 +94,9 @@ class PostProcess(nn.Module):
         usable = (scores > self.score_threshold) & finite
         total = int(usable.sum())
         wanted = self.max_detections or total  # of each image
+        if self.nms != "hard":  # scores change, so no candidate can be left out before
+            chosen, _ = self._best(scores, usable, total, scores[0].numel() if len(scores) else 0)
+            return self._softly_suppressed(scores, boxes, chosen, wanted)
         count = CANDIDATES * wanted
         while True:
             chosen, least = self._best(scores, usable, total, count)
@@ -117,8 +130,7 @@ class PostProcess(nn.Module):
         """Candidates (B, A, C) -> the best `wanted` of each image after the suppression."""
         image, anchor, label = rows = chosen.nonzero().T  # (3, T)
         score = scores[image, anchor, label]
-        order = score.argsort(descending=True, stable=True)
-        order = order[image[order].argsort(stable=True)]  # image by image, the best score first in each
+        order = _by_image(image, score)
         image, anchor, label = rows.index_select(1, order)
         keep = suppress(
             boxes[image, anchor].double().clamp(-SUPPRESSION_LIMIT, SUPPRESSION_LIMIT),
@@ -133,6 +145,34 @@ class PostProcess(nn.Module):
         kept = order[keep]
         image, anchor, label = rows[:, kept]
         return Detections(image, boxes[image, anchor], score[kept], label)
+
+    def _softly_suppressed(self, scores: Tensor, boxes: Tensor, chosen: Tensor, wanted: int) -> Detections:
+        """_suppressed() by a rule that lowers scores."""
+        image, anchor, label = rows = chosen.nonzero().T  # (3, T)
+        score = scores[image, anchor, label]
+        order = _by_image(image, score)
+        image, anchor, label = rows[:, order]
+        score = decayed_scores(
+            boxes[image, anchor].double().clamp(-SUPPRESSION_LIMIT, SUPPRESSION_LIMIT),
+            score[order],
+            image * scores.shape[2] + label,
+            rule=self.nms,
+            iou=self.nms_iou,
+            limit=self.candidates_per_class or scores.shape[1],
+            least=self.score_threshold,
+        )
+        order = _by_image(image, score)
+        order = order[score[order] > 0]
+        image, anchor, label, score = image[order], anchor[order], label[order], score[order]
+        first = torch.searchsorted(image, image)
+        kept = torch.arange(len(image), device=image.device) - first < wanted
+        return Detections(image[kept], boxes[image, anchor][kept], score[kept], label[kept])
+
+
+def _by_image(image: Tensor, score: Tensor) -> Tensor:
+    """(T,) rows: image by image, the best score first in each; equal scores keep their order."""
+    order = score.argsort(descending=True, stable=True)
+    return order[image[order].argsort(stable=True)]
 
 
 def to_original(detections: Detections, infos: list[ImageInfo], clip: bool = True) -> Detections:

@@ -20,6 +20,7 @@ BACKBONE_PIXELS = {
 DARKNET_DETECTIONS = {
     "model.score_threshold": 0.005,
     "model.nms_iou": 0.45,
+    "model.nms": "hard",
     "model.max_detections": None,
     "model.class_activation": "${oc.select:loss.class_activation,softmax}",  # softmax=1 in every cfg
     **BACKBONE_PIXELS,
@@ -29,6 +30,7 @@ DARKNET_DETECTIONS = {
 CAFFE_MODEL = {
     "model.score_threshold": 0.01,
     "model.nms_iou": 0.45,
+    "model.nms": "hard",
     "model.candidates_per_class": 400,
     "model.max_detections": 200,
     **BACKBONE_PIXELS,
@@ -37,6 +39,8 @@ CAFFE_MODEL = {
     "model.bipartite": "greedy",
     "model.batch_norm": False,
 }
+# Ablations of docs/switches.md, off in every file.
+LOSS_SWITCHES = {"label_smoothing": 0.0, "focal_gamma": None, "focal_alpha": 0.25}
 MODELS: dict[str, dict[str, Any]] = {
     "yolov2": {  # yolov2-voc.cfg: width, height; filters=64 before [reorg]
         "input.size": [416, 416],
@@ -99,6 +103,7 @@ REGION = {  # [region] of yolov2-voc.cfg; the prior term of region_layer.c: `*(n
     "class_weights": None,
     "normalizer": "batch",
     "box_error": "log",
+    **LOSS_SWITCHES,
     "weigh_small_boxes": True,  # (2 - w h), region_layer.c since March 2017
     "objectness_target": "iou",  # rescore=1
     "iou_gradient": False,
@@ -133,6 +138,8 @@ LOSSES: dict[str, dict[str, Any]] = {
         "box_scale": 1.0,
         "normalizer": "batch",
         "recount_positives": False,
+        "box_error": "smooth_l1",
+        **LOSS_SWITCHES,
     },
     "multibox_torchvision": {  # torchvision/models/detection/ssd.py
         "loss.recount_positives": True,

@@ -9,6 +9,7 @@ from torch import Tensor
 from detectors.coders import SSDBoxCoder
 from detectors.kernels.dispatch import uses_triton
 from detectors.kernels.packing import at_most
+from detectors.losses.ablations import check_focal, iou_error, softmax_focal_error
 from detectors.losses.row_cross_entropy import row_cross_entropy
 from detectors.losses.shared_loss import SharedLoss, check_choice
 from detectors.structures import BACKGROUND, IGNORED, AnchorGrid, EncodedTargets, HeadOutputs, builder
@@ -36,12 +37,21 @@ class MultiBoxLoss(SharedLoss):
         box_scale: float = 1.0,
         normalizer: str = "batch",
         recount_positives: bool = False,
+        box_error: str = "smooth_l1",
+        label_smoothing: float = 0.0,
+        focal_gamma: float | None = None,
+        focal_alpha: float = 0.25,
     ):
         """normalizer: "batch" divides by max(1, positives). "images" divides each image's loss by max(1, its
             positives), and takes the mean over images. "floor" divides by the sum over images of max(1, its
             positives).
         recount_positives: if an image has too few negatives, its first positives make up the number, so that
             their class error counts twice (torchvision).
+        Not in the paper (losses/ablations.py):
+        box_error: "smooth_l1", or 1 minus "giou" or "ciou" of the decoded box.
+        label_smoothing: of the class term; mining still orders negatives by -log p(background).
+        focal_gamma, focal_alpha: with a gamma, the class term is the focal loss of all anchors, without
+            mining.
         """
         super().__init__()
         if negatives_per_positive < 0:
@@ -55,9 +65,24 @@ class MultiBoxLoss(SharedLoss):
         self.box_scale = box_scale
         self.normalizer = normalizer
         self.recount_positives = recount_positives
+        check_choice("box_error", box_error, smooth_l1="the paper", giou="ablation", ciou="ablation")
+        check_focal(focal_gamma, focal_alpha, label_smoothing)
+        if focal_gamma is not None and (label_smoothing or recount_positives):
+            raise ValueError(
+                f"focal_gamma={focal_gamma}: the focal loss mines no negatives and has hard labels; set "
+                "label_smoothing=0 and recount_positives=false, or focal_gamma=null"
+            )
+        self.box_error = box_error
+        self.label_smoothing = label_smoothing
+        self.focal_gamma = focal_gamma
+        self.focal_alpha = focal_alpha
 
     def unsupported(self) -> str | None:
-        return "recount_positives=true" if self.recount_positives else None
+        if self.recount_positives:
+            return "recount_positives=true"
+        covered = {"box_error": "smooth_l1", "label_smoothing": 0.0, "focal_gamma": None}
+        changed = (name for name, value in covered.items() if getattr(self, name) != value)
+        return next((f"{name}={getattr(self, name)!r}" for name in changed), None)
 
     def forward(self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid) -> dict[str, Tensor]:
         """Terms box and class. outputs.class_logits: (B, A, C + 1), background first."""
@@ -94,13 +119,28 @@ class MultiBoxLoss(SharedLoss):
         columns = encoded.labels + 1  # (B, A); column 0 is background, whose label is -1
         logits = outputs.class_logits.flatten(0, 1)
         error = row_cross_entropy(logits, columns.flatten()).view_as(columns)  # (B, A)
-        smooth = F.smooth_l1_loss(outputs.offsets, encoded.offsets, reduction="none").sum(-1)
         divisor = self._normalizer(count)
         share = positive / divisor  # (B, A)
-        return {
-            "box": (smooth * share).sum() * self.box_scale,
-            "class": (error * share).sum() + (self._mined(error, encoded, count) / divisor).sum(),
-        }
+        box = (self._box_error(outputs, encoded) * share).sum() * self.box_scale
+        if self.focal_gamma is not None:
+            options = {"alpha": self.focal_alpha, "gamma": self.focal_gamma}
+            focal = softmax_focal_error(logits, columns.flatten(), **options).view_as(columns)
+            return {"box": box, "class": (focal * (encoded.matched != IGNORED) / divisor).sum()}
+        counted = error
+        if self.label_smoothing:
+            smoothing = {"reduction": "none", "label_smoothing": self.label_smoothing}
+            counted = F.cross_entropy(logits, columns.flatten(), **smoothing).view_as(columns)
+        mined = self._mined(error, encoded, count, counted if self.label_smoothing else None)
+        return {"box": box, "class": (counted * share).sum() + (mined / divisor).sum()}
+
+    def _box_error(self, outputs: HeadOutputs, encoded: EncodedTargets) -> Tensor:
+        """(B, A) errors; those of anchors without a box mean nothing, and are finite."""
+        if self.box_error == "smooth_l1":
+            return F.smooth_l1_loss(outputs.offsets, encoded.offsets, reduction="none").sum(-1)
+        boxes, gt_boxes = (
+            encoded.coder.decode(offsets, encoded.grid) for offsets in (outputs.offsets, encoded.offsets)
+        )
+        return iou_error(self.box_error, boxes, gt_boxes)
 
     def _normalizer(self, count: Tensor) -> Tensor:
         """(B, 1) positives of each image -> () or (B, 1) divisor of the errors."""
@@ -111,8 +151,11 @@ class MultiBoxLoss(SharedLoss):
             return self._shared(count.clamp(min=1).sum())
         return count.clamp(min=1) * len(count)
 
-    def _mined(self, error: Tensor, encoded: EncodedTargets, count: Tensor) -> Tensor:
+    def _mined(
+        self, error: Tensor, encoded: EncodedTargets, count: Tensor, counted: Tensor | None = None
+    ) -> Tensor:
         """(B, A) errors of the hardest negatives, largest first, then zeros. error: (B, A) cross-entropy.
+        counted: (B, A) errors that are returned instead.
 
         The cross-entropy of a negative, -log p(background), is its own mining key, so the k largest need no
         index: take them in order and keep ranks below k.
@@ -124,7 +167,10 @@ class MultiBoxLoss(SharedLoss):
         if self.recount_positives:
             # After the negatives come the positives in their order, then ignored anchors.
             others = torch.where(encoded.positive, -1.0 - rank, -torch.inf)
-            hardest = error.gather(1, torch.where(background, error, others).topk(kept).indices)
+            key = torch.where(background, error, others)
+            hardest = (error if counted is None else counted).gather(1, key.topk(kept).indices)
+        elif counted is not None:
+            hardest = counted.gather(1, torch.where(background, error, -1).topk(kept).indices)
         else:
             hardest = torch.where(background, error, -1).topk(kept).values
         return F.pad(hardest, (0, error.shape[1] - kept)) * (rank < negatives)

@@ -11,8 +11,10 @@ from torch import Tensor
 from detectors.boxes import area, largest_iou, paired_iou
 from detectors.coders import YoloBoxCoder
 from detectors.kernels.dispatch import uses_triton
+from detectors.losses.ablations import IOU_LOSSES, binary_focal_error, iou_error
 from detectors.losses.own_anchors import OwnAnchors, multi_hot
-from detectors.losses.shared_loss import SharedLoss, check_choice
+from detectors.losses.region_checks import check_region_loss
+from detectors.losses.shared_loss import SharedLoss
 from detectors.matching import comes_first, lowest_labels
 from detectors.structures import AnchorGrid, EncodedTargets, HeadOutputs, builder
 
@@ -65,6 +67,9 @@ class RegionLoss(SharedLoss):
         prior_boxes: str = "unassigned",
         class_activation: str = "softmax",
         shared_class: str = "last",
+        label_smoothing: float = 0.0,
+        focal_gamma: float | None = None,
+        focal_alpha: float = 0.25,
     ):
         """class_weights: one number per class.
         normalizer: n is "batch" for B, or "anchors" for the number of anchors with a weight above 0, counted
@@ -79,6 +84,12 @@ class RegionLoss(SharedLoss):
             too, has the weight prior_scale instead of m.
         class_activation: "softmax" or "logistic".
         shared_class: of several boxes in one anchor, the class of the "last" or the "lowest".
+        Not in Darknet (losses/ablations.py):
+        box_error: "giou" or "ciou": m (1 - GIoU) of the decoded box in place of m/2 |box error|^2. The prior
+            term stays as with "log".
+        label_smoothing: of the class term, with "softmax".
+        focal_gamma, focal_alpha: with a gamma, o times the focal loss in place of o/2 times the squared error
+            of objectness; objectness_target must be "one".
         """
         super().__init__()
         self.coord_scale = coord_scale
@@ -98,8 +109,11 @@ class RegionLoss(SharedLoss):
         self.prior_boxes = prior_boxes
         self.class_activation = class_activation
         self.shared_class = shared_class
+        self.label_smoothing = label_smoothing
+        self.focal_gamma = focal_gamma
+        self.focal_alpha = focal_alpha
         self.coder = YoloBoxCoder()
-        _check_region_loss(self, class_weights)
+        check_region_loss(self, class_weights)
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float64)
         self.register_buffer("class_weights", weights, persistent=False)
         self.register_buffer("images_seen", torch.zeros((), dtype=torch.int64), persistent=False)
@@ -141,6 +155,8 @@ class RegionLoss(SharedLoss):
             "prior_boxes": "unassigned",
             "class_activation": "softmax",
             "shared_class": "last",
+            "label_smoothing": 0.0,
+            "focal_gamma": None,
         }
         for name, value in covered.items():
             if getattr(self, name) != value:
@@ -176,7 +192,12 @@ class RegionLoss(SharedLoss):
         """Terms box and prior."""
         # A box without area has no logarithm; it owns no anchor, and so has that anchor as its target.
         gt_boxes = torch.where(own.owner[..., None], encoded.targets.boxes, own.grid.boxes)  # (B, M, 4)
-        error = self._box_error(own.rows(outputs.offsets), gt_boxes, own.grid)  # (B, M)
+        if self.box_error in IOU_LOSSES:  # without the half of squares
+            error = 2 * iou_error(
+                self.box_error, self.coder.decode(own.rows(outputs.offsets), own.grid), gt_boxes
+            )
+        else:
+            error = self._box_error(own.rows(outputs.offsets), gt_boxes, own.grid)  # (B, M)
         prior_error = self._box_error(outputs.offsets, grid.boxes.to(gt_boxes.dtype), grid)  # (B, A)
 
         early = self.images_seen < self.prior_images
@@ -213,7 +234,12 @@ class RegionLoss(SharedLoss):
         spared = encoded.positive | self._ignored(outputs, encoded, grid)
         noobject_weights = torch.where(spared, 0, error.new_full((), self.noobject_scale))  # (B, A)
         divisor = 2 * self._count(weights, noobject_weights)
-        return (error * weights).sum() / divisor, (objectness.square() * noobject_weights).sum() / divisor
+        empty = objectness.square()
+        if self.focal_gamma is not None:  # without the half of squares
+            options = {"alpha": self.focal_alpha, "gamma": self.focal_gamma}
+            error = 2 * binary_focal_error(outputs.objectness.gather(1, own.anchor), goal, **options)
+            empty = 2 * binary_focal_error(outputs.objectness, torch.zeros_like(objectness), **options)
+        return (error * weights).sum() / divisor, (empty * noobject_weights).sum() / divisor
 
     def _own_iou(self, offsets: Tensor, encoded: EncodedTargets, own: OwnAnchors) -> Tensor:
         """(B, M) IoU of each box with the prediction of its anchor."""
@@ -240,7 +266,8 @@ class RegionLoss(SharedLoss):
         labels = encoded.targets.labels if self.shared_class == "last" else lowest_labels(encoded)  # (B, M)
         logits = own.rows(outputs.class_logits)  # (B, M, C)
         if self.class_activation == "softmax":
-            error = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels)
+            options = {"reduction": "none", "label_smoothing": self.label_smoothing}
+            error = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), **options).view_as(labels)
         else:
             target = multi_hot(labels, encoded, logits)
             error = F.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(-1)
@@ -289,26 +316,6 @@ class RegionLoss(SharedLoss):
             "confident_recall": confident.sum() / own.owner.sum().clamp(min=1),
             "truths": count,
         }
-
-
-def _check_region_loss(loss: RegionLoss, class_weights: Sequence[float] | None) -> None:
-    """ValueError for a setting of a RegionLoss that it cannot use."""
-    check_choice("normalizer", loss.normalizer, batch="Darknet", anchors="the course")
-    check_choice("box_error", loss.box_error, log="Darknet", cells="the course")
-    check_choice("objectness_target", loss.objectness_target, iou="Darknet's rescore=1", one="rescore=0")
-    check_choice("prior_boxes", loss.prior_boxes, unassigned="Darknet", all="the course")
-    check_choice(
-        "class_activation", loss.class_activation, softmax="Darknet's softmax=1", logistic="softmax=0"
-    )
-    check_choice("shared_class", loss.shared_class, last="Darknet", lowest="the course")
-    if class_weights is not None and (not len(class_weights) or min(class_weights) < 0):
-        raise ValueError(
-            f"class_weights={list(class_weights)}: one number for each class is needed, none below 0"
-        )
-    if loss.ignore_truths is not None and loss.ignore_truths < 0:
-        raise ValueError(
-            f"ignore_truths={loss.ignore_truths}: must be 0 or more, or null for all boxes; the course has 50"
-        )
 
 
 def _sizes_in_cells(offsets: Tensor, grid: AnchorGrid) -> Tensor:

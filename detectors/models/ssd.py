@@ -129,6 +129,7 @@ def ssd(
     channel_order: str = "rgb",
     score_threshold: float = 0.01,
     nms_iou: float = 0.45,
+    nms: str = "hard",
     candidates_per_class: int | None = 400,
     max_detections: int | None = 200,
 ) -> Detector:
@@ -146,7 +147,7 @@ def ssd(
     bipartite: "greedy" as in Caffe, "last" as in ports, see MultiBoxMatcher.
     pixel_mean, pixel_std, channel_order: what the weights expect, see Detector; ports of SSD differ in them.
         None: what the backbone expects.
-    score_threshold, nms_iou, candidates_per_class, max_detections: see PostProcess.
+    score_threshold, nms_iou, nms, candidates_per_class, max_detections: see PostProcess.
     """
     if num_classes < 1:
         raise ValueError(
@@ -175,6 +176,7 @@ def ssd(
             score_rule=ssd_scores,
             score_threshold=score_threshold,
             nms_iou=nms_iou,
+            nms=nms,
             candidates_per_class=candidates_per_class,
             max_detections=max_detections,
         ),

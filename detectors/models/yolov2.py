@@ -111,6 +111,7 @@ def yolov2(
     pixel_std: Sequence[float] | None = None,
     score_threshold: float = 0.005,
     nms_iou: float = 0.45,
+    nms: str = "hard",
     max_detections: int | None = None,
 ) -> Detector:
     """YOLOv2 on Darknet-19, stride 32.
@@ -122,7 +123,7 @@ def yolov2(
     passthrough_channels: None is the network of 2016, see PassthroughNeck.
     class_activation: "softmax", or "logistic" for Darknet's softmax=0; the loss must use the same.
     pixel_mean, pixel_std: three numbers for RGB of 0..255; None: what the backbone expects.
-    score_threshold, nms_iou, max_detections: see PostProcess.
+    score_threshold, nms_iou, nms, max_detections: see PostProcess.
 
     >>> import torch
     >>> from detectors import yolov2
@@ -143,6 +144,7 @@ def yolov2(
         pixel_std=pixel_std,
         score_threshold=score_threshold,
         nms_iou=nms_iou,
+        nms=nms,
         max_detections=max_detections,
     )
 
@@ -163,6 +165,7 @@ def yolov2_tiny(
     pixel_std: Sequence[float] | None = None,
     score_threshold: float = 0.005,
     nms_iou: float = 0.45,
+    nms: str = "hard",
     max_detections: int | None = None,
 ) -> Detector:
     """Tiny-YOLOv2. Keywords that are not listed here are those of yolov2.
@@ -187,6 +190,7 @@ def yolov2_tiny(
         pixel_std=pixel_std,
         score_threshold=score_threshold,
         nms_iou=nms_iou,
+        nms=nms,
         max_detections=max_detections,
     )
 
@@ -213,6 +217,7 @@ def _region_detector(
     pixel_std: Sequence[float] | None,
     score_threshold: float,
     nms_iou: float,
+    nms: str,
     max_detections: int | None,
 ) -> Detector:
     """Wires a backbone and a neck to the region head."""
@@ -236,6 +241,7 @@ def _region_detector(
             score_rule=YOLO_SCORE_RULES[class_activation],
             score_threshold=score_threshold,
             nms_iou=nms_iou,
+            nms=nms,
             max_detections=max_detections,
         ),
         pixel_mean=backbone.pixel_mean if pixel_mean is None else pixel_mean,

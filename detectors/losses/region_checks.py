@@ -1,0 +1,41 @@
+"""Which settings a RegionLoss takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from detectors.losses.ablations import check_focal
+from detectors.losses.shared_loss import SharedLoss, check_choice
+
+
+def check_region_loss(loss: SharedLoss, class_weights: Sequence[float] | None) -> None:
+    """ValueError for a setting of a RegionLoss that it cannot use."""
+    check_choice("normalizer", loss.normalizer, batch="Darknet", anchors="the course")
+    check_choice(
+        "box_error", loss.box_error, log="Darknet", cells="the course", giou="ablation", ciou="ablation"
+    )
+    check_focal(loss.focal_gamma, loss.focal_alpha, loss.label_smoothing)
+    if loss.focal_gamma is not None and loss.objectness_target != "one":
+        raise ValueError(
+            f"focal_gamma={loss.focal_gamma}: the focal loss has targets of 0 and 1; set "
+            "objectness_target=one, or focal_gamma=null"
+        )
+    if loss.label_smoothing and loss.class_activation != "softmax":
+        raise ValueError(
+            f"label_smoothing={loss.label_smoothing}: it belongs to class_activation=softmax, whose classes "
+            "share one probability; set label_smoothing=0, or class_activation=softmax"
+        )
+    check_choice("objectness_target", loss.objectness_target, iou="Darknet's rescore=1", one="rescore=0")
+    check_choice("prior_boxes", loss.prior_boxes, unassigned="Darknet", all="the course")
+    check_choice(
+        "class_activation", loss.class_activation, softmax="Darknet's softmax=1", logistic="softmax=0"
+    )
+    check_choice("shared_class", loss.shared_class, last="Darknet", lowest="the course")
+    if class_weights is not None and (not len(class_weights) or min(class_weights) < 0):
+        raise ValueError(
+            f"class_weights={list(class_weights)}: one number for each class is needed, none below 0"
+        )
+    if loss.ignore_truths is not None and loss.ignore_truths < 0:
+        raise ValueError(
+            f"ignore_truths={loss.ignore_truths}: must be 0 or more, or null for all boxes; the course has 50"
+        )
