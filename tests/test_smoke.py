@@ -74,11 +74,29 @@ def test_two_detectors_from_training_to_comparison(place):
         }
     output = place / "comparison"
     status, out, error = call(
-        place, "-m", "detectors", "compare", *map(str, folders), "--output", str(output)
+        place,
+        "-m",
+        "detectors",
+        "compare",
+        *map(str, folders),
+        "--output",
+        str(output),
+        "--speed-seconds",
+        "0",
     )
     assert status == 0, error
     assert "AP50 (VOC10 area)" in out
-    runs = json.loads(output.with_suffix(".json").read_text())["runs"]
+    content = json.loads(output.with_suffix(".json").read_text())
+    for detector in content["detectors"]:
+        assert detector["speed"]["latency_ms"]["network"]["median"] > 0
+        assert detector["speed"]["memory_bytes"] > 4 * detector["parameters"]
+        assert detector["anchors"]["near"]["all"]["recall"] > 0.5
+    assert [detector["anchors"]["cell"] is None for detector in content["detectors"]] == [False, True]
+    assert set(content["pareto"]) == {"latency_ms", "gflops"}
+    shown = len(content["disagreement"])
+    page = output.with_suffix(".html").read_text()
+    assert page.count('src="data:image/jpeg') == 3 * shown and len(page) < 3e6
+    runs = content["runs"]
     assert [run["model"] for run in runs] == ["yolov2_tiny", "ssd160"]
     assert all(run["AP50_voc10"] is not None and run["train_seconds"] > 0 for run in runs)
 

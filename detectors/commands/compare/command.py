@@ -123,7 +123,11 @@ def measured_numbers(
     speeds, conditions = {}, None
     if args.speed:
         speeds, conditions, more = measured_speeds(
-            detectors, choose_device(args.device), batch=args.batch, threads=args.threads
+            detectors,
+            choose_device(args.device),
+            batch=args.batch,
+            seconds=args.speed_seconds,
+            threads=args.threads,
         )
         notes += more
     return analysis_numbers(detectors, pairs, anchors=anchors, speeds=speeds, conditions=conditions), notes

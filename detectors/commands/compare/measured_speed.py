@@ -6,7 +6,7 @@ worker processes, runs the network, and ends with boxes on the host.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -31,7 +31,6 @@ from detectors.training.outcome import device_name
 from detectors.training.precision import backend_switches, network_precision
 from detectors.training.temporaries import peak_bytes
 
-SPEED_SECONDS = 6.0  # of measuring at each batch size, unless FEWEST rounds take longer
 FEWEST, MOST = 3, 200  # rounds
 TIMED_IMAGES = 64  # different images at most
 PHASES = ("pre-processing", "network", "post-processing")
@@ -129,11 +128,12 @@ class _Runner:
 
 
 def measured_speeds(
-    detectors: Sequence[ComparedDetector], device: torch.device, *, batch: int, threads: int
+    detectors: Sequence[ComparedDetector], device: torch.device, *, batch: int, seconds: float, threads: int
 ) -> tuple[dict[str, DetectorSpeed], SpeedConditions | None, list[str]]:
     """The speed of each detector that can be loaded, by name; the conditions; notes about the others.
 
-    threads: of PyTorch on the CPU; 0 leaves them as they are.
+    batch: images at a time, beside 1. seconds: of measuring at each of the two, unless FEWEST rounds take
+    longer. threads: of PyTorch on the CPU; 0 leaves them as they are.
     """
     runners, notes = {}, []
     with _threads(threads):
@@ -144,8 +144,8 @@ def measured_speeds(
                 notes.append(f"no speed of {detector.name}: {error}")
         if not runners:
             return {}, None, notes
-        one = _in_turns(runners, 1, device)
-        many = _in_turns(runners, batch, device)
+        one = _in_turns(runners, 1, device, seconds)
+        many = _in_turns(runners, batch, device, seconds)
         speeds = {
             name: DetectorSpeed(runner.run, one[name], many[name], runner.memory(batch))
             for name, runner in runners.items()
@@ -196,28 +196,23 @@ def _dataset(annotations: Annotations, config: Config) -> DetectionDataset:
 
 
 def _in_turns(
-    runners: Mapping[str, _Runner], count: int, device: torch.device
+    runners: Mapping[str, _Runner], count: int, device: torch.device, seconds: float
 ) -> dict[str, dict[str, np.ndarray]]:
     """Name -> phase -> (rounds,) milliseconds of an image, `count` images at a time."""
     watch = stopwatch_of(device)
 
-    def timings(rounds: int, warm_up: bool) -> dict[str, dict[str, list[float]]]:
+    def timings(rounds: int) -> dict[str, dict[str, list[float]]]:
         contenders = [runner.contender(name, count) for name, runner in runners.items()]
-        return interleaved(contenders, watch, rounds=rounds, warm_up=warm_up)
+        return interleaved(contenders, watch, rounds=rounds, warm_up=False)
 
-    timings(1, warm_up=False)
-    seconds = _seconds(lambda: timings(1, warm_up=False))
-    rounds = int(np.clip(SPEED_SECONDS / seconds, FEWEST, MOST))
+    timings(1)  # warms up
+    started = perf_counter()
+    timings(1)
+    rounds = int(np.clip(seconds / max(perf_counter() - started, 1e-6), FEWEST, MOST))
     return {
         name: {phase: 1000 * np.array(values) / count for phase, values in phases.items()}
-        for name, phases in timings(rounds, warm_up=False).items()
+        for name, phases in timings(rounds).items()
     }
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    started = perf_counter()
-    work()
-    return max(perf_counter() - started, 1e-6)
 
 
 def _rounds_of(timings: Mapping[str, Mapping[str, np.ndarray]]) -> int:
@@ -225,7 +220,7 @@ def _rounds_of(timings: Mapping[str, Mapping[str, np.ndarray]]) -> int:
 
 
 @contextmanager
-def _threads(count: int):
+def _threads(count: int) -> Iterator[None]:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(count or before)

@@ -42,6 +42,7 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
         help=f"resampled data sets for the intervals ({RESAMPLES})",
     )
     add("--no-speed", dest="speed", action="store_false", help="do not measure the speed of the detectors")
+    add("--speed-seconds", type=float, default=6.0, help="of measuring at each of two batch sizes (6)")
     add("--batch", type=int, default=8, help="images at a time when speed is measured, beside 1 (8)")
     add("--device", default="auto", help="on which speed is measured: auto, cpu, cuda, cuda:1 (auto)")
     add("--threads", type=int, default=0, help="of the CPU when speed is measured; 0: PyTorch's choice (0)")
@@ -51,5 +52,5 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
         help="for .md and .json (comparison in paths.output, below which train.py writes)",
     )
     args = parser.parse_intermixed_args(arguments)
-    require_at_least(args, resamples=FEWEST, batch=2, threads=0)
+    require_at_least(args, resamples=FEWEST, batch=2, threads=0, speed_seconds=0)
     return args

@@ -21,6 +21,7 @@ from detectors.tables import printable
 COLOURS = ("#3b7dd8", "#d1495b", "#2a9d6f", "#c98a1b", "#8a5fc7", "#5f7a8a")  # readable on white and on black
 LABELLED = 30  # rows of a confusion matrix up to which its labels have the usual size
 MOST_ROWS = 40  # up to which a confusion matrix grows
+PIXELS_OF_INCH = 100  # of a plot in the page, at most
 INK_MARK = "#010203"  # stands for the page's colour until the SVG is written
 STYLE = {
     "font.size": 10,
@@ -51,7 +52,9 @@ def _svg(figure: Figure) -> str:
     plt.close(figure)
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(INK_MARK, "currentColor")
-    return re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', text, count=1)
+    width = PIXELS_OF_INCH * figure.get_figwidth()
+    head = rf'<svg viewBox="\1" style="max-width: {width:.0f}px" role="img">'
+    return re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', head, text, count=1)
 
 
 def colour(number: int) -> str:
