@@ -118,13 +118,14 @@ def measured_numbers(
     """All numbers of comparison.json about detectors, and notes about what could not be measured."""
     if not detectors:
         return analysis_numbers([], []), []
+    device = choose_device(args.device)  # refuses a wrong one before the work
     pairs = analysed(detectors, resamples=args.resamples)
     anchors, notes = anchor_shares(detectors)
     speeds, conditions = {}, None
     if args.speed:
         speeds, conditions, more = measured_speeds(
             detectors,
-            choose_device(args.device),
+            device,
             batch=args.batch,
             seconds=args.speed_seconds,
             threads=args.threads,
