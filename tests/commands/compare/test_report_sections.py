@@ -154,3 +154,4 @@ def test_the_pareto_front():
     points = {"cheap": (1.0, 0.2), "beaten": (2.0, 0.1), "good": (3.0, 0.5), "dear": (4.0, 0.5)}
     assert on_front(points) == ["cheap", "good"]
     assert on_front({"a": (1.0, 0.5), "b": (1.0, 0.5)}) == ["a", "b"]
+    assert on_front({"a": (1.0, 0.5), "b": (1.0, 0.4)}) == ["a"]
