@@ -1,4 +1,4 @@
-"""Trains a detector: python train.py [overrides]. On a CPU in seconds: python train.py debug=fast.
+"""Trains a detector or a classifier: python train.py [overrides]. On a CPU in seconds: python train.py debug=fast.
 
 Without overrides it trains the demo's YOLOv2.
 """
@@ -19,7 +19,7 @@ from detectors.annotations import Annotations
 from detectors.config.build import build
 from detectors.config.check import check
 from detectors.config.fresh_folder import names_folder
-from detectors.config.schema import AUTO, Config, to_yaml
+from detectors.config.schema import AUTO, CLASSIFICATION, Config, to_yaml
 from detectors.data.checks import settled
 from detectors.data.suspicious_boxes import remark
 from detectors.kernels.dispatch import set_kernels
@@ -28,7 +28,6 @@ from detectors.training import assemble, engine
 from detectors.training import checkpoint as ckpt
 from detectors.training.batch_size import with_found_batch
 from detectors.training.budgets import check_stop_metric, ending, in_steps
-from detectors.training.detection import DetectionTask
 from detectors.training.distributed import ALONE, Processes, joined, shared_detector
 from detectors.training.ema import Ema
 from detectors.training.freezing import freeze
@@ -48,6 +47,7 @@ from detectors.training.run_checkpoints import sole_writer
 from detectors.training.run_files import SUMMARY
 from detectors.training.run_log import errors_in_log
 from detectors.training.saving import restore
+from detectors.training.tasks import task_class
 from detectors.training.tracker_backends import open_tracker
 
 STOPPED_EARLY = "stopped before the first step: nothing is lost, and there is nothing to save"
@@ -55,7 +55,7 @@ logger = logging.getLogger(__name__)
 
 
 def main(cfg: DictConfig) -> float | None:
-    """Returns the task's metric (COCO's AP) of the last evaluation, so that a sweep can optimise it; None for
+    """Returns the task's metric (COCO's AP, accuracy) of the last evaluation, so that a sweep can optimise it; None for
     a run that had finished before.
     """
     try:
@@ -176,7 +176,7 @@ def build_run(
     run = Run(
         config=config,
         folder=folder,
-        task=DetectionTask(
+        task=task_class(config)(
             detector,
             config=config,
             device=device,
@@ -234,13 +234,14 @@ def read_data(config: Config, class_names: Sequence[str] | None = None) -> list[
         annotations.append(settled(scanned[split], config.data.on_error))
         class_names = annotations[-1].class_names
         if not len(annotations[-1].labels):
-            effect = "nothing can be learned from it" if split == "train" else "there is no AP"
+            effect = "nothing can be learned from it" if split == "train" else "it measures nothing"
             files = getattr(config.data, split)
             count = len(annotations[-1])
             logger.warning(f"data.{split}={files}: {count} images without a single box: {effect}")
     if not resumed:
         assemble.refuse_empty_classes(config.data, annotations[0])
-    if line := remark(scanned, size=tuple(config.input.size), resize=config.input.resize):
+    detects = config.task != CLASSIFICATION
+    if detects and (line := remark(scanned, size=tuple(config.input.size), resize=config.input.resize)):
         logger.info(line)
     return annotations if config.data.val else [*annotations, Annotations.without_images(class_names)]
 
@@ -249,25 +250,24 @@ def describe_run(run: Run, annotations: Annotations) -> None:
     """Says what is about to happen, with the numbers that follow from the configuration."""
     config = run.config
     trainer = config.trainer
-    detector = run.task.module
-    grid = detector.grid(config.input.size)
-    levels = ", ".join(f"{level.rows}x{level.columns}x{level.per_location}" for level in grid.levels)
+    module = run.task.module
+    of_network, of_images = run.task.described(annotations)
     val_paths = run.task.val_annotations.paths
     shared = len(set(annotations.paths) & set(val_paths))
-    note = f" ({shared} of them are training images, too, on which AP says nothing)" if shared else ""
-    count = sum(parameter.numel() for parameter in detector.parameters())
-    trained = f", of which {detector.parameter_count:,} train" if trainer.freeze else ""
+    note = f" ({shared} of them are training images, too, on which {run.task.metric} says nothing)" if shared else ""
+    count = sum(parameter.numel() for parameter in module.parameters())
+    trained = f", of which {module.parameter_count:,} train" if trainer.freeze else ""
     rates = "\n".join(["", *group_rate_lines(run.optimizer)]) if config.optimizer.get("rates") else ""
     average = f"; evaluated are averaged weights (trainer.ema_decay={trainer.ema_decay})" if run.ema else ""
-    backbone = "".join(f"{line}\n" for line in describe_backbone(detector))
+    backbone = "".join(f"{line}\n" for line in describe_backbone(module))
     logger.info(
         f"{config.name}: {count:,} parameters{trained}, {run.task.gflops:.2f} GFLOPs at "
-        f"{config.input.size}, {grid.num_anchors} anchors ({levels})\n"
-        f"{config.data.name}: {len(annotations)} training images with {len(annotations.labels)} boxes of "
-        f"{len(annotations.class_names)} classes, {len(val_paths)} validation images{note}\n"
+        f"{config.input.size}, {of_network}\n"
+        f"{config.data.name}: {len(annotations)} training images {of_images}, "
+        f"{len(val_paths)} validation images{note}\n"
         f"step {run.progress.step} to {trainer.steps}, "
         f"{trainer.batch_size * trainer.accumulate * run.processes.world_size} images a step, on "
         f"{run.processes.where(run.device)}{average}{rates}\n"
-        f"{backbone}kernels: {detector.kernel_versions()}\n"
+        f"{backbone}kernels: {module.kernel_versions()}\n"
         f"curves: tensorboard --logdir {run.folder}"
     )

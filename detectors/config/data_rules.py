@@ -6,7 +6,7 @@ import types
 from collections.abc import Iterator
 from pathlib import Path
 
-from detectors.config.schema import SPLITS, Config
+from detectors.config.schema import CLASSIFICATION, LABELLED_FORMATS, SPLITS, Config
 from detectors.data.layouts import guess_format
 
 SettingProblem = tuple[str, str]  # place, and the sentence that says what is wrong with it
@@ -71,9 +71,53 @@ def _one_way_to_decode(config: Config) -> Iterator[SettingProblem]:
         yield "data", f"{what}; set data.reduced_decode=false, or data.image_cache=none"
 
 
+def _data_fits_the_task(config: Config) -> Iterator[SettingProblem]:
+    """A detector learns boxes, a classifier one label for each image."""
+    data = config.data
+    labelled = data.format in LABELLED_FORMATS
+    if config.task == CLASSIFICATION and not labelled and data.box_crops is None:
+        what = f"data={data.name}: its images have boxes, but {config.name} learns one label for each image"
+        sets = "data=mnist, data=imagefolder"
+        yield "data", f"{what}; set data.box_crops=0.1 to classify what is in the boxes, or choose {sets}"
+    if config.task != CLASSIFICATION and (labelled or data.box_crops is not None):
+        which = f"data={data.name}" if labelled else f"data.box_crops={data.box_crops}"
+        what = f"{which}: its images have one label each and no boxes, but {config.name} is a detector"
+        yield "data", f"{what}; choose model=first_network, model=darknet19_classifier, or a set with boxes"
+    if labelled and data.box_crops is not None:
+        what = f"data.box_crops={data.box_crops}: data={data.name} has no boxes to crop"
+        yield "data", f"{what}; set data.box_crops=null"
+
+
+def _one_split_shared_out(config: Config) -> Iterator[SettingProblem]:
+    data = config.data
+    if data.val_share is None:
+        return
+    if config.task != CLASSIFICATION:
+        yield "data", f"data.val_share={data.val_share}: is for classification; set it to null"
+    elif data.val != data.train:
+        what = f"data.val_share={data.val_share} with data.val={data.val}"
+        yield "data", f"{what}: the val split is a share of data.train; set data.val={data.train}"
+
+
+def _classifiers_settings(config: Config) -> Iterator[SettingProblem]:
+    """What only one of the tasks can do."""
+    if config.task != CLASSIFICATION:
+        if config.input.resize == "crop":
+            what = "input.resize=crop: would cut off boxes, so it is for classification"
+            yield "input", f"{what}; set input.resize=letterbox or stretch"
+        return
+    for name in ("mosaic", "mixup"):
+        if value := getattr(config.mixing, name):
+            what = f"mixing.{name}={value}: mixes images with boxes, and a classifier has one label"
+            yield "mixing", f"{what}; set mixing.{name}=0"
+
+
 # Rule -> the sections it reads, see CONFIG_RULES in check.py
 DATA_RULES: dict[types.FunctionType, tuple[str, ...]] = {
     _data_complete: ("data",),
     shapes_in_the_cache: ("data", "paths"),
     _one_way_to_decode: ("data",),
+    _data_fits_the_task: ("data", "task"),
+    _one_split_shared_out: ("data", "task"),
+    _classifiers_settings: ("input", "mixing", "task"),
 }

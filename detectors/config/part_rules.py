@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,7 +10,8 @@ from torch import nn
 
 from detectors.anchors import DefaultBoxes
 from detectors.config.build import build
-from detectors.config.schema import Config
+from detectors.config.schema import CLASSIFICATION, Config
+from detectors.models.classifier import Classifier
 
 
 def part_problems(config: Config) -> Iterator[str]:
@@ -45,12 +46,17 @@ def _parts_can_be_built(config: Config) -> Iterator[str]:
     if model is None:
         return
     builder = config.model["_target_"].rpartition(".")[2]
+    kind = CLASSIFICATION if isinstance(model, Classifier) else "detection"
+    if kind != config.task:
+        yield f"task={config.task}: {builder} is a model of {kind}; leave task to the model's yaml"
+        return
+    size_taken = model.check_size if isinstance(model, Classifier) else model.anchors
     try:
-        model.anchors(tuple(config.input.size))
+        size_taken(tuple(config.input.size))
     except ValueError as error:
         yield f"input.size={config.input.size}: {builder} cannot take it: {error}"
     else:
-        yield from _scales_can_be_taken(config, model, builder)
+        yield from _scales_can_be_taken(config, model, size_taken)
     if loss is not None and not isinstance(loss, type(model.loss)):
         what = (
             f"loss._target_={config.loss['_target_']}: {builder} is trained with {type(model.loss).__name__}"
@@ -59,13 +65,20 @@ def _parts_can_be_built(config: Config) -> Iterator[str]:
         yield f"{what}; {fix}"
 
 
-def _scales_can_be_taken(config: Config, model: nn.Module, builder: str) -> Iterator[str]:
-    """SSD's default boxes are made for one size; YOLOv2 takes every multiple of its stride."""
+def _scales_can_be_taken(
+    config: Config, model: nn.Module, size_taken: Callable[[tuple[int, int]], Any]
+) -> Iterator[str]:
+    """SSD's default boxes are made for one size; YOLOv2 takes every multiple of its stride.
+
+    size_taken: raises ValueError for a size that the model cannot take.
+    """
+    builder = config.model["_target_"].rpartition(".")[2]
     place = "input.multi_scale"
     scales = config.input.multi_scale
     sides = scales.sides() if scales else range(0)
-    if isinstance(model.anchors, DefaultBoxes) and any(model.anchors.size != (side, side) for side in sides):
-        height, width = model.anchors.size
+    anchors = None if isinstance(model, Classifier) else model.anchors
+    if isinstance(anchors, DefaultBoxes) and any(anchors.size != (side, side) for side in sides):
+        height, width = anchors.size
         what = (
             f"{place}: {builder} is trained at {height} x {width} alone, for which its default boxes are made"
         )
@@ -73,7 +86,7 @@ def _scales_can_be_taken(config: Config, model: nn.Module, builder: str) -> Iter
         return
     for side in sides:
         try:
-            model.anchors((side, side))
+            size_taken((side, side))
         except ValueError as error:
             what = f"{place}: {builder} cannot take every side from {scales.min} to {scales.max}: {error}"
             yield f"{what}; set {place}=null, or other sides"

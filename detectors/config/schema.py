@@ -91,7 +91,8 @@ class MultiScaleConfig:
 @dataclass
 class InputConfig:
     size: list[int] = field(default_factory=lambda: [416, 416])  # (height, width) of the model input, pixels
-    resize: str = _choice("letterbox", "stretch")  # letterbox keeps the aspect ratio and pads; stretch warps
+    # letterbox keeps the aspect ratio and pads; stretch warps; crop, of classifiers, cuts the longer side
+    resize: str = _choice("letterbox", "stretch", "crop")
     multi_scale: MultiScaleConfig | None = _empty(MultiScaleConfig)  # null is off, too
 
 
@@ -106,6 +107,9 @@ class ShapesConfig:
 
 
 SPLITS = ("train", "val", "test")
+ARRAY_FORMATS = ("mnist", "fashion_mnist", "cifar10", "cifar100")  # torchvision's, whole in memory
+LABELLED_FORMATS = ("imagefolder", *ARRAY_FORMATS)  # images with a label each, and no boxes
+CLASSIFICATION = "classification"  # of task
 AUTO = "auto"  # of trainer.resume and trainer.memory_format
 
 
@@ -121,16 +125,25 @@ class ImageFolders:
 @dataclass
 class DataConfig:
     name: str = MISSING
-    format: str = _choice("voc", "coco", "darknet", "shapes")
+    format: str = _choice("voc", "coco", "darknet", "shapes", *LABELLED_FORMATS)
     # VOC: the folder of Annotations/ or of VOC2007/; COCO: where relative paths start; Darknet: the folder
-    # that contains images and labels; shapes: paths.cache
+    # that contains images and labels; shapes: paths.cache; imagefolder: the folder of train/ and val/; mnist
+    # and its like: the root that torchvision has, the folder of MNIST/ or of cifar-10-batches-py/
     root: str = MISSING
     file: str | None = None  # Darknet: X.data or data.yaml, splits and class names; null: the one in root
-    train: list[str] = _empty()  # VOC: image sets; COCO: one annotation file; Darknet: split, list or folder
+    # VOC: image sets; COCO: one annotation file; Darknet: split, list or folder; imagefolder: folders that
+    # hold one folder for each class; mnist and its like: train or test
+    train: list[str] = _empty()
     val: list[str] = _empty()
     test: list[str] = _empty()  # may stay empty
     image_folders: ImageFolders = _empty(ImageFolders)
     class_names: list[str] | None = None  # null: all classes that the annotations of train, val and test name
+    # Classification: the val split is this share of the images of `train`, drawn by split_seed; `val` then
+    # names the same as `train`. null: the splits are as they are named.
+    val_share: float | None = _between(0, 1, None, off="null")
+    split_seed: int = _at_least(0, 0)
+    # Classification on a set with boxes: each box is an image, with a margin of this share of its sides.
+    box_crops: float | None = _at_least(0, None)
     allow_empty_classes: bool = False  # train although a class of class_names has no box in `train`
     on_error: str = _choice("stop", "skip")  # a faulty file raises, or is logged, counted and skipped
     cache: str | None = None  # folder for parsed annotations; null parses them each time
@@ -262,6 +275,7 @@ class Config:
     """The settings of train.py."""
 
     name: str = MISSING  # of the run; each model yaml gives one
+    task: str = _choice("detection", CLASSIFICATION)  # what the model learns; each model yaml says it
     seed: int = _at_least(0, 0)
     input: InputConfig = _empty(InputConfig)
     data: DataConfig = _empty(DataConfig)

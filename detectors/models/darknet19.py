@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from detectors.layers import ConvBNLeaky, DarknetMaxPool, init_darknet, scale_channels
+from detectors.models.classifier import Classifier, check_classes
 from detectors.models.pixels import DARKNET_MEAN, DARKNET_STD
+from detectors.structures import Loss, builder
 
 # Channels of each stage. Kernels alternate 3, 1, 3, ...; between two stages lies a max pool of stride 2.
 DARKNET19_STAGES = (
@@ -105,28 +107,26 @@ class TinyDarknet(nn.Module):
         return (*(maps[stride.bit_length() - 1] for stride in self.strides[:-1]), x)
 
 
-class Classifier(nn.Module):
-    """A 1x1 convolution to the classes on the last feature map, and global average pooling.
+@builder("model")
+def darknet19(
+    *,
+    num_classes: int = 1000,
+    loss: Loss | None = None,
+    width: float = 1.0,
+) -> Classifier:
+    """Darknet-19 as trained on ImageNet: cfg/darknet19.cfg, whose pixels are from 0 to 1.
 
-    cfg/darknet19.cfg, layers 23 and 24.
+    A 1x1 convolution gives the classes of each place (layer 23), global average pooling those of the image
+    (layer 24). All convolutions but that one are those of YOLOv2's backbone. width: see Darknet19.
     """
-
-    def __init__(self, backbone: nn.Module, num_classes: int):
-        super().__init__()
-        if num_classes < 1:
-            raise ValueError(f"num_classes={num_classes}: a classifier needs at least one class")
-        self.backbone = backbone
-        self.head = nn.Conv2d(backbone.channels[-1], num_classes, 1)
-        init_darknet(self.head)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) RGB from 0 to 1 -> (B, C) class logits, which Darknet's cfg follows with a softmax"""
-        return self.head(self.backbone(images)[-1]).mean((2, 3))
-
-
-def darknet19(*, num_classes: int = 1000, width: float = 1.0) -> Classifier:
-    """Darknet-19 as trained on ImageNet. All its convolutions but the last are those of YOLOv2's backbone.
-
-    width: see Darknet19.
-    """
-    return Classifier(Darknet19(width), num_classes)
+    check_classes(num_classes)
+    backbone = Darknet19(width)
+    head = nn.Conv2d(backbone.channels[-1], num_classes, 1)
+    init_darknet(head)
+    return Classifier(
+        backbone=backbone,
+        head=head,
+        loss=loss,
+        pixel_mean=DARKNET_MEAN,
+        pixel_std=DARKNET_STD,
+    )

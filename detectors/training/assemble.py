@@ -15,7 +15,7 @@ from detectors.annotations import Annotations
 from detectors.config.build import build
 from detectors.config.check import ConfigError, check
 from detectors.config.devices import device_problem
-from detectors.config.schema import AUTO, SPLITS, Config, DataConfig
+from detectors.config.schema import ARRAY_FORMATS, AUTO, CLASSIFICATION, SPLITS, Config, DataConfig
 from detectors.data.annotation_cache import Scanned, cached
 from detectors.data.augment.mixing import Mixing
 from detectors.data.augment.transforms import build_transform, no_augmentation
@@ -23,11 +23,15 @@ from detectors.data.checks import settled
 from detectors.data.coco import coco_sources, scan_coco
 from detectors.data.darknet_labels import darknet_sources, scan_darknet
 from detectors.data.image_cache import open_cache
+from detectors.data.image_folder import image_folder_sources, scan_image_folder
 from detectors.data.images import ImageReader
+from detectors.data.labelled_dataset import LabelledDataset
+from detectors.data.labelled_sets import box_crops, shared_out
 from detectors.data.loading import BatchLoader, DetectionDataset, build_eval_loader, build_train_loader
 from detectors.data.sampling import MultiScale
 from detectors.data.shapes import write_shapes
 from detectors.data.suggestions import did_you_mean
+from detectors.data.torchvision_sets import ArrayReader, read_arrays
 from detectors.data.voc import scan_voc, voc_sources
 from detectors.kernels.dispatch import version
 from detectors.models.detector import Detector
@@ -36,6 +40,8 @@ from detectors.training.checkpoint_checks import GO_ON, check_model_state
 from detectors.training.distributed import ALONE, Processes
 
 logger = logging.getLogger(__name__)
+
+BY_ID = ("coco", "darknet", *ARRAY_FORMATS)  # formats whose classes have numbers; the others' are sorted
 
 
 def read_annotations(data: DataConfig, split: str, class_names: Sequence[str] | None = None) -> Annotations:
@@ -74,7 +80,7 @@ def infer_class_names(data: DataConfig) -> list[str]:
         annotations, _ = _scan(data, split, None)
         ids = dict(zip(annotations.class_names, annotations.category_ids, strict=True)) | ids
         learned = learned or set(annotations.class_names)
-    names = sorted(ids, key=(lambda name: ids[name]) if data.format in ("coco", "darknet") else None)
+    names = sorted(ids, key=(lambda name: ids[name]) if data.format in BY_ID else None)
     absent = [name for name in names if name not in learned]
     if absent:
         listed = "; ".join(f"{name}{did_you_mean(name, sorted(learned), quoted=True)}" for name in absent)
@@ -112,12 +118,22 @@ def _scan(data: DataConfig, split: str, class_names: list[str] | None) -> Scanne
     if not files:
         raise ValueError(f"data.{split} is empty: {data.name} has no such split; set data.{split}=[...]")
     try:
-        return _scan_format(data, split, class_names)
+        return _as_the_task_wants(data, split, _scan_format(data, split, class_names))
     except FileNotFoundError as error:
         settings = f"data.{split}={files}"
         if data.format == "coco":
             settings += f", data.image_folders.{split}={getattr(data.image_folders, split)}"
         raise FileNotFoundError(f"{error} ({settings})") from error
+
+
+def _as_the_task_wants(data: DataConfig, split: str, scanned: Scanned) -> Scanned:
+    """For classification: boxes as images, or a share of the images as the val split."""
+    annotations, problems = scanned
+    if data.box_crops is not None:
+        annotations = box_crops(annotations, data.box_crops, use_difficult=data.train_difficult)
+    if data.val_share is not None and split in ("train", "val"):
+        annotations = shared_out(annotations, data.val_share, data.split_seed, val=split == "val")
+    return annotations, problems
 
 
 def _scan_format(data: DataConfig, split: str, class_names: list[str] | None) -> Scanned:
@@ -135,6 +151,17 @@ def _scan_format(data: DataConfig, split: str, class_names: list[str] | None) ->
             image_sets=list(getattr(data, split)),
         )
     root = Path(data.root)
+    if data.format in ARRAY_FORMATS:
+        return read_arrays(data.format, data.root, _one_name(data, split), class_names), []
+    if data.format == "imagefolder":
+        return cached(
+            scan_image_folder,
+            image_folder_sources,
+            folder=data.cache,
+            class_names=class_names,
+            root=root,
+            image_sets=list(getattr(data, split)),
+        )
     if data.format == "shapes":
         shapes = data.shapes
         root = write_shapes(
@@ -148,6 +175,13 @@ def _scan_format(data: DataConfig, split: str, class_names: list[str] | None) ->
         root=root,
         image_sets=list(getattr(data, split)),
     )
+
+
+def _one_name(data: DataConfig, split: str) -> str:
+    names = getattr(data, split)
+    if len(names) != 1:
+        raise ValueError(f"data.{split}={names}: name one, train or test")
+    return names[0]
 
 
 def _scan_coco(data: DataConfig, split: str, class_names: list[str] | None) -> Scanned:
@@ -171,6 +205,10 @@ def _scan_coco(data: DataConfig, split: str, class_names: list[str] | None) -> S
     )
 
 
+def dataset_class(config: Config) -> type[DetectionDataset]:
+    return LabelledDataset if config.task == CLASSIFICATION else DetectionDataset
+
+
 def train_dataset(config: Config, annotations: Annotations) -> DetectionDataset:
     """What training sees: dataset[Key(epoch, index, size)] is one augmented Sample."""
     transform = build_transform(
@@ -179,7 +217,7 @@ def train_dataset(config: Config, annotations: Annotations) -> DetectionDataset:
         resize=config.input.resize,
         train=True,
     )
-    return DetectionDataset(
+    return dataset_class(config)(
         annotations,
         transform,
         seed=config.seed,
@@ -190,8 +228,10 @@ def train_dataset(config: Config, annotations: Annotations) -> DetectionDataset:
     )
 
 
-def image_reader(config: Config, annotations: Annotations, kind: str) -> ImageReader:
-    """Decodes images, and keeps them as `kind` says: none, ram or disk."""
+def image_reader(config: Config, annotations: Annotations, kind: str) -> ImageReader | ArrayReader:
+    """Decodes images, and keeps them as `kind` says: none, ram or disk. Arrays are in memory anyway."""
+    if config.data.format in ARRAY_FORMATS:
+        return ArrayReader(annotations, config.data.format, config.data.root)
     cache = open_cache(kind, annotations, Path(config.paths.cache) / "images")
     data = config.data
     return ImageReader(annotations, cache=cache, reduced=data.reduced_decode, max_pixels=data.max_pixels)
@@ -260,7 +300,7 @@ def eval_loader(
     )
     data = config.data
     kind = data.image_cache if repeated or data.image_cache != "ram" else "none"
-    dataset = DetectionDataset(
+    dataset = dataset_class(config)(
         annotations,
         transform,
         seed=config.seed,

@@ -18,8 +18,10 @@ RIGHT = np.array([20.0, 80, 170])  # RGB of a full share
 WRONG = np.array([200.0, 50, 20])
 
 
-def confusion_picture(matrix: np.ndarray, class_names: Sequence[str], caption: str) -> np.ndarray:
-    """(H, W, 3) uint8 RGB. matrix: see metrics.confusion.
+def confusion_picture(
+    matrix: np.ndarray, class_names: Sequence[str], caption: str, *, background: bool = True
+) -> np.ndarray:
+    """(H, W, 3) uint8 RGB. matrix: see metrics.confusion; without its last row and column if not background.
 
     The shade is the share of the row: blue for right, red for wrong.
     """
@@ -28,7 +30,8 @@ def confusion_picture(matrix: np.ndarray, class_names: Sequence[str], caption: s
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)  # (C + 1, C + 1)
     full = np.where(np.eye(count, dtype=bool)[..., None], RIGHT, WRONG)
     colours = (255 + shares[..., None] * (full - 255)).round().astype(np.uint8)
-    colours[-1, -1] = LINES  # background is not detected
+    if background:
+        colours[-1, -1] = LINES  # it is not detected
     canvas = colours.repeat(cell, 0).repeat(cell, 1)
     canvas[::cell] = LINES
     canvas[:, ::cell] = LINES
@@ -36,8 +39,8 @@ def confusion_picture(matrix: np.ndarray, class_names: Sequence[str], caption: s
         for row, column in zip(*np.nonzero(matrix), strict=True):
             ink = WHITE if shares[row, column] > 0.5 else BLACK
             _centred(canvas, str(matrix[row, column]), column * cell, row * cell, cell, ink)
-    left = _names([*class_names, "no box"], cell, right_aligned=True)
-    above = np.rot90(_names([*class_names, "missed"], cell, right_aligned=False))
+    left = _names([*class_names, *["no box"] * background], cell, right_aligned=True)
+    above = np.rot90(_names([*class_names, *["missed"] * background], cell, right_aligned=False))
     corner = np.full((above.shape[0], left.shape[1], 3), 255, np.uint8)
     picture = np.concatenate([np.concatenate([corner, above], 1), np.concatenate([left, canvas], 1)], 0)
     return captioned(picture, caption)

@@ -58,9 +58,13 @@ class TrainStep(nn.Module):
             encoded = detector.encoder(targets, grid, outputs)
             return detector.loss(outputs, encoded, grid), outputs, encoded
 
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss terms of a batch."""
+        return self(batch.images, batch.targets, self.detector.grid(batch.images.shape[-2:]))[0]
+
 
 class DetectionTask:
-    """A detector and its validation split, as engine.Task describes a task."""
+    """A detector and its validation split, as run.Task describes a task."""
 
     metric = "AP"  # COCO's
     headline = ("AP", "AP50_voc07", "AP50_voc10")
@@ -204,6 +208,15 @@ class DetectionTask:
             "parameters": sum(parameter.numel() for parameter in self.module.parameters()),
             "gflops": self.gflops,
         }
+
+    def described(self, annotations: Annotations) -> tuple[str, str]:
+        """What a run says of the network, and of its training images, beside what all tasks have in common."""
+        grid = self.module.grid(self.config.input.size)
+        levels = ", ".join(f"{level.rows}x{level.columns}x{level.per_location}" for level in grid.levels)
+        return (
+            f"{grid.num_anchors} anchors ({levels})",
+            f"with {len(annotations.labels)} boxes of {len(annotations.class_names)} classes",
+        )
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from time import perf_counter, process_time
 import torch
 
 from detectors.config.schema import AUTO, Config
-from detectors.models.detector import MEMORY_FORMATS
+from detectors.models.image_network import MEMORY_FORMATS
 from detectors.training import assemble
 from detectors.training.batch_size import made_up_batch
 from detectors.training.distributed import ALONE, Processes

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from detectors.annotations import Annotations
 from detectors.config.schema import Config
 from detectors.data.loading import BatchLoader
 from detectors.metrics.pr_curves import PrCurve
@@ -27,7 +28,7 @@ from detectors.training.tracking import Tracker
 
 
 class Evaluation(Protocol):
-    """What a task measured on its validation split; metrics.report.Report is one."""
+    """What a task measured on its validation split; Report and ClassReport of metrics/ are such."""
 
     scalars: Mapping[str, float | None]  # None where there is no ground truth to measure on
     images: int  # 0 without a validation split
@@ -43,6 +44,7 @@ class Task(Protocol):
     metric: str  # key of Evaluation.scalars that decides which checkpoint is the best; higher is better
     headline: Sequence[str]  # keys of Evaluation.scalars for tables of runs
     module: nn.Module  # what is trained and saved
+    gflops: float  # of one image
     evaluated: nn.Module  # what `evaluate` measures: `module`, or its average
     class_names: Sequence[str]
 
@@ -63,6 +65,9 @@ class Task(Protocol):
     def precision_recall(self) -> Mapping[str, PrCurve]: ...  # class -> curve of the last evaluation
 
     def summary(self) -> dict[str, Any]: ...  # facts about the model, for summary.json
+
+    # What a run says at its start of the network, and of its training images.
+    def described(self, annotations: Annotations) -> tuple[str, str]: ...
 
 
 @dataclass

@@ -14,7 +14,9 @@ from detectors.data.suggestions import did_you_mean
 TAGS = {
     "train/loss/total": "sum of the loss terms, each already weighted",
     "train/loss/box": "box offsets of positive anchors",
-    "train/loss/class": "class of positive anchors; SSD: and of the mined negatives",
+    "train/loss/class": (
+        "class of positive anchors; SSD: and of the mined negatives; a classifier: cross-entropy of the images"
+    ),
     "train/loss/object": "YOLOv2: objectness of positive anchors against their IoU",
     "train/loss/noobject": "YOLOv2: objectness of the background against 0",
     "train/loss/prior": "YOLOv2: pull of unassigned predictions to their anchors, first 12,800 images only",
@@ -42,6 +44,10 @@ TAGS = {
     "train/objectness": "YOLOv2: mean objectness of the responsible predictions (Darknet's Obj)",
     "train/no_objectness": "YOLOv2: mean objectness of all predictions (Darknet's No Obj)",
     "train/truths": "YOLOv2: boxes in the batch (Darknet's count)",
+    "train/accuracy": "a classifier: share of the batch's images whose best class is right",
+    "val/accuracy": "a classifier: share of the images whose best class is right",
+    "val/accuracy_top5": "a classifier: share of the images whose class is among the best five",
+    "val/accuracy_mean": "a classifier: mean over the classes of their accuracy",
     "val/AP": "COCO: mean AP over IoU .50:.05:.95 and classes",
     "val/AP50": "COCO: AP at IoU .50",
     "val/AP75": "COCO: AP at IoU .75",
@@ -63,12 +69,14 @@ TAGS = {
     ),
     "val_class/<name>/AP": "COCO: AP of one class",
     "val_class/<name>/AP50": "COCO: AP at IoU .50 of one class",
+    "val_class/<name>/accuracy": "a classifier: share of the images of one class whose best class is right",
     "time/<part>": "seconds spent in one part of the run, such as `evaluation`",
     "probe/detections/<image>": (
         "a fixed validation image: ground truth dashed and white, detections coloured by class"
     ),
     "probe/anchors/<image>": "the same images: boxes and their matched anchors; at the first evaluation",
     "val/confusion/<picture>": "confusion matrix of classes, with missed boxes and detections without a box",
+    "val/mistakes/<picture>": "a classifier: images whose best class is wrong, those it is surest of first",
     "pr/<name>": "precision against recall of one class at IoU > .5, by threshold of the score",
     "weights/<parameter>": "histogram of a weight, with trainer.histograms_every",
     "gradients/<parameter>": "histogram of its gradient, after clipping",

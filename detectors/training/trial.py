@@ -11,10 +11,10 @@ from detectors.config.build import build
 from detectors.config.schema import Config
 from detectors.structures import Batch
 from detectors.training import assemble
-from detectors.training.detection import TrainStep
 from detectors.training.freezing import freeze, train_mode
 from detectors.training.optim import set_rate
 from detectors.training.precision import LossScaler, suited
+from detectors.training.tasks import STEPS
 from detectors.training.update import clip_gradients
 
 
@@ -29,7 +29,7 @@ class TrialTraining:
         self.detector = assemble.seeded_detector(config, num_classes).to(device)
         freeze(self.detector, trainer.freeze)
         train_mode(self.detector, freeze_statistics=trainer.freeze_statistics)
-        self.losses = TrainStep(self.detector, trainer.precision)
+        self.losses = STEPS[config.task](self.detector, trainer.precision)
         self.optimizer = suited(build(config.optimizer, self.detector), trainer.precision, device)
         self.scaler = LossScaler(self.optimizer, trainer.precision, device)
 
@@ -47,9 +47,7 @@ class TrialTraining:
         self.optimizer.zero_grad(set_to_none=True)
         losses = []
         for batch in batches:
-            grid = self.detector.grid(batch.images.shape[-2:])
-            terms, *_ = self.losses(batch.images, batch.targets, grid)
-            loss = sum(terms.values()) / len(batches)
+            loss = sum(self.losses.terms(batch).values()) / len(batches)
             self.scaler.scale(loss).backward()
             losses.append(loss.detach())
         return torch.stack(losses).sum()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -12,27 +12,21 @@ from detectors.models.detector import Detector
 from detectors.structures import HeadOutputs, Targets
 
 
-class ValidationLoss:
-    """Mean loss terms of a split.
+class LossSums:
+    """Loss terms of batches, summed over their images.
 
-    The loss is training's, on batches in evaluation mode, without augmentation. Each batch counts with its
-    number of images: where the loss is itself a mean over images, as YOLOv2's is, the result is the mean over
-    the split's images. The terms stay on the device until sums_on_host(). Of several processes, each has its
-    share of the batches.
+    Each batch counts with its number of images: where the loss is itself a mean over images, as YOLOv2's and
+    a classifier's are, the mean is that over the split's images. The terms stay on the device until
+    sums_on_host(). Of several processes, each has its share of the batches.
     """
 
-    def __init__(self, detector: Detector):
-        self.detector = detector
+    def __init__(self):
         self.names: list[str] = []
         self.sums: list[Tensor] = []  # one (number of terms,) a batch: its terms times its images
         self.images = 0
 
-    @torch.no_grad()
-    def add(self, outputs: HeadOutputs, targets: Targets, size: tuple[int, int]) -> None:
-        """A batch. size: (height, width) of the model input."""
-        grid = self.detector.grid(size)
-        terms = self.detector.loss(outputs, self.detector.encoder(targets, grid, outputs), grid)
-        images = len(targets.boxes)
+    def add_terms(self, terms: Mapping[str, Tensor], images: int) -> None:
+        """The terms of a batch of so many images."""
         self.names = list(terms)
         self.sums.append(torch.stack(list(terms.values())) * images)
         self.images += images
@@ -43,6 +37,23 @@ class ValidationLoss:
             return {}, 0
         sums = torch.stack(self.sums).cpu().double().sum(0)
         return dict(zip(self.names, sums.tolist(), strict=True)), self.images
+
+
+class ValidationLoss(LossSums):
+    """A detector's mean loss terms of a split: training's loss, on batches in evaluation mode, without
+    augmentation.
+    """
+
+    def __init__(self, detector: Detector):
+        super().__init__()
+        self.detector = detector
+
+    @torch.no_grad()
+    def add(self, outputs: HeadOutputs, targets: Targets, size: tuple[int, int]) -> None:
+        """A batch. size: (height, width) of the model input."""
+        grid = self.detector.grid(size)
+        terms = self.detector.loss(outputs, self.detector.encoder(targets, grid, outputs), grid)
+        self.add_terms(terms, len(targets.boxes))
 
 
 def loss_means(parts: Iterable[tuple[dict[str, float], int]]) -> dict[str, float]:

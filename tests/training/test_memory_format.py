@@ -10,7 +10,8 @@ from torch.testing import assert_close
 
 from detectors.commands import train as script
 from detectors.config.schema import Config
-from detectors.models.detector import MEMORY_FORMATS, Detector
+from detectors.models.detector import Detector
+from detectors.models.image_network import MEMORY_FORMATS
 from detectors.models.ssd import ssd160
 from detectors.models.yolov2 import yolov2, yolov2_tiny
 from detectors.structures import Batch

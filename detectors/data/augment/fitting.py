@@ -1,4 +1,4 @@
-"""How a whole image is resized to the model's input: letterbox or stretch."""
+"""How a whole image is resized to the model's input: letterbox, stretch or crop."""
 
 from __future__ import annotations
 
@@ -43,14 +43,29 @@ def stretch(size_original: tuple[int, int], size: tuple[int, int]) -> Fit:
     return Fit(size, (0, 0))
 
 
+def crop(size_original: tuple[int, int], size: tuple[int, int]) -> Fit:
+    """The smallest size of the same aspect ratio that covers the input, centred; what stands out is cut off.
+
+    Sizes are (height, width). For a square input it is Darknet's center_crop_image.
+    """
+    height, width = size_original
+    rows, columns = size
+    if columns * height < rows * width:  # wider than the input, without rounding
+        columns = max(columns, round(width * rows / height))
+    else:
+        rows = max(rows, round(height * columns / width))
+    return Fit((rows, columns), (-((rows - size[0]) // 2), -((columns - size[1]) // 2)))
+
+
 RESIZES: dict[str, Callable[[tuple[int, int], tuple[int, int]], Fit]] = {
     "letterbox": letterbox,
     "stretch": stretch,
+    "crop": crop,
 }
 
 
 def resize(image: np.ndarray, fit: Fit, size: tuple[int, int]) -> np.ndarray:
-    """(h, w, 3) -> (H, W, 3) with grey bars.
+    """(h, w, 3) -> (H, W, 3) with grey bars, or without what stands out.
 
     Bilinear without antialiasing (cv2.INTER_LINEAR, half-pixel centres).
     """
@@ -58,6 +73,9 @@ def resize(image: np.ndarray, fit: Fit, size: tuple[int, int]) -> np.ndarray:
         image = cv2.resize(image, fit.size[::-1], interpolation=cv2.INTER_LINEAR)
     if fit.size == tuple(size):
         return image
+    if min(fit.top_left) < 0:
+        top, left = (-edge for edge in fit.top_left)
+        return np.ascontiguousarray(image[top : top + size[0], left : left + size[1]])
     canvas = np.full((*size, 3), GREY, dtype=np.uint8)
     top, left = fit.top_left
     rows, columns = fit.size

@@ -1,0 +1,15 @@
+"""The tasks that a run can have, by the name in its configuration."""
+
+from __future__ import annotations
+
+from detectors.config.schema import CLASSIFICATION, Config
+from detectors.training.classification import ClassificationTask, ClassifierStep
+from detectors.training.detection import DetectionTask, TrainStep
+
+TASKS = {"detection": DetectionTask, CLASSIFICATION: ClassificationTask}
+STEPS = {"detection": TrainStep, CLASSIFICATION: ClassifierStep}
+
+
+def task_class(config: Config) -> type[DetectionTask] | type[ClassificationTask]:
+    """The class of a run's task; both are made of the same parts."""
+    return TASKS[config.task]
