@@ -13,17 +13,17 @@ from torch import nn
 
 from detectors.config.build import build, find_target
 from detectors.config.check import ConfigError, check
-from detectors.config.schema import Config, EvaluateConfig, output_folder
+from detectors.config.schema import LABELLED_FORMATS, Config, EvaluateConfig, output_folder
 from detectors.postprocess import yolo_logistic_scores
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 COUNTS = {
-    "augment": 7,
-    "data": 9,
+    "augment": 10,
+    "data": 14,
     "debug": 3,
-    "experiment": 10,
-    "loss": 6,
-    "model": 11,
+    "experiment": 11,
+    "loss": 7,
+    "model": 15,
     "optimizer": 6,
     "paths": 1,
     "schedule": 5,
@@ -45,7 +45,17 @@ ANCHORS = {
     "yolov2_160": 500,
 }
 STRETCHING = ("augment=ssd", "augment=darknet_2016")  # these go with a model that stretches its images
-GENERIC = {f"data={name}": ["data.root=/set"] for name in ("voc", "coco", "darknet")}  # what these leave open
+OPEN = ("voc", "coco", "darknet", "imagefolder")
+GENERIC = {f"data={name}": ["data.root=/set"] for name in OPEN}  # what these leave open
+CLASSIFIERS = [
+    path.stem for path in (CONF / "model").glob("*.yaml") if "task: classification" in path.read_text()
+]
+LABELLED = [f"data={name}" for name in LABELLED_FORMATS]
+# These go with a classifier that stretches, or that crops, its images.
+OF_CLASSIFIERS = {
+    **dict.fromkeys((*LABELLED, "augment=digits", "augment=small_images"), "model=first_network"),
+    **dict.fromkeys(("augment=darknet_classifier", "loss=cross_entropy"), "model=darknet19_classifier"),
+}
 
 
 def choices(group: str) -> list[str]:
@@ -62,6 +72,17 @@ SWEEPS = ("duel",)  # experiments of several runs, each with the name of its mod
 
 def checked(*overrides: str) -> Config:
     return check(composed(*overrides))
+
+
+def with_its_like(override: str) -> list[str]:
+    """A choice, with the model and data that it goes with where these are not the defaults."""
+    model = OF_CLASSIFIERS.get(override)
+    if override.startswith("loss=multibox") or override in STRETCHING:
+        model = "model=ssd160"
+    needs_labels = model in [f"model={name}" for name in CLASSIFIERS] and not override.startswith("data=")
+    if override.partition("=")[2] in CLASSIFIERS or needs_labels:
+        return [override, "data=mnist", *([model] if model else [])]
+    return [override, *([model] if model else [])]
 
 
 def built(config: Config) -> nn.Module:
@@ -86,20 +107,19 @@ def test_the_number_of_files():
 @pytest.mark.parametrize("override", [f"{group}={choice}" for group in COUNTS for choice in choices(group)])
 def test_each_choice_is_composed_checked_and_built(override):
     """With its own loss and whatever the defaults are; the head gives one row for every anchor of its input
-    size.
+    size, and a classifier one for each image.
     """
-    extra = (
-        [override, "model=ssd160"]
-        if override.startswith("loss=multibox") or override in STRETCHING
-        else [override]
-    )
-    config = checked(*extra, *GENERIC.get(override, []), "optimizer.rate=0.001")
+    config = checked(*with_its_like(override), *GENERIC.get(override, []), "optimizer.rate=0.001")
     detector = built(config)
+    if config.task == "classification":
+        images = torch.empty(2, 3, *config.input.size, device="meta")
+        assert detector(images).shape == (2, 6)
+        return
     outputs = detector(torch.empty(1, 3, *config.input.size, device="meta"))
     assert outputs.offsets.shape == (1, detector.grid(config.input.size).num_anchors, 4)
 
 
-@pytest.mark.parametrize("name", choices("model"))
+@pytest.mark.parametrize("name", [name for name in choices("model") if name not in CLASSIFIERS])
 def test_each_model_has_its_own_input_and_anchors(name):
     config = checked(f"model={name}")
     size = next((size for part, size in SIZES.items() if part in name), (416, 416))
@@ -116,8 +136,7 @@ def test_each_model_has_its_own_input_and_anchors(name):
 def test_yaml_names_every_keyword(group):
     """So that each can be overridden without +."""
     for name in choices(group):
-        composed_with = ["model=ssd160"] if name.startswith("multibox") else []
-        node = composed(*composed_with, f"{group}={name}")[group]
+        node = composed(*with_its_like(f"{group}={name}"))[group]
         assert (
             set(signature(find_target(node._target_)).parameters)
             <= {"num_classes", "loss", "module"} | node.keys()
@@ -127,6 +146,10 @@ def test_yaml_names_every_keyword(group):
 @pytest.mark.parametrize("experiment", choices("experiment"))
 @pytest.mark.parametrize("debug", choices("debug"))
 def test_debug_goes_on_top_of_an_experiment(experiment, debug):
+    if experiment in CLASSIFIERS and debug == "overfit":  # eight generated images with boxes
+        with pytest.raises(ConfigError, match=r"data=shapes: its images have boxes.*data\.box_crops=0\.1"):
+            checked(f"experiment={experiment}", f"debug={debug}")
+        return
     config = checked(f"experiment={experiment}", f"debug={debug}")
     assert config.trainer.steps == {"fast": 4, "overfit": 300, "profile": 60}[debug]
     assert config.trainer.profile_steps == (10 if debug == "profile" else 0)

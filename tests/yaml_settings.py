@@ -41,6 +41,7 @@ CAFFE_MODEL = {
 }
 # Ablations of docs/switches.md, off in every file.
 LOSS_SWITCHES = {"label_smoothing": 0.0, "focal_gamma": None, "focal_alpha": 0.25}
+CLASSIFIER = {"task": "classification", "trainer.stop_metric": "val/accuracy"}
 MODELS: dict[str, dict[str, Any]] = {
     "yolov2": {  # yolov2-voc.cfg: width, height; filters=64 before [reorg]
         "input.size": [416, 416],
@@ -92,6 +93,36 @@ MODELS: dict[str, dict[str, Any]] = {
         "model.width": 0.25,
         "model.batch_norm": True,
         "trainer.memory_format": "channels_last",
+    },
+    "first_network": {  # the course, "DNN Architecture": input_shape=(28,28,1)
+        **CLASSIFIER,
+        "input.size": [28, 28],
+        "input.resize": "stretch",
+        "model.side": 28,
+    },
+    "darknet19_classifier": {  # YOLO9000, section 3; center_crop_image of `classifier valid`
+        **CLASSIFIER,
+        "input.size": [224, 224],
+        "input.resize": "crop",
+        "model.width": 1.0,
+    },
+    "vgg16_classifier": {  # the mean of ssd_pascal.py; dropout_ratio of VGG_ILSVRC_16_layers
+        **CLASSIFIER,
+        "input.size": [224, 224],
+        "input.resize": "crop",
+        "model.width": 1.0,
+        "model.batch_norm": False,
+        "model.dropout": 0.5,
+        "model.pixel_mean": [123, 117, 104],
+        "model.pixel_std": [1, 1, 1],
+    },
+    "torchvision_classifier": {  # torchvision.transforms._presets.ImageClassification, times 255
+        **CLASSIFIER,
+        "input.size": [224, 224],
+        "input.resize": "crop",
+        "model.network": "resnet18",
+        "model.pixel_mean": [123.675, 116.28, 103.53],
+        "model.pixel_std": [58.395, 57.12, 57.375],
     },
 }
 
@@ -146,6 +177,7 @@ LOSSES: dict[str, dict[str, Any]] = {
         "model.bipartite": "last",
         "model.clip_default_boxes": "wh",
     },
+    "cross_entropy": {"label_smoothing": 0.0},  # softmax_x_ent_cpu of blas.c
 }
 
 # learning_rate, momentum and decay of yolov2-voc.cfg; base_lr, momentum and weight_decay of Caffe's solver
@@ -194,6 +226,17 @@ AUGMENTATIONS: dict[str, dict[str, Any]] = {
         "expand": 4.0,
         "colour_last": False,
     },
+    "darknet_classifier": {  # darknet19.cfg
+        "min_crop": 128,
+        "max_crop": 448,
+        "angle": 7.0,
+        "aspect": 0.75,
+        "hue": 0.1,
+        "saturation": 0.75,
+        "exposure": 0.75,
+    },
+    "digits": {"angle": 10.0, "shift": 0.1, "zoom": 0.1, "flip": 0.0},  # ours
+    "small_images": {"angle": 0.0, "shift": 0.125, "zoom": 0.0, "flip": 0.5},  # 4 of 32 pixels, as usual
     "course": {},
     "light": {},
     "none": {},
@@ -288,6 +331,15 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
         "trainer.steps": 2400,
         "trainer.eval_every": 800,
         "trainer.memory_format": "channels_last",
+    },
+    "first_network": {  # the course: batch_size=32, nb_epoch=10; the rate and eps of Keras' Adam
+        "optimizer.rate": 0.001,
+        "optimizer.options": {"betas": [0.9, 0.999], "eps": 1e-7},
+        "trainer.steps": None,
+        "trainer.epochs": 10,
+        "trainer.batch_size": 32,
+        "trainer.eval_every": 250,
+        "trainer.eval_batch_size": 500,
     },
     "duel": {  # ours
         "input.resize": "stretch",

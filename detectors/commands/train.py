@@ -1,5 +1,6 @@
-"""Trains a detector or a classifier: python train.py [overrides]. On a CPU in seconds: python train.py debug=fast.
+"""Trains a detector or a classifier: python train.py [overrides].
 
+On a CPU in seconds: python train.py debug=fast.
 Without overrides it trains the demo's YOLOv2.
 """
 
@@ -55,8 +56,8 @@ logger = logging.getLogger(__name__)
 
 
 def main(cfg: DictConfig) -> float | None:
-    """Returns the task's metric (COCO's AP, accuracy) of the last evaluation, so that a sweep can optimise it; None for
-    a run that had finished before.
+    """Returns the task's metric (COCO's AP, accuracy) of the last evaluation, so that a sweep can optimise
+    it; None for a run that had finished before.
     """
     try:
         with errors_in_log(), joined() as processes:
@@ -254,7 +255,11 @@ def describe_run(run: Run, annotations: Annotations) -> None:
     of_network, of_images = run.task.described(annotations)
     val_paths = run.task.val_annotations.paths
     shared = len(set(annotations.paths) & set(val_paths))
-    note = f" ({shared} of them are training images, too, on which {run.task.metric} says nothing)" if shared else ""
+    note = (
+        f" ({shared} of them are training images, too, on which {run.task.metric} says nothing)"
+        if shared
+        else ""
+    )
     count = sum(parameter.numel() for parameter in module.parameters())
     trained = f", of which {module.parameter_count:,} train" if trainer.freeze else ""
     rates = "\n".join(["", *group_rate_lines(run.optimizer)]) if config.optimizer.get("rates") else ""

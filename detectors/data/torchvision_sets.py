@@ -81,9 +81,7 @@ def read_arrays(
     )
     if class_names is None or tuple(class_names) == arrays.class_names:
         return annotations
-    selected = selected_classes(
-        class_names, arrays.class_names, source=place, noun="class", plural="classes"
-    )
+    selected = selected_classes(class_names, arrays.class_names, source=place, noun="class", plural="classes")
     label_of = np.array([selected.index(n) if n in selected else -1 for n in arrays.class_names])
     labels = label_of[arrays.labels]
     rows = np.flatnonzero(labels >= 0)

@@ -19,9 +19,9 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 
 @builder("model")
 def first_network(*, num_classes: int, loss: Loss | None = None, side: int = 28) -> Classifier:
-    """The course's first network, for grey digits: 3x3 convolution to 32 channels, 1x1 to 10, and one as large
-    as what is left (26 x 26), to the classes.
+    """The course's first network, for grey digits.
 
+    A 3x3 convolution to 32 channels, 1x1 to 10, and to the classes one as large as what is left, 26 x 26.
     Weights as Keras draws them (Glorot uniform), biases 0. side: pixels of the square input.
     """
     check_classes(num_classes)

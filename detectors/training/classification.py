@@ -145,9 +145,7 @@ class ClassificationTask:
         """Accuracy, of all images and by class; losses. No number lacks ground truth."""
         report = self._last_report
         numbers = {f"val/{name}": value for name, value in report.scalars.items()}
-        numbers |= {
-            f"val_class/{name}/accuracy": row["accuracy"] for name, row in report.per_class.items()
-        }
+        numbers |= {f"val_class/{name}/accuracy": row["accuracy"] for name, row in report.per_class.items()}
         curves = {tag: value for tag, value in numbers.items() if value is not None}
         curves |= {f"val/loss/{name}": value for name, value in self._last_losses.items()}
         if broken := len(self.val_loader.problems):
@@ -183,7 +181,7 @@ class ClassificationTask:
         }
 
     def described(self, annotations: Annotations) -> tuple[str, str]:
-        """What a run says of the network, and of its training images, beside what all tasks have in common."""
+        """What a run says of the network, and of its training images, beside what all tasks share."""
         counts = np.bincount(annotations.labels, minlength=len(self.class_names))
         return (
             f"{len(self.class_names)} classes",
@@ -228,6 +226,8 @@ def guess(
             losses.add_terms(classifier.loss(logits, labels), len(labels))
     started = perf_counter()
     empty = (torch.zeros(0, 1, dtype=torch.int64), torch.zeros(0, 1))
-    labels, probabilities = (torch.cat(parts).cpu().numpy() for parts in zip(*(found or [empty]), strict=True))
+    labels, probabilities = (
+        torch.cat(parts).cpu().numpy() for parts in zip(*(found or [empty]), strict=True)
+    )
     guesses = Guesses(np.array(rows, np.int64), labels, probabilities)
     return guesses, seconds + perf_counter() - started

@@ -210,7 +210,7 @@ class DetectionTask:
         }
 
     def described(self, annotations: Annotations) -> tuple[str, str]:
-        """What a run says of the network, and of its training images, beside what all tasks have in common."""
+        """What a run says of the network, and of its training images, beside what all tasks share."""
         grid = self.module.grid(self.config.input.size)
         levels = ", ".join(f"{level.rows}x{level.columns}x{level.per_location}" for level in grid.levels)
         return (

@@ -15,7 +15,7 @@ TAGS = {
     "train/loss/total": "sum of the loss terms, each already weighted",
     "train/loss/box": "box offsets of positive anchors",
     "train/loss/class": (
-        "class of positive anchors; SSD: and of the mined negatives; a classifier: cross-entropy of the images"
+        "class of positive anchors; SSD: and of the mined negatives; a classifier: cross-entropy"
     ),
     "train/loss/object": "YOLOv2: objectness of positive anchors against their IoU",
     "train/loss/noobject": "YOLOv2: objectness of the background against 0",

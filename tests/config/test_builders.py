@@ -27,11 +27,22 @@ BUILDERS = {
         "detectors.models.ssd.ssd300",
         "detectors.models.ssd.ssd512",
         "detectors.darknet.cfg_detector.darknet_detector",
+        "detectors.models.darknet19.darknet19",
+        *(f"detectors.models.classifiers.{name}" for name in ("first_network", "vgg16")),
+        "detectors.models.classifiers.torchvision_classifier",
     },
-    "loss": {"detectors.losses.region_loss.RegionLoss", "detectors.losses.multibox_loss.MultiBoxLoss"},
+    "loss": {
+        "detectors.losses.region_loss.RegionLoss",
+        "detectors.losses.multibox_loss.MultiBoxLoss",
+        "detectors.losses.cross_entropy.CrossEntropyLoss",
+    },
     "augment": {
         f"detectors.data.augment.transforms.{name}_augmentation"
         for name in ("no", "light", "ssd", "darknet", "darknet_2016", "course")
+    }
+    | {
+        f"detectors.data.augment.classifier_augmentations.{name}_augmentation"
+        for name in ("darknet_classifier", "small_turn")
     },
     "optimizer": {f"detectors.training.optim.{name}" for name in ("sgd", "adamw", "torch_optimizer")},
 }

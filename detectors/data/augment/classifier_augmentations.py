@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from detectors.data.augment.albumentations_steps import albumentations
-from detectors.data.augment.classifier_layout import ClassifierCrop
+from detectors.data.augment.classifier_layout import ClassifierCrop, SmallTurn
 from detectors.data.augment.transforms import Augmentation
 from detectors.structures import builder
 
@@ -33,10 +32,10 @@ def darknet_classifier_augmentation(
 
 
 @builder("augment")
-def affine_augmentation(
+def small_turn_augmentation(
     *, angle: float = 10.0, shift: float = 0.1, zoom: float = 0.1, flip: float = 0.0
 ) -> Augmentation:
-    """Turns, shifts and zooms, with black beyond the image, for digits and other small images.
+    """Turns, shifts, zooms and mirror images of stretched images, for digits and other small ones.
 
     angle: degrees to either side. shift: share of the side, in x and y. zoom: factors from 1 - zoom to
     1 + zoom. flip: probability of a mirror image.
@@ -45,16 +44,7 @@ def affine_augmentation(
     _in_range("shift", shift, 0, 1)
     _in_range("zoom", zoom, 0, 0.9)
     _in_range("flip", flip, 0, 1)
-    affine = albumentations.Affine(
-        rotate=(-angle, angle),
-        translate_percent=(-shift, shift),
-        scale=(1 - zoom, 1 + zoom),
-        keep_ratio=True,
-        fill=0,
-        p=1.0,
-    )
-    steps = [albumentations.HorizontalFlip(p=flip), affine] if flip else [affine]
-    return Augmentation(geometry=steps, max_zoom=1 + zoom)
+    return Augmentation(layout=SmallTurn(angle, shift, zoom, flip), resize="stretch", max_zoom=1 + zoom)
 
 
 def _in_range(name: str, value: float, low: float, high: float) -> None:
