@@ -23,7 +23,7 @@ COUNTS = {
     "debug": 3,
     "experiment": 11,
     "loss": 7,
-    "model": 15,
+    "model": 16,
     "optimizer": 6,
     "paths": 1,
     "schedule": 5,

@@ -116,6 +116,16 @@ MODELS: dict[str, dict[str, Any]] = {
         "model.pixel_mean": [123, 117, 104],
         "model.pixel_std": [1, 1, 1],
     },
+    "classifier": {  # ours
+        **CLASSIFIER,
+        "input.size": [224, 224],
+        "input.resize": "crop",
+        "model.backbone": "resnet18",
+        "model.backbone_weights": None,
+        "model.stride": 32,
+        "model.width": 1.0,
+        "model.dropout": 0.0,
+    },
     "torchvision_classifier": {  # torchvision.transforms._presets.ImageClassification, times 255
         **CLASSIFIER,
         "input.size": [224, 224],
@@ -335,8 +345,7 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
     "first_network": {  # the course: batch_size=32, nb_epoch=10; the rate and eps of Keras' Adam
         "optimizer.rate": 0.001,
         "optimizer.options": {"betas": [0.9, 0.999], "eps": 1e-7},
-        "trainer.steps": None,
-        "trainer.epochs": 10,
+        "trainer.steps": 2500,  # 10 passes over 8,000 digits
         "trainer.batch_size": 32,
         "trainer.eval_every": 250,
         "trainer.eval_batch_size": 500,

@@ -13,6 +13,8 @@ from detectors.config.build import build
 from detectors.config.schema import CLASSIFICATION, Config
 from detectors.models.classifier import Classifier
 
+LOSS_FILES = {"RegionLoss": "region", "MultiBoxLoss": "multibox", "CrossEntropyLoss": "cross_entropy"}
+
 
 def part_problems(config: Config) -> Iterator[str]:
     """What is wrong with augmentation, model, loss and optimizer of settings that are right themselves."""
@@ -61,7 +63,8 @@ def _parts_can_be_built(config: Config) -> Iterator[str]:
         what = (
             f"loss._target_={config.loss['_target_']}: {builder} is trained with {type(model.loss).__name__}"
         )
-        fix = f"set loss={type(model.loss).__name__.removesuffix('Loss').lower()}, or choose another model"
+        own = LOSS_FILES.get(type(model.loss).__name__, "...")
+        fix = f"set loss={own}, or choose another model"
         yield f"{what}; {fix}"
 
 

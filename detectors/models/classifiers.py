@@ -1,4 +1,6 @@
-"""Classifiers beside Darknet-19: the course's first network, VGG-16, and any of torchvision's."""
+"""Classifiers beside Darknet-19: the course's first network, VGG-16, any backbone of a detector, and any
+classifier of torchvision.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +11,18 @@ import torchvision
 from torch import nn
 
 from detectors.layers import init_caffe_xavier
+from detectors.models.backbones import build_backbone
 from detectors.models.classifier import Classifier, check_classes
+from detectors.models.pixels import (
+    CAFFE_STD,
+    DARKNET_MEAN,
+    DARKNET_STD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    PIXEL_MEAN,
+)
 from detectors.models.vgg import ReducedVGG
 from detectors.structures import Loss, builder
-
-IMAGENET_MEAN = (123.675, 116.28, 103.53)  # torchvision's, RGB for pixels 0..255
-IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
 @builder("model")
@@ -35,22 +43,22 @@ def first_network(*, num_classes: int, loss: Loss | None = None, side: int = 28)
         backbone=nn.Sequential(convs[0], nn.ReLU(), convs[1], nn.ReLU()),
         head=convs[2],
         loss=loss,
-        pixel_mean=(0.0, 0.0, 0.0),
-        pixel_std=(255.0, 255.0, 255.0),
+        pixel_mean=DARKNET_MEAN,
+        pixel_std=DARKNET_STD,
         grey=True,
     )
 
 
 @builder("model")
-def vgg16(
+def vgg16_classifier(
     *,
     num_classes: int,
     loss: Loss | None = None,
     width: float = 1.0,
     batch_norm: bool = False,
     dropout: float = 0.5,
-    pixel_mean: Sequence[float] = (123.0, 117.0, 104.0),
-    pixel_std: Sequence[float] = (1.0, 1.0, 1.0),
+    pixel_mean: Sequence[float] = PIXEL_MEAN,
+    pixel_std: Sequence[float] = CAFFE_STD,
 ) -> Classifier:
     """The reduced VGG-16 below SSD as a classifier: fc6 and fc7 are convolutions, and so is fc8.
 
@@ -66,6 +74,36 @@ def vgg16(
         loss=loss,
         pixel_mean=pixel_mean,
         pixel_std=pixel_std,
+    )
+
+
+@builder("model")
+def backbone_classifier(
+    *,
+    num_classes: int,
+    loss: Loss | None = None,
+    backbone: str = "resnet18",
+    backbone_weights: str | None = None,
+    stride: int = 32,
+    width: float = 1.0,
+    dropout: float = 0.0,
+) -> Classifier:
+    """A detector's backbone as a classifier: its last map, a 1x1 convolution to the classes, their average.
+
+    backbone, width: see build_backbone; a detector with the same backbone takes these weights, because they
+    have the same names. backbone_weights: see load_backbone_weights. stride: of the last map; of
+    reduced_vgg16 it is 16. dropout: before the convolution. Pixels are those of the backbone.
+    """
+    check_classes(num_classes)
+    strides = (8, 16) if backbone == "reduced_vgg16" else (stride,)
+    maps = build_backbone(backbone, strides=strides, width=width, weights=backbone_weights)
+    conv = nn.Conv2d(maps.channels[-1], num_classes, 1)
+    return Classifier(
+        backbone=maps,
+        head=nn.Sequential(nn.Dropout(dropout), conv) if dropout else conv,
+        loss=loss,
+        pixel_mean=maps.pixel_mean,
+        pixel_std=maps.pixel_std,
     )
 
 

@@ -12,9 +12,9 @@ from detectors.drawing import captioned, fit_image, image_grid
 from detectors.metrics.class_report import ClassReport, Guesses
 from detectors.training.confusion_picture import confusion_picture
 
-SHOWN = 40  # mistakes in a picture
-COLUMNS = 8
-TILE = 128  # pixels of an image's longer side
+MISTAKES_SHOWN = 40  # mistakes in a picture
+MISTAKE_COLUMNS = 8
+MISTAKE_SIDE = 128  # pixels of an image's longer side
 LARGEST_MATRIX = 50  # classes
 CLASS_CAPTION = "rows: true; columns: best class; shade: share of row"
 
@@ -41,7 +41,7 @@ def mistakes_picture(dataset: LabelledDataset, guesses: Guesses) -> np.ndarray |
     annotations = dataset.annotations
     truth = annotations.labels[guesses.rows]
     wrong = np.flatnonzero(guesses.labels[:, 0] != truth)
-    order = wrong[np.argsort(-guesses.probabilities[wrong, 0], kind="stable")][:SHOWN]
+    order = wrong[np.argsort(-guesses.probabilities[wrong, 0], kind="stable")][:MISTAKES_SHOWN]
     names = annotations.class_names
     tiles = []
     for place in order.tolist():
@@ -51,6 +51,6 @@ def mistakes_picture(dataset: LabelledDataset, guesses: Guesses) -> np.ndarray |
             image = dataset[Key(0, int(guesses.rows[place]))].image.numpy()
         except ImageError:  # the evaluation could read it
             continue
-        tile, _ = fit_image(image, TILE, enlarging=cv2.INTER_NEAREST)
+        tile, _ = fit_image(image, MISTAKE_SIDE, enlarging=cv2.INTER_NEAREST)
         tiles.append(captioned(tile, text))
-    return image_grid(tiles, COLUMNS) if tiles else None
+    return image_grid(tiles, MISTAKE_COLUMNS) if tiles else None

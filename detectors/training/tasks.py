@@ -7,7 +7,7 @@ from detectors.training.classification import ClassificationTask, ClassifierStep
 from detectors.training.detection import DetectionTask, TrainStep
 
 TASKS = {"detection": DetectionTask, CLASSIFICATION: ClassificationTask}
-STEPS = {"detection": TrainStep, CLASSIFICATION: ClassifierStep}
+TRAIN_STEPS = {"detection": TrainStep, CLASSIFICATION: ClassifierStep}
 
 
 def task_class(config: Config) -> type[DetectionTask] | type[ClassificationTask]:

@@ -28,7 +28,8 @@ BUILDERS = {
         "detectors.models.ssd.ssd512",
         "detectors.darknet.cfg_detector.darknet_detector",
         "detectors.models.darknet19.darknet19",
-        *(f"detectors.models.classifiers.{name}" for name in ("first_network", "vgg16")),
+        *(f"detectors.models.classifiers.{name}" for name in ("first_network", "vgg16_classifier")),
+        "detectors.models.classifiers.backbone_classifier",
         "detectors.models.classifiers.torchvision_classifier",
     },
     "loss": {

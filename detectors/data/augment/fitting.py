@@ -50,7 +50,7 @@ def crop(size_original: tuple[int, int], size: tuple[int, int]) -> Fit:
     """
     height, width = size_original
     rows, columns = size
-    if columns * height < rows * width:  # wider than the input, without rounding
+    if rows * width > columns * height:  # wider than the input, without rounding
         columns = max(columns, round(width * rows / height))
     else:
         rows = max(rows, round(height * columns / width))
@@ -73,7 +73,7 @@ def resize(image: np.ndarray, fit: Fit, size: tuple[int, int]) -> np.ndarray:
         image = cv2.resize(image, fit.size[::-1], interpolation=cv2.INTER_LINEAR)
     if fit.size == tuple(size):
         return image
-    if min(fit.top_left) < 0:
+    if fit.size[0] > size[0] or fit.size[1] > size[1]:
         top, left = (-edge for edge in fit.top_left)
         return np.ascontiguousarray(image[top : top + size[0], left : left + size[1]])
     canvas = np.full((*size, 3), GREY, dtype=np.uint8)
