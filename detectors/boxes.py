@@ -6,6 +6,8 @@ never synchronise with a device.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor
 
@@ -61,12 +63,16 @@ def pairwise_iou(rows: Tensor, columns: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def largest_iou(boxes: Tensor, others: Tensor) -> Tensor:
+def largest_iou(boxes: Tensor, others: Tensor, counts: Sequence[int] | None = None) -> Tensor:
     """(B, A, 4) boxes, (B, M, 4) others -> (B, A) each box's largest IoU with the others; 0 if M is 0.
 
     The same numbers as pairwise_iou(others, boxes).amax(1). Others of zeros, as in padding, have IoU 0. Work
     goes tile by tile, in place, so that memory does not grow with M. No gradient.
+
+    counts: the number of others in each image, where the host knows it. Those behind are zeros.
     """
+    if counts is not None and 4 * sum(counts) < others.shape[0] * others.shape[1]:
+        return _largest_iou_of_counts(boxes, others, counts)
     traced = torch.compiler.is_compiling()  # the number of tiles depends on the batch: one opaque operation
     return torch.ops.detectors.largest_iou(boxes, others) if traced else _largest_iou(boxes, others)
 
@@ -74,25 +80,70 @@ def largest_iou(boxes: Tensor, others: Tensor) -> Tensor:
 def _largest_iou(boxes: Tensor, others: Tensor) -> Tensor:
     batch, count, _ = boxes.shape
     # Contiguous planes: an inner axis of 4 costs several times as much on a CPU.
-    low, high = boxes.permute(2, 0, 1).contiguous()[:, :, None].chunk(2)  # (2, B, 1, A) each
-    others_low, others_high = others.permute(2, 0, 1)[..., None].chunk(2)  # (2, B, M, 1) each
-    area = (high - low).prod(0)
+    planes = boxes.permute(2, 0, 1).contiguous()[:, :, None]  # (4, B, 1, A)
+    others = others.permute(2, 0, 1)[..., None]  # (4, B, M, 1)
+    columns = others.shape[2]
+    tile = min(max(1, TILE_NUMBERS // max(1, batch * count)), columns)
+    largest = boxes.new_zeros(batch, tile, count)
+    buffers = boxes.new_empty(2, 2, batch, tile, count)
+    for start in range(0, columns, max(1, tile)):
+        iou = _iou_into(buffers[:, :, :, : columns - start], planes, others[:, :, start : start + tile])
+        best = largest[:, : columns - start]
+        torch.maximum(best, iou, out=best)
+    return largest.amax(1) if columns else boxes.new_zeros(batch, count)
+
+
+def _largest_iou_of_counts(boxes: Tensor, others: Tensor, counts: Sequence[int]) -> Tensor:
+    """For a batch in which most of (B, M) is padding, because few images have many others.
+
+    Images with most others come first: those with a k-th other are the first ones, too, and a tile takes no
+    more of them.
+    """
+    batch, count, _ = boxes.shape
+    order = sorted(range(batch), key=lambda image: -counts[image])
+    planes = boxes.permute(2, 0, 1)[:, order].contiguous()[:, :, None]  # (4, B, 1, A)
+    others = others[order].permute(2, 0, 1)[..., None]  # (4, B, M, 1)
+    images = [sum(n > k for n in counts) for k in range(max(counts))]  # with a k-th other
+    tiles = list(_tiles(images, TILE_NUMBERS // max(1, 2 * count)))
+    buffer = boxes.new_empty(4 * count * max((first * columns for _, first, columns in tiles), default=0))
+    largest = boxes.new_zeros(batch, count)
+    for start, first, columns in tiles:
+        used = buffer[: 4 * first * columns * count].view(2, 2, first, columns, count)
+        iou = _iou_into(used, planes[:, :first], others[:, :first, start : start + columns])
+        torch.maximum(largest[:first], iou.amax(1), out=largest[:first])
+    result = torch.empty_like(largest)
+    result[order] = largest
+    return result
+
+
+def _tiles(images: Sequence[int], most: int) -> Iterator[tuple[int, int, int]]:
+    """(first column, images, columns) of tiles with `most` pairs of image and column, or a single column.
+
+    images: of each column, falling. A column with a quarter of a tile's images begins the next one.
+    """
+    start = 0
+    while start < len(images):
+        first = images[start]
+        columns = min(max(1, most // first), sum(4 * n > first for n in images[start:]))
+        yield start, first, columns
+        start += columns
+
+
+def _iou_into(buffers: Tensor, planes: Tensor, others: Tensor) -> Tensor:
+    """IoU of boxes and others, coordinates first (4, ...), which broadcast to the (...) of the buffers.
+
+    buffers: (2, 2, ...), overwritten; the result is a part of it.
+    """
+    low, high = planes.chunk(2)
+    others_low, others_high = others.chunk(2)
     # The limit keeps the union of two empty boxes above 0, and changes no other IoU.
     others_area = (others_high - others_low).prod(0).clamp(min=torch.finfo(others.dtype).tiny)
-    columns = others.shape[1]
-    tile = min(max(1, TILE_NUMBERS // max(1, batch * count)), columns)
-    largest = area.new_zeros(batch, tile, count)
-    buffers = area.new_empty(2, 2, batch, tile, count)
-    for start in range(0, columns, max(1, tile)):
-        part = slice(start, start + tile)
-        wh, start_xy = buffers[:, :, :, : columns - start]  # (2, B, tile, A) each
-        torch.minimum(high, others_high[:, :, part], out=wh)
-        wh.sub_(torch.maximum(low, others_low[:, :, part], out=start_xy)).clamp_(min=0)
-        inter = wh[0].mul_(wh[1])
-        union = torch.add(area, others_area[:, part], out=start_xy[0]).sub_(inter)
-        best = largest[:, : columns - start]
-        torch.maximum(best, inter.div_(union), out=best)
-    return largest.amax(1) if columns else area.new_zeros(batch, count)
+    wh, start_xy = buffers
+    torch.minimum(high, others_high, out=wh)
+    wh.sub_(torch.maximum(low, others_low, out=start_xy)).clamp_(min=0)
+    inter = wh[0].mul_(wh[1])
+    union = torch.add((high - low).prod(0), others_area, out=start_xy[0]).sub_(inter)
+    return inter.div_(union)
 
 
 torch.library.custom_op("detectors::largest_iou", _largest_iou, mutates_args=())

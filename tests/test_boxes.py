@@ -47,6 +47,20 @@ def test_largest_iou_is_the_largest_of_all_pairs(tile, monkeypatch):
     assert_close(boxes.largest_iou(left, right[:, :0]), torch.zeros(2, 9))
 
 
+@pytest.mark.parametrize("tile", [1, 100, 10**6], ids=["one by one", "some", "all"])
+@pytest.mark.parametrize("counts", [[0, 9, 1, 1, 2, 0, 1], [0, 0, 0], [12, 0, 0, 0, 3]])
+def test_counts_of_others_save_only_padding(counts, tile, monkeypatch):
+    """Bit for bit."""
+    monkeypatch.setattr(boxes, "TILE_NUMBERS", tile)
+    left = torch.stack([random_boxes(9, seed) for seed in range(len(counts))])
+    right = torch.stack([random_boxes(13, seed) for seed in range(20, 20 + len(counts))])
+    counted = torch.arange(13) < torch.tensor(counts)[:, None]  # (B, 13)
+    right = torch.where(counted[..., None], right, 0)
+    expected = boxes.largest_iou(left, right)
+    assert_close(boxes.largest_iou(left, right, counts), expected, rtol=0, atol=0)
+    assert (expected.amax(1) > 0).tolist() == [count > 0 for count in counts]
+
+
 def test_the_largest_iou_of_empty_and_of_nan_boxes():
     flat = torch.tensor([[[5.0, 5, 5, 5], [5, 5, 5, 9], [5, 5, 9, 9], [torch.nan, 5, 9, 9]]])
     others = torch.tensor([[[5.0, 5, 5, 5], [6, 1, 8, 3], [7, 7, 11, 11]]])  # beside, above, across

@@ -34,3 +34,11 @@ def at_most(counts: Tensor, limit: int) -> int:
     if packs(counts.device):
         return min(limit, ceil(max(counts.flatten().tolist(), default=0)))
     return limit
+
+
+def used_columns(needed: Tensor) -> list[int] | None:
+    """For each row of a bool tensor (B, M), where its last needed column ends; None for all columns."""
+    if not packs(needed.device):
+        return None
+    ends = torch.arange(1, needed.shape[1] + 1, device=needed.device) * needed  # (B, M)
+    return ends.amax(1).tolist() if needed.shape[1] else [0] * len(needed)

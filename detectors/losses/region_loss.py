@@ -11,6 +11,7 @@ from torch import Tensor
 from detectors.boxes import area, largest_iou, paired_iou
 from detectors.coders import YoloBoxCoder
 from detectors.kernels.dispatch import uses_triton
+from detectors.kernels.packing import packs, used_columns
 from detectors.losses.ablations import IOU_LOSSES, binary_focal_error, iou_error
 from detectors.losses.own_anchors import OwnAnchors, multi_hot
 from detectors.losses.region_checks import check_region_loss
@@ -198,8 +199,6 @@ class RegionLoss(SharedLoss):
             )
         else:
             error = self._box_error(own.rows(outputs.offsets), gt_boxes, own.grid)  # (B, M)
-        prior_error = self._box_error(outputs.offsets, grid.boxes.to(gt_boxes.dtype), grid)  # (B, A)
-
         early = self.images_seen < self.prior_images
         weight: Tensor | float = self.coord_scale
         if self.weigh_small_boxes:
@@ -207,6 +206,10 @@ class RegionLoss(SharedLoss):
         if self.prior_boxes == "all":
             weight = torch.where(early, self.prior_scale, weight)
         weights = torch.where(own.owner, weight, error.new_zeros(()))
+        if packs(error.device) and not early:
+            # Error times 0, without the errors: only a number that is not finite shows.
+            return (error * weights).sum() / (2 * self._count(weights)), outputs.offsets.sum() * 0
+        prior_error = self._box_error(outputs.offsets, grid.boxes.to(gt_boxes.dtype), grid)  # (B, A)
         prior_weights = torch.where(encoded.positive, 0, self.prior_scale * early.to(error.dtype))  # (B, A)
         divisor = 2 * self._count(weights, prior_weights)
         return (error * weights).sum() / divisor, (prior_error * prior_weights).sum() / divisor
@@ -254,7 +257,8 @@ class RegionLoss(SharedLoss):
             place_from_end = usable.flip(1).cumsum(1).flip(1)  # 1 for the last usable box
             counted = usable & (place_from_end <= self.ignore_truths)
         boxes = torch.where(counted[..., None], encoded.targets.boxes, 0)
-        iou = largest_iou(self.coder.decode(outputs.offsets.detach(), grid), boxes)  # (B, A)
+        predictions = self.coder.decode(outputs.offsets.detach(), grid)
+        iou = largest_iou(predictions, boxes, used_columns(counted))  # (B, A)
         return iou >= self.ignore_iou if self.ignore_at_limit else iou > self.ignore_iou
 
     def _class_term(self, outputs: HeadOutputs, encoded: EncodedTargets, own: OwnAnchors) -> Tensor:

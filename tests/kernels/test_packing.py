@@ -9,11 +9,13 @@ import torch
 from torch.testing import assert_close
 
 from detectors import matching
-from detectors.coders import SSDBoxCoder
+from detectors.anchors import YoloAnchors
+from detectors.coders import SSDBoxCoder, YoloBoxCoder
 from detectors.kernels import packing
 from detectors.losses import row_cross_entropy
 from detectors.losses.multibox_loss import MultiBoxLoss
-from detectors.matching import MultiBoxMatcher
+from detectors.losses.region_loss import RegionLoss
+from detectors.matching import MultiBoxMatcher, ResponsibleCellMatcher
 from detectors.structures import HeadOutputs, Targets
 from detectors.targets import TargetEncoder
 from tests import oracles
@@ -45,6 +47,27 @@ def numbers(targets: Targets, bipartite: str, settings: dict) -> list[torch.Tens
     return [encoded.matched, encoded.assigned, *terms.values(), *(leaf.grad for leaf in leaves)]
 
 
+def region_numbers(
+    targets: Targets, images_seen: int, settings: dict, offset: float = 0.5
+) -> list[torch.Tensor]:
+    """The prior term, the other terms and the gradients. offset: of one anchor without a box."""
+    grid = YoloAnchors([(1.0, 1.0), (2.0, 2.0)], 32)(GRID.size)
+    generator = torch.Generator().manual_seed(0)
+    shape = (len(targets.labels), grid.num_anchors)
+    leaves = [torch.rand(*shape, n, generator=generator) for n in (4, 3)] + [
+        torch.rand(shape, generator=generator)
+    ]
+    leaves[0][0, 3, 2] = offset
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+    outputs = HeadOutputs(*leaves)
+    loss = RegionLoss(**settings).train()
+    loss.images_seen.fill_(images_seen)
+    encoded = TargetEncoder(ResponsibleCellMatcher(), YoloBoxCoder())(targets, grid, outputs)
+    terms = loss(outputs, encoded, grid)
+    sum(terms.values()).backward()
+    return [terms.pop("prior"), *terms.values(), *(leaf.grad for leaf in leaves)]
+
+
 @pytest.mark.parametrize("settings", LOSSES.values(), ids=LOSSES)
 @pytest.mark.parametrize("bipartite", ["greedy", "last"])
 @pytest.mark.parametrize("most", [0, 1, 5, 40])
@@ -54,6 +77,26 @@ def test_packed_and_padded_are_the_same(most, bipartite, settings, monkeypatch):
     monkeypatch.setattr(packing, "PACKED", frozenset())
     padded = numbers(targets, bipartite, settings)
     assert_close(packed, padded, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"normalizer": "anchors", "ignore_truths": 2}], ids=["darknet", "course"]
+)
+@pytest.mark.parametrize("images_seen", [0, 12800])
+@pytest.mark.parametrize("most", [0, 1, 5, 40])
+def test_a_packed_and_a_padded_region_loss_are_the_same(most, images_seen, settings, monkeypatch):
+    """Gradients too. Past its images, the prior term is 0 whether its errors are computed or not."""
+    packed = region_numbers(some_targets(most, most), images_seen, settings)
+    monkeypatch.setattr(packing, "PACKED", frozenset())
+    padded = region_numbers(some_targets(most, most), images_seen, settings)
+    assert_close(packed, padded, rtol=0, atol=0)
+    assert packed[0].isfinite() and (packed[0] == 0) == (images_seen > 0)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_an_offset_that_is_not_finite_shows_past_the_prior_term(value):
+    terms = region_numbers(some_targets(0, 0), 12800, {}, offset=value)
+    assert not torch.stack(terms[:5]).isfinite().all()
 
 
 @pytest.mark.parametrize("on_gpu", [False, True])
