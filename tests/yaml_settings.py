@@ -15,6 +15,17 @@ BACKBONE_PIXELS = {
     "model.pixel_mean": "${backbone_pixels:${model.backbone},mean}",
     "model.pixel_std": "${backbone_pixels:${model.backbone},std}",
     "model.backbone_weights": None,
+    "model.layers": {
+        "activation": None,
+        "normalization": None,
+        "separable": False,
+        "pooling_power": None,
+        "dilation": None,
+        "spp": [],
+        "dropout": 0.0,
+        "spatial_dropout": 0.0,
+        "initialization": None,
+    },
 }
 # Thresholds of `detector valid` (examples/detector.c): .005 and nms .45; it keeps every box.
 DARKNET_DETECTIONS = {

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from detectors.models.backbone_weights import load_backbone_weights
 from detectors.models.darknet19 import Darknet19, TinyDarknet
 from detectors.models.pixels import IMAGENET_MEAN, IMAGENET_STD, TIMM
+from detectors.models.switches import PAPER, LayerSwitches
 from detectors.models.traced_backbone import TracedBackbone
 from detectors.models.vgg import ReducedVGG
 
@@ -21,7 +22,12 @@ TIMM_NAME = r"[A-Za-z0-9_.]+"  # others, such as hf-hub:owner/model, would be do
 
 
 def build_backbone(
-    name: str, *, strides: Sequence[int], width: float = 1.0, weights: str | None = None
+    name: str,
+    *,
+    strides: Sequence[int],
+    width: float = 1.0,
+    weights: str | None = None,
+    switches: LayerSwitches = PAPER,
 ) -> nn.Module:
     """The maps of these strides of a network.
 
@@ -29,20 +35,26 @@ def build_backbone(
         a model of timm.
     strides: rising; layers behind the last map are left out.
     width: multiplies all channels, where the network has other widths.
+    switches: of the networks of this package; others keep their layers.
     weights: see load_backbone_weights. Without it, they are drawn by the network's own rules.
     ValueError if there is no such network, or it has no map of a stride.
     """
     if name == "darknet19":
-        backbone = Darknet19(width, strides)
+        backbone = Darknet19(width, strides, switches)
     elif name == "tiny_darknet":
-        backbone = TinyDarknet(width, strides[-1], finer=strides[:-1])
+        backbone = TinyDarknet(width, strides[-1], finer=strides[:-1], switches=switches)
     elif name == "reduced_vgg16":
         if tuple(strides) != (8, 16):
             raise ValueError(
                 f"backbone={name}: it has maps of strides 8 and 16, and {list(strides)} are needed; "
                 "choose another backbone, such as vgg16, torchvision's"
             )
-        backbone = ReducedVGG(width=width)
+        backbone = ReducedVGG(width=width, switches=switches)
+    elif switches.pooling_power is not None:
+        raise ValueError(
+            f"layers.pooling_power={switches.pooling_power}: backbone={name} keeps its own pools; set it to "
+            "null, or choose darknet19, tiny_darknet or reduced_vgg16"
+        )
     elif name.startswith(TIMM):
         backbone = TimmBackbone(name.removeprefix(TIMM), strides, width)
     else:
@@ -54,6 +66,12 @@ def with_weights(backbone: nn.Module, file: str | None) -> nn.Module:
     """The backbone with the weights of a file, if one is given; see load_backbone_weights."""
     backbone.loaded = load_backbone_weights(backbone, file) if file is not None else []
     return backbone
+
+
+def own_parts(backbone: nn.Module) -> list[nn.Module]:
+    """The backbone, if it is of this package and its weights are still to be drawn."""
+    foreign = isinstance(backbone, TracedBackbone | TimmBackbone)
+    return [] if foreign or getattr(backbone, "loaded", []) else [backbone]
 
 
 def describe_backbone(detector: nn.Module) -> list[str]:

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from detectors.layers import ConvBNLeaky, DarknetMaxPool, init_darknet, scale_channels
+from detectors.layers import init_darknet, scale_channels
 from detectors.models.classifier import Classifier, check_classes
 from detectors.models.pixels import DARKNET_MEAN, DARKNET_STD
+from detectors.models.switches import PAPER, LayerSwitches
 from detectors.structures import Loss, builder
 
 # Channels of each stage. Kernels alternate 3, 1, 3, ...; between two stages lies a max pool of stride 2.
@@ -35,7 +36,12 @@ class Darknet19(nn.Module):
     pixel_mean = DARKNET_MEAN
     pixel_std = DARKNET_STD
 
-    def __init__(self, width: float = 1.0, strides: Sequence[int] = (16, 32)):
+    def __init__(
+        self,
+        width: float = 1.0,
+        strides: Sequence[int] = (16, 32),
+        switches: LayerSwitches = PAPER,
+    ):
         """width multiplies every channel count. strides: of the maps, rising; later stages are left out.
 
         ValueError for a stride that it does not have.
@@ -49,11 +55,12 @@ class Darknet19(nn.Module):
         for counts in DARKNET19_STAGES[: known.index(strides[-1]) + 1]:
             blocks = []
             for i, count in enumerate(counts):
-                blocks.append(ConvBNLeaky(channels, scale_channels(count, width), 1 if i % 2 else 3))
-                channels = scale_channels(count, width)
+                wide = scale_channels(count, width)
+                blocks.append(switches.darknet_block(channels, wide, 1 if i % 2 else 3))
+                channels = wide
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.ModuleList(stages)
-        self.pool = DarknetMaxPool(stride=2)
+        self.pool = switches.darknet_pool(2)
         self.strides = tuple(strides)
         self.channels = tuple(
             scale_channels(DARKNET19_STAGES[known.index(stride)][-1], width) for stride in strides
@@ -79,7 +86,14 @@ class TinyDarknet(nn.Module):
     pixel_mean = DARKNET_MEAN
     pixel_std = DARKNET_STD
 
-    def __init__(self, width: float = 1.0, stride: int = 32, *, finer: Sequence[int] = ()):
+    def __init__(
+        self,
+        width: float = 1.0,
+        stride: int = 32,
+        *,
+        finer: Sequence[int] = (),
+        switches: LayerSwitches = PAPER,
+    ):
         """width multiplies every channel count; stride is 32 (Darknet) or 16. finer: strides of further maps,
         rising. ValueError for a stride that it does not have.
         """
@@ -90,10 +104,11 @@ class TinyDarknet(nn.Module):
         if absent := [other for other in finer if other not in known]:
             raise ValueError(f"backbone=tiny_darknet: stride {absent[0]}: it has maps of {[*known, stride]}")
         counts = [scale_channels(count, width) for count in TINY_CHANNELS]
-        self.convs = nn.ModuleList(ConvBNLeaky(*pair, 3) for pair in zip([3, *counts], counts, strict=False))
-        halving = [DarknetMaxPool(stride=2) for _ in range(4)]
-        fifth = DarknetMaxPool(stride=2) if stride == 32 else nn.Identity()
-        self.pools = nn.ModuleList([*halving, fifth, DarknetMaxPool(stride=1)])
+        pairs = zip([3, *counts], counts, strict=False)
+        self.convs = nn.ModuleList(switches.darknet_block(*pair, 3) for pair in pairs)
+        halving = [switches.darknet_pool(2) for _ in range(4)]
+        fifth = switches.darknet_pool(2) if stride == 32 else nn.Identity()
+        self.pools = nn.ModuleList([*halving, fifth, switches.darknet_pool(1)])
         self.strides = (*finer, stride)
         self.channels = (*(counts[known.index(other)] for other in finer), counts[-1])
 

@@ -24,9 +24,10 @@ from detectors.anchors import (
 from detectors.coders import SSDBoxCoder
 from detectors.losses.multibox_loss import MultiBoxLoss
 from detectors.matching import MultiBoxMatcher
-from detectors.models.backbones import build_backbone, with_weights
+from detectors.models.backbones import build_backbone, own_parts, with_weights
 from detectors.models.detector import Detector
 from detectors.models.ssd_parts import Extra, MultiBoxHead, SSDExtras
+from detectors.models.switches import LayerSwitches
 from detectors.models.vgg import ReducedVGG
 from detectors.postprocess import PostProcess, ssd_scores
 from detectors.structures import Loss, builder
@@ -120,6 +121,7 @@ def ssd(
     backbone: str = REDUCED_VGG,
     backbone_weights: str | None = None,
     width: float = 1.0,
+    layers: Mapping[str, Any] | None = None,
     sizes: str | Sequence[float] = "voc",
     batch_norm: bool = False,
     clip_default_boxes: str | None = None,
@@ -140,6 +142,7 @@ def ssd(
         build_backbone, are the first three levels; then there is one added level fewer, and no L2Norm.
     backbone_weights: see load_backbone_weights.
     width: multiplies every channel count but the heads'.
+    layers: changes of layers for ablations, see LayerSwitches.
     sizes: of the default boxes: "voc", "coco", or a list of pixels, one more than there are levels, see
         default_box_sizes (`detectors cluster` proposes one).
     batch_norm: for training without pretrained weights; not in the paper.
@@ -155,19 +158,30 @@ def ssd(
         )
     side, levels_of, extras, vgg = VARIANTS[variant]
     levels = levels_of(sizes)
+    switches = LayerSwitches.of(layers)
+    added = {"width": width, "batch_norm": batch_norm, "switches": switches}
     if backbone == REDUCED_VGG:
-        features = with_weights(ReducedVGG(**vgg, width=width, batch_norm=batch_norm), backbone_weights)
-        neck = SSDExtras(features.channels, extras, width=width, batch_norm=batch_norm)
+        features = with_weights(ReducedVGG(**vgg, **added), backbone_weights)
+        neck = SSDExtras(features.channels, extras, **added)
     else:
-        features = build_backbone(backbone, strides=SSD_STRIDES, width=width, weights=backbone_weights)
-        neck = SSDExtras(features.channels, extras[1:], width=width, batch_norm=batch_norm, l2_norm=False)
+        if switches.dilation is not None:
+            raise ValueError(
+                f"layers.dilation={switches.dilation}: it is fc6's, which backbone={backbone} does not have; "
+                f"set it to null, or backbone={REDUCED_VGG}"
+            )
+        features = build_backbone(
+            backbone, strides=SSD_STRIDES, width=width, weights=backbone_weights, switches=switches
+        )
+        neck = SSDExtras(features.channels, extras[1:], l2_norm=False, **added)
         levels = fitted_levels(levels, features, neck, side)
     anchors = DefaultBoxes(levels, (side, side), clip=clip_default_boxes)
+    head = MultiBoxHead(neck.channels, anchors.per_location, num_classes, switches)
+    switches.initialize(*own_parts(features), neck, head)
     coder = SSDBoxCoder()
     return Detector(
         backbone=features,
         neck=neck,
-        head=MultiBoxHead(neck.channels, anchors.per_location, num_classes),
+        head=head,
         anchors=anchors,
         encoder=TargetEncoder(MultiBoxMatcher(bipartite=bipartite), coder),
         loss=loss or MultiBoxLoss(),

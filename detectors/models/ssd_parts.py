@@ -6,12 +6,14 @@ Layers carry Caffe's names (conv6_1 ... conv9_2).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from detectors.layers import ConvReLU, L2Norm, init_caffe_xavier, scale_channels
+from detectors.layers import L2Norm, init_caffe_xavier, scale_channels
+from detectors.models.switches import PAPER, LayerSwitches
 from detectors.structures import HeadOutputs, OutputLayer
 
 
@@ -38,22 +40,26 @@ class SSDExtras(nn.Module):
         width: float = 1.0,
         batch_norm: bool = False,
         l2_norm: bool = True,
+        switches: LayerSwitches = PAPER,
     ):
         """channels: of the backbone's maps: conv4_3 and fc7. width: multiplies every channel count of the
         added levels. batch_norm: see ConvReLU. l2_norm: of the first map.
         """
         super().__init__()
         self.conv4_3_norm = L2Norm(channels[0]) if l2_norm else nn.Identity()
+        self.pyramid = switches.pyramid(channels[-1], partial(switches.caffe_block, batch_norm=batch_norm))
         self.levels = nn.ModuleList()
         widths = list(channels)
         for number, extra in enumerate(extras, 4 + len(channels)):
             squeeze = scale_channels(extra.squeeze, width)
             wide = scale_channels(extra.channels, width)
             level = nn.Sequential()
-            level.add_module(f"conv{number}_1", ConvReLU(widths[-1], squeeze, 1, batch_norm=batch_norm))
+            level.add_module(
+                f"conv{number}_1", switches.caffe_block(widths[-1], squeeze, 1, batch_norm=batch_norm)
+            )
             level.add_module(
                 f"conv{number}_2",
-                ConvReLU(
+                switches.caffe_block(
                     squeeze,
                     wide,
                     extra.kernel,
@@ -69,8 +75,8 @@ class SSDExtras(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """The backbone's maps -> every map that a head looks at, from fine to coarse"""
         conv4_3, *others = features
-        maps = [self.conv4_3_norm(conv4_3), *others]
-        x = maps[-1]
+        x = self.pyramid(others[-1])
+        maps = [self.conv4_3_norm(conv4_3), *others[:-1], x]
         for level in self.levels:
             x = level(x)
             maps.append(x)
@@ -83,8 +89,15 @@ class MultiBoxHead(nn.Module):
     Channel = anchor * n + entry.
     """
 
-    def __init__(self, channels: Sequence[int], per_location: Sequence[int], num_classes: int):
+    def __init__(
+        self,
+        channels: Sequence[int],
+        per_location: Sequence[int],
+        num_classes: int,
+        switches: LayerSwitches = PAPER,
+    ):
         super().__init__()
+        self.dropout = switches.before_head()
         pairs = list(zip(channels, per_location, strict=True))
         self.columns = num_classes + 1
         self.offsets = nn.ModuleList(nn.Conv2d(wide, k * 4, 3, padding=1) for wide, k in pairs)
@@ -100,6 +113,7 @@ class MultiBoxHead(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> HeadOutputs:
         """A runs over (level, row, column, anchor)."""
+        features = [self.dropout(x) for x in features]
         return HeadOutputs(
             _predict(self.offsets, features, 4), _predict(self.class_logits, features, self.columns)
         )

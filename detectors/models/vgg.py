@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detectors.layers import ConvReLU, scale_channels
+from detectors.layers import scale_channels
 from detectors.models.pixels import CAFFE_STD, PIXEL_MEAN
+from detectors.models.switches import PAPER, LayerSwitches, LpPool
 
 VGG16_CONVS = (2, 2, 3, 3, 3)
 VGG16_CHANNELS = (64, 128, 256, 512, 512)
@@ -39,6 +39,7 @@ class ReducedVGG(nn.Module):
         fc_dilation: int = 6,
         width: float = 1.0,
         batch_norm: bool = False,
+        switches: LayerSwitches = PAPER,
     ):
         """convs, channels: of stages 1 to 5. width: multiplies all channels. batch_norm: see ConvReLU."""
         super().__init__()
@@ -49,13 +50,19 @@ class ReducedVGG(nn.Module):
             for i in range(1, count + 1):
                 stage.add_module(
                     f"conv{number}_{i}",
-                    ConvReLU(before, scale_channels(wide, width), 3, padding=1, batch_norm=batch_norm),
+                    switches.caffe_block(
+                        before, scale_channels(wide, width), 3, padding=1, batch_norm=batch_norm
+                    ),
                 )
                 before = scale_channels(wide, width)
             self.stages[f"stage{number}"] = stage
         fc = scale_channels(fc_channels, width)
-        self.fc6 = ConvReLU(before, fc, 3, padding=fc_dilation, dilation=fc_dilation, batch_norm=batch_norm)
-        self.fc7 = ConvReLU(fc, fc, 1, batch_norm=batch_norm)
+        dilated = {"dilation": switches.dilation or fc_dilation, "padding": switches.dilation or fc_dilation}
+        self.fc6 = switches.caffe_block(before, fc, 3, batch_norm=batch_norm, **dilated)
+        self.fc7 = switches.caffe_block(fc, fc, 1, batch_norm=batch_norm)
+        power = switches.pooling_power
+        self.halve = nn.MaxPool2d(2, ceil_mode=True) if power is None else LpPool(power, 2, 2)
+        self.keep = nn.MaxPool2d(3, 1, padding=1) if power is None else LpPool(power, 3, 1, padding=1)
         self.channels = (scale_channels(channels[3], width), fc)
         self.strides = (8, 16)
 
@@ -68,7 +75,7 @@ class ReducedVGG(nn.Module):
         stage1, stage2, stage3, stage4, stage5 = self.stages.values()
         x = images
         for stage in (stage1, stage2, stage3):
-            x = F.max_pool2d(stage(x), 2, ceil_mode=True)
+            x = self.halve(stage(x))
         conv4 = stage4(x)
-        x = stage5(F.max_pool2d(conv4, 2, ceil_mode=True))
-        return conv4, self.fc7(self.fc6(F.max_pool2d(x, 3, stride=1, padding=1)))
+        x = stage5(self.halve(conv4))
+        return conv4, self.fc7(self.fc6(self.keep(x)))

@@ -6,18 +6,21 @@ Modules are registered in the order of the cfg files, which is the order of a .w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from detectors.anchors import YOLO_ANCHORS, YoloAnchors
 from detectors.coders import YoloBoxCoder
-from detectors.layers import ConvBNLeaky, DarknetReorg, init_darknet, scale_channels
+from detectors.layers import DarknetReorg, init_darknet, scale_channels
 from detectors.losses.region_loss import RegionLoss
 from detectors.matching import ResponsibleCellMatcher
-from detectors.models.backbones import build_backbone
+from detectors.models.backbones import build_backbone, own_parts
 from detectors.models.detector import Detector
+from detectors.models.switches import PAPER, LayerSwitches
 from detectors.postprocess import YOLO_SCORE_RULES, PostProcess
 from detectors.structures import HeadOutputs, Loss, OutputLayer, builder
 from detectors.targets import TargetEncoder
@@ -31,16 +34,24 @@ class PassthroughNeck(nn.Module):
         leaves it out, as in the network of 2016, whose last convolution reads 4 * 512 + 1024 = 3072 channels.
     """
 
-    def __init__(self, channels: Sequence[int], width: float = 1.0, passthrough_channels: int | None = 64):
+    def __init__(
+        self,
+        channels: Sequence[int],
+        width: float = 1.0,
+        passthrough_channels: int | None = 64,
+        switches: LayerSwitches = PAPER,
+    ):
         """channels: those of the fine and of the deep map of the backbone."""
         super().__init__()
         fine, deep = channels
         wide = scale_channels(1024, width)
-        self.deep = nn.Sequential(ConvBNLeaky(deep, wide, 3), ConvBNLeaky(wide, wide, 3))
+        block = partial(switches.darknet_block, neck=True)
+        self.pyramid = switches.pyramid(deep, block)
+        self.deep = nn.Sequential(block(deep, wide, 3), block(wide, wide, 3))
         narrow = fine if passthrough_channels is None else scale_channels(passthrough_channels, width)
-        self.passthrough = nn.Identity() if passthrough_channels is None else ConvBNLeaky(fine, narrow, 1)
+        self.passthrough = nn.Identity() if passthrough_channels is None else block(fine, narrow, 1)
         self.reorg = DarknetReorg(stride=2)
-        self.fuse = ConvBNLeaky(4 * narrow + wide, wide, 3)
+        self.fuse = block(4 * narrow + wide, wide, 3)
         self.channels = (wide,)
 
     def forward(self, features: tuple[Tensor, Tensor]) -> tuple[Tensor]:
@@ -48,21 +59,29 @@ class PassthroughNeck(nn.Module):
         fine, deep = features
         folded = self.reorg(self.passthrough(fine))  # (B, 256, H / 32, W / 32)
         return (
-            self.fuse(torch.cat([folded, self.deep(deep)], 1)),
+            self.fuse(torch.cat([folded, self.deep(self.pyramid(deep))], 1)),
         )  # the cfg's [route] layers=-1,-4: the folded map first
 
 
 class TinyNeck(nn.Module):
     """The last 3x3 convolution of Tiny-YOLOv2: 1024 channels in the VOC cfg, 512 in the COCO cfg."""
 
-    def __init__(self, channels: Sequence[int], width: float = 1.0, last_channels: int = 1024):
+    def __init__(
+        self,
+        channels: Sequence[int],
+        width: float = 1.0,
+        last_channels: int = 1024,
+        switches: LayerSwitches = PAPER,
+    ):
         super().__init__()
         self.channels = (scale_channels(last_channels, width),)
-        self.last = ConvBNLeaky(channels[0], self.channels[0], 3)
+        block = partial(switches.darknet_block, neck=True)
+        self.pyramid = switches.pyramid(channels[0], block)
+        self.last = block(channels[0], self.channels[0], 3)
 
     def forward(self, features: tuple[Tensor]) -> tuple[Tensor]:
         """(B, 1024, rows, columns) -> (B, last_channels, rows, columns)"""
-        return (self.last(features[0]),)
+        return (self.last(self.pyramid(features[0])),)
 
 
 def region_head_outputs(raw: Tensor) -> HeadOutputs:
@@ -80,9 +99,12 @@ class RegionHead(nn.Module):
     Darknet's order: anchor * (5 + C) + (x, y, w, h, objectness, classes ...).
     """
 
-    def __init__(self, in_channels: int, per_location: int, num_classes: int):
+    def __init__(
+        self, in_channels: int, per_location: int, num_classes: int, switches: LayerSwitches = PAPER
+    ):
         super().__init__()
         self.entries = 5 + num_classes
+        self.dropout = switches.before_head()
         self.conv = nn.Conv2d(in_channels, per_location * self.entries, 1)
         self.output_layers = (OutputLayer("conv", 0, shared=5),)
         init_darknet(self.conv)
@@ -92,7 +114,7 @@ class RegionHead(nn.Module):
 
         Only x and y go through a sigmoid.
         """
-        raw = self.conv(features[0]).permute(0, 2, 3, 1)  # (B, rows, columns, K * (5 + C))
+        raw = self.conv(self.dropout(features[0])).permute(0, 2, 3, 1)  # (B, rows, columns, K * (5 + C))
         return region_head_outputs(raw.reshape(len(raw), -1, self.entries).float())
 
 
@@ -104,6 +126,7 @@ def yolov2(
     backbone: str = "darknet19",
     backbone_weights: str | None = None,
     width: float = 1.0,
+    layers: Mapping[str, Any] | None = None,
     anchors: str | Sequence[Sequence[float]] = "voc",
     passthrough_channels: int | None = 64,
     class_activation: str = "softmax",
@@ -119,6 +142,7 @@ def yolov2(
     loss: RegionLoss(class_activation=class_activation) by default.
     backbone, backbone_weights: see build_backbone; its maps of strides 16 and 32 are used.
     width: multiplies every channel count but the head's.
+    layers: changes of layers for ablations, see LayerSwitches.
     anchors: a name in YOLO_ANCHORS or pairs (width, height) in cells.
     passthrough_channels: None is the network of 2016, see PassthroughNeck.
     class_activation: "softmax", or "logistic" for Darknet's softmax=0; the loss must use the same.
@@ -132,12 +156,16 @@ def yolov2(
     >>> tuple(outputs.offsets.shape), tuple(outputs.class_logits.shape)
     ((1, 845, 4), (1, 845, 20))
     """
-    features = build_backbone(backbone, strides=(16, 32), width=width, weights=backbone_weights)
+    switches = LayerSwitches.of(layers)
+    features = build_backbone(
+        backbone, strides=(16, 32), width=width, weights=backbone_weights, switches=switches
+    )
     return _region_detector(
         backbone=features,
-        neck=PassthroughNeck(features.channels, width, passthrough_channels),
+        neck=PassthroughNeck(features.channels, width, passthrough_channels, switches),
         anchors=_anchors(anchors, 32),
         num_classes=num_classes,
+        switches=switches,
         loss=loss,
         class_activation=class_activation,
         pixel_mean=pixel_mean,
@@ -157,6 +185,7 @@ def yolov2_tiny(
     backbone: str = "tiny_darknet",
     backbone_weights: str | None = None,
     width: float = 1.0,
+    layers: Mapping[str, Any] | None = None,
     anchors: str | Sequence[Sequence[float]] = "tiny_voc",
     last_channels: int = 1024,
     stride: int = 32,
@@ -178,12 +207,16 @@ def yolov2_tiny(
     >>> yolov2_tiny(num_classes=3, width=0.25, stride=16).grid((160, 160)).num_anchors
     500
     """
-    features = build_backbone(backbone, strides=(stride,), width=width, weights=backbone_weights)
+    switches = LayerSwitches.of(layers)
+    features = build_backbone(
+        backbone, strides=(stride,), width=width, weights=backbone_weights, switches=switches
+    )
     return _region_detector(
         backbone=features,
-        neck=TinyNeck(features.channels, width, last_channels),
+        neck=TinyNeck(features.channels, width, last_channels, switches),
         anchors=_anchors(anchors, stride),
         num_classes=num_classes,
+        switches=switches,
         loss=loss,
         class_activation=class_activation,
         pixel_mean=pixel_mean,
@@ -211,6 +244,7 @@ def _region_detector(
     neck: nn.Module,
     anchors: YoloAnchors,
     num_classes: int,
+    switches: LayerSwitches,
     loss: Loss | None,
     class_activation: str,
     pixel_mean: Sequence[float] | None,
@@ -229,10 +263,12 @@ def _region_detector(
         names = ", ".join(YOLO_SCORE_RULES)
         raise ValueError(f"class_activation={class_activation!r}: choose one of {names}")
     coder = YoloBoxCoder()
+    head = RegionHead(neck.channels[0], anchors.per_location[0], num_classes, switches)
+    switches.initialize(*own_parts(backbone), neck, head)
     return Detector(
         backbone=backbone,
         neck=neck,
-        head=RegionHead(neck.channels[0], anchors.per_location[0], num_classes),
+        head=head,
         anchors=anchors,
         encoder=TargetEncoder(ResponsibleCellMatcher(), coder),
         loss=loss or RegionLoss(class_activation=class_activation),
