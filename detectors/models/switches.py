@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from detectors.layers import ConvBNLeaky, ConvReLU, DarknetMaxPool, init_caffe_xavier, init_darknet
 
-ACTIVATIONS = {
+SWITCHED_ACTIVATIONS = {
     "leaky": lambda: nn.LeakyReLU(0.1, inplace=True),
     "relu": lambda: nn.ReLU(inplace=True),
     "prelu": nn.PReLU,  # one learned slope a layer, from 0.25
@@ -26,15 +26,15 @@ ACTIVATIONS = {
 }
 NORMALIZATIONS = ("batch", "group", "none")
 INITIALIZATIONS = {"xavier": nn.init.xavier_uniform_, "he": nn.init.kaiming_normal_}
-GROUPS = 32  # of group normalisation, or fewer if the channels have no such divisor
-SMALLEST_MEAN = 1e-12  # below it, Lp pooling has the gradient 0: its own is infinite at 0
+NORM_GROUPS = 32  # of group normalisation, or fewer if the channels have no such divisor
+SMALLEST_MEAN = 1e-30  # below it, Lp pooling has the gradient 0: its own is infinite at 0
 
 
 @dataclass(frozen=True)
 class LayerSwitches:
     """None: as in the paper.
 
-    activation: a key of ACTIVATIONS. normalization: batch, group or none, in every convolution block.
+    activation: a key of SWITCHED_ACTIVATIONS. normalization: batch, group or none. Both: in all blocks.
     separable: convolutions larger than 1x1 on more than 3 channels are a depthwise one and a 1x1 one.
     pooling_power: p of Lp pooling, (mean |x|^p)^(1/p), in place of max pooling.
     dilation: YOLOv2: of the neck's 3x3 convolutions; SSD: of fc6 (the paper has 6).
@@ -56,7 +56,7 @@ class LayerSwitches:
     def __post_init__(self):
         """ValueError for what cannot be, alone or together."""
         for name, known in (
-            ("activation", tuple(ACTIVATIONS)),
+            ("activation", tuple(SWITCHED_ACTIVATIONS)),
             ("normalization", NORMALIZATIONS),
             ("initialization", tuple(INITIALIZATIONS)),
         ):
@@ -64,8 +64,8 @@ class LayerSwitches:
                 raise ValueError(f"layers.{name}={getattr(self, name)!r}: choose {', '.join(known)}, or null")
         if not isinstance(self.separable, bool):
             raise ValueError(f"layers.separable={self.separable!r}: must be true or false")
-        if self.pooling_power is not None and not _number(self.pooling_power, 1, 100):
-            raise ValueError(f"layers.pooling_power={self.pooling_power!r}: must be from 1 to 100, or null")
+        if self.pooling_power is not None and not _number(self.pooling_power, 1, 8):
+            raise ValueError(f"layers.pooling_power={self.pooling_power!r}: must be from 1 to 8, or null")
         if self.dilation is not None and not (type(self.dilation) is int and self.dilation >= 1):
             raise ValueError(
                 f"layers.dilation={self.dilation!r}: must be a whole number of 1 or more, or null"
@@ -176,7 +176,7 @@ class ConvBlock(nn.Module):
         else:
             self.conv = nn.Conv2d(channels, out_channels, kernel, bias=bias, **geometry)
         self.norm = _normalization(kind, out_channels, darknet=usual_activation == "leaky")
-        self.activation = ACTIVATIONS[switches.activation or usual_activation]()
+        self.activation = SWITCHED_ACTIVATIONS[switches.activation or usual_activation]()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, H, W) -> (B, out, H', W')"""
@@ -187,7 +187,7 @@ def _normalization(kind: str, channels: int, *, darknet: bool) -> nn.Module:
     """darknet: running statistics change by 1 % a step, as in ConvBNLeaky; else by 10 %."""
     if kind == "batch":
         return nn.BatchNorm2d(channels, momentum=0.01 if darknet else 0.1)
-    return nn.GroupNorm(gcd(GROUPS, channels), channels) if kind == "group" else nn.Identity()
+    return nn.GroupNorm(gcd(NORM_GROUPS, channels), channels) if kind == "group" else nn.Identity()
 
 
 class LpPool(nn.Module):
