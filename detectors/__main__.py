@@ -27,6 +27,7 @@ VERBS = {
     "cluster": ("cluster.command", "anchors that fit a data set"),
     "find-rate": ("find_rate.command", "the learning rate at which a training learns fastest"),
     "browse": ("browse.command", "pictures of what training sees: augmented images, boxes, matched anchors"),
+    "receptive-field": ("receptive_field.command", "what each level of a detector sees of an image"),
     "convert": (
         "convert.command",
         "weights of other programs to checkpoints and back; data sets between formats",
@@ -45,6 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     if verb in ("-h", "--help"):
         print(overview())
         return
+    verb = verb.replace("_", "-")
     if verb not in VERBS:
         hint = did_you_mean(verb, VERBS, listed=True)
         sys.stderr.write(f"error: detectors {verb}: there is no such command{hint}\n")

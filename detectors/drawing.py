@@ -155,6 +155,11 @@ def jpeg_address(image: np.ndarray, quality: int) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(encoded.tobytes()).decode()}"
 
 
+def png_bytes(image: np.ndarray) -> bytes:
+    """(H, W, 3) uint8 RGB -> the content of a .png file."""
+    return cv2.imencode(".png", image[..., ::-1])[1].tobytes()
+
+
 def image_grid(images: Sequence[np.ndarray], columns: int, gap: int = 4) -> np.ndarray:
     """Images of any sizes, row by row on black, `gap` pixels apart.
 
