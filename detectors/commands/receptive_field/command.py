@@ -63,6 +63,8 @@ def chosen_detector(args: argparse.Namespace) -> tuple[Detector, Config]:
         config = check(composed([f"model={args.place}", f"seed={args.seed}", *args.overrides]))
         names = tuple(config.data.class_names or map(str, range(CLASS_COUNT)))
         detector = assemble.seeded_detector(config, len(names))
+        if not isinstance(detector, Detector):
+            raise ValueError(f"{args.place}: not a detector; name a yaml that has anchors, such as ssd300")
         for line in initialise(detector, initial_weights(config.init.from_), config, names):
             print(line)
         return detector, config

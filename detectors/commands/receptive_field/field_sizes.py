@@ -23,7 +23,7 @@ from detectors.models.detector import Detector
 
 SHARE = 0.95
 LARGEST_INPUT = 4096  # pixels; no field of a known detector needs more
-UNCHANGED = (F.leaky_relu, F.relu, F.relu6, F.batch_norm, F.silu, F.hardswish, torch.relu, torch.relu_)
+PASSED_THROUGH = (F.leaky_relu, F.relu, F.relu6, F.batch_norm, F.silu, F.hardswish, torch.relu, torch.relu_)
 
 
 class Field(NamedTuple):
@@ -48,7 +48,7 @@ class PositiveNetwork(TorchFunctionMode):
             return _mean_pool(*args, **kwargs)
         if func is F.pad:
             return F.pad(*args[:2])  # zeros in place of minus infinity
-        if func in UNCHANGED:
+        if func in PASSED_THROUGH:
             return args[0]
         return func(*args, **kwargs)
 
@@ -66,7 +66,8 @@ def _mean_pool(
     """The window of a max pool. ValueError for a dilated one."""
     if dilation not in (1, (1, 1)):
         raise ValueError("a dilated max pool: its receptive field is not known here")
-    return F.avg_pool2d(x, kernel_size, stride, padding, ceil_mode)
+    y = F.avg_pool2d(x.mean(1, keepdim=True), kernel_size, stride, padding, ceil_mode)
+    return y.expand(-1, x.shape[1], -1, -1)
 
 
 def theoretical_fields(detector: Detector) -> list[Field]:
