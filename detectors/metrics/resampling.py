@@ -39,18 +39,25 @@ class Outcomes(NamedTuple):
     boxes: np.ndarray  # (N, C) int64: boxes that count, by image and class
 
 
-def coco_outcomes(annotations: Annotations, judged: Judged, size: int = 0) -> Outcomes:
-    """By COCO's matching, at its ten thresholds. judged: see judge_by_size. size: place in AREA_RANGES."""
-    found = judged.detections
-    order = np.lexsort((-found.score, found.label))
-    return Outcomes(
-        found.image[order],
-        found.label[order],
-        found.score[order],
-        judged.right[order, :, size],
-        judged.wrong[order, :, size],
-        _boxes(annotations, AREA_RANGES[size]),
-    )
+def coco_outcomes(annotations: Annotations, judged: Judged) -> list[Outcomes]:
+    """By COCO's matching, at its ten thresholds; of boxes of all sizes, small, medium and large ones.
+
+    judged: see judge_by_size.
+    """
+    detections = judged.detections
+    order = np.lexsort((-detections.score, detections.label))
+    image, label, score = detections.image[order], detections.label[order], detections.score[order]
+    return [
+        Outcomes(
+            image,
+            label,
+            score,
+            judged.right[order, :, size],
+            judged.wrong[order, :, size],
+            _boxes(annotations, limits),
+        )
+        for size, limits in enumerate(AREA_RANGES)
+    ]
 
 
 def voc_outcomes(annotations: Annotations, detections: Detections) -> Outcomes:

@@ -52,7 +52,7 @@ def repeated(
 
 
 def of_coco(annotations: Annotations, detections: Detections) -> Outcomes:
-    return coco_outcomes(annotations, judge_by_size(annotations, detections))
+    return coco_outcomes(annotations, judge_by_size(annotations, detections))[0]
 
 
 def without_ties(detections: Detections, seed: int) -> Detections:

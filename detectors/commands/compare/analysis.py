@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from detectors.annotations import Annotations
-from detectors.commands.compare.options import RESAMPLES
+from detectors.commands.compare.options import FEWEST, RESAMPLES
 from detectors.metrics.calibration import Reliability, reliability
 from detectors.metrics.coco import ALL, AT_50, judge_by_size
 from detectors.metrics.coco_arrays import Judged
@@ -102,7 +102,7 @@ class _Measured:
     """A member's outcomes, and its numbers on resampled data sets."""
 
     coco: Outcomes
-    draws: dict[str, np.ndarray]  # by TITLES and BY_SIZE, each (R,)
+    draws: dict[str, np.ndarray]  # by TITLES (R,) each, and by BY_SIZE (R // 2,): they take longer
     per_class: np.ndarray  # (C, R) AP
 
 
@@ -135,16 +135,16 @@ def _describe(detector: ComparedDetector, weights: np.ndarray) -> list[_Measured
 
 
 def _measure(member: Measurement, judged: Judged, weights: np.ndarray) -> _Measured:
-    coco = coco_outcomes(member.annotations, judged)
+    coco, *by_size = coco_outcomes(member.annotations, judged)
     boxes = weighted_boxes(coco, weights)
     (ap,) = weighted_ap(coco, weights, boxes, "coco")
     draws = coco_numbers(ap)
     voc = voc_outcomes(member.annotations, member.detections)
     for kind, of_kind in zip(VOC_KINDS, weighted_ap(voc, weights, boxes, *VOC_KINDS), strict=True):
         draws[f"AP50_{kind}"] = mean_over_classes(of_kind)[0]
-    for size, name in enumerate(BY_SIZE, start=1):
-        of_size = coco_outcomes(member.annotations, judged, size)
-        (sized,) = weighted_ap(of_size, weights, weighted_boxes(of_size, weights), "coco")
+    fewer = weights[:, : max(FEWEST, weights.shape[1] // 2)]
+    for name, of_size in zip(BY_SIZE, by_size, strict=True):
+        (sized,) = weighted_ap(of_size, fewer, weighted_boxes(of_size, fewer), "coco")
         draws[name] = mean_over_classes(sized).mean(0)
     return _Measured(coco, draws, ap.mean(0))
 

@@ -110,7 +110,7 @@ def test_intervals_over_images_are_those_of_the_resampled_sets(runs, tmp_path):
     content = compared(runs[:1], tmp_path)
     annotations = scene(0)
     judged = judge_by_size(annotations, detected(annotations, 0, 3.0))
-    outcomes = coco_outcomes(annotations, judged)
+    outcomes = coco_outcomes(annotations, judged)[0]
     draws = resampled_coco(outcomes, drawn_weights(len(annotations), 100, seed=0))["AP"]
     estimate = content["detectors"][0]["estimates"]["AP"]
     expected = np.quantile(draws, (0.025, 0.975)) - draws.mean() + estimate["value"]
