@@ -288,6 +288,12 @@ DARKNET19 = {  # darknet19_448.conv.23, see Darknet's page
     "init.from": "${paths.data}/weights/darknet19_448.pt",
     "init.without": ["neck", "head"],
 }
+IMAGENET = {  # both cfgs
+    "data.root": "${paths.data}/imagenet",
+    "optimizer.momentum": 0.9,
+    "optimizer.weight_decay": 0.0005,
+    "schedule.power": 4.0,
+}
 EXPERIMENTS: dict[str, dict[str, Any]] = {
     "yolov2_voc0712": {  # yolov2-voc.cfg
         **DARKNET_RECIPE,
@@ -360,6 +366,27 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
         "trainer.batch_size": 32,
         "trainer.eval_every": 250,
         "trainer.eval_batch_size": 500,
+    },
+    "darknet19_imagenet": {  # YOLO9000, section 3; darknet19.cfg: burn_in, momentum, decay; its batch=128
+        **IMAGENET,
+        "optimizer.rate": 0.1,
+        "schedule.warmup_steps": 1000,
+        "schedule.warmup_power": 4.0,
+        "trainer.steps": 160 * 1_281_167 // 128 + 1,
+        "trainer.batch_size": 64,
+        "trainer.accumulate": 2,
+    },
+    "darknet19_448_imagenet": {  # darknet19_448.cfg; 10 epochs: YOLO9000, section 2
+        **IMAGENET,
+        "input.size": [448, 448],
+        "augment.min_crop": 448,  # the width, without a min_crop in the cfg
+        "augment.max_crop": 512,
+        "optimizer.rate": 0.001,
+        "schedule.warmup_steps": 0,
+        "trainer.steps": 10 * 1_281_167 // 128 + 1,
+        "trainer.batch_size": 32,
+        "trainer.accumulate": 4,
+        "init.from": "${paths.output}/darknet19_imagenet/best.pt",
     },
     "duel": {  # ours
         "input.resize": "stretch",

@@ -1,5 +1,7 @@
 """Evaluates a checkpoint: python evaluate.py run=RUN_OR_CHECKPOINT [split=test].
 
+A classifier's evaluation is evaluation.json and predictions.csv, a line for each image.
+
 Writes evaluation.json, detections.json (COCO's results format) and detections.npz (with the ground truth)
 beside the checkpoint. Their names say what was evaluated: see file_suffix.
 
@@ -24,10 +26,11 @@ from detectors.config.check import check
 from detectors.config.evaluation_data import data_alone, same_files, with_cache, with_data
 from detectors.config.schema import EvaluateConfig, InputConfig
 from detectors.data.checks import settled
-from detectors.data.files import write_json
+from detectors.data.files import write_json, write_text
 from detectors.data.loading import BatchLoader
 from detectors.data.problems import KINDS, Problem
 from detectors.kernels.dispatch import set_kernels
+from detectors.metrics.class_report import class_report, predictions_csv
 from detectors.metrics.coco import coco_results, evaluate_coco
 from detectors.metrics.coco_reference import evaluate_with_pycocotools
 from detectors.metrics.report import Report, report
@@ -36,6 +39,7 @@ from detectors.postprocess import PostProcess
 from detectors.structures import Detections
 from detectors.training import assemble
 from detectors.training import checkpoint as ckpt
+from detectors.training.classification import ClassificationTask, guess
 from detectors.training.detection import DetectionTask, detect
 from detectors.training.detections_file import write_detections
 from detectors.training.outcome import device_name
@@ -66,7 +70,7 @@ def main(cfg: DictConfig) -> float | None:
 
 
 def evaluate(settings: EvaluateConfig, *, own_cache: bool = False) -> float | None:
-    """Evaluates as the settings say, prints the numbers and writes them. Returns COCO's AP.
+    """Evaluates as the settings say, prints the numbers and writes them. Returns COCO's AP, or the accuracy.
 
     own_cache: settings.paths.cache takes the place of the run's.
     """
@@ -75,6 +79,8 @@ def evaluate(settings: EvaluateConfig, *, own_cache: bool = False) -> float | No
     set_kernels(settings.kernels)
     device = assemble.choose_device(settings.device)
     stored = ckpt.load_checkpoint(ckpt.find_checkpoint(settings.run, f"{settings.checkpoint}.pt"))
+    if assemble.is_classifier(stored):
+        return evaluate_classifier(settings, stored, device, own_cache=own_cache)
     detector, run_config = assemble.load_detector(stored, device)
     protocol = settled_protocol(detector.postprocess, settings)
     config = with_data(with_cache(run_config, settings.paths.cache) if own_cache else run_config, settings)
@@ -114,6 +120,51 @@ def evaluate(settings: EvaluateConfig, *, own_cache: bool = False) -> float | No
     write_detections(folder / f"detections{suffix}.npz", annotations, detections)
     print(f"written: {target}")
     return result.scalars[DetectionTask.metric]
+
+
+def evaluate_classifier(
+    settings: EvaluateConfig, stored: ckpt.Checkpoint, device: torch.device, *, own_cache: bool
+) -> float | None:
+    """evaluate() of a classifier. ValueError for a setting of post-processing, which it does not have."""
+    for name in PROTOCOL:
+        if getattr(settings, name) is not None:
+            raise ValueError(
+                f"{name}={getattr(settings, name)}: is for detectors, and {stored.path} is a classifier"
+            )
+    classifier, run_config = assemble.load_network(stored, device)
+    config = with_data(with_cache(run_config, settings.paths.cache) if own_cache else run_config, settings)
+    scanned = assemble.scan_annotations(config.data, settings.split, stored.class_names)
+    annotations = settled(scanned, config.data.on_error)
+    loader = assemble.eval_loader(config, annotations, batch_size=settings.batch_size)
+    precision = config.trainer.precision
+    with backend_switches(config.trainer):
+        guesses, seconds = guess(classifier, loader, device, progress=settings.progress, precision=precision)
+    result = class_report(annotations, guesses)
+    content = {
+        "task": config.task,
+        "checkpoint": stored.path.name,
+        "step": stored.step,
+        "data": config.data.name,
+        "split": settings.split,
+        "protocol": {"resize": input_handling(config.input, annotations)},
+        **result.as_dict(),
+        "inference_images_per_second": len(annotations) / max(seconds, 1e-9),
+        "device": device_name(device),
+        **fault_counts(scanned[1], loader),
+    }
+    where = f"{config.data.name} {settings.split} ({len(annotations)} images)"
+    kind = ", averaged weights" if stored.ema else ""
+    print(f"{stored.path}, step {stored.step}{kind}, on {where}\n{result.table()}")
+    print(*fault_lines(scanned[1], loader), sep="", end="")
+    own = same_files(run_config.data, config.data) or is_recorded(
+        result.truths_hash, stored.path, settings.split
+    )
+    suffix = file_suffix(stored.path, settings.split, "" if own else data_label(content))
+    target = stored.path.parent / f"evaluation{suffix}.json"
+    write_json(target, content)
+    write_text(target.with_name(f"predictions{suffix}.csv"), predictions_csv(annotations, guesses))
+    print(f"written: {target}")
+    return result.scalars[ClassificationTask.metric]
 
 
 def settled_protocol(postprocess: PostProcess, settings: EvaluateConfig) -> dict[str, float | int | None]:

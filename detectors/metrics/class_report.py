@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -92,6 +94,19 @@ def class_report(annotations: Annotations, guesses: Guesses) -> ClassReport:
         "accuracy_mean": float(np.mean(known)) if known else None,
     }
     return ClassReport(scalars, per_class, confusion, len(annotations), truths_hash(annotations))
+
+
+def predictions_csv(annotations: Annotations, guesses: Guesses) -> str:
+    """A line for each image: its id, its class, the best class and its probability."""
+    names = annotations.class_names
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(("image", "class", "best", "probability"))
+    best = zip(guesses.labels[:, 0].tolist(), guesses.probabilities[:, 0].tolist(), strict=True)
+    for row, (label, probability) in zip(guesses.rows.tolist(), best, strict=True):
+        truth = names[annotations.labels[row]]
+        lines.writerow((annotations.image_ids[row], truth, names[label], f"{probability:.6f}"))
+    return text.getvalue()
 
 
 def _share(value: float | None) -> str:

@@ -34,6 +34,7 @@ from detectors.data.suggestions import did_you_mean
 from detectors.data.torchvision_sets import ArrayReader, read_arrays
 from detectors.data.voc import scan_voc, voc_sources
 from detectors.kernels.dispatch import version
+from detectors.models.classifier import Classifier
 from detectors.models.detector import Detector
 from detectors.training.checkpoint import Checkpoint
 from detectors.training.checkpoint_checks import GO_ON, check_model_state
@@ -378,8 +379,22 @@ def load_detector(checkpoint: Checkpoint, device: torch.device) -> tuple[Detecto
     """A checkpoint's detector in evaluation mode, with its averaged weights if it has some, and its
     configuration.
 
-    ValueError if the weights do not fit it.
+    ValueError if the weights do not fit it, or for a classifier.
     """
+    if is_classifier(checkpoint):
+        raise ValueError(
+            f"{checkpoint.path}: it holds a classifier, and this needs a detector; evaluate.py and "
+            "detectors predict take classifiers"
+        )
+    return load_network(checkpoint, device)
+
+
+def is_classifier(checkpoint: Checkpoint) -> bool:
+    return checkpoint.config.get("task") == CLASSIFICATION
+
+
+def load_network(checkpoint: Checkpoint, device: torch.device) -> tuple[Detector | Classifier, Config]:
+    """load_detector for a network of either task."""
     config = stored_config(checkpoint)
     detector = build_detector(config, len(checkpoint.class_names))
     load_state(detector, checkpoint.weights, checkpoint.path)

@@ -1,4 +1,5 @@
-"""Draws and prints what a detector finds: a trained run's, or that of a Darknet cfg and weights file.
+"""Draws and prints what a detector finds, or prints what a classifier says: those of a trained run, or of a
+Darknet cfg and weights file.
 
 detectors predict RUN_OR_CHECKPOINT IMAGE_OR_FOLDER ... [--score 0.3]
 detectors predict --cfg X.cfg --weights X.weights [--names X.names] IMAGE_OR_FOLDER ... [--thresh 0.5]
@@ -22,6 +23,7 @@ import cv2
 import numpy as np
 import torch
 
+from detectors.commands.predict.class_lines import ClassifierFiles, print_classes
 from detectors.commands.predict.darknet_files import DarknetFiles
 from detectors.commands.predict.inputs import find_images
 from detectors.commands.predict.options import options
@@ -36,6 +38,7 @@ from detectors.kernels.dispatch import set_kernels
 from detectors.structures import Detections
 from detectors.tables import printable
 from detectors.training import assemble
+from detectors.training import checkpoint as ckpt
 
 
 @verb
@@ -50,6 +53,10 @@ def main(arguments: list[str] | None = None) -> None:
         predictor = Predictor(_darknet_files(args))
         places = args.places
     else:
+        stored = ckpt.load_checkpoint(ckpt.find_checkpoint(args.places[0]))
+        if assemble.is_classifier(stored):
+            print_classes(ClassifierFiles(stored, args.device), args.places[1:])
+            return
         predictor = load(args.places[0], device=args.device)
         if predictor.model.averaged:
             sys.stderr.write(f"{args.places[0]}: averaged weights\n")

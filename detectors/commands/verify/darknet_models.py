@@ -1,4 +1,4 @@
-"""The models of conf/model on the recordings of the cfgs that they are built after (full.json)."""
+"""The models of conf/model on the recordings of the cfgs that they are built after (full.json, net.json)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from detectors.boxes import xyxy_to_cxcywh
 from detectors.commands.verify.comparison import EXACT, Comparison, Tolerance, agree, compare_numbers
@@ -15,7 +15,9 @@ from detectors.commands.verify.recordings import Arrays, Settings
 from detectors.commands.verify.region_decoding import box_tolerance
 from detectors.darknet.framing import frame
 from detectors.darknet.network import DarknetNetwork
+from detectors.darknet.sections import Softmax
 from detectors.darknet.weights import convolutions
+from detectors.models.darknet19 import DARKNET19_STAGES, darknet19
 from detectors.models.detector import Detector
 from detectors.postprocess import to_original
 
@@ -67,6 +69,28 @@ def model_detections(
     yield compare_numbers(f"{title}: boxes", boxes, arrays["det_top_box"][recorded], tolerance)
 
 
+def model_classes(network: DarknetNetwork, images: Tensor) -> dict[str, Tensor]:
+    """Class logits and probabilities (B, C) of the builder darknet19, by the cfg's layer that has the same.
+
+    network: the cfg's, loaded. Empty unless its convolutions are those of a darknet19 of some width.
+    """
+    layers = convolutions(network)
+    width = layers[0].conv.out_channels / DARKNET19_STAGES[0][0]
+    kinds = [type(layer.settings) for layer in network.config.layers]
+    if Softmax not in kinds or width not in (1, 0.5, 0.25):
+        return {}
+    model = darknet19(num_classes=layers[-1].conv.out_channels, width=width).eval()
+    if _shapes(model) != _shapes(network):
+        return {}
+    for ours, darknets in zip(convolutions(model), layers, strict=True):
+        for tensor, values in zip(ours.tensors(), darknets.tensors(), strict=True):
+            tensor.data.copy_(values.data)
+    with torch.no_grad():
+        logits = model(images * 255)
+    softmax = kinds.index(Softmax)
+    return {f"layer{softmax - 1:02}": logits, f"layer{softmax:02}": logits.softmax(1)}
+
+
 def _model_like(network: DarknetNetwork) -> str | None:
     """The yaml of conf/model with the layers and anchors of a cfg that has another name."""
     layout = _layout(network)
@@ -83,5 +107,9 @@ def _layout(network: Detector | DarknetNetwork) -> str:
     """The shapes of all convolutions, and the anchors."""
     of_model = isinstance(network, Detector)
     anchors = network.anchors.shapes_cells if of_model else network.config.region.anchors
-    shapes = [tuple(tensor.shape) for layer in convolutions(network) for tensor in layer.tensors()]
-    return f"{anchors} {shapes}"
+    return f"{anchors} {_shapes(network)}"
+
+
+def _shapes(network: nn.Module) -> list[tuple[int, ...]]:
+    """Of the tensors of all convolutions."""
+    return [tuple(tensor.shape) for layer in convolutions(network) for tensor in layer.tensors()]

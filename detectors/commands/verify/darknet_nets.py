@@ -121,6 +121,10 @@ def _small(folder: Folder, name: Path, case: Settings, file: Path) -> Iterator[C
             outputs = network.outputs(images)
         recorded = arrays.under(build)
         yield from _layers(build, outputs, recorded)
+        if build == "gpu":
+            for layer, output in darknet_models.model_classes(network, images).items():
+                title = f"model=darknet19_classifier: {layer}"
+                yield compare_numbers(title, output, recorded[layer].reshape(output.shape), LAYERS)
         if build == "gpu" and case.get("dets"):
             raw = outputs[-2][:1]  # the region layer's input; Darknet's boxes are those of the first image
             for k, det in enumerate(case["dets"]):
@@ -180,6 +184,11 @@ def _full(folder: Folder, name: Path, case: Settings, arrays: Arrays) -> Iterato
         with torch.no_grad():
             outputs = network.outputs(images)
         yield from _full_layers(build, outputs, arrays)
+        if build == "gpu":
+            for layer, output in darknet_models.model_classes(network, images).items():
+                values = output.flatten()[torch.from_numpy(arrays[f"{layer}_index"].astype(np.int64))]
+                recorded = arrays.under(build)[f"{layer}_value"]
+                yield compare_numbers(f"model=darknet19_classifier: {layer}", values, recorded, LAYERS)
         if build == "gpu" and case.get("dets"):
             yield from _best_detections(outputs[-2], config, case["dets"], arrays)
             yield from darknet_models.model_detections(network, images, case["dets"], arrays)
