@@ -65,6 +65,11 @@ def read_summary(path: Path, fix: str) -> dict[str, Any]:
 def read_evaluation(path: Path, fix: str) -> dict[str, Any]:
     """An evaluation file as a dict. See read_record."""
     content = read_record(path, fix)
+    if content.get("task") == "classification":
+        raise ValueError(
+            f"{path}: of a classifier, and this compares detectors; that file holds its accuracy, per_class "
+            "and confusion"
+        )
     fields = {
         name: hint for name, hint in EVALUATION_FIELDS.items() if name in content or name not in OPTIONAL
     }
