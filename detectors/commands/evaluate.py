@@ -11,11 +11,11 @@ without a network.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -35,16 +35,17 @@ from detectors.metrics.coco import coco_results, evaluate_coco
 from detectors.metrics.coco_reference import evaluate_with_pycocotools
 from detectors.metrics.report import Report, report
 from detectors.metrics.variants import ap_variants, clipped_to_images, variants_text
-from detectors.postprocess import PostProcess
+from detectors.models.classifier import Classifier
+from detectors.models.detector import Detector
 from detectors.structures import Detections
 from detectors.training import assemble
 from detectors.training import checkpoint as ckpt
 from detectors.training.classification import ClassificationTask, guess
 from detectors.training.detection import DetectionTask, detect
 from detectors.training.detections_file import write_detections
+from detectors.training.evaluation_files import data_label, file_suffix, is_recorded
 from detectors.training.outcome import device_name
 from detectors.training.precision import backend_switches
-from detectors.training.run_files import SUMMARY, read_record
 from detectors.training.saved_detections import find_saved, known_of, load_saved
 
 LIMITS = ("candidates_per_class", "max_detections")
@@ -79,101 +80,120 @@ def evaluate(settings: EvaluateConfig, *, own_cache: bool = False) -> float | No
     set_kernels(settings.kernels)
     device = assemble.choose_device(settings.device)
     stored = ckpt.load_checkpoint(ckpt.find_checkpoint(settings.run, f"{settings.checkpoint}.pt"))
-    if assemble.is_classifier(stored):
-        return evaluate_classifier(settings, stored, device, own_cache=own_cache)
-    detector, run_config = assemble.load_detector(stored, device)
-    protocol = settled_protocol(detector.postprocess, settings)
+    network, run_config = assemble.load_network(stored, device)
     config = with_data(with_cache(run_config, settings.paths.cache) if own_cache else run_config, settings)
+    measure = measured_classes if assemble.is_classifier(stored) else measured_detections
+    protocol = settled_protocol(network, settings, stored.path)
     scanned = assemble.scan_annotations(config.data, settings.split, stored.class_names)
     annotations = settled(scanned, config.data.on_error)
     loader = assemble.eval_loader(config, annotations, batch_size=settings.batch_size)
-    precision = config.trainer.precision
     with backend_switches(config.trainer):
-        unclipped, seconds = detect(
-            detector, loader, device, progress=settings.progress, precision=precision, clip=False
-        )
-    detections = clipped_to_images(annotations, unclipped)
-    result, numbers, text = evaluated_numbers(annotations, detections, settings.evaluators, unclipped)
-    content = {
-        "checkpoint": stored.path.name,
-        "step": stored.step,
-        "data": config.data.name,
-        "split": settings.split,
-        "protocol": {**protocol, "resize": input_handling(config.input, annotations)},
-        **numbers,
-        "inference_images_per_second": len(annotations) / max(seconds, 1e-9),
-        "device": device_name(device),
-        **fault_counts(scanned[1], loader),
-    }
-    where = f"{config.data.name} {settings.split} ({len(annotations)} images)"
-    kind = ", averaged weights" if stored.ema else ""
-    print(f"{stored.path}, step {stored.step}{kind}, on {where}\n{text}")
-    print(*fault_lines(scanned[1], loader), sep="", end="")
-    own = same_files(run_config.data, config.data) or is_recorded(
-        result.truths_hash, stored.path, settings.split
-    )
-    suffix = file_suffix(stored.path, settings.split, "" if own else data_label(content))
-    folder = stored.path.parent
-    target = folder / f"evaluation{suffix}.json"
-    write_json(target, content)
-    write_json(folder / f"detections{suffix}.json", coco_results(annotations, detections), indent=None)
-    write_detections(folder / f"detections{suffix}.npz", annotations, detections)
-    print(f"written: {target}")
-    return result.scalars[DetectionTask.metric]
-
-
-def evaluate_classifier(
-    settings: EvaluateConfig, stored: ckpt.Checkpoint, device: torch.device, *, own_cache: bool
-) -> float | None:
-    """evaluate() of a classifier. ValueError for a setting of post-processing, which it does not have."""
-    for name in PROTOCOL:
-        if getattr(settings, name) is not None:
-            raise ValueError(
-                f"{name}={getattr(settings, name)}: is for detectors, and {stored.path} is a classifier"
-            )
-    classifier, run_config = assemble.load_network(stored, device)
-    config = with_data(with_cache(run_config, settings.paths.cache) if own_cache else run_config, settings)
-    scanned = assemble.scan_annotations(config.data, settings.split, stored.class_names)
-    annotations = settled(scanned, config.data.on_error)
-    loader = assemble.eval_loader(config, annotations, batch_size=settings.batch_size)
-    precision = config.trainer.precision
-    with backend_switches(config.trainer):
-        guesses, seconds = guess(classifier, loader, device, progress=settings.progress, precision=precision)
-    result = class_report(annotations, guesses)
+        measured = measure(network, loader, annotations, settings, config.trainer.precision)
     content = {
         "task": config.task,
         "checkpoint": stored.path.name,
         "step": stored.step,
         "data": config.data.name,
         "split": settings.split,
-        "protocol": {"resize": input_handling(config.input, annotations)},
-        **result.as_dict(),
-        "inference_images_per_second": len(annotations) / max(seconds, 1e-9),
+        "protocol": {**protocol, "resize": input_handling(config.input, annotations)},
+        **measured.numbers,
+        "inference_images_per_second": len(annotations) / max(measured.seconds, 1e-9),
         "device": device_name(device),
         **fault_counts(scanned[1], loader),
     }
     where = f"{config.data.name} {settings.split} ({len(annotations)} images)"
     kind = ", averaged weights" if stored.ema else ""
-    print(f"{stored.path}, step {stored.step}{kind}, on {where}\n{result.table()}")
+    print(f"{stored.path}, step {stored.step}{kind}, on {where}\n{measured.text}")
     print(*fault_lines(scanned[1], loader), sep="", end="")
     own = same_files(run_config.data, config.data) or is_recorded(
-        result.truths_hash, stored.path, settings.split
+        content["truths_hash"], stored.path, settings.split
     )
     suffix = file_suffix(stored.path, settings.split, "" if own else data_label(content))
-    target = stored.path.parent / f"evaluation{suffix}.json"
-    write_json(target, content)
-    write_text(target.with_name(f"predictions{suffix}.csv"), predictions_csv(annotations, guesses))
-    print(f"written: {target}")
-    return result.scalars[ClassificationTask.metric]
+    folder = stored.path.parent
+    write_json(folder / f"evaluation{suffix}.json", content)
+    measured.write(folder, suffix)
+    print(f"written: {folder / f'evaluation{suffix}.json'}")
+    return measured.metric
 
 
-def settled_protocol(postprocess: PostProcess, settings: EvaluateConfig) -> dict[str, float | int | None]:
-    """Gives the post-processing the settings that are not null; returns all of them, None for no limit."""
+class MeasuredSplit(NamedTuple):
+    """What a task has measured on a split."""
+
+    metric: float | None
+    numbers: dict  # the task's part of evaluation.json
+    text: str
+    seconds: float  # without loading
+    write: Callable[[Path, str], None]  # the other files: folder, end of their names
+
+
+def measured_detections(
+    detector: Detector,
+    loader: BatchLoader,
+    annotations: Annotations,
+    settings: EvaluateConfig,
+    precision: str,
+) -> MeasuredSplit:
+    """A detector's numbers; its detections are written in COCO's format and with the ground truth."""
+    unclipped, seconds = detect(
+        detector,
+        loader,
+        detector.pixel_mean.device,
+        progress=settings.progress,
+        precision=precision,
+        clip=False,
+    )
+    detections = clipped_to_images(annotations, unclipped)
+    result, numbers, text = evaluated_numbers(annotations, detections, settings.evaluators, unclipped)
+
+    def write(folder: Path, suffix: str) -> None:
+        results = coco_results(annotations, detections)
+        write_json(folder / f"detections{suffix}.json", results, indent=None)
+        write_detections(folder / f"detections{suffix}.npz", annotations, detections)
+
+    return MeasuredSplit(result.scalars[DetectionTask.metric], numbers, text, seconds, write)
+
+
+def measured_classes(
+    classifier: Classifier,
+    loader: BatchLoader,
+    annotations: Annotations,
+    settings: EvaluateConfig,
+    precision: str,
+) -> MeasuredSplit:
+    """A classifier's numbers; its answers are written line by line."""
+    guesses, seconds = guess(
+        classifier,
+        loader,
+        classifier.pixel_mean.device,
+        progress=settings.progress,
+        precision=precision,
+    )
+    result = class_report(annotations, guesses)
+
+    def write(folder: Path, suffix: str) -> None:
+        write_text(folder / f"predictions{suffix}.csv", predictions_csv(annotations, guesses))
+
+    metric = result.scalars[ClassificationTask.metric]
+    return MeasuredSplit(metric, result.as_dict(), result.table(), seconds, write)
+
+
+def settled_protocol(
+    network: Detector | Classifier, settings: EvaluateConfig, checkpoint: Path
+) -> dict[str, float | int | None]:
+    """Gives the post-processing the settings that are not null; returns all of them, None for no limit.
+
+    ValueError for such a setting if the network is a classifier, which has no post-processing.
+    """
+    postprocess = network.postprocess if isinstance(network, Detector) else None
     protocol = {}
     for name in PROTOCOL:
-        if (value := getattr(settings, name)) is not None:
+        value = getattr(settings, name)
+        if postprocess is None and value is not None:
+            raise ValueError(f"{name}={value}: is for detectors, and {checkpoint} is a classifier")
+        if value is not None:
             setattr(postprocess, name, value or None if name in LIMITS else value)
-        protocol[name] = getattr(postprocess, name)
+        if postprocess is not None:
+            protocol[name] = getattr(postprocess, name)
     return protocol
 
 
@@ -253,45 +273,3 @@ def fault_lines(left_out: Sequence[Problem], loader: BatchLoader) -> list[str]:
     if broken := loader.summary():
         lines.append(f"images left out, named above, their boxes count as missed: {broken}\n")
     return lines
-
-
-def file_suffix(checkpoint: Path, split: str, other_data: str = "") -> str:
-    """What the names of the written files end with.
-
-    evaluation.json, which compare reads, is best.pt's on `val` of the run's own data, or last.pt's in a run
-    without best.pt. Other splits, checkpoints and data get files of their own. other_data: the data_label of
-    data that are not the run's.
-    """
-    main_checkpoint = ckpt.BEST if (checkpoint.parent / ckpt.BEST).exists() else ckpt.LAST
-    parts = (
-        "" if split == "val" else split,
-        "" if checkpoint.name in (ckpt.BEST, main_checkpoint) else checkpoint.stem,
-        other_data,
-    )
-    return "".join(f"_{part}" for part in parts if part)
-
-
-def data_label(content: dict) -> str:
-    """NAME_HASH of the data of an evaluation, for a file name."""
-    return f"{re.sub('[^0-9A-Za-z.-]+', '-', content['data'])}_{content['truths_hash'][:8]}"
-
-
-def is_recorded(truths: str, checkpoint: Path, split: str) -> bool:
-    """Whether a truths_hash is known as that of the run's own data, which may have moved.
-
-    It is in summary.json, for `val`, and in an earlier evaluation of the split.
-    """
-    own = [_recorded(checkpoint.parent / f"evaluation{file_suffix(checkpoint, split)}.json")]
-    if split == "val":
-        own.append(_recorded(checkpoint.parent / SUMMARY, "validation"))
-    return truths in own
-
-
-def _recorded(path: Path, group: str | None = None) -> object:
-    """The truths_hash in a JSON file; None if there is none, or the file is not usable."""
-    try:
-        content = read_record(path, "")
-    except (FileNotFoundError, ValueError):
-        return None
-    part = content if group is None else content.get(group)
-    return part.get("truths_hash") if isinstance(part, dict) else None
