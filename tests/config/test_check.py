@@ -77,7 +77,7 @@ def test_a_checkpoints_configuration_is_read_back(plain):
         (
             "input.resize",
             "leterbox",
-            "input.resize='leterbox': must be one of letterbox, stretch; did you mean letterbox?",
+            "input.resize='leterbox': must be one of letterbox, stretch, crop; did you mean letterbox?",
         ),
         ("input.size", [300], "input.size=[300]: must be [height, width] in pixels"),
         ("input.size", ["a", 3], "input.size=['a', 3]: must be a list whose items are each a whole number"),

@@ -82,11 +82,12 @@ def test_all_of_a_command_line_in_one_error():
 
 
 def test_choices_that_are_none(tmp_path):
-    listed = "course, darknet, darknet_2016, darknet_tiny, light, none, ssd"
+    listed = "course, darknet, darknet_2016, darknet_classifier, darknet_tiny, digits, light, none"
+    listed += ", small_images, ssd"
     for value in ("null", "off", "false"):
         message = f"augment={value}: choose one of {listed}; did you mean augment=none?"
         assert refused("train", f"augment={value}") == message
-    assert refused("train", "model=null").startswith("model=null: choose one of ssd160, ssd300, ")
+    assert refused("train", "model=null").startswith("model=null: choose one of classifier, ")
     assert refused("train", "model=yolov2.yaml") == (
         "model=yolov2.yaml: a choice is named without folder and suffix; did you mean model=yolov2?"
     )

@@ -25,7 +25,8 @@ from detectors.data.images import ImageError, ImageReader, read_image, read_redu
 from detectors.data.loading import DetectionDataset, Key
 from tests.test_configs import checked
 
-AUGMENTATIONS = sorted(path.stem for path in (CONF / "augment").glob("*.yaml"))
+FOR_CLASSIFIERS = {"darknet_classifier", "digits", "small_images"}
+AUGMENTATIONS = sorted({path.stem for path in (CONF / "augment").glob("*.yaml")} - FOR_CLASSIFIERS)
 RESIZE = {"ssd": "stretch", "darknet_2016": "stretch"}
 QUIET = {
     "deadline": 5000,

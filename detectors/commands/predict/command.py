@@ -49,6 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.reconfigure(errors="surrogateescape")
     trust(args.builder)
     set_kernels(args.kernels)
+    assemble.choose_device(args.device)  # a wrong device or kernel is refused before anything is read
     if args.cfg:
         predictor = Predictor(_darknet_files(args))
         places = args.places
