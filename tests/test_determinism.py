@@ -26,7 +26,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:User
 IMAGES = 11
 BATCH = 8
 STEPS = 3
-AUGMENTATIONS = sorted(path.stem for path in (CONF / "augment").glob("*.yaml"))
+FOR_CLASSIFIERS = {"darknet_classifier", "digits", "small_images"}
+AUGMENTATIONS = sorted({path.stem for path in (CONF / "augment").glob("*.yaml")} - FOR_CLASSIFIERS)
 RESIZE = {"ssd": "stretch", "darknet_2016": "stretch"}
 EVERYTHING = ("mixing.mosaic=0.5", "mixing.mixup=0.5", "data.on_error=skip", "data.train_difficult=false")
 SCALES = MultiScale(range(32, 97, 32), every=1, final_steps=0, steps=STEPS, seed=0)

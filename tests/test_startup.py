@@ -42,7 +42,7 @@ def answer(place: Path, script: str, *arguments: str, **environment: str) -> tup
 @pytest.mark.parametrize(
     ("command", "status", "text"),
     [
-        ("train.py --help", 0, "model: ssd160, ssd300,"),
+        ("train.py --help", 0, "model: classifier,"),
         ("train.py --cfg job", 0, "trainer:\n  steps: 1000\n"),
         ("train.py --cfg job --resolve", 0, "trainer:\n  steps: 1000\n"),
         ("train.py --info config", 0, "steps: 1000"),

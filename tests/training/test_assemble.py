@@ -156,7 +156,7 @@ def test_a_split_without_a_single_box_is_one_warning(tmp_path, caplog):
     caplog.set_level("WARNING")
     script.read_data(config)
     line = "data.{split}=['empty.json']: 1 images without a single box: {effect}"
-    assert caplog.messages == [line.format(split="val", effect="there is no AP")]
+    assert caplog.messages == [line.format(split="val", effect="it measures nothing")]
     caplog.clear()
     config.data.train, config.data.val = ["empty.json"], []
     script.read_data(config)

@@ -22,6 +22,7 @@ UNNAMED = (
     "data.prefetch",
     "data.timeout",
     "trainer.device",
+    "trainer.memory_format",  # measured at the start, so that it may differ between seeds
     "trainer.kernels",
     "trainer.threads",
     "trainer.progress",

@@ -74,7 +74,9 @@ def write_measured(
     annotations = scene(0) if annotations is None else annotations
     detections = detected(annotations, seed, noise)
     evaluated = {**report(annotations, detections).as_dict(), "protocol": PROTOCOL | protocol}
-    settings = f"name: {name}\nseed: {seed}\nmodel:\n  width: {noise}\n"
+    memory_format = "contiguous" if seed else "channels_last"  # as a measurement at the start may choose
+    settings = f"name: {name}\nseed: {seed}\nmodel: {{width: {noise}}}\n"
+    settings += f"trainer: {{memory_format: {memory_format}}}\n"
     write_run(folder, name, evaluated=evaluated, settings=settings)
     write_detections(folder / "detections.npz", annotations, detections)
 
