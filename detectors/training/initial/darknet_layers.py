@@ -26,8 +26,9 @@ from detectors.darknet.weights import (
     load_weights,
     read_header,
 )
-from detectors.models.darknet19 import Classifier
+from detectors.models.classifier import Classifier
 from detectors.models.detector import Detector
+from detectors.models.pixels import DARKNET_MEAN, DARKNET_STD
 from detectors.training.initial.weight_files import DarknetWeights
 
 REGION_ENTRIES = 5  # x, y, width, height, objectness
@@ -113,7 +114,9 @@ def _candidates(count: int, detector: Detector, config: Config) -> Iterator[tupl
         backbone = build(config.model, num_classes=1, loss=build(config.loss)).backbone
         outputs = _outputs_left(count, convolutions(backbone), nn.Conv2d(channels[-1], 1, 1))
         if outputs >= 1 and outputs.is_integer():
-            yield Classifier(backbone, int(outputs)), None
+            head = nn.Conv2d(channels[-1], int(outputs), 1)
+            pixels = {"pixel_mean": DARKNET_MEAN, "pixel_std": DARKNET_STD}
+            yield Classifier(backbone=backbone, head=head, **pixels), None
 
 
 def _outputs_left(count: int, layers: list[Convolution], last: nn.Conv2d) -> float:

@@ -21,7 +21,7 @@ from detectors.drawing import CAPTION, class_colours
 from detectors.training import assemble
 from tests.data.files import box_xml, write_voc
 from tests.test_configs import checked
-from tests.training.test_assemble import stored
+from tests.training.initial.starts import stored
 
 PAGES = {"samples_1", "samples_2", "epochs", "anchors_1", "anchors_2"}
 
