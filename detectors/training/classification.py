@@ -4,8 +4,6 @@ facts about a classifier.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from functools import cached_property
 from time import perf_counter
 from typing import Any
 
@@ -15,15 +13,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from detectors.annotations import Annotations
-from detectors.config.schema import Config
 from detectors.data.loading import BatchLoader
 from detectors.metrics.class_report import BEST_CLASSES, ClassReport, Guesses, class_report
 from detectors.metrics.pr_curves import PrCurve
 from detectors.models.classifier import Classifier
 from detectors.structures import Batch
-from detectors.training.compilation import compile_step
-from detectors.training.distributed import ALONE, Processes, parallel, without_exchange
 from detectors.training.mistakes_picture import confused_classes, mistakes_picture
+from detectors.training.network_task import NetworkTask
 from detectors.training.precision import network_precision
 from detectors.training.run_log import shows_bar
 from detectors.training.spans import span
@@ -53,56 +49,25 @@ class ClassifierStep(nn.Module):
         return self(batch.images, labels_of(batch))[0]
 
 
-class ClassificationTask:
+class ClassificationTask(NetworkTask):
     """A classifier and its validation split, as run.Task describes a task."""
 
     metric = "accuracy"
     headline = ("accuracy", "accuracy_top5", "accuracy_mean")
 
-    def __init__(
-        self,
-        classifier: Classifier,
-        *,
-        config: Config,
-        device: torch.device,
-        val_loader: BatchLoader,
-        val_annotations: Annotations,
-        processes: Processes = ALONE,
-        averaged: nn.Module | None = None,
-    ):
-        """averaged: the classifier's average, Ema.module, which is evaluated in its place."""
-        self.module = classifier
-        self.evaluated = classifier if averaged is None else averaged
-        self.config = config
-        self.device = device
-        self.val_loader = val_loader
-        self.val_annotations = val_annotations
-        self.class_names = val_annotations.class_names
-        self.processes = processes
+    step_class = ClassifierStep
+
+    def __init__(self, classifier: Classifier, **parts: Any):
+        """parts: see NetworkTask."""
+        super().__init__(classifier, **parts)
         self._last_step: tuple[Tensor, Tensor] | None = None  # logits and labels, for `statistics`
         self._last_guesses: Guesses | None = None  # of the last evaluation, for `pictures`
         self._last_report: ClassReport | None = None
-        self._last_losses: dict[str, float] = {}
-
-    @cached_property
-    def train_step(self) -> nn.Module:
-        """All processes make it at their first step, when none has failed before: they compare parameters."""
-        config = self.config
-        step = ClassifierStep(self.module, config.trainer.precision)
-        if config.trainer.compile:
-            scales = config.input.multi_scale
-            compile_step(
-                step,
-                self.device,
-                sizes=len(scales.sides()) if scales else 1,
-                cuda_graphs=config.trainer.cuda_graphs,
-            )
-        return parallel(step, self.processes)
 
     def step(self, batch: Batch, exchange: bool = True) -> dict[str, Tensor]:
         """Loss terms of a batch. exchange: the backward pass averages all gradients over the processes."""
         labels = labels_of(batch)
-        with span("forward"), nullcontext() if exchange else without_exchange(self.train_step):
+        with span("forward"), self.exchanging(exchange):
             terms, logits = self.train_step(batch.images, labels)
         self._last_step = (logits, labels)
         return terms
@@ -146,11 +111,7 @@ class ClassificationTask:
         report = self._last_report
         numbers = {f"val/{name}": value for name, value in report.scalars.items()}
         numbers |= {f"val_class/{name}/accuracy": row["accuracy"] for name, row in report.per_class.items()}
-        curves = {tag: value for tag, value in numbers.items() if value is not None}
-        curves |= {f"val/loss/{name}": value for name, value in self._last_losses.items()}
-        if broken := len(self.val_loader.problems):
-            curves["val/broken_images"] = broken
-        return curves
+        return self.measured_curves(numbers)
 
     def pictures(self) -> dict[str, list[np.ndarray]]:
         """The confusion matrix and the mistakes of the last evaluation."""
@@ -164,21 +125,9 @@ class ClassificationTask:
         """A classifier has no threshold to vary."""
         return {}
 
-    @cached_property
-    def gflops(self) -> float:
-        """GFLOPs of one image at the configured input size. Counting them takes a copy of the network."""
-        return self.module.flops(self.config.input.size) / 1e9
-
     def summary(self) -> dict[str, Any]:
         """What summary.json says about the model and its data."""
-        return {
-            "task": self.config.task,
-            "model": self.config.model["_target_"].rpartition(".")[2],
-            "data": self.config.data.name,
-            "input_size": self.config.input.size,
-            "parameters": sum(parameter.numel() for parameter in self.module.parameters()),
-            "gflops": self.gflops,
-        }
+        return {"task": self.config.task, **super().summary()}
 
     def described(self, annotations: Annotations) -> tuple[str, str]:
         """What a run says of the network, and of its training images, beside what all tasks share."""

@@ -4,8 +4,6 @@ detector.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from functools import cached_property
 from time import perf_counter
 from typing import Any
 
@@ -15,17 +13,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from detectors.annotations import Annotations
-from detectors.config.schema import Config
 from detectors.data.loading import BatchLoader
 from detectors.metrics.confusion import confusion_matrix
 from detectors.metrics.pr_curves import PrCurve
 from detectors.metrics.report import Report, report
 from detectors.models.detector import Detector
 from detectors.structures import AnchorGrid, Batch, Detections, EncodedTargets, HeadOutputs, Targets
-from detectors.training.compilation import GRAPH_COLUMNS, compile_step, with_variable_count
+from detectors.training.compilation import GRAPH_COLUMNS, with_variable_count
 from detectors.training.confusion_picture import confusion_picture
 from detectors.training.detection_fetcher import DetectionFetcher
-from detectors.training.distributed import ALONE, Processes, parallel, without_exchange
+from detectors.training.network_task import NetworkTask
 from detectors.training.precision import network_precision
 from detectors.training.probes import Probes
 from detectors.training.run_log import shows_bar
@@ -63,53 +60,22 @@ class TrainStep(nn.Module):
         return self(batch.images, batch.targets, self.detector.grid(batch.images.shape[-2:]))[0]
 
 
-class DetectionTask:
+class DetectionTask(NetworkTask):
     """A detector and its validation split, as run.Task describes a task."""
 
     metric = "AP"  # COCO's
     headline = ("AP", "AP50_voc07", "AP50_voc10")
 
-    def __init__(
-        self,
-        detector: Detector,
-        *,
-        config: Config,
-        device: torch.device,
-        val_loader: BatchLoader,
-        val_annotations: Annotations,
-        processes: Processes = ALONE,
-        averaged: nn.Module | None = None,
-    ):
-        """averaged: the detector's average, Ema.module, which is evaluated in its place."""
-        self.module = detector
-        self.evaluated = detector if averaged is None else averaged
-        self.config = config
-        self.device = device
-        self.val_loader = val_loader
-        self.val_annotations = val_annotations
-        self.class_names = val_annotations.class_names
-        self.processes = processes
-        self.probes = Probes(val_loader, val_annotations, config.trainer.probe_images)
+    step_class = TrainStep
+
+    def __init__(self, detector: Detector, **parts: Any):
+        """parts: see NetworkTask."""
+        super().__init__(detector, **parts)
+        self.probes = Probes(self.val_loader, self.val_annotations, self.config.trainer.probe_images)
         self._last_step: tuple | None = None  # outputs, encoded targets and anchors, for `statistics`
         self._last_detections: Detections | None = None  # of the last evaluation, for `pictures`
         self._last_report: Report | None = None
-        self._last_losses: dict[str, float] = {}
         self._anchors_shown = False
-
-    @cached_property
-    def train_step(self) -> nn.Module:
-        """All processes make it at their first step, when none has failed before: they compare parameters."""
-        config = self.config
-        step = TrainStep(self.module, config.trainer.precision)
-        if config.trainer.compile:
-            scales = config.input.multi_scale
-            compile_step(
-                step,
-                self.device,
-                sizes=len(scales.sides()) if scales else 1,
-                cuda_graphs=config.trainer.cuda_graphs,
-            )
-        return parallel(step, self.processes)
 
     def step(self, batch: Batch, exchange: bool = True) -> dict[str, Tensor]:
         """Loss terms of a batch. exchange: the backward pass averages all gradients over the processes."""
@@ -118,7 +84,7 @@ class DetectionTask:
         targets = batch.targets
         if trainer.compile:
             targets = with_variable_count(targets, GRAPH_COLUMNS if trainer.cuda_graphs else 1)
-        with span("forward"), nullcontext() if exchange else without_exchange(self.train_step):
+        with span("forward"), self.exchanging(exchange):
             terms, outputs, encoded = self.train_step(batch.images, targets, grid)
         self._last_step = (outputs, encoded, grid)
         return terms
@@ -169,11 +135,7 @@ class DetectionTask:
         numbers = {f"val/{name}": value for name, value in self._last_report.scalars.items()}
         for name, row in self._last_report.per_class.items():
             numbers |= {f"val_class/{name}/{key}": row[key] for key in ("AP", "AP50")}
-        curves = {tag: value for tag, value in numbers.items() if value is not None}
-        curves |= {f"val/loss/{name}": value for name, value in self._last_losses.items()}
-        if broken := len(self.val_loader.problems):
-            curves["val/broken_images"] = broken
-        return curves
+        return self.measured_curves(numbers)
 
     def pictures(self) -> dict[str, list[np.ndarray]]:
         """The probe images and the confusion matrix of the last evaluation.
@@ -193,21 +155,6 @@ class DetectionTask:
     def precision_recall(self) -> dict[str, PrCurve]:
         """By class, for those with ground truth."""
         return self._last_report.pr_curves
-
-    @cached_property
-    def gflops(self) -> float:
-        """GFLOPs of one image at the configured input size. Counting them takes a copy of the network."""
-        return self.module.flops(self.config.input.size) / 1e9
-
-    def summary(self) -> dict[str, Any]:
-        """What summary.json says about the model and its data."""
-        return {
-            "model": self.config.model["_target_"].rpartition(".")[2],
-            "data": self.config.data.name,
-            "input_size": self.config.input.size,
-            "parameters": sum(parameter.numel() for parameter in self.module.parameters()),
-            "gflops": self.gflops,
-        }
 
     def described(self, annotations: Annotations) -> tuple[str, str]:
         """What a run says of the network, and of its training images, beside what all tasks share."""

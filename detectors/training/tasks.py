@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from detectors.config.schema import CLASSIFICATION, Config
-from detectors.training.classification import ClassificationTask, ClassifierStep
-from detectors.training.detection import DetectionTask, TrainStep
+from detectors.training.classification import ClassificationTask
+from detectors.training.detection import DetectionTask
 
 TASKS = {"detection": DetectionTask, CLASSIFICATION: ClassificationTask}
-TRAIN_STEPS = {"detection": TrainStep, CLASSIFICATION: ClassifierStep}
 
 
 def task_class(config: Config) -> type[DetectionTask] | type[ClassificationTask]:

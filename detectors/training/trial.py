@@ -14,7 +14,7 @@ from detectors.training import assemble
 from detectors.training.freezing import freeze, train_mode
 from detectors.training.optim import set_rate
 from detectors.training.precision import LossScaler, suited
-from detectors.training.tasks import TRAIN_STEPS
+from detectors.training.tasks import task_class
 from detectors.training.update import clip_gradients
 
 
@@ -29,7 +29,7 @@ class TrialTraining:
         self.detector = assemble.seeded_detector(config, num_classes).to(device)
         freeze(self.detector, trainer.freeze)
         train_mode(self.detector, freeze_statistics=trainer.freeze_statistics)
-        self.losses = TRAIN_STEPS[config.task](self.detector, trainer.precision)
+        self.losses = task_class(config).step_class(self.detector, trainer.precision)
         self.optimizer = suited(build(config.optimizer, self.detector), trainer.precision, device)
         self.scaler = LossScaler(self.optimizer, trainer.precision, device)
 
