@@ -8,13 +8,14 @@ READY := .venv/.ready
 DEMO := outputs/demo
 ALIKE := score_threshold=0.01 nms_iou=0.45 candidates_per_class=400 max_detections=200
 
-.PHONY: help demo demo-yolov2 demo-ssd test mutants lint clean
+.PHONY: help demo demo-yolov2 demo-ssd test mutants lint docs clean
 
 help:
 	@echo "make demo    train YOLOv2 and SSD side by side on generated shapes, evaluate and compare them (SEED=0): minutes on two cores"
 	@echo "make test    the plain tests: on the CPU, offline"
 	@echo "make mutants plants one-line mistakes and runs the tests that must notice them (PART=losses: only these): a quarter of an hour"
 	@echo "make lint    ruff: rules and format"
+	@echo "make docs    the documentation as pages for a browser, with pictures: build/site/index.html"
 	@echo "make clean   remove .venv and what runs and tools made, but no outputs"
 
 $(READY): pyproject.toml constraints.txt
@@ -51,6 +52,10 @@ mutants: $(READY)
 lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+
+docs: $(READY)
+	@NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 $(BIN)/mkdocs build --quiet --strict -f .mkdocs.yml
+	@echo "the documentation: build/site/index.html"
 
 clean:
 	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis *.egg-info

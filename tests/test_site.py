@@ -1,0 +1,83 @@
+"""The documentation site: the order of its pages, and that it loads nothing from elsewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.forked import PROJECT
+
+DOCS = PROJECT / "docs"
+PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+LOADS = (
+    r"<(?:script|link|img|iframe|source|object|video)\b[^>]*?\b(?:src|href|data)=[\"']?(?:https?:)?//[^>]*>"
+)
+
+
+def listed(part: str | list | dict) -> list[str]:
+    """The pages of a part of nav, in order."""
+    if isinstance(part, str):
+        return [part]
+    parts = part.values() if isinstance(part, dict) else part
+    return [page for inner in parts for page in listed(inner)]
+
+
+def test_every_page_has_one_place():
+    nav = yaml.safe_load((PROJECT / ".mkdocs.yml").read_text())["nav"]
+    assert sorted(listed(nav)) == PAGES
+
+
+def test_the_overview_names_every_page():
+    overview = (DOCS / "index.md").read_text()
+    assert [page for page in PAGES if page != "index.md" and f"]({page})" not in overview] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_code_block_ends_with_an_empty_line(page):
+    """Or the builder of the site would take what follows for the same paragraph, and a list for text."""
+    inside = False
+    lines = (DOCS / page).read_text().splitlines()
+    for number, (line, following) in enumerate(zip(lines, [*lines[1:], ""], strict=True), 1):
+        if line.startswith("```"):
+            inside = not inside
+            assert inside or not following, f"{page}, line {number + 1}"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--quiet",
+        "--strict",
+        "-f",
+        ".mkdocs.yml",
+        "-d",
+        folder,
+    ]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(PROJECT)}
+    subprocess.run(command, cwd=PROJECT, env=environment, check=True)
+    return folder
+
+
+@pytest.mark.slow
+def test_the_site_is_built_and_loads_nothing_from_elsewhere(site):
+    pages = [path.relative_to(site).as_posix() for path in site.rglob("*.html")]
+    assert {page.replace(".md", ".html") for page in PAGES} <= set(pages)
+    loads = [f"{page}: {load}" for page in pages for load in re.findall(LOADS, (site / page).read_text())]
+    assert loads == []
+    styles = [
+        path.name
+        for path in site.rglob("*.css")
+        if re.search(r"(url\(|@import)\s*[\"']?(https?:)?//", path.read_text())
+    ]
+    assert styles == []
