@@ -16,7 +16,7 @@ from detectors.config.schema import CONF
 from detectors.data.loading import DetectionDataset, build_train_loader
 from detectors.data.sampling import MultiScale
 from detectors.structures import Batch
-from detectors.training import assemble
+from detectors.training import assemble, ground_truth
 from tests.data.files import box_xml, write_voc
 from tests.test_configs import checked
 
@@ -64,7 +64,7 @@ def dataset(root, augment: str, *overrides: str) -> DetectionDataset:
     voc = ("data=voc", f"data.root={root}", "data.val=[train]", f"augment={augment}", f"paths.cache={root}")
     size = ("input.size=[64,64]", f"input.resize={RESIZE.get(augment, 'letterbox')}")
     config = checked("model=yolov2_160", *size, *voc, *overrides)
-    return assemble.train_dataset(config, assemble.read_annotations(config.data, "train"))
+    return assemble.train_dataset(config, ground_truth.read_annotations(config.data, "train"))
 
 
 def digests(
@@ -200,7 +200,7 @@ def test_the_train_loader_follows_the_configuration(voc):
         f"paths.cache={voc}",
     )
     config = checked("model=yolov2_160", *data, *overrides)
-    annotations = assemble.read_annotations(config.data, "train")
+    annotations = ground_truth.read_annotations(config.data, "train")
     loader = assemble.train_loader(config, annotations, start_step=0)
     assert (loader.num_workers, loader.prefetch_factor) == (2, 3)
     expected = [[digest(batch, row) for row in range(4)] for batch in loader]

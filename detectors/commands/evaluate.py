@@ -38,7 +38,7 @@ from detectors.metrics.variants import ap_variants, clipped_to_images, variants_
 from detectors.models.classifier import Classifier
 from detectors.models.detector import Detector
 from detectors.structures import Detections
-from detectors.training import assemble
+from detectors.training import assemble, ground_truth
 from detectors.training import checkpoint as ckpt
 from detectors.training.classification import ClassificationTask, guess
 from detectors.training.detection import DetectionTask, detect
@@ -84,7 +84,7 @@ def evaluate(settings: EvaluateConfig, *, own_cache: bool = False) -> float | No
     config = with_data(with_cache(run_config, settings.paths.cache) if own_cache else run_config, settings)
     measure = measured_classes if assemble.is_classifier(stored) else measured_detections
     protocol = settled_protocol(network, settings, stored.path)
-    scanned = assemble.scan_annotations(config.data, settings.split, stored.class_names)
+    scanned = ground_truth.scan_annotations(config.data, settings.split, stored.class_names)
     annotations = settled(scanned, config.data.on_error)
     loader = assemble.eval_loader(config, annotations, batch_size=settings.batch_size)
     with backend_switches(config.trainer):
@@ -219,7 +219,7 @@ def evaluate_saved(settings: EvaluateConfig) -> float | None:
     place = find_saved(settings.detections)
     known = known_of(place)
     data = data_alone(settings) if settings.data else None
-    truths = partial(assemble.read_annotations, data, settings.split) if data else None
+    truths = partial(ground_truth.read_annotations, data, settings.split) if data else None
     saved = load_saved(place, truths)
     if data:
         known |= {"data": data.name, "split": settings.split}

@@ -25,7 +25,7 @@ from detectors.data.checks import settled
 from detectors.data.suspicious_boxes import remark
 from detectors.kernels.dispatch import set_kernels
 from detectors.models.backbones import describe_backbone
-from detectors.training import assemble, engine
+from detectors.training import assemble, engine, ground_truth
 from detectors.training import checkpoint as ckpt
 from detectors.training.batch_size import with_found_batch
 from detectors.training.budgets import check_stop_metric, ending, in_steps
@@ -231,7 +231,7 @@ def read_data(config: Config, class_names: Sequence[str] | None = None) -> list[
     annotations = []
     resumed = class_names is not None
     for split in ("train", "val") if config.data.val else ("train",):
-        scanned[split] = assemble.scan_annotations(config.data, split, class_names)
+        scanned[split] = ground_truth.scan_annotations(config.data, split, class_names)
         annotations.append(settled(scanned[split], config.data.on_error))
         class_names = annotations[-1].class_names
         if not len(annotations[-1].labels):
@@ -240,7 +240,7 @@ def read_data(config: Config, class_names: Sequence[str] | None = None) -> list[
             count = len(annotations[-1])
             logger.warning(f"data.{split}={files}: {count} images without a single box: {effect}")
     if not resumed:
-        assemble.refuse_empty_classes(config.data, annotations[0])
+        ground_truth.refuse_empty_classes(config.data, annotations[0])
     detects = config.task != CLASSIFICATION
     if detects and (line := remark(scanned, size=tuple(config.input.size), resize=config.input.resize)):
         logger.info(line)

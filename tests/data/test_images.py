@@ -19,7 +19,8 @@ from detectors.data import images
 from detectors.data.image_headers import ORIENTATION, header_size
 from detectors.data.images import ImageError, ImageReader, check_size, divisor_for, read_image, read_reduced
 from detectors.data.voc import read_voc
-from detectors.training.assemble import eval_loader, read_annotations, train_loader
+from detectors.training.assemble import eval_loader, train_loader
+from detectors.training.ground_truth import read_annotations
 from tests.data.files import box_xml, write_image, write_voc
 
 

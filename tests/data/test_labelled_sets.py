@@ -19,7 +19,7 @@ from detectors.data.labelled_sets import box_crops, shared_out
 from detectors.data.sampling import Key
 from detectors.data.torchvision_sets import ARRAY_SETS, PLACES_BELOW_ROOT
 from detectors.data.voc import read_voc
-from detectors.training import assemble
+from detectors.training import assemble, ground_truth
 from tests.data.labelled import write_folder, write_idx
 
 SHAPES = ("model=darknet19_classifier", "data.box_crops=0.1", "data.shapes.train=6", "data.shapes.size=64")
@@ -51,7 +51,7 @@ def test_digits_are_torchvisions(tmp_path):
     write_idx(tmp_path)
     config = check(composed(["model=first_network", "data=mnist", f"data.root={tmp_path}"]))
     for split, train in (("train", True), ("val", False)):
-        annotations = assemble.read_annotations(config.data, split)
+        annotations = ground_truth.read_annotations(config.data, split)
         theirs = MNIST(tmp_path, train=train)
         assert annotations.labels.tolist() == theirs.targets.tolist()
         assert annotations.class_names[7] == "seven"
@@ -65,7 +65,7 @@ def test_chosen_digits_keep_their_pixels(tmp_path):
     write_idx(tmp_path)
     settings = [f"data.root={tmp_path}", "data.class_names=[three,one]"]
     config = check(composed(["model=first_network", "data=mnist", *settings]))
-    annotations = assemble.read_annotations(config.data, "val")
+    annotations = ground_truth.read_annotations(config.data, "val")
     assert (annotations.class_names, annotations.labels.tolist()) == (("three", "one"), [1, 0])
     (batch,) = assemble.eval_loader(config, annotations, batch_size=8)
     pixels = MNIST(tmp_path, train=False).data[[1, 3]].numpy()
@@ -76,7 +76,7 @@ def test_chosen_digits_keep_their_pixels(tmp_path):
 def test_a_crop_is_its_box_with_the_margin(tmp_path):
     config = check(composed([*SHAPES, f"paths.cache={tmp_path}", "augment=none"]))
     boxes = read_voc(root=_written(config), image_sets=["train"])
-    crops = assemble.read_annotations(config.data, "train")
+    crops = ground_truth.read_annotations(config.data, "train")
     assert len(crops) == len(boxes.labels)
     np.testing.assert_array_equal(crops.labels, boxes.labels)
     wh = boxes.boxes_original[:, 2:] - boxes.boxes_original[:, :2]
@@ -93,7 +93,7 @@ def test_a_crop_is_its_box_with_the_margin(tmp_path):
 
 
 def _written(config: Config):
-    assemble.read_annotations(config.data, "train")
+    ground_truth.read_annotations(config.data, "train")
     return next(Path(config.data.root).glob("shapes*"))
 
 
@@ -109,7 +109,7 @@ def test_crowds_are_left_out_and_difficult_ones_as_told(tmp_path):
 def test_a_share_of_the_images_is_the_val_split(tmp_path):
     write_folder(tmp_path, {"dog": 12, "cat": 8})
     config = folder_config(tmp_path, "data.train=[.]", "data.val=[.]", "data.val_share=0.25")
-    train, val = (assemble.read_annotations(config.data, split) for split in ("train", "val"))
+    train, val = (ground_truth.read_annotations(config.data, split) for split in ("train", "val"))
     assert (len(train), len(val)) == (15, 5)
     assert set(train.paths) | set(val.paths) == {str(path) for path in tmp_path.glob("*/*.png")}
     assert list(shared_out(train, 0.2, 3, val=True).paths) == list(shared_out(train, 0.2, 3, val=True).paths)
@@ -132,10 +132,10 @@ def test_broken_files_are_told_or_left_out(tmp_path, caplog):
     write_folder(tmp_path / "train", {"dog": 2, "cat": 2})
     (tmp_path / "train/dog/9.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"(?s)images that cannot be decoded: 1.*9\.png.*on_error=skip"):
-        assemble.read_annotations(folder_config(tmp_path, "data.val=[]").data, "train")
+        ground_truth.read_annotations(folder_config(tmp_path, "data.val=[]").data, "train")
     caplog.set_level(logging.WARNING)
     config = folder_config(tmp_path, "data.val=[]", "data.on_error=skip")
-    assert len(assemble.read_annotations(config.data, "train")) == 4
+    assert len(ground_truth.read_annotations(config.data, "train")) == 4
     assert "9.png" in caplog.text
 
 
@@ -155,15 +155,15 @@ def test_broken_files_are_told_or_left_out(tmp_path, caplog):
 def test_folders_that_are_no_set(names, error, message, tmp_path):
     root = write_folder(tmp_path, names) if names else tmp_path / "absent"
     with pytest.raises(error, match=message):
-        assemble.read_annotations(folder_config(root, "data.val=[]").data, "train")
+        ground_truth.read_annotations(folder_config(root, "data.val=[]").data, "train")
 
 
 def test_digits_that_are_not_there_or_broken(tmp_path):
     config = check(composed(["model=first_network", "data=mnist", f"data.root={tmp_path}/absent"]))
     with pytest.raises(FileNotFoundError, match=r"MNIST/raw: the files of data=mnist are not there"):
-        assemble.read_annotations(config.data, "train")
+        ground_truth.read_annotations(config.data, "train")
     write_idx(tmp_path)
     (tmp_path / "MNIST/raw/train-images-idx3-ubyte").write_bytes(b"\0" * 20)
     config = check(composed(["model=first_network", "data=mnist", f"data.root={tmp_path}"]))
     with pytest.raises(ValueError, match=r"the train files of data=mnist cannot be read"):
-        assemble.read_annotations(config.data, "train")
+        ground_truth.read_annotations(config.data, "train")

@@ -8,7 +8,7 @@ from detectors.config.check import check
 from detectors.config.schema import composed
 from detectors.data.voc import read_voc, scan_voc
 from detectors.data.voc_files import read_split_list
-from detectors.training.assemble import read_annotations
+from detectors.training.ground_truth import read_annotations
 from tests.data.files import box_xml, write_voc
 
 LISTS = {  # content of a split list, stems of the images -> the names read

@@ -28,7 +28,7 @@ from detectors.data.files import write_json
 from detectors.data.images import read_image
 from detectors.data.loading import DetectionDataset, Key
 from detectors.tables import text_table
-from detectors.training import assemble
+from detectors.training import ground_truth
 from detectors.training.interleaving import Contender, interleaved, stopwatch_of
 
 OURS = "ours"
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> None:
     args = _arguments(arguments)
     device = prepared_device(args, images=1)
     cv2.setNumThreads(0)
-    annotations = assemble.read_annotations(check(composed(args.overrides)).data, "train")
+    annotations = ground_truth.read_annotations(check(composed(args.overrides)).data, "train")
     jobs = {"decode": {OURS: lambda _, index: read_image(annotations.paths[index])}}
     for name in args.augment:
         jobs[name] = pipelines(name, annotations, tuple(args.size), args.overrides)

@@ -21,7 +21,7 @@ from detectors.commands.cluster.command import boxes_at_input
 from detectors.commands.cluster.kmeans import kmeans, shapes_of
 from detectors.config.check import check
 from detectors.config.schema import composed
-from detectors.training import assemble
+from detectors.training import ground_truth
 from detectors.training.interleaving import Contender, interleaved, stopwatch_of
 
 IMAGES = 5011  # of VOC2007 trainval
@@ -42,7 +42,7 @@ def box_sizes(overrides: list[str]) -> np.ndarray:
     """(T, 2) widths and heights in pixels of the input: of a training split, or made up without overrides."""
     if overrides:
         config = check(composed(overrides))
-        return boxes_at_input(assemble.read_annotations(config.data, "train"), config).wh
+        return boxes_at_input(ground_truth.read_annotations(config.data, "train"), config).wh
     targets = made_up_targets("voc", IMAGES, (MADE_UP_SIDE, MADE_UP_SIDE))
     boxes = targets.boxes[targets.valid]
     return (boxes[:, 2:] - boxes[:, :2]).round().double().numpy()

@@ -20,7 +20,7 @@ from detectors.data.images import ImageError
 from detectors.data.loading import BatchLoader, DetectionDataset, Sample
 from detectors.data.sampling import Key, ResumableSampler
 from detectors.models.detector import Detector
-from detectors.training import assemble
+from detectors.training import assemble, ground_truth
 from detectors.training import checkpoint as ckpt
 from detectors.training.budgets import in_steps
 from detectors.training.matched_anchors import MatchedAnchors, matched_anchors
@@ -87,8 +87,8 @@ def open_source(title: str, overrides: Sequence[str], args: argparse.Namespace) 
 
 def _read_annotations(config: Config, split: str, class_names: tuple[str, ...] | None) -> Annotations:
     if class_names is None and split != "train" and config.data.class_names is None:
-        class_names = assemble.read_annotations(config.data, "train").class_names
-    return assemble.read_annotations(config.data, split, class_names)
+        class_names = ground_truth.read_annotations(config.data, "train").class_names
+    return ground_truth.read_annotations(config.data, split, class_names)
 
 
 def _build_loader(

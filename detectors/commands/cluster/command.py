@@ -46,7 +46,7 @@ from detectors.config.schema import Config, composed
 from detectors.data.augment.fitting import RESIZES
 from detectors.data.augment.transforms import MIN_SIDE
 from detectors.data.files import write_json
-from detectors.training import assemble
+from detectors.training import ground_truth
 
 CURVE_K = 9  # the mean IoU is computed for k = 1 to CURVE_K
 DARKNET_CELLS = 13  # cells along Darknet's input of 416 px; its anchors are in cells
@@ -69,7 +69,7 @@ class BoxShapes:
 def main(arguments: list[str] | None = None) -> None:
     args = options(arguments)
     config = check(composed(args.overrides))
-    annotations = assemble.read_annotations(config.data, "train")
+    annotations = ground_truth.read_annotations(config.data, "train")
     boxes = boxes_at_input(annotations, config)
     result = cluster(
         annotations, boxes, config, k=args.k, restarts=args.restarts, seed=args.seed, sample=args.sample

@@ -20,7 +20,7 @@ from detectors.config.check import check
 from detectors.config.schema import SPLITS, composed
 from detectors.data.checks import settled, to_offsets
 from detectors.data.files import require_regular
-from detectors.training import assemble
+from detectors.training import ground_truth
 
 AREA_TOLERANCE = 1e-6  # relative; a smaller difference from width * height is rounding
 
@@ -38,7 +38,7 @@ def convert_data_set(
     splits = {}
     left_out: Counter[str] = Counter()
     for name in filter(lambda name: getattr(data, name), SPLITS):
-        scanned = assemble.scan_annotations(data, name)
+        scanned = ground_truth.scan_annotations(data, name)
         splits[name] = settled(scanned, data.on_error)
         left_out[name] += len(scanned[1])
     writer = FORMAT_WRITERS[target_format]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from detectors.commands.compare.fairness import BUDGET_SLACK
 from detectors.config.check import check
 from detectors.config.schema import Config, composed
-from detectors.training import assemble
+from detectors.training import assemble, ground_truth
 from detectors.training.budgets import in_steps
 
 ENDLESS = 1_000_000  # steps of a run that its minutes end
@@ -54,7 +54,7 @@ def _with_equal_flops(configs: dict[str, Config]) -> dict[str, tuple[str, ...]]:
     settings: dict[str, tuple[str, ...]] = {}
     whole, first_steps = 0, 0
     for model, config in configs.items():
-        annotations = assemble.read_annotations(config.data, "train")
+        annotations = ground_truth.read_annotations(config.data, "train")
         trainer = in_steps(config, len(annotations)).trainer
         flops = assemble.seeded_detector(config, len(annotations.class_names)).flops(config.input.size)
         per_step = trainer.batch_size * trainer.accumulate * flops

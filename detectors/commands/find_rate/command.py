@@ -20,7 +20,7 @@ from detectors.config.schema import Config, composed, output_folder
 from detectors.data.files import atomic_file, write_text
 from detectors.kernels.dispatch import set_kernels
 from detectors.tables import text_table
-from detectors.training import assemble
+from detectors.training import assemble, ground_truth
 from detectors.training.initial.initial_weights import initial_weights, initialise
 from detectors.training.memory_format import with_memory_format
 from detectors.training.run_log import shows_bar
@@ -57,7 +57,7 @@ def training_step(config: Config) -> Callable[[float], float]:
     """A new training of config: a function that takes its next step at a rate and returns the loss."""
     trainer = config.trainer
     device = assemble.choose_device(trainer.device)
-    annotations = assemble.read_annotations(config.data, "train")
+    annotations = ground_truth.read_annotations(config.data, "train")
     num_classes = len(annotations.class_names)
     training = TrialTraining(with_memory_format(config, num_classes), num_classes, device)
     origin = initial_weights(config.init.from_)

@@ -20,10 +20,10 @@ from detectors.commands.lint.split_checks import class_findings, same_images
 from detectors.commands.lint.statistics import statistics
 from detectors.config.check import check
 from detectors.config.entry import verb
-from detectors.config.schema import Config, DataConfig, composed
+from detectors.config.schema import SPLITS, Config, DataConfig, composed
 from detectors.data.darknet_lists import LabelFinder
 from detectors.data.files import write_text
-from detectors.training import assemble
+from detectors.training import ground_truth
 
 
 @verb
@@ -51,7 +51,7 @@ def read_splits(data: DataConfig, names: list[str] | None) -> tuple[list[Split],
     splits = []
     same_lists = {}
     seen = {}  # image lists and image folder -> name of the first split that uses them
-    for name in assemble.SPLITS:
+    for name in SPLITS:
         lists = getattr(data, name)
         wanted = bool(lists) if names is None else name in names
         if not wanted:
@@ -62,7 +62,7 @@ def read_splits(data: DataConfig, names: list[str] | None) -> tuple[list[Split],
             continue
         seen[source] = name
         instances = str(Path(data.root) / lists[0]) if data.format == "coco" and lists else None
-        annotations, problems = assemble.scan_annotations(data, name)
+        annotations, problems = ground_truth.scan_annotations(data, name)
         labels = LabelFinder(data.root, data.file) if data.format == "darknet" else None
         splits.append(Split(name, annotations, problems, instances, labels))
     return splits, same_lists

@@ -17,7 +17,7 @@ from detectors.commands.predict import command
 from detectors.data.class_names import COCO_CLASSES, VOC_CLASSES, read_names
 from detectors.metrics.report import report
 from detectors.models.ssd import ssd300, ssd512
-from detectors.training import assemble
+from detectors.training import assemble, ground_truth
 from detectors.training import checkpoint as ckpt
 from detectors.training.detection import detect
 from detectors.training.initial import parameter_names, ssd_ports
@@ -111,7 +111,7 @@ def test_a_converted_checkpoint_can_be_evaluated(tmp_path, narrow):
     )
     stored = ckpt.load_checkpoint(tmp_path / "ours.pt")
     detector, config = assemble.load_detector(stored, torch.device("cpu"))
-    annotations = assemble.read_annotations(config.data, "val")
+    annotations = ground_truth.read_annotations(config.data, "val")
     detections, _ = detect(
         detector, assemble.eval_loader(config, annotations, batch_size=2), torch.device("cpu"), progress=False
     )

@@ -17,7 +17,7 @@ from detectors.commands.convert.command import main
 from detectors.commands.convert.dataset_files import FORMAT_WRITERS, image_names
 from detectors.config.check import check
 from detectors.config.schema import composed
-from detectors.training import assemble
+from detectors.training import ground_truth
 from tests.data.files import box_xml, write_darknet, write_image, write_voc
 
 SIZE = (60, 80)  # (height, width) of every image
@@ -32,7 +32,7 @@ def convert(capsys, *arguments: object) -> list[str]:
 
 
 def read(settings: list[str], split: str) -> Annotations:
-    return assemble.read_annotations(check(composed([*settings, "data.cache=null"])).data, split)
+    return ground_truth.read_annotations(check(composed([*settings, "data.cache=null"])).data, split)
 
 
 def settings_of(lines: list[str]) -> list[str]:

@@ -27,7 +27,7 @@ from detectors.commands.download.fetch import Part
 from detectors.commands.download.sources import SOURCES
 from detectors.config.check import check
 from detectors.config.schema import composed
-from detectors.training import assemble
+from detectors.training import ground_truth
 from tests.commands.download.server import local_server
 
 XML = (
@@ -160,7 +160,7 @@ def get(sources, tmp_path, monkeypatch):
 
 def annotations_of(data: str, split: str, tmp_path):
     config = check(composed([f"data={data}", f"paths.data={tmp_path}", f"paths.cache={tmp_path}/cache"]))
-    return assemble.read_annotations(config.data, split)
+    return ground_truth.read_annotations(config.data, split)
 
 
 def ids_of(data: str, split: str, tmp_path) -> list:
