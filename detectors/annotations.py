@@ -88,6 +88,9 @@ class Annotations:
     crowd: np.ndarray  # (T,) bool: COCO's iscrowd; never trained on
     areas: np.ndarray  # (T,) float64: COCO's segmentation area; width * height elsewhere
     category_ids: tuple[int, ...]  # (C) the ids of COCO's file, not contiguous there; 1..C elsewhere
+    # (N) int64: the label of an image of which nothing else is known, and which has no row in the arrays of
+    # boxes; -1: an image with boxes, or without objects. None: no image has a label alone.
+    image_labels: np.ndarray | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "image_ids", pack_ids(self.image_ids))

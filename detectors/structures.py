@@ -56,6 +56,9 @@ class Targets(_Movable):
     boxes: Tensor  # (B, M, 4) xyxy pixels of the model input; zeros in padding rows
     labels: Tensor  # (B, M) int64, 0..C-1; 0 in padding rows
     valid: Tensor  # (B, M) bool, False in padding rows
+    # (B,) int64: the label of an image of which nothing else is known, and which has no valid row; -1: an
+    # image with boxes, or without objects. None: the data set has no image with a label alone.
+    image_labels: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,8 @@ class Batch(_Movable):
     infos: list[ImageInfo]  # B of them
 
     def pin_memory(self) -> Batch:
-        targets = Targets(*(getattr(self.targets, f.name).pin_memory() for f in fields(self.targets)))
+        tensors = (getattr(self.targets, f.name) for f in fields(self.targets))
+        targets = Targets(*(tensor if tensor is None else tensor.pin_memory() for tensor in tensors))
         return Batch(self.images.pin_memory(), targets, self.infos)
 
 

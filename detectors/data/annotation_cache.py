@@ -156,6 +156,8 @@ def pack(key: str, scanned: Scanned) -> bytes:
         "problems": problems,
     }
     arrays = {name: getattr(annotations, name) for name in ARRAYS}
+    if annotations.image_labels is not None:
+        arrays["image_labels"] = annotations.image_labels
     arrays |= _pack_texts("words", Texts([json.dumps(words)]))
     arrays |= _pack_texts("paths", annotations.paths)
     arrays |= {"ids": np.array(ids, dtype=np.int64)} if isinstance(ids, array) else _pack_texts("ids", ids)
@@ -189,6 +191,7 @@ def unpack_annotations(content: bytes, key: str) -> Scanned:
         image_ids=image_ids,
         paths=_unpack_texts("paths", arrays),
         category_ids=tuple(words["category_ids"]),
+        image_labels=arrays.get("image_labels"),
         **{name: arrays[name] for name in ARRAYS},
     )
     return annotations, [_problem(*fields) for fields in words["problems"]]

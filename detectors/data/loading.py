@@ -44,6 +44,7 @@ class Sample(NamedTuple):
     boxes: Tensor  # (n, 4) float32 xyxy, model input
     labels: Tensor  # (n,) int64
     info: ImageInfo  # of mixed images, the first one's
+    image_label: int | None = None  # see Targets.image_labels
 
 
 class Fetched(NamedTuple):
@@ -113,11 +114,13 @@ class DetectionDataset(Dataset):
         if self.mixing is not None:
             random = np.random.default_rng(self._entropy(key, MIX))
             result = self.mixing(result, lambda part: self._part(key, part, problems)[0], random)
+        image_labels = self.annotations.image_labels
         return Sample(
             torch.from_numpy(result.image),
             torch.from_numpy(result.boxes),
             torch.from_numpy(result.labels),
             info,
+            None if image_labels is None else int(image_labels[info.index]),
         )
 
     def _part(self, key: Key, part: int, problems: list[Problem]) -> tuple[TransformedSample, ImageInfo]:
@@ -204,7 +207,10 @@ def collate(samples: list[Sample]) -> Batch:
     counts = torch.tensor([len(sample.labels) for sample in samples])
     valid = torch.arange(boxes.shape[1]) < counts[:, None]  # (B, M)
     images = torch.stack([sample.image for sample in samples]).permute(0, 3, 1, 2)  # (B, 3, H, W)
-    return Batch(images, Targets(boxes, labels, valid), [sample.info for sample in samples])
+    image_labels = None
+    if samples[0].image_label is not None:
+        image_labels = torch.tensor([sample.image_label for sample in samples])  # (B,)
+    return Batch(images, Targets(boxes, labels, valid, image_labels), [sample.info for sample in samples])
 
 
 class BatchLoader(DataLoader):
@@ -328,6 +334,7 @@ def _collate(fetched: Fetched) -> Fetched:
     batch = collate(fetched.samples) if fetched.samples else None
     if batch is not None and get_worker_info() is not None:
         # The queue would do it in a thread, whose error nobody hears: the batch would never come.
-        for tensor in (batch.images, batch.targets.boxes, batch.targets.labels, batch.targets.valid):
-            tensor.share_memory_()
+        for tensor in (batch.images, *vars(batch.targets).values()):
+            if tensor is not None:
+                tensor.share_memory_()
     return fetched._replace(samples=batch)

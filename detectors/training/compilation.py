@@ -55,4 +55,4 @@ def with_variable_count(targets: Targets, multiple: int = 1) -> Targets:
     valid = F.pad(targets.valid, (0, missing))
     for tensor in (boxes, labels, valid):
         torch._dynamo.mark_dynamic(tensor, 1)
-    return Targets(boxes, labels, valid)
+    return Targets(boxes, labels, valid, targets.image_labels)

@@ -7,6 +7,7 @@ test uses Inductor, which needs a C++ compiler.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -161,9 +162,11 @@ def test_cuda_graphs_are_asked_for(cuda_graphs, monkeypatch):
     ("boxes", "multiple", "columns"), [(0, 1, 2), (5, 1, 5), (0, 16, 16), (16, 16, 16), (17, 16, 32)]
 )
 def test_boxes_are_padded_with_rows_that_do_not_count(boxes, multiple, columns):
-    targets = made_up_batch(2, boxes, (32, 32)).targets
+    targets = replace(made_up_batch(2, boxes, (32, 32)).targets, image_labels=torch.tensor([-1, 3]))
     padded = with_variable_count(targets, multiple)
-    for name, before in vars(targets).items():
+    assert padded.image_labels is targets.image_labels
+    for name in ("boxes", "labels", "valid"):
+        before = getattr(targets, name)
         after = getattr(padded, name)
         assert after.shape[1] == columns
         assert after[:, :boxes].equal(before)
