@@ -18,6 +18,7 @@ FLOORS = {
     "coders": 1,
     "matching": 1,
     "layers": 1,
+    "wordtree": 1,
     "kernels": 1,
     "targets": 2,
     "losses": 2,
@@ -175,9 +176,13 @@ def test_every_listed_module_is_there():
     assert set(FLOORS) == {room(name) for name in modules()}
 
 
-def test_at_most_22_names_at_the_top():
-    """So that a reader sees the detector, stage by stage, and one door for each of the rest."""
-    assert len([path for path in PACKAGE.iterdir() if path.name != "__pycache__"]) <= 22
+def test_at_most_23_names_at_the_top():
+    """So that a reader sees the detector, stage by stage, and one door for each of the rest.
+
+    The 23rd is wordtree: losses, postprocess, models, darknet and data all need YOLO9000's tree of classes,
+    so it stands below them and is part of none.
+    """
+    assert len([path for path in PACKAGE.iterdir() if path.name != "__pycache__"]) <= 23
 
 
 def test_training_needs_of_darknet_only_what_reads_its_weights():
