@@ -54,7 +54,7 @@ lint: $(READY)
 	@$(BIN)/ruff format --check .
 
 docs: $(READY)
-	@NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 $(BIN)/mkdocs build --quiet --strict -f .mkdocs.yml
+	@NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 $(BIN)/mkdocs build --strict -f .mkdocs.yml
 	@echo "the documentation: build/site/index.html"
 
 clean:

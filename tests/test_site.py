@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import os
 import re
 import subprocess
@@ -11,10 +12,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from docs.pictures.hook import PICTURES
 from tests.forked import PROJECT
 
 DOCS = PROJECT / "docs"
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+CONCEPTS = [page for page in PAGES if page.startswith("concepts/") and not page.endswith("index.md")]
 LOADS = (
     r"<(?:script|link|img|iframe|source|object|video)\b[^>]*?\b(?:src|href|data)=[\"']?(?:https?:)?//[^>]*>"
 )
@@ -34,8 +37,10 @@ def test_every_page_has_one_place():
 
 
 def test_the_overview_names_every_page():
-    overview = (DOCS / "index.md").read_text()
-    assert [page for page in PAGES if page != "index.md" and f"]({page})" not in overview] == []
+    for folder in ("", "concepts/"):
+        overview = (DOCS / folder / "index.md").read_text()
+        names = [page.removeprefix(folder) for page in PAGES if page.rpartition("/")[0] == folder.rstrip("/")]
+        assert [name for name in names if name != "index.md" and f"]({name})" not in overview] == []
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -49,15 +54,30 @@ def test_a_code_block_ends_with_an_empty_line(page):
             assert inside or not following, f"{page}, line {number + 1}"
 
 
+@pytest.mark.parametrize("page", CONCEPTS)
+def test_the_examples_of_the_concepts_run(page):
+    result = doctest.testfile(str(DOCS / page), module_relative=False)
+    assert result.attempted > 3 and result.failed == 0
+
+
+def test_the_concepts_show_every_picture():
+    shown = [
+        name
+        for page in CONCEPTS
+        for name in re.findall(r"\(\.\./pictures/(\S+)\)", (DOCS / page).read_text())
+    ]
+    assert sorted(shown) == sorted(PICTURES)
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
+    """The built site. Not with --quiet: warnings would not be counted, and --strict could not fail."""
     folder = tmp_path_factory.mktemp("site")
     command = [
         sys.executable,
         "-m",
         "mkdocs",
         "build",
-        "--quiet",
         "--strict",
         "-f",
         ".mkdocs.yml",
@@ -81,3 +101,9 @@ def test_the_site_is_built_and_loads_nothing_from_elsewhere(site):
         if re.search(r"(url\(|@import)\s*[\"']?(https?:)?//", path.read_text())
     ]
     assert styles == []
+
+
+@pytest.mark.slow
+def test_the_pictures_are_the_same_every_time(site):
+    drawn = {path.name: path.read_bytes() for path in (site / "pictures").iterdir()}
+    assert drawn == {name: picture() for name, picture in PICTURES.items()}
