@@ -6,7 +6,7 @@ ARGS ?= # further settings of both trainings of the demo: make demo ARGS=debug=f
 BIN := .venv/bin
 READY := .venv/.ready
 DEMO := outputs/demo
-ALIKE := score_threshold=0.01 nms_iou=0.45 candidates_per_class=400 max_detections=200
+ALIKE := score_threshold=0.01 nms_iou=0.45 nms=hard candidates_per_class=400 max_detections=200
 
 .PHONY: help demo demo-yolov2 demo-ssd test mutants lint docs clean
 

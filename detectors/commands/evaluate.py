@@ -49,7 +49,7 @@ from detectors.training.precision import backend_switches
 from detectors.training.saved_detections import find_saved, known_of, load_saved
 
 LIMITS = ("candidates_per_class", "max_detections")
-PROTOCOL = ("score_threshold", "nms_iou", *LIMITS)  # settings of post-processing that decide AP, too
+PROTOCOL = ("score_threshold", "nms_iou", "nms", *LIMITS)  # settings of post-processing that decide AP, too
 ANY_RESIZE = "any"
 SIDE_BY_SIDE = "all"
 COCO_EVALUATORS = {
@@ -179,7 +179,7 @@ def measured_classes(
 
 def settled_protocol(
     network: Detector | Classifier, settings: EvaluateConfig, checkpoint: Path
-) -> dict[str, float | int | None]:
+) -> dict[str, float | int | str | None]:
     """Gives the post-processing the settings that are not null; returns all of them, None for no limit.
 
     ValueError for such a setting if the network is a classifier, which has no post-processing.

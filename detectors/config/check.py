@@ -163,7 +163,7 @@ def _wrong(value: Any, hint: Any, rules: Mapping[str, Any]) -> str | None:
         return "must be less than 2^63"
     if not fits(value, hint):
         return f"must be {describe_type(hint)}{_quoting(value, hint)}"
-    if "choices" in rules and value not in rules["choices"]:
+    if "choices" in rules and value is not None and value not in rules["choices"]:
         hint = did_you_mean(value, rules["choices"]) if isinstance(value, str) else ""
         return f"must be one of {', '.join(rules['choices'])}{hint}"
     if "each" in rules and (bad := [item for item in value if item not in rules["each"]]):
@@ -236,7 +236,7 @@ def _what_is_evaluated(config: EvaluateConfig) -> Iterator[SettingProblem]:
         if config.output is not None:
             yield "output", f"output={config.output}: a run's results lie beside its checkpoint; leave it out"
         return
-    names = ("run", "score_threshold", "nms_iou", "candidates_per_class", "max_detections")
+    names = ("run", "score_threshold", "nms_iou", "nms", "candidates_per_class", "max_detections")
     for name in names:
         if (value := getattr(config, name)) is not None:
             yield name, f"{name}={value}: saved detections are measured as they are; leave it out"

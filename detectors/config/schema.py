@@ -36,6 +36,10 @@ def _choice(default: str, *others: str) -> Any:
     return field(default=default, metadata={"choices": (default, *others)})
 
 
+def _choice_or_null(*choices: str) -> Any:
+    return field(default=None, metadata={"choices": choices})
+
+
 def _choices(*default: str, others: tuple[str, ...] = ()) -> Any:
     """A list whose items are among the default ones and the others."""
     return field(default_factory=lambda: list(default), metadata={"each": (*default, *others)})
@@ -110,6 +114,7 @@ SPLITS = ("train", "val", "test")
 ARRAY_FORMATS = ("mnist", "fashion_mnist", "cifar10", "cifar100")  # torchvision's, whole in memory
 LABELLED_FORMATS = ("imagefolder", *ARRAY_FORMATS)  # images with a label each, and no boxes
 CLASSIFICATION = "classification"  # of task
+SUPPRESSIONS = ("hard", "soft_linear", "soft_gaussian", "diou")  # docs/switches.md
 AUTO = "auto"  # of trainer.resume and trainer.memory_format
 
 
@@ -307,6 +312,7 @@ class EvaluateConfig:
     # Post-processing that replaces the model's own, so that detectors can be compared; null keeps it.
     score_threshold: float | None = _probability(None)
     nms_iou: float | None = _probability(None)
+    nms: str | None = _choice_or_null(*SUPPRESSIONS)
     candidates_per_class: int | None = _at_least(0, None)  # of an image, by score, before suppression; 0: all
     max_detections: int | None = _at_least(0, None)  # of an image; 0: all
     data: dict[str, Any] = _empty(dict)  # settings that replace those of the run's own data

@@ -12,6 +12,7 @@ from torch.profiler import profile, record_function, schedule
 from detectors.tables import text_table
 from detectors.training.run import Run
 from detectors.training.spans import SpanTimer, record_spans
+from detectors.training.temporaries import quiet_profiler
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ class Profile:
         self.parts |= {"other": whole - sum(self.parts.values()), "whole step": whole}
 
     def _start_trace(self) -> None:
+        quiet_profiler()
         record_spans(record_function)
         self.tracer = profile(
             acc_events=True,

@@ -1,12 +1,22 @@
-"""The most memory that a piece of work has at once."""
+"""The most memory that a piece of work has at once, and PyTorch's profiler without its complaints."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from itertools import accumulate
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+
+
+def quiet_profiler() -> None:
+    """Without a GPU, PyTorch's profiler writes an error about it to stderr when it starts for the first time.
+
+    It reads this variable then, and Python's warnings are not involved.
+    """
+    if not torch.cuda.is_available():
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 
 def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
@@ -18,6 +28,7 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
         before = torch.cuda.memory_allocated(device)
         work()
         return torch.cuda.max_memory_allocated(device) - before
+    quiet_profiler()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         work()
     # PyTorch has no public list of single allocations.

@@ -23,8 +23,16 @@ from detectors.commands.evaluate import (
 from detectors.config.check import ConfigError, check
 from detectors.config.entry import program
 from detectors.config.evaluation_data import same_files, with_cache, with_data
-from detectors.config.schema import Config, EvaluateConfig, PathsConfig, composed, to_plain
+from detectors.config.schema import (
+    SUPPRESSIONS,
+    Config,
+    EvaluateConfig,
+    PathsConfig,
+    composed,
+    to_plain,
+)
 from detectors.data.problems import Problem
+from detectors.kernels.soft_suppression import SOFT_RULES
 from detectors.training import engine
 from tests.data.files import box_xml, write_voc
 
@@ -211,6 +219,18 @@ def test_all_evaluators_side_by_side(trained, capsys):
     assert "what differs from the first row" in printed
 
 
+def test_the_rule_of_suppression_can_be_chosen(trained):
+    """A soft rule keeps boxes that the hard one drops, with lower scores; evaluation.json names it."""
+    numbers = {}
+    for rule in (None, "hard", "soft_gaussian"):
+        evaluated(trained, score_threshold=0.0, nms=rule)
+        content = json.loads((trained / "run/evaluation.json").read_text())
+        assert content["protocol"]["nms"] == (rule or "hard")
+        numbers[rule] = content["detections"]
+    assert numbers[None] == numbers["hard"] < numbers["soft_gaussian"]
+    assert ("hard", *SOFT_RULES) == SUPPRESSIONS
+
+
 def saved(place: Path, **settings) -> dict:
     paths = PathsConfig(data="data", cache="cache", output="outputs")
     evaluate_saved(EvaluateConfig(detections=str(place), paths=paths, **settings))
@@ -255,6 +275,8 @@ def test_saved_detections_give_the_runs_numbers(trained, tmp_path, capsys):
         ({"run": "r", "output": "o"}, "output=o: a run's results lie beside its checkpoint"),
         ({"run": "r", "detections": "d"}, "run=r: saved detections are measured as they are; leave it out"),
         ({"detections": "d", "nms_iou": 0.5}, r"nms_iou=0\.5: saved detections are measured as they are"),
+        ({"detections": "d", "nms": "diou"}, "nms=diou: saved detections are measured as they are"),
+        ({"run": "r", "nms": "soft"}, "nms='soft': must be one of hard, soft_linear, soft_gaussian, diou"),
     ],
 )
 def test_settings_that_do_not_go_together(settings, problem):

@@ -11,16 +11,24 @@ from typing import Any
 BUDGETS = {"images": "images seen", "seconds": "training seconds", "flops": "FLOPs"}  # --budget -> its name
 BUDGET_SLACK = 0.02  # relative difference up to which two budgets are equal
 # One post-processing for all, Caffe's: scores from .01, the best 400 of a class and 200 of an image.
-PROTOCOL_SETTINGS = ("score_threshold=0.01", "nms_iou=0.45", "candidates_per_class=400", "max_detections=200")
+PROTOCOL_SETTINGS = (
+    "score_threshold=0.01",
+    "nms_iou=0.45",
+    "nms=hard",
+    "candidates_per_class=400",
+    "max_detections=200",
+)
 # Key of an evaluation's `protocol` -> what a message calls it, and how to make it equal.
 EVALUATE_ALIKE = f"evaluate them alike: python evaluate.py run=RUN {' '.join(PROTOCOL_SETTINGS)}"
 COMPARED_PROTOCOL = {
     "score_threshold": ("score_threshold (the lowest score that counts)", EVALUATE_ALIKE),
     "nms_iou": ("nms_iou", EVALUATE_ALIKE),
+    "nms": ("nms (the rule of suppression)", EVALUATE_ALIKE),
     "candidates_per_class": ("candidates_per_class", EVALUATE_ALIKE),
     "max_detections": ("max_detections", EVALUATE_ALIKE),
     "resize": ("input.resize", "train them alike"),
 }
+UNRECORDED = {"nms": "hard"}  # what evaluations of older versions are taken to have
 
 
 def unfair(runs: Sequence[dict[str, Any]], budget: str | None = None) -> list[str]:
@@ -52,7 +60,7 @@ def _other_protocols(runs: Sequence[dict[str, Any]]) -> list[str]:
     known = [run for run in runs if "protocol" in run]
     reasons = []
     for key, (words, fix) in COMPARED_PROTOCOL.items():
-        values = {run["name"]: run["protocol"].get(key) for run in known}
+        values = {run["name"]: run["protocol"].get(key, UNRECORDED.get(key)) for run in known}
         if len(set(map(str, values.values()))) > 1:
             listed = ", ".join(f"{name} {value}" for name, value in values.items())
             reasons.append(f"the runs differ in {words}: {listed}; {fix}")

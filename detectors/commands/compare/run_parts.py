@@ -10,7 +10,7 @@ from detectors.commands.compare.analysis import Measurement
 from detectors.commands.compare.run_names import read_configuration
 from detectors.commands.compare.run_places import run_folder_of
 from detectors.config.check import ConfigError, check
-from detectors.config.schema import Config
+from detectors.config.schema import SUPPRESSIONS, Config
 from detectors.models.detector import Detector
 from detectors.training import assemble
 from detectors.training import checkpoint as ckpt
@@ -46,13 +46,15 @@ def trained_detector(member: Measurement, device: torch.device) -> tuple[Detecto
     return detector, config
 
 
-def _protocol(member: Measurement) -> dict[str, float | int | None]:
+def _protocol(member: Measurement) -> dict[str, float | int | str | None]:
     """The settings of the evaluation's post-processing that are recorded and usable."""
     recorded = member.record.get("protocol")
     if not isinstance(recorded, dict):
         return {}
-    return {
+    numbers = {
         name: recorded[name]
         for name in PROTOCOL_NUMBERS
         if name in recorded and (recorded[name] is None or type(recorded[name]) in (int, float))
     }
+    rule = recorded.get("nms")
+    return numbers | ({"nms": rule} if rule in SUPPRESSIONS else {})

@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
     done = [job for job in jobs if job not in failed]
     if len(done) > 1:
         places = [str(job.folder) for job in done]
-        alike = ("--split", args.split, "--budget", args.budget)
+        alike = ("--split", args.split, "--budget", args.budget, "--threads", str(args.threads))
         compare.main([*places, *alike, "--output", str(folder / "comparison")])
     if failed:
         listed = ", ".join(str(job.folder / "duel.log") for job in failed)

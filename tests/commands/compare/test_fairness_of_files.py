@@ -126,6 +126,16 @@ def test_another_score_floor(copied, capsys):
     said_everywhere(copied, capsys, str(copied / "b"), "the runs differ in score_threshold")
 
 
+def test_another_rule_of_suppression(copied, capsys):
+    """A rule that an older version did not record is taken as hard."""
+    file = copied / "a/evaluation.json"
+    content = json.loads(file.read_text())
+    del content["protocol"]["nms"]
+    file.write_text(json.dumps(content))
+    measured(copied, "b", nms="diou")
+    refused(copied, capsys, str(copied / "b"), "differ in nms (the rule of suppression): a hard, b diou")
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [("<xmin>5</xmin>", "<xmin>6</xmin>"), ("<name>dog</name>", "<name>cat</name>")],

@@ -41,7 +41,8 @@ def test_runs_differ_in_model_and_seed_alone(ran, tmp_path):
         assert set(job.train) == common | {f"model={model}", f"seed={seed}"}
         assert set(job.evaluate) == {*PROTOCOL_SETTINGS, "split=val", "threads=1"}
     (compared,) = ran["compared"]
-    assert compared[:8] == [*(str(folder / name) for name in names), "--split", "val", "--budget", "images"]
+    alike = ["--split", "val", "--budget", "images", "--threads", "1"]
+    assert compared == [*(str(folder / n) for n in names), *alike, "--output", str(folder / "comparison")]
 
 
 def test_the_input_handling_can_be_chosen(ran):
@@ -102,7 +103,7 @@ def test_equal_flops_are_steps_that_cost_the_same(ran, tmp_path):
     assert steps[0] * flops[0] == pytest.approx(steps[1] * flops[1], rel=0.005)
     assert last[0]["trainer.eval_every"] == "200"
     assert int(last[1]["trainer.eval_every"]) == pytest.approx(steps[1] / 5, abs=1)
-    assert ran["compared"][0][-4:-2] == ["--budget", "flops"]
+    assert ran["compared"][0][-6:-4] == ["--budget", "flops"]
 
 
 def test_passes_become_steps_for_equal_flops(ran, tmp_path):
