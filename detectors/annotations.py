@@ -91,6 +91,7 @@ class Annotations:
     # (N) int64: the label of an image of which nothing else is known, and which has no row in the arrays of
     # boxes; -1: an image with boxes, or without objects. None: no image has a label alone.
     image_labels: np.ndarray | None = None
+    parts: tuple[int, ...] | None = None  # images of each of several joined sets; None: it is one set
 
     def __post_init__(self):
         object.__setattr__(self, "image_ids", pack_ids(self.image_ids))

@@ -19,7 +19,7 @@ from detectors.postprocess import yolo_logistic_scores
 CONF = Path(__file__).resolve().parents[1] / "conf"
 COUNTS = {
     "augment": 10,
-    "data": 14,
+    "data": 16,
     "debug": 3,
     "experiment": 13,
     "loss": 7,
@@ -45,7 +45,7 @@ ANCHORS = {
     "yolov2_160": 500,
 }
 STRETCHING = ("augment=ssd", "augment=darknet_2016")  # these go with a model that stretches its images
-OPEN = ("voc", "coco", "darknet", "imagefolder")
+OPEN = ("voc", "coco", "darknet", "imagefolder", "imagelist")
 GENERIC = {f"data={name}": ["data.root=/set"] for name in OPEN}  # what these leave open
 CLASSIFIERS = [
     path.stem for path in (CONF / "model").glob("*.yaml") if "task: classification" in path.read_text()

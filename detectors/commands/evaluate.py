@@ -33,7 +33,8 @@ from detectors.kernels.dispatch import set_kernels
 from detectors.metrics.class_report import class_report, predictions_csv
 from detectors.metrics.coco import coco_results, evaluate_coco
 from detectors.metrics.coco_reference import evaluate_with_pycocotools
-from detectors.metrics.report import Report, report
+from detectors.metrics.report import Report, on_images_with_boxes, report
+from detectors.metrics.tree_report import TreeClasses
 from detectors.metrics.variants import ap_variants, clipped_to_images, variants_text
 from detectors.models.classifier import Classifier
 from detectors.models.detector import Detector
@@ -44,6 +45,7 @@ from detectors.training.classification import ClassificationTask, guess
 from detectors.training.detection import DetectionTask, detect
 from detectors.training.detections_file import write_detections
 from detectors.training.evaluation_files import data_label, file_suffix, is_recorded
+from detectors.training.joint_truth import tree_classes
 from detectors.training.outcome import device_name
 from detectors.training.precision import backend_switches
 from detectors.training.saved_detections import find_saved, known_of, load_saved
@@ -88,7 +90,8 @@ def evaluate(settings: EvaluateConfig, *, own_cache: bool = False) -> float | No
     annotations = settled(scanned, config.data.on_error)
     loader = assemble.eval_loader(config, annotations, batch_size=settings.batch_size)
     with backend_switches(config.trainer):
-        measured = measure(network, loader, annotations, settings, config.trainer.precision)
+        tree = ground_truth.trained_tree(run_config.data)
+        measured = measure(network, loader, annotations, settings, config.trainer.precision, tree)
     content = {
         "task": config.task,
         "checkpoint": stored.path.name,
@@ -132,6 +135,7 @@ def measured_detections(
     annotations: Annotations,
     settings: EvaluateConfig,
     precision: str,
+    tree: TreeClasses | None,
 ) -> MeasuredSplit:
     """A detector's numbers; its detections are written in COCO's format and with the ground truth."""
     unclipped, seconds = detect(
@@ -142,8 +146,11 @@ def measured_detections(
         precision=precision,
         clip=False,
     )
+    unclipped = on_images_with_boxes(annotations, unclipped)
     detections = clipped_to_images(annotations, unclipped)
-    result, numbers, text = evaluated_numbers(annotations, detections, settings.evaluators, unclipped)
+    result, numbers, text = evaluated_numbers(
+        annotations, detections, settings.evaluators, unclipped, tree=tree
+    )
 
     def write(folder: Path, suffix: str) -> None:
         results = coco_results(annotations, detections)
@@ -159,6 +166,7 @@ def measured_classes(
     annotations: Annotations,
     settings: EvaluateConfig,
     precision: str,
+    tree: TreeClasses | None,
 ) -> MeasuredSplit:
     """A classifier's numbers; its answers are written line by line."""
     guesses, seconds = guess(
@@ -168,7 +176,7 @@ def measured_classes(
         progress=settings.progress,
         precision=precision,
     )
-    result = class_report(annotations, guesses)
+    result = class_report(annotations, guesses, tree)
 
     def write(folder: Path, suffix: str) -> None:
         write_text(folder / f"predictions{suffix}.csv", predictions_csv(annotations, guesses))
@@ -198,10 +206,15 @@ def settled_protocol(
 
 
 def evaluated_numbers(
-    annotations: Annotations, detections: Detections, evaluators: str, unclipped: Detections | None = None
+    annotations: Annotations,
+    detections: Detections,
+    evaluators: str,
+    unclipped: Detections | None = None,
+    *,
+    tree: TreeClasses | None = None,
 ) -> tuple[Report, dict, str]:
     """The report, its part of evaluation.json, and its text. unclipped: see ap_variants."""
-    result = report(annotations, detections, COCO_EVALUATORS[evaluators])
+    result = report(annotations, detections, COCO_EVALUATORS[evaluators], tree)
     numbers = {"evaluators": evaluators, **result.as_dict()}
     text = result.table()
     if evaluators == SIDE_BY_SIDE:
@@ -224,7 +237,10 @@ def evaluate_saved(settings: EvaluateConfig) -> float | None:
     if data:
         known |= {"data": data.name, "split": settings.split}
     name = str(known.get("data", "data of an unknown name"))
-    result, numbers, text = evaluated_numbers(saved.annotations, saved.detections, settings.evaluators)
+    tree = tree_classes(data, None) if data else None
+    result, numbers, text = evaluated_numbers(
+        saved.annotations, saved.detections, settings.evaluators, tree=tree
+    )
     content = {
         "name": place.base.name,
         "detections_of": settings.detections,

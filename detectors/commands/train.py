@@ -35,6 +35,7 @@ from detectors.training.freezing import freeze
 from detectors.training.hooks import Hooks, users_hooks
 from detectors.training.hparams import row_metrics, varied_settings
 from detectors.training.initial.initial_weights import initial_weights, initialise
+from detectors.training.joint_truth import refuse_labels_alone, tree_classes
 from detectors.training.memory_format import with_memory_format
 from detectors.training.optim import group_rate_lines
 from detectors.training.outcome import outcome
@@ -185,6 +186,7 @@ def build_run(
             val_annotations=val_annotations,
             processes=processes,
             averaged=ema and ema.module,
+            tree=tree_classes(config.data, annotations),
         ),
         optimizer=suited(build(config.optimizer, detector), config.trainer.precision, device),
         train_loader=assemble.train_loader(
@@ -241,6 +243,7 @@ def read_data(config: Config, class_names: Sequence[str] | None = None) -> list[
             logger.warning(f"data.{split}={files}: {count} images without a single box: {effect}")
     if not resumed:
         ground_truth.refuse_empty_classes(config.data, annotations[0])
+    refuse_labels_alone(config.data, annotations[0], config.loss)
     detects = config.task != CLASSIFICATION
     if detects and (line := remark(scanned, size=tuple(config.input.size), resize=config.input.resize)):
         logger.info(line)

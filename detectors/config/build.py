@@ -162,6 +162,8 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST_INTEGER
     if hint in (bool, str, types.NoneType):
         return isinstance(value, hint)
+    if origin is dict and arguments[1] is not Any:
+        return isinstance(value, Mapping) and all(fits(item, arguments[1]) for item in value.values())
     if origin in (list, tuple, Sequence):
         return isinstance(value, list | tuple) and _items_fit(value, origin, arguments)
     return True
@@ -192,6 +194,8 @@ def describe_type(hint: Any) -> str:
         return (", or " if listed else " or ").join(describe_type(argument) for argument in arguments)
     if is_dataclass(hint):
         return "a group of settings"
+    if origin is dict:
+        return f"a mapping of names, each to {describe_type(arguments[1])}"
     if origin in (list, tuple, Sequence):
         return f"a list whose items are each {describe_type(arguments[0])}"
     return words.get(hint, str(getattr(hint, "__name__", hint)))

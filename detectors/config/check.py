@@ -135,6 +135,10 @@ def _read(schema: type, given: Any, place: str, problems: list[SettingProblem]) 
             values[name] = value if is_dataclass(value) else _read(group, value, where, problems)
         elif isinstance(value, list) and (item := _item_group(hints[name])):
             values[name] = [_read(item, part, f"{where}[{i}]", problems) for i, part in enumerate(value)]
+        elif isinstance(value, Mapping) and (item := _item_group(hints[name])):
+            values[name] = {
+                key: _read(item, part, _join(where, key), problems) for key, part in value.items()
+            }
         elif value == "???":
             problems.append((where, f"{where} is missing: set {where}=..."))
         elif text := _wrong(value, hints[name], known[name].metadata):
@@ -149,7 +153,7 @@ def _group(hint: Any, value: Any) -> type | None:
 
 
 def _item_group(hint: Any) -> type | None:
-    """The dataclass of the items of a list of groups."""
+    """The dataclass of the items of a list of groups, or of a dict of groups."""
     return next(filter(is_dataclass, typing.get_args(hint)), None)
 
 

@@ -9,7 +9,7 @@ from omegaconf import MISSING, OmegaConf
 
 from detectors.config.check import ConfigError, check
 from detectors.config.data_rules import shapes_in_the_cache
-from detectors.config.schema import Config, DataConfig, EvaluateConfig, PathsConfig, to_plain
+from detectors.config.schema import Config, DataConfig, EvaluateConfig, PathsConfig, SourceConfig, to_plain
 
 # Settings of `data` that do not name files.
 LOADING = (
@@ -44,12 +44,25 @@ def data_alone(settings: EvaluateConfig) -> DataConfig:
 def same_files(before: DataConfig, now: DataConfig) -> bool:
     """Whether two settings name the same ground truth in the same place."""
     elsewhere = ("root",) if now.format == "shapes" else ()  # generated images are the same in any cache
-    return replace(before, **{name: getattr(now, name) for name in (*LOADING, *elsewhere)}) == now
+    moved = replace(before, **{name: getattr(now, name) for name in (*LOADING, *elsewhere)})
+    return replace(moved, mix=_with_shapes_in(moved, "")) == replace(now, mix=_with_shapes_in(now, ""))
+
+
+def _with_shapes_in(data: DataConfig, cache: str) -> dict[str, SourceConfig]:
+    """data.mix with the generated images in another place."""
+    return {
+        name: replace(source, root=cache) if source.format == "shapes" else source
+        for name, source in data.mix.items()
+    }
 
 
 def with_cache(config: Config, cache: str) -> Config:
     """The configuration with another paths.cache, and the settings that follow from it."""
-    data = replace(config.data, cache=config.data.cache and f"{cache}/annotations")
+    data = replace(
+        config.data,
+        cache=config.data.cache and f"{cache}/annotations",
+        mix=_with_shapes_in(config.data, cache),
+    )
     if data.format == "shapes":
         data.root = cache
     return replace(config, data=data, paths=replace(config.paths, cache=cache))
@@ -58,14 +71,14 @@ def with_cache(config: Config, cache: str) -> Config:
 def with_data(config: Config, settings: EvaluateConfig) -> Config:
     """The run's configuration with the data settings given to evaluate.py over its own.
 
-    Another data set, as data=voc names one, keeps no split, class list or cache of the run's. A data.root
-    alone is the run's own set, moved. ValueError for images that the run was trained on.
+    Another data set, as data=voc names one, keeps no split, class list or cache of the run's, but its tree. A
+    data.root alone is the run's own set, moved. ValueError for images that the run was trained on.
     """
     if not settings.data:
         return config
     base = to_plain(config)
     if {"name", "format"} <= settings.data.keys():  # as every yaml of conf/data does
-        base["data"] = {name: base["data"][name] for name in LOADING}
+        base["data"] = {name: base["data"][name] for name in (*LOADING, "tree")}
         if settings.paths.cache != MISSING:
             base["data"]["cache"] = f"{settings.paths.cache}/annotations"
             base["paths"]["cache"] = settings.paths.cache

@@ -12,6 +12,7 @@ from detectors.anchors import DefaultBoxes
 from detectors.config.build import build
 from detectors.config.schema import CLASSIFICATION, Config
 from detectors.models.classifier import Classifier
+from detectors.wordtree.tree_sources import load_tree
 
 LOSS_FILES = {"RegionLoss": "region", "MultiBoxLoss": "multibox", "CrossEntropyLoss": "cross_entropy"}
 
@@ -36,9 +37,11 @@ def _augmentation_agrees_with_evaluation(config: Config) -> Iterator[str]:
 
 def _parts_can_be_built(config: Config) -> Iterator[str]:
     """Builds the parts on the meta device, without memory: only they know their sizes, names and ranges."""
-    names = config.data.class_names or ["any"]
+    classes = yield from _number_of_classes(config)
+    if classes is None:
+        return
     with torch.device("meta"):
-        model = yield from _try("model", config.model, num_classes=len(names))
+        model = yield from _try("model", config.model, num_classes=classes)
         loss = yield from _try("loss", config.loss)
         optimizer = config.optimizer
         if model is None:  # then nothing is known of the names that optimizer.rates can mean
@@ -66,6 +69,18 @@ def _parts_can_be_built(config: Config) -> Iterator[str]:
         own = LOSS_FILES.get(type(model.loss).__name__, "...")
         fix = f"set loss={own}, or choose another model"
         yield f"{what}; {fix}"
+
+
+def _number_of_classes(config: Config) -> Iterator[str]:
+    """A generator that returns it, or None if the tree cannot be read. 1 if only the files know the classes."""
+    data = config.data
+    if data.tree is None:
+        return len(data.class_names or ["any"])
+    try:
+        return len(load_tree(data.tree))
+    except (FileNotFoundError, ValueError) as error:
+        yield f"data.tree: {error}"
+        return None
 
 
 def _scales_can_be_taken(

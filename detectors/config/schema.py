@@ -108,11 +108,14 @@ class ShapesConfig:
     train: int = _at_least(1, 600)  # images
     val: int = _at_least(1, 150)  # images
     size: int = _at_least(32, 160)  # pixels of either side
+    classes: list[str] | None = None  # of the shapes in the images; null: all six
+    single: bool = False  # one shape in each image
 
 
 SPLITS = ("train", "val", "test")
 ARRAY_FORMATS = ("mnist", "fashion_mnist", "cifar10", "cifar100")  # torchvision's, whole in memory
-LABELLED_FORMATS = ("imagefolder", *ARRAY_FORMATS)  # images with a label each, and no boxes
+LABELLED_FORMATS = ("imagefolder", "imagelist", *ARRAY_FORMATS)  # images with a label each, and no boxes
+JOINT = "joint"  # of data.format: several sets below one tree
 CLASSIFICATION = "classification"  # of task
 SUPPRESSIONS = ("hard", "soft_linear", "soft_gaussian", "diou")  # docs/switches.md
 AUTO = "auto"  # of trainer.resume and trainer.memory_format
@@ -128,16 +131,33 @@ class ImageFolders:
 
 
 @dataclass
+class SourceConfig:
+    """One of the sets of data.mix; docs/yolo9000.md."""
+
+    weight: float = _above_zero(1.0, off="data.train without its name")  # share of the images of an epoch
+    format: str = _choice("voc", "coco", "darknet", "shapes", *LABELLED_FORMATS)
+    root: str = MISSING  # this and the next ones as in data
+    file: str | None = None
+    sets: list[str] = _empty()  # what data.train is elsewhere: image sets, an annotation file, folders, lists
+    image_folder: str | None = None  # COCO only, as in data.image_folders
+    class_names: list[str] | None = None  # the classes of the set that are used; null: all
+    shapes: ShapesConfig = _empty(ShapesConfig)
+    nodes: dict[str, str] = _empty(dict)  # class -> node of the tree; other classes are nodes of their name
+    map: str | None = None  # a .map file instead, whose lines are the node numbers of the classes, by id
+    labels_only: bool = False  # of a set with boxes: each image has the label of its boxes, if they have one
+
+
+@dataclass
 class DataConfig:
     name: str = MISSING
-    format: str = _choice("voc", "coco", "darknet", "shapes", *LABELLED_FORMATS)
+    format: str = _choice("voc", "coco", "darknet", "shapes", *LABELLED_FORMATS, JOINT)
     # VOC: the folder of Annotations/ or of VOC2007/; COCO: where relative paths start; Darknet: the folder
     # that contains images and labels; shapes: paths.cache; imagefolder: the folder of train/ and val/; mnist
     # and its like: the root that torchvision has, the folder of MNIST/ or of cifar-10-batches-py/
     root: str = MISSING
     file: str | None = None  # Darknet: X.data or data.yaml, splits and class names; null: the one in root
     # VOC: image sets; COCO: one annotation file; Darknet: split, list or folder; imagefolder: folders that
-    # hold one folder for each class; mnist and its like: train or test
+    # hold one folder for each class; imagelist: lists; mnist and its like: train or test; joint: names of mix
     train: list[str] = _empty()
     val: list[str] = _empty()
     test: list[str] = _empty()  # may stay empty
@@ -162,6 +182,9 @@ class DataConfig:
     reduced_decode: bool = False
     max_pixels: int = _at_least(1, PIXEL_LIMIT)  # of an image; a larger one is a fault and is not decoded
     shapes: ShapesConfig = _empty(ShapesConfig)
+    # joint: the tree whose nodes are the classes, a file or nested names, and the sets by a name of yours
+    tree: Any = None
+    mix: dict[str, SourceConfig] = _empty(dict)
 
 
 @dataclass

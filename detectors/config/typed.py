@@ -142,6 +142,8 @@ def _composable_hint(hint: Any) -> Any:
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         return Any if Any in arguments else typing.Union[arguments]  # noqa: UP007 - arguments are not literal
+    if origin is dict:
+        return dict[str, Any]
     return list[Any] if origin is list else hint
 
 

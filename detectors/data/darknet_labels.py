@@ -49,6 +49,8 @@ class _LabelContent:
     line: list[int] = field(default_factory=list)  # (T) line of the label file, from 1
     identity: list[int] = field(default_factory=list)  # (T) class ids as written
     cxcywh: list[list[float]] = field(default_factory=list)  # (T) as written
+    nodes: int | None = None  # of the tree of joint training; None: a label without a box is a fault
+    image_labels: list[int] = field(default_factory=list)  # (N) see Annotations; with nodes alone
 
 
 def read_darknet(
@@ -70,6 +72,7 @@ def scan_darknet(
     image_sets: list[str],
     file: str | os.PathLike | None = None,
     class_names: list[str] | None = None,
+    nodes: int | None = None,
 ) -> tuple[Annotations, list[Problem]]:
     """Read one or several splits, joined in the given order. Also returns what was left out.
 
@@ -80,13 +83,15 @@ def scan_darknet(
 
     An image without a label file, or with an empty one, has no objects. A line with more than five numbers is
     a polygon, `class x1 y1 x2 y2 ...`: its bounding box counts. With kpt_shape in the data.yaml they are
-    keypoints, and the first five count. Boxes that reach out of the image are kept as they are;
+    keypoints, and the first five count. nodes: of the tree of joint training, where a line `NODE 0 0 0 0`
+    means that only the label of the image is known: then it is a label in image_labels, and the image has no
+    box, whatever else its file says. Boxes that reach out of the image are kept as they are;
     transforms.py clips them. Sizes come from the headers of the images.
     Raises FileNotFoundError or ValueError if a folder, a list, the description or class_names is wrong.
     """
     place = None if file is None else Path(file)
     found = find_labelled_images(root=Path(root), file=place, image_sets=image_sets)
-    content = _LabelContent(problems=list(found.problems))
+    content = _LabelContent(problems=list(found.problems), nodes=nodes)
     for image, label in zip(found.images, found.labels, strict=True):
         _read_image(content, image, label, keypoints=found.keypoints)
     names = _all_names(content, found, class_names)
@@ -99,9 +104,13 @@ def scan_darknet(
 
 
 def darknet_sources(
-    *, root: str | os.PathLike, image_sets: list[str], file: str | os.PathLike | None = None
+    *,
+    root: str | os.PathLike,
+    image_sets: list[str],
+    file: str | os.PathLike | None = None,
+    nodes: int | None = None,
 ) -> Iterator[Path]:
-    """The files that scan_darknet reads. Images count, because they alone say their sizes."""
+    """The files that scan_darknet reads, with any nodes. Images count, because they alone say their sizes."""
     place = None if file is None else Path(file)
     try:
         found = find_labelled_images(root=Path(root), file=place, image_sets=image_sets)
@@ -171,6 +180,7 @@ def _to_annotations(
         crowd=np.zeros(len(keep), dtype=bool),
         areas=(boxes[:, 2:] - boxes[:, :2]).prod(1),
         category_ids=tuple(range(1, len(selected) + 1)),
+        image_labels=None if content.nodes is None else np.array(content.image_labels, np.int64),
     )
 
 
@@ -250,12 +260,19 @@ def _read_image(content: _LabelContent, image: str, label: str, *, keypoints: bo
     except ValueError as error:
         content.problems.append(Problem("broken-annotation", label, str(error), image))
         return
+    objects = []
     for number, words in rows:
         try:
-            identity, cxcywh = _object(words, keypoints=keypoints)
+            objects.append((number, *_object(words, keypoints=keypoints)))
         except ValueError as error:
             content.problems.append(Problem("broken-object", label, f"line {number}: {error}", image))
-            continue
+    alone = next((entry for entry in objects if not any(entry[2])), None) if content.nodes else None
+    if alone is not None and not 0 <= alone[1] < content.nodes:
+        what = f"line {alone[0]}: the label {alone[1]} is no node of data.tree, 0 to {content.nodes - 1}"
+        content.problems.append(Problem("unknown-class", label, what, image))
+        return
+    content.image_labels.append(-1 if alone is None else alone[1])
+    for number, identity, cxcywh in objects if alone is None else ():
         content.row.append(len(content.images))
         content.line.append(number)
         content.identity.append(identity)

@@ -25,7 +25,7 @@ from detectors.data.augment.mixing import Mixing
 from detectors.data.augment.transforms import TransformedSample
 from detectors.data.images import ImageError, ImageReader
 from detectors.data.problems import KINDS, Problem
-from detectors.data.sampling import Key, ResumableSampler, SizeOf
+from detectors.data.sampling import Key, ResumableSampler, SizeOf, SourceMix
 from detectors.data.workers import LIVENESS_CHECK, start_worker, worker_processes
 from detectors.structures import Batch, ImageInfo, Targets
 
@@ -76,7 +76,9 @@ class DetectionDataset(Dataset):
         on_error: str = "stop",
         mixing: Mixing | None = None,
         reader: ImageReader | None = None,
+        mix: SourceMix | None = None,
     ):
+        """mix: of the sets that the annotations are made of, which only training needs."""
         if on_error not in ON_ERROR:
             raise ValueError(f"on_error={on_error!r}: choose one of {', '.join(ON_ERROR)}")
         self.annotations = annotations
@@ -85,6 +87,7 @@ class DetectionDataset(Dataset):
         self.on_error = on_error
         self.mixing = mixing
         self.reader = reader or ImageReader(annotations)
+        self.mix = mix
         self.trained_on = ~annotations.crowd  # (T,) bool
         if not use_difficult:
             self.trained_on &= ~annotations.difficult
@@ -142,14 +145,15 @@ class DetectionDataset(Dataset):
         )
 
     def _rows(self, key: Key, part: int) -> Iterator[int]:
-        """TRIES rows to try in this order."""
+        """TRIES rows to try in this order; of several sets, all from the one that has the first."""
         tries = TRIES
+        first, end = (0, len(self)) if self.mix is None else self.mix.like(key.index)
         if part == 0:
             yield key.index
             tries -= 1
         random = np.random.default_rng(self._entropy(key, DRAW, part))
         for _ in range(tries):
-            yield int(random.integers(len(self)))
+            yield first + int(random.integers(end - first))
 
     def _entropy(self, key: Key, *stream: int) -> np.random.SeedSequence:
         """The seed of one of the sample's random streams, which are independent of each other."""
@@ -288,6 +292,7 @@ def build_train_loader(
         size_of=size_of,
         rank=rank,
         world_size=world_size,
+        mix=dataset.mix,
     )
     return _loader(dataset, sampler, workers, prefetch, batch_timeout)
 

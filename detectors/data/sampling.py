@@ -1,4 +1,6 @@
-"""Which samples form a batch: an endless, resumable order, shared by several processes; multi-scale sizes."""
+"""Which samples form a batch: an endless, resumable order, shared by several processes; multi-scale sizes;
+several sets of images in a stated ratio.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ SizeOf = Callable[[int], tuple[int, int]]
 class Key(NamedTuple):
     """Identifies a sample."""
 
-    epoch: int
+    epoch: int  # of a set that is one of several: its own passes, see SourceMix
     index: int  # row of the Annotations
     # (height, width) of the model input in multi-scale training; None: the transform's own.
     size: tuple[int, int] | None = None
@@ -48,6 +50,61 @@ class MultiScale:
         return self.sides[np.random.default_rng(entropy).integers(len(self.sides))]
 
 
+@dataclass(frozen=True)
+class SourceMix:
+    """Several sets of images, one after another in the Annotations, drawn in the ratio of their weights.
+
+    An epoch has as many places as there are images, and the sets share them by weight: each set has the same
+    number of places in every epoch, and their order is drawn from (seed, epoch). All images of a set come
+    before one of them comes again, whatever its share is. The epoch of a Key is the pass of its set, so that
+    no two samples of a run have the same Key.
+    """
+
+    names: tuple[str, ...]  # (S)
+    sizes: tuple[int, ...]  # (S) images
+    weights: tuple[float, ...]  # (S) only their ratio counts
+
+    def counts(self) -> np.ndarray:
+        """(S,) int64: places of each set in an epoch, by largest remainder. ValueError for a set without."""
+        total = sum(self.sizes)
+        exact = total * np.array(self.weights, np.float64) / sum(self.weights)
+        counts = np.floor(exact).astype(np.int64)
+        order = np.argsort(counts - exact, kind="stable")
+        counts[order[: total - counts.sum()]] += 1
+        for name, weight, count in zip(self.names, self.weights, counts, strict=True):
+            if not count:
+                raise ValueError(
+                    f"data.mix.{name}.weight={weight:g}: its share of the {total} images is less than one; "
+                    "give it more weight, or leave it out of data.train"
+                )
+        return counts
+
+    def order(self, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """(N,) pass and (N,) row of each place of an epoch."""
+        counts = self.counts()
+        sources = np.random.default_rng((seed, epoch)).permutation(np.repeat(np.arange(len(counts)), counts))
+        passes = np.empty(len(sources), np.int64)
+        rows = np.empty(len(sources), np.int64)
+        first = 0
+        for source, (size, count) in enumerate(zip(self.sizes, counts.tolist(), strict=True)):
+            places = np.flatnonzero(sources == source)
+            turns, positions = np.divmod(epoch * count + np.arange(count), max(size, 1))
+            passes[places] = turns
+            for turn in np.unique(turns).tolist():
+                entropy = np.random.SeedSequence((seed, turn), spawn_key=(source,))
+                rows[places[turns == turn]] = (
+                    first + np.random.default_rng(entropy).permutation(size)[positions[turns == turn]]
+                )
+            first += size
+        return passes, rows
+
+    def like(self, row: int) -> tuple[int, int]:
+        """The first row of the set that has this row, and the row behind its last."""
+        ends = np.cumsum(self.sizes)
+        source = int(np.searchsorted(ends, row, side="right"))
+        return int(ends[source]) - self.sizes[source], int(ends[source])
+
+
 class ResumableSampler(Sampler):
     """Batches of Key: one permutation per epoch, without a gap between epochs, so that all batches are full.
 
@@ -55,7 +112,7 @@ class ResumableSampler(Sampler):
     start_step: the number of the first batch. start_image: the images that all processes used before it;
     None: start_step * batch_size * world_size. It differs if an interrupted run had other batches.
     steps: the number of the batch before which the run ends; None: never. size_of: number of a batch ->
-    (height, width) of its images.
+    (height, width) of its images. mix: of the sets that the images are; None: they are one set.
 
     Process `rank` of `world_size` takes batch_size samples of every step, after those of the lower ranks. So
     two processes with batches of 4 see together what one process with batches of 8 sees, in the same order.
@@ -73,6 +130,7 @@ class ResumableSampler(Sampler):
         size_of: SizeOf | None = None,
         rank: int = 0,
         world_size: int = 1,
+        mix: SourceMix | None = None,
     ):
         if min(images, batch_size) < 1:
             raise ValueError(f"{images} images in batches of {batch_size}: both numbers must be at least 1")
@@ -87,6 +145,7 @@ class ResumableSampler(Sampler):
         self.size_of = size_of
         self.rank = rank
         self.world_size = world_size
+        self.mix = mix
 
     def __len__(self) -> int:
         if self.steps is None:
@@ -95,17 +154,26 @@ class ResumableSampler(Sampler):
 
     def __iter__(self) -> Iterator[list[Key]]:
         step = self.start_step
-        permutations = {}  # epoch -> its order, for the epochs of the current batch
+        orders = {}  # epoch -> its order, for the epochs of the current batch
         while self.steps is None or step < self.steps:
             turn = (step - self.start_step) * self.world_size + self.rank
             first = self.start_image + turn * self.batch_size
             places = [divmod(place, self.images) for place in range(first, first + self.batch_size)]
             epochs = {epoch for epoch, _ in places}
-            new = {epoch: self.permutation(epoch) for epoch in epochs - permutations.keys()}
-            permutations = {epoch: order for epoch, order in (permutations | new).items() if epoch in epochs}
+            new = {epoch: self.order(epoch) for epoch in epochs - orders.keys()}
+            orders = {epoch: order for epoch, order in (orders | new).items() if epoch in epochs}
             size = self.size_of(step) if self.size_of else None
-            yield [Key(epoch, int(permutations[epoch][place]), size) for epoch, place in places]
+            yield [
+                Key(int(passes[place]), int(rows[place]), size)
+                for (passes, rows), place in ((orders[epoch], place) for epoch, place in places)
+            ]
             step += 1
+
+    def order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """(N,) epoch and (N,) row of the Key at each place of an epoch."""
+        if self.mix is not None:
+            return self.mix.order(self.seed, epoch)
+        return np.broadcast_to(np.int64(epoch), self.images), self.permutation(epoch)
 
     def permutation(self, epoch: int) -> np.ndarray:
         """(N,) the order of the images in an epoch."""

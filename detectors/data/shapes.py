@@ -15,7 +15,9 @@ import logging
 import os
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -34,22 +36,56 @@ SHAPES_QUALITY = 92
 logger = logging.getLogger(__name__)
 
 
+class ShapeKind(NamedTuple):
+    """Which shapes an image has."""
+
+    labels: tuple[int, ...] = tuple(range(len(CLASSES)))
+    single: bool = False  # one shape in each image
+
+    @classmethod
+    def of(cls, classes: Sequence[str] | None, single: bool) -> ShapeKind:
+        """ValueError for classes that there are not, or none."""
+        chosen = CLASSES if classes is None else tuple(classes)
+        if not chosen or set(chosen) - set(CLASSES):
+            raise ValueError(f"shapes of the classes {list(chosen)}: choose some of {', '.join(CLASSES)}")
+        return cls(tuple(label for label, name in enumerate(CLASSES) if name in chosen), single)
+
+    def suffix(self) -> str:
+        """For the name of the folder; "" for the shapes of all classes together."""
+        names = "_".join(CLASSES[label] for label in self.labels)
+        some = f"-{names}" if len(self.labels) < len(CLASSES) else ""
+        return f"{some}-single" if self.single else some
+
+
+ANY_SHAPES = ShapeKind()
+
+
 def write_shapes(
-    *, folder: str | os.PathLike, seed: int = 0, train: int = 600, val: int = 150, size: int = 160
+    *,
+    folder: str | os.PathLike,
+    seed: int = 0,
+    train: int = 600,
+    val: int = 150,
+    size: int = 160,
+    classes: Sequence[str] | None = None,
+    single: bool = False,
 ) -> Path:
     """Write the data set, unless it exists. Returns its root, for read_voc with image sets "train" and "val".
 
-    train, val: numbers of images. size: side of the images in pixels.
+    train, val: numbers of images. size: side of the images in pixels. classes: of the shapes in them; None:
+    all. single: one shape in each image.
 
     The data set is written atomically, as a temporary folder that is renamed. If two processes start at once,
     one of them discards its copy. ValueError for a folder that cannot be written.
     """
+    kind = ShapeKind.of(classes, single)
     if min(train, val) < 1 or size < 32:
         raise ValueError(
             f"shapes with train={train}, val={val}, size={size}: "
             "train and val must be at least 1, and size at least 32 pixels"
         )
-    root = Path(folder).absolute() / f"shapes-v{SHAPES_VERSION}-seed{seed}-train{train}-val{val}-size{size}"
+    name = f"shapes-v{SHAPES_VERSION}-seed{seed}-train{train}-val{val}-size{size}{kind.suffix()}"
+    root = Path(folder).absolute() / name
     if root.is_dir():
         return root
     started = time.monotonic()
@@ -58,7 +94,7 @@ def write_shapes(
         with tempfile.TemporaryDirectory(prefix=".shapes-", dir=root.parent) as draft:
             # A subfolder, because only the owner may read the temporary folder itself.
             folder_draft = Path(draft) / root.name
-            _write_splits(folder_draft, seed, {"train": train, "val": val}, size)
+            _write_splits(folder_draft, seed, {"train": train, "val": val}, size, kind)
             os.replace(folder_draft, root)
     except OSError as error:
         if not root.is_dir():  # otherwise another process was first, with the same files
@@ -69,13 +105,13 @@ def write_shapes(
     return root
 
 
-def _write_splits(root: Path, seed: int, counts: dict[str, int], size: int) -> None:
+def _write_splits(root: Path, seed: int, counts: dict[str, int], size: int, kind: ShapeKind) -> None:
     for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (root / name).mkdir(parents=True)
     for number, (split, count) in enumerate(counts.items()):
         stems = [f"{split}_{index:05d}" for index in range(count)]
         for index, stem in enumerate(stems):
-            image, labels, boxes = draw_shapes(np.random.default_rng((seed, number, index)), size)
+            image, labels, boxes = draw_shapes(np.random.default_rng((seed, number, index)), size, kind)
             encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, SHAPES_QUALITY])[1]
             (root / "JPEGImages" / f"{stem}.jpg").write_bytes(encoded.tobytes())
             (root / "Annotations" / f"{stem}.xml").write_text(_xml(stem, size, labels, boxes))
@@ -83,7 +119,7 @@ def _write_splits(root: Path, seed: int, counts: dict[str, int], size: int) -> N
 
 
 def draw_shapes(
-    rng: np.random.Generator, size: int
+    rng: np.random.Generator, size: int, kind: ShapeKind = ANY_SHAPES
 ) -> tuple[np.ndarray, list[int], list[tuple[int, int, int, int]]]:
     """One image: (size, size, 3) uint8 RGB; labels, indices into CLASSES; boxes.
 
@@ -93,8 +129,8 @@ def draw_shapes(
     owner = np.full((size, size), -1, dtype=np.int16)  # the shape that each pixel belongs to
     labels: list[int] = []
     full: list[int] = []  # pixels of each shape, hidden ones and those outside the image included
-    for _ in range(rng.choice(len(COUNTS), p=COUNTS)):
-        label = int(rng.integers(len(CLASSES)))
+    for _ in range(1 if kind.single else rng.choice(len(COUNTS), p=COUNTS)):
+        label = kind.labels[int(rng.integers(len(kind.labels)))]
         coverage, (top, left), pixels = _place(rng, label, owner, full)
         if coverage is None:
             continue

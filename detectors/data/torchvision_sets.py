@@ -89,19 +89,24 @@ def read_arrays(
     return whole_images(selected, chosen.image_ids, chosen.paths, chosen.sizes, labels[rows])
 
 
+def array_image(name: str, root: str, path: str) -> Decoded:
+    """The image of a path of read_arrays: ".../train[12]". A grey image has three equal channels."""
+    split, _, number = os.path.basename(path).removesuffix("]").partition("[")
+    image = labelled_arrays(name, root, split).pixels[int(number)]
+    if image.ndim == 2:
+        image = np.repeat(image[..., None], 3, axis=2)
+    return Decoded(image, 1, image.shape[:2])
+
+
 class ArrayReader:
     """Gives the images of read_arrays' Annotations by row, as ImageReader does those of files."""
 
     def __init__(self, annotations: Annotations, name: str, root: str):
         """name: of ARRAY_SETS. The paths of the images say of which split they are."""
         self.annotations = annotations
-        splits = {os.path.basename(path).partition("[")[0] for path in annotations.paths}
-        self.pixels = {split: labelled_arrays(name, root, split).pixels for split in splits}
+        self.name = name
+        self.root = root
 
     def read(self, row: int, wanted: tuple[float, float] | None = None) -> Decoded:
-        """A grey image has three equal channels. wanted: no image is reduced."""
-        split = os.path.basename(self.annotations.paths[row]).partition("[")[0]
-        image = self.pixels[split][self.annotations.image_ids[row]]
-        if image.ndim == 2:
-            image = np.repeat(image[..., None], 3, axis=2)
-        return Decoded(image, 1, image.shape[:2])
+        """wanted: no image is reduced."""
+        return array_image(self.name, self.root, self.annotations.paths[row])

@@ -11,10 +11,12 @@ import numpy as np
 
 from detectors.annotations import Annotations
 from detectors.metrics.report import truths_hash
+from detectors.metrics.tree_report import TreeClasses
 from detectors.tables import cell, text_table
 
 BEST_CLASSES = 5  # classes of an image that are kept
 PAIRS_LISTED = 5  # confusions that the table names
+MOST_WRITTEN = 2000  # classes of a confusion matrix that evaluation.json holds
 
 
 class Guesses(NamedTuple):
@@ -36,7 +38,8 @@ class ClassReport:
     An image that could not be read counts as wrong.
     """
 
-    # accuracy; accuracy_top5, with more than five classes; accuracy_mean, the mean over the classes
+    # accuracy; accuracy_top5, with more than five classes; accuracy_mean, the mean over the classes;
+    # hits_level1, ... with a tree, see class_report
     scalars: dict[str, float | None]
     per_class: dict[str, dict[str, float | int | None]]  # class name -> accuracy, images
     confusion: np.ndarray  # (C, C) int64: rows are the true classes, columns the best ones
@@ -49,7 +52,7 @@ class ClassReport:
             "images": self.images,
             "truths_hash": self.truths_hash,
             "per_class": self.per_class,
-            "confusion": self.confusion.tolist(),
+            **({"confusion": self.confusion.tolist()} if len(self.confusion) <= MOST_WRITTEN else {}),
         }
 
     def table(self) -> str:
@@ -70,13 +73,21 @@ class ClassReport:
         return [f"most confused: {', '.join(texts)}"] if texts else []
 
 
-def class_report(annotations: Annotations, guesses: Guesses) -> ClassReport:
-    """annotations: one box for each image, see labelled_sets."""
+def class_report(annotations: Annotations, guesses: Guesses, tree: TreeClasses | None = None) -> ClassReport:
+    """annotations: one box for each image, see labelled_sets.
+
+    tree: of classes that are its nodes. Then a guess is right if it is the true class or lies below it, and
+    the scalars have hits_level1, ...: of the images whose class lies on a level or deeper, the share whose
+    best guess has the same ancestor there.
+    """
     names = annotations.class_names
     count = len(names)
     truth = annotations.labels
     right = np.zeros((len(truth), BEST_CLASSES), bool)  # by place of the guess
     guessed = guesses.labels == truth[guesses.rows, None]
+    if tree is not None:
+        level = tree.depth[truth[guesses.rows]] - 1
+        guessed = tree.ancestors[guesses.labels, level[:, None]] == truth[guesses.rows, None]
     right[guesses.rows, : guessed.shape[1]] = guessed
     confusion = np.zeros((count, count), np.int64)
     np.add.at(confusion, (truth[guesses.rows], guesses.labels[:, 0]), 1)
@@ -93,7 +104,21 @@ def class_report(annotations: Annotations, guesses: Guesses) -> ClassReport:
         "accuracy_top5": float(right.any(1).mean()) if len(truth) and count > BEST_CLASSES else None,
         "accuracy_mean": float(np.mean(known)) if known else None,
     }
+    if tree is not None:
+        scalars |= _hits(truth, guesses, tree)
     return ClassReport(scalars, per_class, confusion, len(annotations), truths_hash(annotations))
+
+
+def _hits(truth: np.ndarray, guesses: Guesses, tree: TreeClasses) -> dict[str, float]:
+    best = np.full(len(truth), -1, np.int64)
+    best[guesses.rows] = guesses.labels[:, 0]
+    depth = tree.depth[truth]
+    shares = {}
+    for level in range(int(depth.max(initial=0))):
+        asked = depth > level
+        same = tree.ancestors[best, level] == tree.ancestors[truth, level]
+        shares[f"hits_level{level + 1}"] = float((same & (best >= 0))[asked].mean())
+    return shares
 
 
 def predictions_csv(annotations: Annotations, guesses: Guesses) -> str:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from math import isfinite
 
 import numpy as np
+import torch
 
 from detectors.annotations import Annotations
 from detectors.metrics.coco import CocoResult, evaluate_coco
 from detectors.metrics.pr_curves import PrCurve, pr_curves
+from detectors.metrics.tree_report import TreeClasses, tree_scalars
 from detectors.metrics.voc import evaluate_voc
 from detectors.structures import Detections
 from detectors.tables import cell, text_table
@@ -21,10 +23,12 @@ from detectors.tables import cell, text_table
 class Report:
     """AP by every definition, from 0 to 1. None: no ground truth (of that class or size)."""
 
-    # COCO's twelve numbers (AP, AP50, AP75, AP_small ..., AR1 ...), AP50_voc07 (11-point), AP50_voc10 (area)
+    # COCO's twelve numbers (AP, AP50, AP75, AP_small ..., AR1 ...), AP50_voc07 (11-point), AP50_voc10 (area);
+    # with a tree those of tree_scalars
     scalars: dict[str, float | None]
-    # class name -> AP, AP50, AP50_voc07, AP50_voc10, truths (the number of boxes)
-    per_class: dict[str, dict[str, float | None]]
+    # class name -> AP, AP50, AP50_voc07, AP50_voc10, truths (the number of boxes); with a tree taught_by, see
+    # TreeClasses
+    per_class: dict[str, dict[str, float | str | None]]
     images: int
     detections: int
     truths_hash: str  # see truths_hash()
@@ -42,15 +46,17 @@ class Report:
     def table(self) -> str:
         """The numbers as text, one class a line."""
         keys = ("AP", "AP50", "AP50_voc07", "AP50_voc10")
+        taught = any("taught_by" in row for row in self.per_class.values())
         rows = [
-            (name[:20], row["truths"], *[_number(row[key]) for key in keys])
+            (name[:20], row["truths"], *[_number(row[key]) for key in keys], row.get("taught_by", ""))
             for name, row in self.per_class.items()
         ]
         total = sum(row["truths"] for row in self.per_class.values())
-        rows.append(("mean", total, *[_number(self.scalars[key]) for key in keys]))
-        lines = text_table(
-            ("class", "boxes", "AP", "AP50", "voc07", "voc10"), rows, widths=(20, 7, 7, 7, 7, 7), gap=1
-        )
+        rows.append(("mean", total, *[_number(self.scalars[key]) for key in keys], ""))
+        heads, widths = ("class", "boxes", "AP", "AP50", "voc07", "voc10"), (20, 7, 7, 7, 7, 7)
+        if taught:
+            heads, widths = (*heads, "taught by"), (*widths, 9)
+        lines = text_table(heads, [row[: len(heads)] for row in rows], widths=widths, gap=1)
         others = [f"{key} {_number(value)}" for key, value in self.scalars.items() if key not in keys]
         return "\n".join([*lines, ", ".join(others)])
 
@@ -59,11 +65,16 @@ def report(
     annotations: Annotations,
     detections: Detections,
     coco_evaluator: Callable[[Annotations, Detections], CocoResult] = evaluate_coco,
+    tree: TreeClasses | None = None,
 ) -> Report:
     """AP by every definition. detections: original frame; `image` is the row of `annotations`.
 
+    tree: of classes that are its nodes. Then `per_class` has those with ground truth alone, and what the
+    training had of each.
+
     The VOC numbers match at IoU > .5, as voc_eval.py does.
     """
+    detections = on_images_with_boxes(annotations, detections)
     voc = evaluate_voc(annotations, detections)
     coco = coco_evaluator(annotations, detections)
     scalars = {name: _defined(value) for name, value in coco.stats.items()}
@@ -72,7 +83,13 @@ def report(
     per_class = {
         name: {key: _defined(column[k]) for key, column in columns.items()} | {"truths": int(voc.npos[k])}
         for k, name in enumerate(annotations.class_names)
+        if tree is None or voc.npos[k] or coco.ap[k] >= 0
     }
+    if tree is not None:
+        scalars |= tree_scalars(annotations, detections, {"AP": coco.ap, "AP50": coco.ap50}, tree)
+        for k, name in enumerate(annotations.class_names) if tree.boxed is not None else ():
+            if name in per_class:
+                per_class[name]["taught_by"] = tree.taught_by(k)
     return Report(
         scalars,
         per_class,
@@ -80,6 +97,17 @@ def report(
         detections=len(detections.scores),
         truths_hash=truths_hash(annotations),
         pr_curves=pr_curves(voc),
+    )
+
+
+def on_images_with_boxes(annotations: Annotations, detections: Detections) -> Detections:
+    """Without those on images of which only the label is known: nobody knows whether they are right."""
+    labels = annotations.image_labels
+    if labels is None or (labels < 0).all():
+        return detections
+    keep = torch.from_numpy(labels < 0).to(detections.image.device)[detections.image]
+    return Detections(
+        detections.image[keep], detections.boxes[keep], detections.scores[keep], detections.labels[keep]
     )
 
 

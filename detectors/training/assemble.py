@@ -17,6 +17,7 @@ from detectors.data.augment.mixing import Mixing
 from detectors.data.augment.transforms import build_transform, no_augmentation
 from detectors.data.image_cache import open_cache
 from detectors.data.images import ImageReader
+from detectors.data.joint import JointReader, array_beginnings
 from detectors.data.labelled_dataset import LabelledDataset
 from detectors.data.loading import BatchLoader, DetectionDataset, build_eval_loader, build_train_loader
 from detectors.data.sampling import MultiScale
@@ -27,6 +28,7 @@ from detectors.models.detector import Detector
 from detectors.training.checkpoint import Checkpoint
 from detectors.training.checkpoint_checks import GO_ON, check_model_state
 from detectors.training.distributed import ALONE, Processes
+from detectors.training.joint_truth import source_mix
 
 
 def dataset_class(config: Config) -> type[DetectionDataset]:
@@ -49,16 +51,21 @@ def train_dataset(config: Config, annotations: Annotations) -> DetectionDataset:
         on_error={"stop": "stop", "skip": "replace"}[config.data.on_error],
         mixing=Mixing(config.mixing.mosaic, config.mixing.mixup),
         reader=image_reader(config, annotations, config.data.image_cache),
+        mix=source_mix(config.data, annotations),
     )
 
 
-def image_reader(config: Config, annotations: Annotations, kind: str) -> ImageReader | ArrayReader:
+def image_reader(
+    config: Config, annotations: Annotations, kind: str
+) -> ImageReader | ArrayReader | JointReader:
     """Decodes images, and keeps them as `kind` says: none, ram or disk. Arrays are in memory anyway."""
     if config.data.format in ARRAY_FORMATS:
         return ArrayReader(annotations, config.data.format, config.data.root)
     cache = open_cache(kind, annotations, Path(config.paths.cache) / "images")
     data = config.data
-    return ImageReader(annotations, cache=cache, reduced=data.reduced_decode, max_pixels=data.max_pixels)
+    reader = ImageReader(annotations, cache=cache, reduced=data.reduced_decode, max_pixels=data.max_pixels)
+    in_memory = [(it.format, it.root) for it in data.mix.values() if it.format in ARRAY_FORMATS]
+    return JointReader(reader, array_beginnings(in_memory)) if in_memory else reader
 
 
 def train_loader(

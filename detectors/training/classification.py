@@ -103,7 +103,7 @@ class ClassificationTask(NetworkTask):
         self._last_losses = loss_means(sums)
         joined = (np.concatenate(parts) for parts in zip(*guesses, strict=True))
         self._last_guesses = Guesses(*joined).by_row()
-        self._last_report = class_report(self.val_annotations, self._last_guesses)
+        self._last_report = class_report(self.val_annotations, self._last_guesses, self.tree)
         return self._last_report
 
     def curves(self) -> dict[str, float]:

@@ -17,6 +17,7 @@ from detectors.data.loading import BatchLoader
 from detectors.metrics.confusion import confusion_matrix
 from detectors.metrics.pr_curves import PrCurve
 from detectors.metrics.report import Report, report
+from detectors.metrics.tree_report import most_specific
 from detectors.models.detector import Detector
 from detectors.structures import AnchorGrid, Batch, Detections, EncodedTargets, HeadOutputs, Targets
 from detectors.training.compilation import GRAPH_COLUMNS, with_variable_count
@@ -126,7 +127,9 @@ class DetectionTask(NetworkTask):
         self._last_losses = loss_means(sums)
         self._last_detections = Detections.concatenate(detections).by_image()
         with processes.together():
-            measured = report(self.val_annotations, self._last_detections) if processes.first else None
+            measured = None
+            if processes.first:
+                measured = report(self.val_annotations, self._last_detections, tree=self.tree)
         self._last_report = processes.of_first(measured)
         return self._last_report
 
@@ -144,12 +147,16 @@ class DetectionTask(NetworkTask):
         """
         if not len(self.val_annotations):
             return {}
-        pictures = {"probe/detections": self.probes.with_detections(self._last_detections, PROBE_SCORE)}
+        detections = self._last_detections
+        if self.tree is not None:
+            detections = most_specific(detections.above(PROBE_SCORE), self.tree)
+        pictures = {"probe/detections": self.probes.with_detections(detections, PROBE_SCORE)}
         if not self._anchors_shown or self.module.encoder.matcher.needs_predictions:
             self._anchors_shown = True
             pictures["probe/anchors"] = self.probes.with_anchors(self.module)
-        matrix = confusion_matrix(self.val_annotations, self._last_detections, score=PROBE_SCORE)
-        pictures["val/confusion"] = [confusion_picture(matrix, self.class_names, CONFUSION_CAPTION)]
+        if self.tree is None:  # of nodes that lie below each other, none is taken for the other
+            matrix = confusion_matrix(self.val_annotations, detections, score=PROBE_SCORE)
+            pictures["val/confusion"] = [confusion_picture(matrix, self.class_names, CONFUSION_CAPTION)]
         return pictures
 
     def precision_recall(self) -> dict[str, PrCurve]:
@@ -160,9 +167,12 @@ class DetectionTask(NetworkTask):
         """What a run says of the network, and of its training images, beside what all tasks share."""
         grid = self.module.grid(self.config.input.size)
         levels = ", ".join(f"{level.rows}x{level.columns}x{level.per_location}" for level in grid.levels)
+        labels = annotations.image_labels
+        alone = 0 if labels is None else np.count_nonzero(labels >= 0)
         return (
             f"{grid.num_anchors} anchors ({levels})",
-            f"with {len(annotations.labels)} boxes of {len(annotations.class_names)} classes",
+            f"with {len(annotations.labels)} boxes of {len(annotations.class_names)} classes"
+            + (f", {alone} of them with a label alone" if alone else ""),
         )
 
 

@@ -13,11 +13,15 @@ from detectors.data.checks import settled
 from detectors.data.coco import coco_sources, scan_coco
 from detectors.data.darknet_labels import darknet_sources, scan_darknet
 from detectors.data.image_folder import image_folder_sources, scan_image_folder
+from detectors.data.label_lists import label_list_sources, scan_label_list
 from detectors.data.labelled_sets import box_crops, shared_out
 from detectors.data.shapes import write_shapes
 from detectors.data.suggestions import did_you_mean
 from detectors.data.torchvision_sets import read_arrays
 from detectors.data.voc import scan_voc, voc_sources
+from detectors.metrics.tree_report import TreeClasses
+from detectors.training.joint_truth import scan_nodes, tree_classes
+from detectors.wordtree.tree_sources import load_tree
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +46,41 @@ def scan_annotations(data: DataConfig, split: str, class_names: Sequence[str] | 
     if a folder, a split list or a whole file is wrong.
     """
     names = data.class_names if class_names is None else list(class_names)
+    if data.tree is not None:
+        return _of_the_same_tree(scan_nodes(data, split, _scan_set), class_names)
     if data.class_names is not None:
         return _scan(data, split, names)
     scanned = _scan(data, split, None)
     names = infer_class_names(data) if names is None else names
     return scanned if tuple(names) == scanned[0].class_names else _scan(data, split, names)
+
+
+def _of_the_same_tree(scanned: Scanned, class_names: Sequence[str] | None) -> Scanned:
+    """ValueError if the nodes are not those of a trained network."""
+    names = scanned[0].class_names
+    if class_names is not None and tuple(class_names) != names:
+        what = f"data.tree has the {len(names)} nodes {', '.join(names[:3])}, ..."
+        others = f"the network knows {len(class_names)} classes, {', '.join(class_names[:3])}, ..."
+        raise ValueError(f"{what}; {others}; set data.tree to the tree that it was trained with")
+    return scanned
+
+
+def trained_tree(data: DataConfig) -> TreeClasses | None:
+    """The tree of a trained run, with what its training split says of the nodes if its files are there."""
+    if data.tree is None:
+        return None
+    try:
+        return tree_classes(data, scan_annotations(data, "train")[0])
+    except (FileNotFoundError, ValueError) as error:
+        logger.warning("classes with and without boxes in training are not told apart: %s", error)
+        return tree_classes(data, None)
+
+
+def _scan_set(data: DataConfig, split: str) -> Scanned:
+    """A set with its own classes, those of all its splits or those of data.class_names."""
+    if data.class_names is None and sum(map(bool, (data.train, data.val, data.test))) > 1:
+        return _scan(data, split, infer_class_names(data))
+    return _scan(data, split, data.class_names)
 
 
 def infer_class_names(data: DataConfig) -> list[str]:
@@ -129,14 +163,16 @@ def _scan_format(data: DataConfig, split: str, class_names: list[str] | None) ->
             root=Path(data.root),
             file=None if data.file is None else Path(data.file),
             image_sets=list(getattr(data, split)),
+            **({} if data.tree is None else {"nodes": len(load_tree(data.tree))}),
         )
     root = Path(data.root)
     if data.format in ARRAY_FORMATS:
         return read_arrays(data.format, data.root, _one_name(data, split), class_names), []
-    if data.format == "imagefolder":
+    if data.format in ("imagefolder", "imagelist"):
+        lists = data.format == "imagelist"
         return cached(
-            scan_image_folder,
-            image_folder_sources,
+            scan_label_list if lists else scan_image_folder,
+            label_list_sources if lists else image_folder_sources,
             folder=data.cache,
             class_names=class_names,
             root=root,
@@ -144,9 +180,7 @@ def _scan_format(data: DataConfig, split: str, class_names: list[str] | None) ->
         )
     if data.format == "shapes":
         shapes = data.shapes
-        root = write_shapes(
-            folder=root, seed=shapes.seed, train=shapes.train, val=shapes.val, size=shapes.size
-        )
+        root = write_shapes(folder=root, **vars(shapes))
     return cached(
         scan_voc,
         voc_sources,

@@ -13,6 +13,7 @@ from torch import nn
 from detectors.annotations import Annotations
 from detectors.config.schema import Config
 from detectors.data.loading import BatchLoader
+from detectors.metrics.tree_report import TreeClasses
 from detectors.models.image_network import ImageNetwork
 from detectors.training.compilation import compile_step
 from detectors.training.distributed import ALONE, Processes, parallel, without_exchange
@@ -33,8 +34,11 @@ class NetworkTask:
         val_annotations: Annotations,
         processes: Processes = ALONE,
         averaged: nn.Module | None = None,
+        tree: TreeClasses | None = None,
     ):
-        """averaged: the network's average, Ema.module, which is evaluated in its place."""
+        """averaged: the network's average, Ema.module, which is evaluated in its place.
+        tree: of the classes.
+        """
         self.module = network
         self.evaluated = network if averaged is None else averaged
         self.config = config
@@ -43,6 +47,7 @@ class NetworkTask:
         self.val_annotations = val_annotations
         self.class_names = val_annotations.class_names
         self.processes = processes
+        self.tree = tree
         self._last_losses: dict[str, float] = {}  # of the last evaluation
 
     @cached_property
