@@ -72,7 +72,7 @@ def _parts_can_be_built(config: Config) -> Iterator[str]:
 
 
 def _number_of_classes(config: Config) -> Iterator[str]:
-    """A generator that returns it, or None if the tree cannot be read. 1 if only the files know the classes."""
+    """A generator that returns it, or None for a broken tree. 1 if only the files know the classes."""
     data = config.data
     if data.tree is None:
         return len(data.class_names or ["any"])

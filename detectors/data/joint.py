@@ -102,7 +102,7 @@ def _images(annotations: Annotations, rows: np.ndarray) -> Annotations:
     )
 
 
-def joined(sources: Sequence[Source]) -> Annotations:
+def joined_sets(sources: Sequence[Source]) -> Annotations:
     """The images of all sets, set by set. With several, NAME/ of the set stands before the id of an image.
 
     All have the same nodes as classes. With one, its image ids stay as they are.

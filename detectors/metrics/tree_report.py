@@ -31,7 +31,7 @@ class TreeClasses(NamedTuple):
     @classmethod
     def of(cls, tree: WordTree, training: Annotations | None) -> TreeClasses:
         """training: the ground truth of the training split; None: not known."""
-        ancestors = tree.ancestors.numpy()
+        ancestors = np.asarray(tree.ancestors)
         if training is None:
             return cls(ancestors)
         labels = training.image_labels

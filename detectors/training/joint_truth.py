@@ -13,7 +13,7 @@ import numpy as np
 from detectors.annotations import Annotations
 from detectors.config.schema import JOINT, LABELLED_FORMATS, DataConfig, ImageFolders, SourceConfig
 from detectors.data.annotation_cache import Scanned
-from detectors.data.joint import Source, joined, labels_alone, nodes_of_classes, with_nodes
+from detectors.data.joint import Source, joined_sets, labels_alone, nodes_of_classes, with_nodes
 from detectors.data.sampling import SourceMix
 from detectors.metrics.tree_report import TreeClasses
 from detectors.wordtree.nodes import WordTree
@@ -47,7 +47,7 @@ def scan_nodes(data: DataConfig, split: str, scan: ScanSet) -> Scanned:
         problems += found
     if not sources:
         raise ValueError(f"data.{split} is empty: {data.name} has no such split; set data.{split}=[...]")
-    return joined(sources), problems
+    return joined_sets(sources), problems
 
 
 def _scan_source(data: DataConfig, name: str, split: str, tree: WordTree, scan: ScanSet) -> Scanned:

@@ -10,7 +10,7 @@ from numpy.testing import assert_array_equal
 
 from detectors.annotations import Annotations
 from detectors.data.darknet_labels import scan_darknet
-from detectors.data.joint import Source, joined, labels_alone, nodes_of_classes, with_nodes
+from detectors.data.joint import Source, joined_sets, labels_alone, nodes_of_classes, with_nodes
 from detectors.data.sampling import ResumableSampler, SourceMix
 from tests.data.files import write_darknet
 
@@ -77,7 +77,7 @@ def test_images_of_one_class_keep_its_label_alone():
 def test_joined_sets_keep_their_boxes_and_labels():
     boxes = a_set("a", [[2], [], [3, 4]], NODES)
     labels, _ = labels_alone(a_set("b", [[2, 2], [3]], NODES))
-    both = joined([Source("first", boxes), Source("second", labels)])
+    both = joined_sets([Source("first", boxes), Source("second", labels)])
     assert list(both.image_ids) == ["first/a0", "first/a1", "first/a2", "second/b0", "second/b1"]
     assert list(both.paths) == ["/a/0.jpg", "/a/1.jpg", "/a/2.jpg", "/b/0.jpg", "/b/1.jpg"]
     assert both.parts == (3, 2)
@@ -85,7 +85,7 @@ def test_joined_sets_keep_their_boxes_and_labels():
     assert_array_equal(both.offsets, [0, 1, 1, 3, 3, 3])
     assert_array_equal(both.boxes_original, boxes.boxes_original)
     assert_array_equal(both.labels, [2, 3, 4])
-    single = joined([Source("first", boxes)])
+    single = joined_sets([Source("first", boxes)])
     assert list(single.image_ids) == ["a0", "a1", "a2"]
     assert_array_equal(single.image_labels, [-1, -1, -1])
 
@@ -117,7 +117,7 @@ def test_a_pass_of_a_set_is_used_up_before_the_next():
     mix = SourceMix(("a", "b"), (7, 13), (1.0, 1.0))
     keys = [key for key in chain(*keys_of(mix, steps=70)) if key.index < 7]
     passes = [key.epoch for key in keys]
-    assert all(set(k.index for k in keys if k.epoch == turn) == set(range(7)) for turn in range(max(passes)))
+    assert all({k.index for k in keys if k.epoch == turn} == set(range(7)) for turn in range(max(passes)))
     sources = np.array([key.index < 7 for key in chain(*keys_of(mix, steps=10))])
     assert 0 < np.abs(np.diff(sources.astype(int))).sum() < 39  # shuffled, neither in blocks nor in turn
 
