@@ -5,9 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from detectors.kernels.related_suppression import suppress_related
 from detectors.kernels.soft_suppression import SOFT_RULES, decayed_scores
 from detectors.kernels.suppression import suppress
-from detectors.structures import AnchorGrid, BoxCoder, Detections, HeadOutputs, ImageInfo, ScoreRule
+from detectors.structures import (
+    AnchorGrid,
+    BoxCoder,
+    Detections,
+    HeadOutputs,
+    ImageInfo,
+    ScoreRule,
+    Scores,
+)
+from detectors.wordtree.tree_scores import TreeScores
 
 
 def yolo_scores(outputs: HeadOutputs) -> Tensor:
@@ -62,12 +72,15 @@ class PostProcess(nn.Module):
         max_detections: int | None = None,
     ):
         """nms: "hard" (both papers), or one of SOFT_RULES; these lower scores, and so keep more boxes.
+            "related", of classes in a tree: a class suppresses its ancestors and descendants, too.
 
         ValueError for another rule.
         """
         super().__init__()
-        if nms not in ("hard", *SOFT_RULES):
-            raise ValueError(f"nms={nms!r}: choose hard, {', '.join(SOFT_RULES)}")
+        if nms not in ("hard", *SOFT_RULES, "related"):
+            raise ValueError(f"nms={nms!r}: choose hard, {', '.join(SOFT_RULES)} or, with a tree, related")
+        if nms == "related" and not isinstance(score_rule, TreeScores):
+            raise ValueError("nms=related: it needs classes in a tree; set nms=hard")
         self.nms = nms
         self.coder = coder
         self.score_rule = score_rule
@@ -87,20 +100,21 @@ class PostProcess(nn.Module):
         Of equal scores in an image, the one of the lower anchor comes first, then the one of the lower label.
         Synchronises with the device.
         """
-        scores = self.score_rule(outputs)  # (B, A, C)
+        rated = label_scores(self.score_rule(outputs))
+        scores = rated.values  # (B, A, K)
         boxes = self.coder.decode(outputs.offsets, grid)  # (B, A, 4)
         # If a network diverges, exp() overflows. A score is NaN or at most 1.
         finite = boxes.abs().amax(-1, keepdim=True) < torch.inf
         usable = (scores > self.score_threshold) & finite
         total = int(usable.sum())
         wanted = self.max_detections or total  # of each image
-        if self.nms != "hard":  # scores change, so no candidate can be left out before
+        if self.nms in SOFT_RULES:  # scores change, so no candidate can be left out before
             chosen, _ = self._best(scores, usable, total, scores[0].numel() if len(scores) else 0)
-            return self._softly_suppressed(scores, boxes, chosen, wanted)
+            return self._softly_suppressed(rated, boxes, chosen, wanted)
         count = CANDIDATES * wanted
         while True:
             chosen, least = self._best(scores, usable, total, count)
-            detections = self._suppressed(scores, boxes, chosen, wanted)
+            detections = self._suppressed(rated, boxes, chosen, wanted)
             images = len(scores)
             if least is None or len(detections.image) == images * wanted:
                 return detections
@@ -126,39 +140,47 @@ class PostProcess(nn.Module):
             return usable & (scores >= scores.topk(limit, 1).values[:, -1:]), None
         return usable, None
 
-    def _suppressed(self, scores: Tensor, boxes: Tensor, chosen: Tensor, wanted: int) -> Detections:
-        """Candidates (B, A, C) -> the best `wanted` of each image after the suppression."""
-        image, anchor, label = rows = chosen.nonzero().T  # (3, T)
-        score = scores[image, anchor, label]
+    def _suppressed(self, rated: Scores, boxes: Tensor, chosen: Tensor, wanted: int) -> Detections:
+        """Candidates (B, A, K) -> the best `wanted` of each image after the suppression."""
+        image, anchor, column = rows = chosen.nonzero().T  # (3, T)
+        score = rated.values[image, anchor, column]
         order = _by_image(image, score)
-        image, anchor, label = rows.index_select(1, order)
-        keep = suppress(
-            boxes[image, anchor].double().clamp(-SUPPRESSION_LIMIT, SUPPRESSION_LIMIT),
-            image * scores.shape[2] + label,
-            len(scores) * scores.shape[2],
-            iou=self.nms_iou,
-            limit=self.candidates_per_class or scores.shape[1],
-        )
+        image, anchor, column = rows.index_select(1, order)
+        keep = self._kept(boxes[image, anchor], image, rated.labels[image, anchor, column], rated)
         if self.max_detections:
             number = keep.cumsum(0)  # the best row of an image is kept
             keep &= number - number[torch.searchsorted(image, image)] < wanted
         kept = order[keep]
-        image, anchor, label = rows[:, kept]
-        return Detections(image, boxes[image, anchor], score[kept], label)
+        image, anchor, column = rows[:, kept]
+        return Detections(image, boxes[image, anchor], score[kept], rated.labels[image, anchor, column])
 
-    def _softly_suppressed(self, scores: Tensor, boxes: Tensor, chosen: Tensor, wanted: int) -> Detections:
+    def _kept(self, boxes: Tensor, image: Tensor, label: Tensor, rated: Scores) -> Tensor:
+        """(T, 4) boxes of images and labels, the best first -> (T,) bool, which stay."""
+        boxes = boxes.double().clamp(-SUPPRESSION_LIMIT, SUPPRESSION_LIMIT)
+        if self.nms == "related":
+            return suppress_related(boxes, image, label, self.score_rule.tree, iou=self.nms_iou)
+        return suppress(
+            boxes,
+            image * rated.num_labels + label,
+            len(rated.values) * rated.num_labels,
+            iou=self.nms_iou,
+            limit=self.candidates_per_class or rated.values.shape[1],
+        )
+
+    def _softly_suppressed(self, rated: Scores, boxes: Tensor, chosen: Tensor, wanted: int) -> Detections:
         """_suppressed() by a rule that lowers scores."""
-        image, anchor, label = rows = chosen.nonzero().T  # (3, T)
-        score = scores[image, anchor, label]
+        image, anchor, column = rows = chosen.nonzero().T  # (3, T)
+        score = rated.values[image, anchor, column]
         order = _by_image(image, score)
-        image, anchor, label = rows[:, order]
+        image, anchor, column = rows[:, order]
+        label = rated.labels[image, anchor, column]
         score = decayed_scores(
             boxes[image, anchor].double().clamp(-SUPPRESSION_LIMIT, SUPPRESSION_LIMIT),
             score[order],
-            image * scores.shape[2] + label,
+            image * rated.num_labels + label,
             rule=self.nms,
             iou=self.nms_iou,
-            limit=self.candidates_per_class or scores.shape[1],
+            limit=self.candidates_per_class or rated.values.shape[1],
             least=self.score_threshold,
         )
         order = _by_image(image, score)
@@ -167,6 +189,14 @@ class PostProcess(nn.Module):
         first = torch.searchsorted(image, image)
         kept = torch.arange(len(image), device=image.device) - first < wanted
         return Detections(image[kept], boxes[image, anchor][kept], score[kept], label[kept])
+
+
+def label_scores(values: Tensor | Scores) -> Scores:
+    """What a score rule gives, with its labels: those of columns if it gives none."""
+    if isinstance(values, Scores):
+        return values
+    labels = torch.arange(values.shape[2], device=values.device).expand_as(values)
+    return Scores(values, labels, values.shape[2])
 
 
 def _by_image(image: Tensor, score: Tensor) -> Tensor:

@@ -275,8 +275,16 @@ class Loss(Protocol):
     ) -> dict[str, Tensor]: ...
 
 
+class Scores(NamedTuple):
+    """Scores of labels that are not the columns' numbers, such as one label for each anchor."""
+
+    values: Tensor  # (B, A, K)
+    labels: Tensor  # (B, A, K) int64, 0..num_labels-1
+    num_labels: int
+
+
 class ScoreRule(Protocol):
-    def __call__(self, outputs: HeadOutputs) -> Tensor: ...  # (B, A, C)
+    def __call__(self, outputs: HeadOutputs) -> Tensor | Scores: ...  # (B, A, C), column c for label c
 
 
 # So that torch.export can take these records apart and rebuild them.

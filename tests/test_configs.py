@@ -22,8 +22,8 @@ COUNTS = {
     "data": 16,
     "debug": 3,
     "experiment": 13,
-    "loss": 7,
-    "model": 16,
+    "loss": 8,
+    "model": 17,
     "optimizer": 6,
     "paths": 1,
     "schedule": 5,
@@ -35,6 +35,7 @@ SIZES = {
     "300": (300, 300),
     "512": (512, 512),
     "yolov2_coco": (608, 608),
+    "yolo9000": (544, 544),
 }  # part of a model's name -> its input
 ANCHORS = {
     "ssd300": 8732,
@@ -43,6 +44,7 @@ ANCHORS = {
     "yolov2": 845,
     "yolov2_coco": 1805,
     "yolov2_160": 500,
+    "yolo9000": 867,
 }
 STRETCHING = ("augment=ssd", "augment=darknet_2016")  # these go with a model that stretches its images
 OPEN = ("voc", "coco", "darknet", "imagefolder", "imagelist")

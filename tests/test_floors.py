@@ -195,7 +195,7 @@ def test_training_needs_of_darknet_only_what_reads_its_weights():
             names += [module.removeprefix("detectors.") for module in imports(sources[name].read_text())]
     assert "training.engine" in reached
     darknet = {name for name in reached if room(name) == "darknet"}
-    readers = {"cfg", "network", "region", "sections", "syntax", "weights"}
+    readers = {"cfg", "network", "region", "section_files", "sections", "syntax", "weights"}
     assert darknet == {f"darknet.{name}" for name in readers}
 
 

@@ -34,6 +34,10 @@ DARKNET_DETECTIONS = {
     "model.nms": "hard",
     "model.max_detections": None,
     "model.class_activation": "${oc.select:loss.class_activation,softmax}",  # softmax=1 in every cfg
+    "model.tree": "${oc.select:loss.tree,null}",
+    "model.tree_rule": "as_meant",
+    "model.tree_threshold": 0.5,  # -hier of `detector test`
+    "model.detection_map": None,
     **BACKBONE_PIXELS,
 }
 # Caffe's det_out_param: confidence_threshold, nms_param (overlap, top_k), keep_top_k; its mean_value is
@@ -80,6 +84,14 @@ MODELS: dict[str, dict[str, Any]] = {
         **DARKNET_DETECTIONS,
     },
     "yolov2_tiny_coco": {"model.anchors": "coco", "model.last_channels": 512},  # yolov2-tiny.cfg
+    "yolo9000": {  # yolo9000.cfg
+        "input.size": [544, 544],
+        "input.resize": "letterbox",
+        "model.backbone": "darknet19",
+        "model.width": 1.0,
+        "model.anchors": "yolo9000",
+        **DARKNET_DETECTIONS,
+    },
     "yolov2_160": {  # ours
         "input.size": [160, 160],
         "model.width": 0.25,
@@ -167,11 +179,15 @@ REGION = {  # [region] of yolov2-voc.cfg; the prior term of region_layer.c: `*(n
     "prior_boxes": "unassigned",
     "class_activation": "softmax",
     "shared_class": "last",
+    "tree": None,
+    "label_map": None,
+    "class_only_objectness": "paper",
 }
 LOSSES: dict[str, dict[str, Any]] = {
     "region": REGION,
     "region_2016": {"weigh_small_boxes": False},
     "region_tiny_coco": {"objectness_target": "one"},  # yolov2-tiny.cfg: rescore=0
+    "region_tree": {"tree": "${oc.select:data.tree,null}"},
     "region_keras": {  # the course's constants and custom_loss
         **REGION,
         "normalizer": "anchors",

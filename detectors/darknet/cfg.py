@@ -6,11 +6,12 @@ Source, also of the defaults: src/parser.c of Darknet f6afaab.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
+from detectors.darknet.section_files import read_section_map, read_section_tree, section_contents
 from detectors.darknet.sections import (
     AvgPool,
     Convolutional,
@@ -53,12 +54,17 @@ class _Plan(NamedTuple):
     operations: int = 0
 
 
-def read_cfg(path: Path | str, text: str | None = None) -> DarknetCfg:
+def read_cfg(
+    path: Path | str, text: str | None = None, contents: Mapping[str, str] | None = None
+) -> DarknetCfg:
     """Reads and checks a cfg file, or `text` if it is given; `path` is then used in messages only.
 
+    contents: of the trees and maps that it names, if these files are stored elsewhere; see Section.file.
     ValueError names file, line and section if something does not fit or does not belong to the YOLOv2 family.
     """
     first, *rest = read_sections(path, text)
+    for section in rest:
+        section.contents = contents or {}
     if ALIASES.get(first.kind, first.kind) != "net":
         raise first.error("a Darknet cfg begins with [net]")
     net = _net(first)
@@ -68,7 +74,9 @@ def read_cfg(path: Path | str, text: str | None = None) -> DarknetCfg:
     _check_region_is_last(rest, layers)
     unused = tuple(line for section in (first, *rest) for line in section.unused)
     notes = tuple(line for section in (first, *rest) for line in section.notes)
-    return DarknetCfg(Path(path), net, tuple(layers), unused, notes)
+    named = [section_contents(*pair) for pair in zip(rest, (layer.settings for layer in layers), strict=True)]
+    texts = {name: content for each in named for name, content in each.items()}
+    return DarknetCfg(Path(path), net, tuple(layers), unused, notes, texts)
 
 
 def _layers(sections: list[Section], image_shape: Shape) -> list[Layer]:
@@ -276,7 +284,6 @@ def _avgpool(section: Section, shapes: Sequence[Shape]) -> _Plan:
 
 
 def _softmax(section: Section, shapes: Sequence[Shape]) -> _Plan:
-    section.refuse_files("tree")
     section.refuse("spatial")
     section.ignore("noloss")
     inputs = prod(shapes[-1])
@@ -286,7 +293,10 @@ def _softmax(section: Section, shapes: Sequence[Shape]) -> _Plan:
         raise section.error("must be above 0", "temperature")
     if inputs % groups:
         raise section.error(f"must divide the {inputs} inputs", "groups")
-    return _Plan(Softmax(groups, temperature), (inputs, 1, 1))
+    tree = read_section_tree(section, inputs)
+    if tree is not None and groups != 1:
+        raise section.error("with a tree, groups must be 1", "groups")
+    return _Plan(Softmax(groups, temperature, tree), (inputs, 1, 1))
 
 
 def _dropout(section: Section, shapes: Sequence[Shape]) -> _Plan:
@@ -302,7 +312,6 @@ def _cost(section: Section, shapes: Sequence[Shape]) -> _Plan:
 
 
 def _region(section: Section, shapes: Sequence[Shape]) -> _Plan:
-    section.refuse_files("tree", "map")
     section.refuse("background")
     section.ignore("absolute", "log", "sqrt", "classfix", "max", "mask_scale", "max_boxes")
     if section.integer("coords", 4) != 4:
@@ -311,6 +320,7 @@ def _region(section: Section, shapes: Sequence[Shape]) -> _Plan:
     classes = section.integer("classes", 20, minimum=1)
     anchors = section.numbers("anchors")
     _check_region(section, num_anchors, classes, anchors, channels=shapes[-1][0])
+    tree = read_section_tree(section, classes)
     settings = Region(
         anchors=tuple(zip(anchors[::2], anchors[1::2], strict=True)),
         classes=classes,
@@ -324,6 +334,8 @@ def _region(section: Section, shapes: Sequence[Shape]) -> _Plan:
         class_scale=section.number("class_scale", 1.0),
         jitter=section.number("jitter", 0.2),
         random=section.flag("random"),
+        tree=tree,
+        map=read_section_map(section, tree),
     )
     return _Plan(settings, shapes[-1])
 

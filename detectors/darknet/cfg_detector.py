@@ -5,6 +5,7 @@ Its checkpoints contain the cfg.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from torch import Tensor, nn
@@ -50,17 +51,22 @@ def darknet_detector(
     *,
     num_classes: int,
     cfg: str,
+    contents: Mapping[str, str] | None = None,
     loss: Loss | None = None,
     score_threshold: float = 0.005,
     nms_iou: float = 0.45,
+    tree_rule: str = "darknet",
+    tree_threshold: float = 0.5,
 ) -> Detector:
     """cfg: the text of the file. num_classes: if it is not the cfg's, the last two sections are adapted.
 
+    contents: of the trees and maps that the cfg names, see read_cfg.
+    tree_rule, tree_threshold: see TreeScores; without a tree they do nothing.
     loss: by default built from the [region] section, like matcher and anchors.
     ValueError for a cfg that does not end in a convolution and a region layer, or whose cells are not squares
     of whole pixels.
     """
-    config = with_classes(read_cfg("cfg", cfg), num_classes)
+    config = with_classes(read_cfg("cfg", cfg, contents), num_classes)
     return Detector(
         backbone=RawNetwork(config),
         neck=nn.Identity(),
@@ -68,7 +74,13 @@ def darknet_detector(
         anchors=YoloAnchors(config.region.anchors, stride=stride_of(config)),
         encoder=TargetEncoder(region_matcher(config.region), YoloBoxCoder()),
         loss=loss or cfg_region_loss(config.region),
-        postprocess=region_postprocess(config.region, score_threshold=score_threshold, nms_iou=nms_iou),
+        postprocess=region_postprocess(
+            config.region,
+            score_threshold=score_threshold,
+            nms_iou=nms_iou,
+            rule=tree_rule,
+            threshold=tree_threshold,
+        ),
         pixel_mean=(0.0, 0.0, 0.0),
         pixel_std=(255.0, 255.0, 255.0),
     )
@@ -89,6 +101,11 @@ def with_classes(config: DarknetCfg, num_classes: int) -> DarknetCfg:
         )
     if num_classes == region.classes:
         return config
+    if region.tree is not None:
+        raise ValueError(
+            f"{config.path}: its tree has {len(region.tree)} classes, not {num_classes}; "
+            "without tree= and map= in [region] the number can be chosen"
+        )
     *layers, convolution, region_layer = config.layers
     _, rows, columns = convolution.output
     filters = len(region.anchors) * (5 + num_classes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,7 @@ from detectors.darknet.sections import (
 from detectors.darknet.weights import LoadReport, check_weights, load_weights
 from detectors.layers import DarknetMaxPool, DarknetReorg, init_darknet
 from detectors.structures import Detections, HeadOutputs
+from detectors.wordtree.tree_softmax import TreeSoftmax
 
 ACTIVATE: dict[str, Callable[[Tensor], Tensor]] = {
     "leaky": lambda x: F.leaky_relu(x, 0.1),
@@ -86,14 +88,19 @@ class AvgPoolLayer(nn.Module):
 
 
 class SoftmaxLayer(nn.Module):
-    """[softmax]: an image's numbers are split into `groups` equal parts, and each part sums to 1."""
+    """[softmax]: an image's numbers are split into `groups` equal parts, or into the groups of a tree, and
+    each part sums to 1.
+    """
 
     def __init__(self, settings: Softmax):
         super().__init__()
         self.settings = settings
+        self.tree = None if settings.tree is None else TreeSoftmax(settings.tree)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C * H * W)"""
+        if self.tree is not None:
+            return self.tree.log_softmax(x.flatten(1) / self.settings.temperature).exp()
         parts = x.reshape(len(x), self.settings.groups, -1)
         return (parts / self.settings.temperature).softmax(-1).flatten(1)
 
@@ -145,8 +152,12 @@ class DarknetNetwork(nn.Module):
         return head_outputs(self.raw(images), _region(self.config))
 
     @torch.no_grad()
-    def detections(self, images: Tensor, *, score_threshold: float, nms_iou: float) -> Detections:
+    def detections(
+        self, images: Tensor, *, score_threshold: float, nms_iou: float, **tree_scores: Any
+    ) -> Detections:
         """Detections in pixels of `images`, not clipped; their field `image` is the position in the batch.
+
+        tree_scores: see region_postprocess.
 
         ValueError if the network has no region layer.
         """
@@ -156,6 +167,7 @@ class DarknetNetwork(nn.Module):
             size=tuple(images.shape[-2:]),
             score_threshold=score_threshold,
             nms_iou=nms_iou,
+            **tree_scores,
         )
 
     def _run(self, images: Tensor, keep: set[int], stop: int | None = None) -> list[Tensor]:

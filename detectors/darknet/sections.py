@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from detectors.wordtree.nodes import WordTree
 
 Shape = tuple[int, int, int]  # channels, rows, columns of one image
 
@@ -45,6 +48,7 @@ class AvgPool:
 class Softmax:
     groups: int
     temperature: float
+    tree: WordTree | None = None  # one softmax for each of its groups
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,8 @@ class Region:
     class_scale: float
     jitter: float
     random: bool
+    tree: WordTree | None = None  # of the classes
+    map: tuple[int, ...] | None = None  # the nodes of the classes in label files
 
 
 SectionSettings = Convolutional | MaxPool | Route | Reorg | AvgPool | Softmax | Dropout | Cost | Region
@@ -123,6 +129,8 @@ class DarknetCfg:
     layers: tuple[Layer, ...]
     unused: tuple[str, ...]  # one line for each option of the file that has no effect
     notes: tuple[str, ...]  # one line for each value that Darknet reads as something else than stands there
+    # The texts of the trees and maps that it names, by their names.
+    contents: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def parameters(self) -> int:

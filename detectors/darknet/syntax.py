@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -70,6 +70,8 @@ class Section:
         self.kind = kind
         self.line = line
         self.notes: list[str] = []
+        self.contents: Mapping[str, str] = {}  # of files that a cfg names, if they are stored elsewhere
+        self.named: dict[str, str] = {}  # key -> the file that it names
         self._values: dict[str, Option] = {}
         self._known: set[str] = set()
         self._without_effect: list[str] = []
@@ -141,11 +143,20 @@ class Section:
             if self.flag(key):
                 raise self._unsupported(key)
 
-    def refuse_files(self, *keys: str) -> None:
-        """Files that would turn this layer into one that is not supported. Darknet opens even a file "0"."""
-        for key in keys:
-            if self._find(key) is not None:
-                raise self._unsupported(key)
+    def file(self, key: str) -> tuple[Path, str | None] | None:
+        """The file that an option names, and its content if that is stored elsewhere. None: no option.
+
+        Darknet opens it from the working directory. If it is not there, the cfg's folder and the one above
+        are tried, where Darknet's own cfgs find theirs.
+        """
+        option = self._find(key)
+        if option is None:
+            return None
+        name = self.named[key] = option.text
+        if name in self.contents:
+            return Path(name), self.contents[name]
+        places = [Path(name), self.path.parent / name, self.path.parent.parent / name]
+        return next((place for place in places if place.is_file()), places[0]), None
 
     @property
     def unused(self) -> list[str]:

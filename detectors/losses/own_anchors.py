@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from detectors.boxes import paired_iou
 from detectors.matching import owns
-from detectors.structures import AnchorGrid, EncodedTargets
+from detectors.structures import AnchorGrid, BoxCoder, EncodedTargets
 
 
 class OwnAnchors(NamedTuple):
@@ -32,6 +33,10 @@ class OwnAnchors(NamedTuple):
     def rows(self, values: Tensor) -> Tensor:
         """(B, A, C) -> (B, M, C). index_select copies whole rows; gather would look up every number."""
         return values.flatten(0, 1).index_select(0, self.row).unflatten(0, self.anchor.shape)
+
+    def iou(self, coder: BoxCoder, offsets: Tensor, encoded: EncodedTargets) -> Tensor:
+        """(B, A, 4) offsets -> (B, M) IoU of each box with the prediction of its anchor."""
+        return paired_iou(coder.decode(self.rows(offsets), self.grid), encoded.targets.boxes)
 
 
 def multi_hot(labels: Tensor, encoded: EncodedTargets, logits: Tensor) -> Tensor:

@@ -8,7 +8,9 @@ from detectors.losses.ablations import check_focal
 from detectors.losses.shared_loss import SharedLoss, check_choice
 
 
-def check_region_loss(loss: SharedLoss, class_weights: Sequence[float] | None) -> None:
+def check_region_loss(
+    loss: SharedLoss, class_weights: Sequence[float] | None, label_map: str | Sequence[int] | None
+) -> None:
     """ValueError for a setting of a RegionLoss that it cannot use."""
     check_choice("normalizer", loss.normalizer, batch="Darknet", anchors="the course")
     check_choice(
@@ -39,3 +41,26 @@ def check_region_loss(loss: SharedLoss, class_weights: Sequence[float] | None) -
         raise ValueError(
             f"ignore_truths={loss.ignore_truths}: must be 0 or more, or null for all boxes; the course has 50"
         )
+    choices = {"paper": ".3, as the paper", "darknet": "Darknet since July 2017"}
+    check_choice("class_only_objectness", loss.class_only_objectness, **choices)
+    if loss.tree is not None:
+        _check_tree(loss, class_weights)
+    elif label_map is not None:
+        raise ValueError("label_map: it leads to the nodes of a tree; set tree=..., or label_map=null")
+
+
+def _check_tree(loss: SharedLoss, class_weights: Sequence[float] | None) -> None:
+    """The class term of a tree is Darknet's alone."""
+    needed = {
+        "normalizer": "batch",
+        "class_activation": "softmax",
+        "shared_class": "last",
+        "label_smoothing": 0,
+    }
+    for name, value in needed.items():
+        if getattr(loss, name) != value:
+            raise ValueError(
+                f"{name}={getattr(loss, name)!r}: with a tree, {name}={value} is the only choice"
+            )
+    if class_weights is not None:
+        raise ValueError("class_weights: classes of a tree have no weights; set class_weights=null")

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detectors.boxes import area, largest_iou, paired_iou
+from detectors.boxes import area, largest_iou
 from detectors.coders import YoloBoxCoder
 from detectors.kernels.dispatch import uses_triton
 from detectors.kernels.packing import packs, used_columns
 from detectors.losses.ablations import IOU_LOSSES, binary_focal_error, iou_error
 from detectors.losses.own_anchors import OwnAnchors, multi_hot
 from detectors.losses.region_checks import check_region_loss
+from detectors.losses.region_statistics import region_statistics
 from detectors.losses.shared_loss import SharedLoss
-from detectors.matching import comes_first, lowest_labels
+from detectors.losses.tree_classes import PAPER_OBJECTNESS, LabelAnchors, TreeClasses
+from detectors.matching import lowest_labels
 from detectors.structures import AnchorGrid, EncodedTargets, HeadOutputs, builder
 
-CONFIDENT = 0.3  # objectness above which confident_recall counts a prediction; from the Keras course
 NONZERO = 1e-6  # the course adds it to a count before dividing by the count
 
 
@@ -71,6 +73,9 @@ class RegionLoss(SharedLoss):
         label_smoothing: float = 0.0,
         focal_gamma: float | None = None,
         focal_alpha: float = 0.25,
+        tree: str | Mapping[str, Any] | None = None,
+        label_map: str | Sequence[int] | None = None,
+        class_only_objectness: str = "paper",
     ):
         """class_weights: one number per class.
         normalizer: n is "batch" for B, or "anchors" for the number of anchors with a weight above 0, counted
@@ -85,6 +90,10 @@ class RegionLoss(SharedLoss):
             too, has the weight prior_scale instead of m.
         class_activation: "softmax" or "logistic".
         shared_class: of several boxes in one anchor, the class of the "last" or the "lowest".
+        tree: classes in a tree, see losses/tree_classes.py and wordtree.tree_sources.load_tree. None: flat.
+        label_map: nodes of the labels of boxes, see load_map; None: the labels are nodes.
+        class_only_objectness: of the positive anchor of an image with a label only. "paper": objectness below
+            .3 learns .3, the IoU that is assumed (Darknet until July 2017); "darknet": it learns nothing.
         Not in Darknet (losses/ablations.py):
         box_error: "giou" or "ciou": m (1 - GIoU) of the decoded box in place of m/2 |box error|^2. The prior
             term stays as with "log".
@@ -114,7 +123,9 @@ class RegionLoss(SharedLoss):
         self.focal_gamma = focal_gamma
         self.focal_alpha = focal_alpha
         self.coder = YoloBoxCoder()
-        check_region_loss(self, class_weights)
+        self.class_only_objectness = class_only_objectness
+        self.tree = None if tree is None else TreeClasses(tree, label_map)
+        check_region_loss(self, class_weights, label_map)
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float64)
         self.register_buffer("class_weights", weights, persistent=False)
         self.register_buffer("images_seen", torch.zeros((), dtype=torch.int64), persistent=False)
@@ -162,6 +173,8 @@ class RegionLoss(SharedLoss):
         for name, value in covered.items():
             if getattr(self, name) != value:
                 return f"{name}={getattr(self, name)!r}"
+        if self.tree is not None:
+            return "a tree of classes"
         return None if self.class_weights is None else "class_weights"
 
     def reference(self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid) -> dict[str, Tensor]:
@@ -171,15 +184,29 @@ class RegionLoss(SharedLoss):
         where a box that does not own an anchor has the weight 0.
         """
         own = OwnAnchors.of(encoded, grid)
+        images = self._labelled_images(outputs, encoded, grid)
         box, prior = self._box_terms(outputs, encoded, grid, own)
-        object_term, noobject_term = self._objectness_terms(outputs, encoded, grid, own)
+        object_term, noobject_term = self._objectness_terms(outputs, encoded, grid, own, images)
         return {
             "box": box,
             "prior": prior,
             "object": object_term,
             "noobject": noobject_term,
-            "class": self._class_term(outputs, encoded, own),
+            "class": self._class_term(outputs, encoded, own, images),
         }
+
+    def _labelled_images(
+        self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid
+    ) -> LabelAnchors | None:
+        """The images with a label only; None if there are none. ValueError if they need a tree."""
+        if self.tree is not None:
+            return self.tree.labelled_images(outputs, encoded, grid)
+        if encoded.targets.image_labels is not None:
+            raise ValueError(
+                "some images have a label and no boxes, and this loss has no tree; set loss.tree (a tree of "
+                "one group, all names at the top, is the flat softmax)"
+            )
+        return None
 
     def _count(self, *weights: Tensor) -> Tensor | int:
         """n for one kind of error. weights: (B, ...) of its errors."""
@@ -210,7 +237,9 @@ class RegionLoss(SharedLoss):
             # Error times 0, without the errors: only a number that is not finite shows.
             return (error * weights).sum() / (2 * self._count(weights)), outputs.offsets.sum() * 0
         prior_error = self._box_error(outputs.offsets, grid.boxes.to(gt_boxes.dtype), grid)  # (B, A)
-        prior_weights = torch.where(encoded.positive, 0, self.prior_scale * early.to(error.dtype))  # (B, A)
+        labels = encoded.targets.image_labels
+        without = encoded.positive if labels is None else encoded.positive | (labels >= 0)[:, None]  # (B, A)
+        prior_weights = torch.where(without, 0, self.prior_scale * early.to(error.dtype))  # (B, A)
         divisor = 2 * self._count(weights, prior_weights)
         return (error * weights).sum() / divisor, (prior_error * prior_weights).sum() / divisor
 
@@ -223,7 +252,12 @@ class RegionLoss(SharedLoss):
         return F.mse_loss(offsets, goal.expand_as(offsets), reduction="none").sum(-1)
 
     def _objectness_terms(
-        self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid, own: OwnAnchors
+        self,
+        outputs: HeadOutputs,
+        encoded: EncodedTargets,
+        grid: AnchorGrid,
+        own: OwnAnchors,
+        images: LabelAnchors | None,
     ) -> tuple[Tensor, Tensor]:
         """Terms object and noobject."""
         objectness = outputs.objectness.sigmoid()  # (B, A)
@@ -231,10 +265,12 @@ class RegionLoss(SharedLoss):
         goal = torch.ones_like(own_objectness)
         if self.objectness_target == "iou":
             offsets = outputs.offsets if self.iou_gradient else outputs.offsets.detach()
-            goal = self._own_iou(offsets, encoded, own)
+            goal = own.iou(self.coder, offsets, encoded)
         error = F.mse_loss(own_objectness, goal, reduction="none")  # (B, M)
         weights = torch.where(own.owner, self.object_scale, error.new_zeros(()))
         spared = encoded.positive | self._ignored(outputs, encoded, grid)
+        if images is not None:
+            spared = spared | images.at_anchor
         noobject_weights = torch.where(spared, 0, error.new_full((), self.noobject_scale))  # (B, A)
         divisor = 2 * self._count(weights, noobject_weights)
         empty = objectness.square()
@@ -242,11 +278,11 @@ class RegionLoss(SharedLoss):
             options = {"alpha": self.focal_alpha, "gamma": self.focal_gamma}
             error = 2 * binary_focal_error(outputs.objectness.gather(1, own.anchor), goal, **options)
             empty = 2 * binary_focal_error(outputs.objectness, torch.zeros_like(objectness), **options)
-        return (error * weights).sum() / divisor, (empty * noobject_weights).sum() / divisor
-
-    def _own_iou(self, offsets: Tensor, encoded: EncodedTargets, own: OwnAnchors) -> Tensor:
-        """(B, M) IoU of each box with the prediction of its anchor."""
-        return paired_iou(self.coder.decode(own.rows(offsets), own.grid), encoded.targets.boxes)
+        squares = (error * weights).sum()
+        if images is not None and self.class_only_objectness == "paper":
+            missing = (PAPER_OBJECTNESS - objectness).clamp(min=0).square()  # (B, A)
+            squares = squares + self.object_scale * (missing * images.at_anchor).sum()
+        return squares / divisor, (empty * noobject_weights).sum() / divisor
 
     @torch.no_grad()
     def _ignored(self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid) -> Tensor:
@@ -261,12 +297,17 @@ class RegionLoss(SharedLoss):
         iou = largest_iou(predictions, boxes, used_columns(counted))  # (B, A)
         return iou >= self.ignore_iou if self.ignore_at_limit else iou > self.ignore_iou
 
-    def _class_term(self, outputs: HeadOutputs, encoded: EncodedTargets, own: OwnAnchors) -> Tensor:
+    def _class_term(
+        self, outputs: HeadOutputs, encoded: EncodedTargets, own: OwnAnchors, images: LabelAnchors | None
+    ) -> Tensor:
         """Weighted, normalised cross-entropy of the boxes that own an anchor.
 
         The class logits of other anchors do not matter. With "logistic", boxes that share an anchor give a
         multi-hot target, as in Darknet.
         """
+        if self.tree is not None:
+            error, weights = self.tree.errors(outputs, encoded, own, images)  # (T, D)
+            return self.class_scale * (error * weights).sum() / self._count(encoded.matched)
         labels = encoded.targets.labels if self.shared_class == "last" else lowest_labels(encoded)  # (B, M)
         logits = own.rows(outputs.class_logits)  # (B, M, C)
         if self.class_activation == "softmax":
@@ -289,37 +330,8 @@ class RegionLoss(SharedLoss):
     def statistics(
         self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid
     ) -> dict[str, Tensor]:
-        """What Darknet prints (Avg IOU, Class, Obj, No Obj, Avg Recall, count), and the course's recall.
-
-        recall: the share of boxes with IoU > .5. As in Darknet, means are over all boxes, including those
-            that lost their anchor, and NaN without boxes.
-        class_probability: as in Darknet, with "logistic" a box that shares the anchor of an earlier box
-            counts as 0.
-        confident_recall: the share of positive anchors with IoU > .5 and objectness > .3; 0 without any.
-        """
-        own = OwnAnchors.of(encoded, grid)
-        usable = (encoded.assigned >= 0).to(outputs.offsets.dtype)  # (B, M)
-        iou = self._own_iou(outputs.offsets, encoded, own)  # (B, M)
-        logits = own.rows(outputs.class_logits)
-        classes = logits.softmax(-1) if self.class_activation == "softmax" else logits.sigmoid()
-        objectness = outputs.objectness.sigmoid()
-        own_objectness = objectness.gather(1, own.anchor)  # (B, M)
-        own_class = classes.gather(-1, encoded.targets.labels[..., None]).squeeze(-1)  # (B, M)
-        count = usable.sum()
-        # With logistic classes, Darknet skips a box whose anchor already has a class delta; there is none if
-        # class_scale is 0.
-        counts_all = self.class_activation == "softmax" or self.class_scale == 0
-        counted = usable if counts_all else usable * comes_first(encoded)
-        confident = own.owner & (iou > 0.5) & (own_objectness > CONFIDENT)
-        return {
-            "truth_iou": (iou * usable).sum() / count,
-            "class_probability": (own_class * counted).sum() / count,
-            "objectness": (own_objectness * usable).sum() / count,
-            "no_objectness": objectness.mean(),
-            "recall": ((iou > 0.5) * usable).sum() / count,
-            "confident_recall": confident.sum() / own.owner.sum().clamp(min=1),
-            "truths": count,
-        }
+        """See region_statistics."""
+        return region_statistics(self, outputs, encoded, grid)
 
 
 def _sizes_in_cells(offsets: Tensor, grid: AnchorGrid) -> Tensor:

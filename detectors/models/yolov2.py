@@ -24,6 +24,9 @@ from detectors.models.switches import PAPER, LayerSwitches
 from detectors.postprocess import YOLO_SCORE_RULES, PostProcess
 from detectors.structures import HeadOutputs, Loss, OutputLayer, builder
 from detectors.targets import TargetEncoder
+from detectors.wordtree.nodes import WordTree
+from detectors.wordtree.tree_scores import TreeScores
+from detectors.wordtree.tree_sources import load_tree
 
 
 class PassthroughNeck(nn.Module):
@@ -132,6 +135,10 @@ def yolov2(
     class_activation: str = "softmax",
     pixel_mean: Sequence[float] | None = None,
     pixel_std: Sequence[float] | None = None,
+    tree: str | Mapping[str, Any] | None = None,
+    tree_rule: str = "as_meant",
+    tree_threshold: float = 0.5,
+    detection_map: str | Sequence[int] | None = None,
     score_threshold: float = 0.005,
     nms_iou: float = 0.45,
     nms: str = "hard",
@@ -147,6 +154,8 @@ def yolov2(
     passthrough_channels: None is the network of 2016, see PassthroughNeck.
     class_activation: "softmax", or "logistic" for Darknet's softmax=0; the loss must use the same.
     pixel_mean, pixel_std: three numbers for RGB of 0..255; None: what the backbone expects.
+    tree: of the classes, see load_tree; the loss must have the same. None: they are flat.
+    tree_rule, tree_threshold, detection_map: see TreeScores; without a tree they do nothing.
     score_threshold, nms_iou, nms, max_detections: see PostProcess.
 
     >>> import torch
@@ -160,16 +169,20 @@ def yolov2(
     features = build_backbone(
         backbone, strides=(16, 32), width=width, weights=backbone_weights, switches=switches
     )
-    return _region_detector(
+    return wired_region_detector(
         backbone=features,
         neck=PassthroughNeck(features.channels, width, passthrough_channels, switches),
-        anchors=_anchors(anchors, 32),
+        anchors=yolo_anchors(anchors, 32),
         num_classes=num_classes,
         switches=switches,
         loss=loss,
         class_activation=class_activation,
         pixel_mean=pixel_mean,
         pixel_std=pixel_std,
+        tree=tree,
+        tree_rule=tree_rule,
+        tree_threshold=tree_threshold,
+        detection_map=detection_map,
         score_threshold=score_threshold,
         nms_iou=nms_iou,
         nms=nms,
@@ -192,6 +205,10 @@ def yolov2_tiny(
     class_activation: str = "softmax",
     pixel_mean: Sequence[float] | None = None,
     pixel_std: Sequence[float] | None = None,
+    tree: str | Mapping[str, Any] | None = None,
+    tree_rule: str = "as_meant",
+    tree_threshold: float = 0.5,
+    detection_map: str | Sequence[int] | None = None,
     score_threshold: float = 0.005,
     nms_iou: float = 0.45,
     nms: str = "hard",
@@ -211,16 +228,20 @@ def yolov2_tiny(
     features = build_backbone(
         backbone, strides=(stride,), width=width, weights=backbone_weights, switches=switches
     )
-    return _region_detector(
+    return wired_region_detector(
         backbone=features,
         neck=TinyNeck(features.channels, width, last_channels, switches),
-        anchors=_anchors(anchors, stride),
+        anchors=yolo_anchors(anchors, stride),
         num_classes=num_classes,
         switches=switches,
         loss=loss,
         class_activation=class_activation,
         pixel_mean=pixel_mean,
         pixel_std=pixel_std,
+        tree=tree,
+        tree_rule=tree_rule,
+        tree_threshold=tree_threshold,
+        detection_map=detection_map,
         score_threshold=score_threshold,
         nms_iou=nms_iou,
         nms=nms,
@@ -228,7 +249,7 @@ def yolov2_tiny(
     )
 
 
-def _anchors(anchors: str | Sequence[Sequence[float]], stride: int) -> YoloAnchors:
+def yolo_anchors(anchors: str | Sequence[Sequence[float]], stride: int) -> YoloAnchors:
     """A name in YOLO_ANCHORS or a list of shapes in cells."""
     if isinstance(anchors, str) and anchors not in YOLO_ANCHORS:
         names = ", ".join(YOLO_ANCHORS)
@@ -238,7 +259,7 @@ def _anchors(anchors: str | Sequence[Sequence[float]], stride: int) -> YoloAncho
     return YoloAnchors(YOLO_ANCHORS[anchors] if isinstance(anchors, str) else anchors, stride)
 
 
-def _region_detector(
+def wired_region_detector(
     *,
     backbone: nn.Module,
     neck: nn.Module,
@@ -249,6 +270,10 @@ def _region_detector(
     class_activation: str,
     pixel_mean: Sequence[float] | None,
     pixel_std: Sequence[float] | None,
+    tree: str | Mapping[str, Any] | None,
+    tree_rule: str,
+    tree_threshold: float,
+    detection_map: str | Sequence[int] | None,
     score_threshold: float,
     nms_iou: float,
     nms: str,
@@ -262,6 +287,11 @@ def _region_detector(
     if class_activation not in YOLO_SCORE_RULES:
         names = ", ".join(YOLO_SCORE_RULES)
         raise ValueError(f"class_activation={class_activation!r}: choose one of {names}")
+    rule = YOLO_SCORE_RULES[class_activation]
+    if tree is not None:
+        settings = {"rule": tree_rule, "threshold": tree_threshold, "detection_map": detection_map}
+        rule = tree_score_rule(load_tree(tree), num_classes, least=score_threshold, **settings)
+        loss = loss or RegionLoss(tree=tree)
     coder = YoloBoxCoder()
     head = RegionHead(neck.channels[0], anchors.per_location[0], num_classes, switches)
     switches.initialize(*own_parts(backbone), neck, head)
@@ -274,7 +304,7 @@ def _region_detector(
         loss=loss or RegionLoss(class_activation=class_activation),
         postprocess=PostProcess(
             coder=coder,
-            score_rule=YOLO_SCORE_RULES[class_activation],
+            score_rule=rule,
             score_threshold=score_threshold,
             nms_iou=nms_iou,
             nms=nms,
@@ -283,3 +313,10 @@ def _region_detector(
         pixel_mean=backbone.pixel_mean if pixel_mean is None else pixel_mean,
         pixel_std=backbone.pixel_std if pixel_std is None else pixel_std,
     )
+
+
+def tree_score_rule(tree: WordTree, num_classes: int, **settings: Any) -> TreeScores:
+    """TreeScores(tree, **settings). ValueError unless the tree has num_classes nodes."""
+    if num_classes != len(tree):
+        raise ValueError(f"num_classes={num_classes}: the tree has {len(tree)} nodes, one for each class")
+    return TreeScores(tree, **settings)

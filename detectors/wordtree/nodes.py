@@ -12,8 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor
+import numpy as np
 
 MAX_NODES = 1 << 20
 MAX_LEVELS = 128  # the tree of YOLO9000 has 17
@@ -21,7 +20,7 @@ MAX_LEVELS = 128  # the tree of YOLO9000 has 17
 
 @dataclass(frozen=True, eq=False)
 class WordTree:
-    """Names and flat int64 arrays on the CPU. Node numbers are the labels of a detector's C = N classes.
+    """Names and flat int64 arrays. Node numbers are the labels of a detector's C = N classes.
 
     >>> from detectors.wordtree.nodes import WordTree
     >>> tree = WordTree.of(("animal", "thing", "cat", "dog", "cup"), (-1, -1, 0, 0, 1))
@@ -32,14 +31,14 @@ class WordTree:
     """
 
     names: tuple[str, ...]  # (N) not always distinct: a node is known by its number
-    parent: Tensor  # (N,) -1 for a root
-    group: Tensor  # (N,) the group that a node is in
-    group_offset: Tensor  # (G,) the first node of a group
-    group_size: Tensor  # (G,) may be 0 for group 0 of an unchecked tree, otherwise 1 or more
-    child_group: Tensor  # (N,) the group of a node's children, -1 for none
-    depth: Tensor  # (N,) 1 for a root
-    leaf: Tensor  # (N,) bool
-    ancestors: Tensor = field(repr=False)  # (N, D) the ancestor at depth d + 1, the node included; then -1
+    parent: np.ndarray  # (N,) -1 for a root
+    group: np.ndarray  # (N,) the group that a node is in
+    group_offset: np.ndarray  # (G,) the first node of a group
+    group_size: np.ndarray  # (G,) 1 or more; group 0 of an unchecked tree may be empty
+    child_group: np.ndarray  # (N,) the group of a node's children, -1 for none
+    depth: np.ndarray  # (N,) 1 for a root
+    leaf: np.ndarray  # (N,) bool
+    ancestors: np.ndarray = field(repr=False)  # (N, D) the one at depth d + 1, the node included; then -1
 
     @classmethod
     def of(cls, names: Sequence[str], parents: Sequence[int], *, checked: bool = True) -> WordTree:
@@ -52,20 +51,26 @@ class WordTree:
         if fault is not None:
             line, text = fault
             raise ValueError(f"line {line} ({names[line - 1]!r}): {text}" if names else text)
-        parent = torch.tensor(list(parents), dtype=torch.int64)
+        parent = np.asarray(parents, dtype=np.int64)
         group, offset, size = _runs(parent)
-        child_group = torch.full_like(parent, -1)
-        inner = parent >= 0
-        leaf = torch.ones(len(parent), dtype=torch.bool)
-        leaf[parent[inner]] = False
-        for node, run in zip(
-            parent[offset.clamp(max=len(parent) - 1)].tolist(), range(len(size)), strict=True
-        ):
-            if node >= 0 and size[run]:
-                child_group[node] = run  # of several runs the last, as in Darknet
+        child_group = np.full_like(parent, -1)
+        for run in np.flatnonzero(size):
+            of = parent[offset[run]]
+            if of >= 0:
+                child_group[of] = run  # of several runs the last, as in Darknet
+        leaf = np.ones(len(parent), dtype=bool)
+        leaf[parent[parent >= 0]] = False
         ancestors = _ancestors(parent)
         depth = (ancestors >= 0).sum(1)
         return cls(tuple(names), parent, group, offset, size, child_group, depth, leaf, ancestors)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, WordTree):
+            return NotImplemented
+        return self.names == other.names and np.array_equal(self.parent, other.parent)
+
+    def __hash__(self) -> int:
+        return hash((self.names, self.parent.tobytes()))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -80,7 +85,7 @@ class WordTree:
 
     def path(self, node: int) -> list[int]:
         """The node, its parent, and so on up to the root."""
-        return self.ancestors[node, : int(self.depth[node])].flip(0).tolist()
+        return self.ancestors[node, : self.depth[node]][::-1].tolist()
 
 
 def tree_fault(parents: Sequence[int]) -> tuple[int, str] | None:
@@ -107,27 +112,25 @@ def tree_fault(parents: Sequence[int]) -> tuple[int, str] | None:
     return None
 
 
-def _runs(parent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _runs(parent: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(N,) parents -> (N,) the group of each node, (G,) their first nodes, (G,) their sizes.
 
     Darknet compares the first line's parent with -1, so group 0 is empty if that line has another.
     """
-    before = torch.cat([parent.new_full((1,), -1), parent[:-1]])
-    group = (parent != before).cumsum(0)
-    size = torch.bincount(group)
-    return group, size.cumsum(0) - size, size
+    group = np.cumsum(parent != np.append(-1, parent[:-1]))
+    size = np.bincount(group)
+    return group, np.cumsum(size) - size, size
 
 
-def _ancestors(parent: Tensor) -> Tensor:
-    """(N, D), see WordTree. ValueError for a circle."""
-    chains = [torch.arange(len(parent))]  # the node, its parent, its grandparent ...
+def _ancestors(parent: np.ndarray) -> np.ndarray:
+    """(N, D), see WordTree. ValueError for a circle, or too many levels."""
+    chains = [np.arange(len(parent))]  # the node, its parent, its grandparent ...
     while (chains[-1] >= 0).any():
         if len(chains) > MAX_LEVELS:
             raise ValueError(f"the tree is deeper than {MAX_LEVELS} levels")
-        above = parent[chains[-1].clamp(min=0)]
-        chains.append(torch.where(chains[-1] >= 0, above.clamp(min=-1), -1))
-    upwards = torch.stack(chains[:-1], 1)  # (N, D)
-    depth = (upwards >= 0).sum(1, keepdim=True)
-    level = torch.arange(upwards.shape[1])
-    rows = (depth - 1 - level).clamp(min=0)
-    return torch.where(level < depth, upwards.gather(1, rows), -1)
+        chains.append(np.where(chains[-1] >= 0, np.maximum(parent[chains[-1]], -1), -1))
+    upwards = np.stack(chains[:-1], 1)  # (N, D)
+    depth = (upwards >= 0).sum(1, keepdims=True)
+    level = np.arange(upwards.shape[1])
+    rows = np.take_along_axis(upwards, np.maximum(depth - 1 - level, 0), 1)
+    return np.where(level < depth, rows, -1)

@@ -7,6 +7,7 @@ nothing for a root. A .map file has a node number on each line: line k is the no
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from detectors.wordtree.nodes import WordTree, tree_fault
@@ -17,7 +18,7 @@ NODE_NUMBER = re.compile(r"[+-]?[0-9]{1,9}", re.ASCII)
 def read_tree(path: Path | str, text: str | None = None) -> WordTree:
     """Reads and checks a .tree file, or `text` if it is given; `path` is then used in messages only.
 
-    FileNotFoundError; ValueError with the line for a file that is no tree, see tree_fault.
+    ValueError with the line for a file that is no tree, see tree_fault.
     """
     names, parents = [], []
     for number, line in tree_lines(path, "tree", text):
@@ -39,7 +40,7 @@ def read_tree(path: Path | str, text: str | None = None) -> WordTree:
 def read_map(path: Path | str, tree: WordTree, text: str | None = None) -> tuple[int, ...]:
     """The nodes of a data set's classes: a .map file, or `text` if it is given.
 
-    FileNotFoundError; ValueError with the line for a number that is not a node of `tree`.
+    ValueError with the line for a number that is not a node of `tree`.
     """
     nodes = []
     for number, line in tree_lines(path, "map", text):
@@ -51,6 +52,16 @@ def read_map(path: Path | str, tree: WordTree, text: str | None = None) -> tuple
     if not nodes:
         raise ValueError(f"{path}: there is no line; a map has a node number for each class of a data set")
     return tuple(nodes)
+
+
+def load_map(source: Path | str | Sequence[int], tree: WordTree) -> tuple[int, ...]:
+    """A map from the path of a .map file, its text (with a newline), or the node numbers themselves.
+
+    ValueError for one that does not fit the tree.
+    """
+    if isinstance(source, Path | str):
+        return read_map("map", tree, source) if "\n" in str(source) else read_map(source, tree)
+    return read_map("map", tree, map_text(source))
 
 
 def tree_text(tree: WordTree) -> str:
@@ -65,7 +76,7 @@ def tree_text(tree: WordTree) -> str:
     return "".join(f"{name} {parent}\n" for name, parent in rows)
 
 
-def map_text(nodes: tuple[int, ...]) -> str:
+def map_text(nodes: Sequence[int]) -> str:
     """What read_map reads."""
     return "".join(f"{node}\n" for node in nodes)
 
@@ -77,7 +88,7 @@ def tree_lines(path: Path | str, what: str, text: str | None = None) -> list[tup
     """
     if text is None:
         if not Path(path).is_file():
-            raise FileNotFoundError(f"{path}: no such {what} file")
+            raise ValueError(f"{path}: no such {what} file")
         try:
             text = Path(path).read_bytes().decode("utf-8-sig")
         except UnicodeDecodeError as error:

@@ -23,7 +23,7 @@ def load_tree(source: WordTree | Path | str | Mapping[str, Any]) -> WordTree:
     """A tree from a path (.tree; .yaml and .yml: nested; .pairs and .txt: pairs), or from a nested mapping.
 
     A text with several lines is the content of a .tree file.
-    FileNotFoundError; ValueError with place and reason for a source that is no tree.
+    ValueError with place and reason for a source that is no tree.
     """
     if isinstance(source, WordTree):
         return source

@@ -23,6 +23,7 @@ BUILDERS = {
     "model": {
         "detectors.models.yolov2.yolov2",
         "detectors.models.yolov2.yolov2_tiny",
+        "detectors.models.yolo9000.yolo9000",
         "detectors.models.ssd.ssd160",
         "detectors.models.ssd.ssd300",
         "detectors.models.ssd.ssd512",

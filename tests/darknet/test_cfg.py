@@ -270,7 +270,7 @@ REGION = "[region]\nanchors=1,2,3,4\nnum=2\nclasses=15\n"
             "num=2 needs 4 numbers above 0, width and height of each anchor; "
             "4 are given, and 1 not above 0 (an empty place is 0)",
         ),
-        (HEAD + CONV + REGION + "tree=0\n", 15, "[region] tree=0: not supported"),
+        (HEAD + CONV + REGION + "tree=0\n", 15, "[region] tree=0: 0: no such tree file"),
         (HEAD + CONV + "xnor=2 # x\n", 11, "[convolutional] xnor=2#x: not supported"),
         (HEAD + "[conv]\nfilters 3\n", 6, "'filters3' is neither a [section] nor key=value"),
         (HEAD + "[conv]\n=3\n", 6, "'=3' is neither"),
@@ -336,7 +336,7 @@ REGION = "[region]\nanchors=1,2,3,4\nnum=2\nclasses=15\n"
         (
             HEAD + CONV + REGION + "tree=a.tree\n",
             15,
-            "[region] tree=a.tree: not supported",
+            "[region] tree=a.tree: a.tree: no such tree file",
         ),
         (HEAD + CONV + REGION + "[conv]\nactivation=leaky\n", 11, "[region]: must be the last layer"),
     ],

@@ -111,6 +111,8 @@ def darknet_configuration(
         "score_threshold": 0.005,
         "nms_iou": 0.45,
     }
+    if cfg.contents:
+        model["contents"] = dict(cfg.contents)
     base = composed(choices(replace(request, overrides=early), "yolov2", names))
     loss = base["loss"] | region_loss_settings(cfg.region)
     return check(merged(base | {"name": request.cfg.stem, "model": model, "loss": loss}, late))
@@ -118,7 +120,8 @@ def darknet_configuration(
 
 def _check_same_outputs(detector: Detector, request: Request, classes: int) -> None:
     """ValueError unless our detector and the cfg's layers, with these weights, agree on random pixels."""
-    reference = darknet_detector(num_classes=classes, cfg=read_cfg_text(request.cfg))
+    contents = read_cfg(request.cfg).contents  # of files that lie beside it
+    reference = darknet_detector(num_classes=classes, cfg=read_cfg_text(request.cfg), contents=contents)
     load_weights(reference, request.source)
     size = [cells * reference.anchors.stride for cells in (3, 4)]
     images = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)) * 255
