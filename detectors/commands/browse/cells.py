@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from detectors.annotations import Annotations
 from detectors.commands.browse.options import COLUMNS, ROWS
 from detectors.commands.browse.sample_sources import SampleSource, ShownSample
 from detectors.data.loading import Sample
@@ -51,23 +52,24 @@ def epoch_cells(source: SampleSource, shown: ShownSample, epochs: int, side: int
     return cells
 
 
-def original_cell(source: SampleSource, index: int, side: int) -> np.ndarray:
+def original_cell(
+    annotations: Annotations, index: int, image: np.ndarray, side: int, title: str = "original"
+) -> np.ndarray:
     """The unchanged image with all its annotated boxes, including those that are not trained on.
 
-    index: of the image in source.annotations.
+    index: of the image in `annotations`. image: (H, W, 3) uint8 RGB.
     """
-    annotations = source.annotations
     rows = annotations.rows(index)
     flags = zip(annotations.difficult[rows], annotations.crowd[rows], strict=True)
     picture = _draw_all_boxes(
-        source.dataset.reader.read(index).image,
+        image,
         annotations.boxes_original[rows],
         annotations.labels[rows],
         annotations.class_names,
         [" difficult" * bool(difficult) + " crowd" * bool(crowd) for difficult, crowd in flags],
         side=side,
     )
-    return captioned(picture, f"{annotations.image_ids[index]}, original")
+    return captioned(picture, f"{annotations.image_ids[index]}, {title}")
 
 
 def anchor_cell(source: SampleSource, shown: ShownSample, side: int) -> np.ndarray:

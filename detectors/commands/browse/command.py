@@ -2,15 +2,19 @@
 
 detectors browse [OVERRIDE ...] [--images 16] [--anchors]               the first samples of a run of train.py
 detectors browse --compare augment=none augment=light                   one row of pictures for each
+detectors browse --detections FILE [data=... --split test]         saved detections beside the ground truth
 
 The samples come from train.py's data loader, in its order: they are what training sees. See docs/data.md.
+Saved detections are drawn on the original images: docs/evaluation.md.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -26,8 +30,9 @@ from detectors.commands.browse.cells import (
 )
 from detectors.commands.browse.options import COLUMNS, ROWS, options
 from detectors.commands.browse.sample_sources import SampleSource, describe, open_sources
+from detectors.commands.browse.saved_source import describe_saved, detection_cells, open_saved
 from detectors.config.entry import verb
-from detectors.config.schema import to_yaml
+from detectors.config.schema import Config, composed, to_yaml
 from detectors.drawing import image_grid
 from detectors.training.tensorboard_log import TensorBoardLog
 from detectors.training.tracking import Tracker
@@ -35,20 +40,27 @@ from detectors.training.tracking import Tracker
 JPEG_QUALITY = 75
 
 
+class Shown(NamedTuple):
+    """What one call shows."""
+
+    name: str  # of its folder, behind date and time
+    output: str  # paths.output
+    about: str  # printed, and in TensorBoard
+    pictures: Callable[[], dict[str, list[np.ndarray]]]  # file name -> its pages
+    config: Config | None  # of the samples; the first one's with --compare
+
+
 @verb
 def main(arguments: list[str] | None = None) -> None:
     args = options(arguments)
-    sources = list(open_sources(args))
-    first = sources[0]
-    descriptions = "\n\n".join(describe(source, args) for source in sources)
-    print(descriptions, flush=True)
+    shown = saved_detections(args) if args.detections is not None else samples(args)
+    print(shown.about, flush=True)
     folder = args.output
     if folder is None:
-        folder = Path(first.config.paths.output) / "browse"
-        folder /= f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{first.config.name}"
+        folder = Path(shown.output) / "browse" / f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{shown.name}"
+    pictures = shown.pictures()
     folder.mkdir(parents=True, exist_ok=True)
     tracker = Tracker([TensorBoardLog(folder)])
-    pictures = comparison_pictures(sources, args) if args.compare else sample_pictures(first, args)
     for name, name_pages in pictures.items():
         for number, page in enumerate(name_pages, 1):
             stem = f"{name}_{number}" if len(name_pages) > 1 else name
@@ -56,10 +68,35 @@ def main(arguments: list[str] | None = None) -> None:
             write_page(page, path)
             print(path)
         tracker.images(f"browse/{name}", name_pages, 0)
-    tracker.text("browse/about", descriptions)
-    tracker.text("run/config", to_yaml(first.config))
+    tracker.text("browse/about", shown.about)
+    if shown.config is not None:
+        tracker.text("run/config", to_yaml(shown.config))
     tracker.close()
     print(f"tensorboard --logdir {folder}")
+
+
+def samples(args: argparse.Namespace) -> Shown:
+    sources = list(open_sources(args))
+    config = sources[0].config
+    return Shown(
+        config.name,
+        config.paths.output,
+        "\n\n".join(describe(source, args) for source in sources),
+        lambda: comparison_pictures(sources, args) if args.compare else sample_pictures(sources[0], args),
+        config,
+    )
+
+
+def saved_detections(args: argparse.Namespace) -> Shown:
+    config = composed(args.overrides)
+    source = open_saved(args, config)
+    return Shown(
+        "detections",
+        config["paths"]["output"],
+        describe_saved(source, args.score),
+        lambda: {"detections": paginate(list(detection_cells(source, cell_side(args.width, COLUMNS))))},
+        None,
+    )
 
 
 def sample_pictures(source: SampleSource, args: argparse.Namespace) -> dict[str, list[np.ndarray]]:
@@ -74,7 +111,9 @@ def sample_pictures(source: SampleSource, args: argparse.Namespace) -> dict[str,
     epoch_side = cell_side(args.width, columns)
     cells = []
     for shown in source.shown[:ROWS]:
-        cells.append(original_cell(source, shown.sample.info.index, epoch_side))
+        index = shown.sample.info.index
+        image = source.dataset.reader.read(index).image
+        cells.append(original_cell(source.annotations, index, image, epoch_side))
         cells += epoch_cells(source, shown, args.epochs, epoch_side)
     pictures["epochs" if source.sampler else "originals"] = [image_grid(cells, columns, GAP)]
     if args.anchors:

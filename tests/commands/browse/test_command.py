@@ -164,7 +164,7 @@ def test_boxes_are_drawn_where_the_objects_are(rectangle):
     (source,) = sources_of(*rectangle, "data.train_difficult=false", "--images", "1")
     (shown,) = source.shown
     cat, dog = class_colours(2)
-    original = original_cell(source, 0, 400)[CAPTION:]
+    original = original_cell(source.annotations, 0, source.dataset.reader.read(0).image, 400)[CAPTION:]
     sample = sample_cell(source, shown.key, shown.sample, 400)[CAPTION:]
     assert original.shape == (200, 400, 3) and sample.shape == (400, 400, 3)
     left = 80
