@@ -22,7 +22,7 @@ COUNTS = {
     "data": 16,
     "debug": 3,
     "experiment": 13,
-    "loss": 8,
+    "loss": 9,
     "model": 17,
     "optimizer": 6,
     "paths": 1,
@@ -56,7 +56,10 @@ LABELLED = [f"data={name}" for name in LABELLED_FORMATS]
 # These go with a classifier that stretches, or that crops, its images.
 OF_CLASSIFIERS = {
     **dict.fromkeys((*LABELLED, "augment=digits", "augment=small_images"), "model=first_network"),
-    **dict.fromkeys(("augment=darknet_classifier", "loss=cross_entropy"), "model=darknet19_classifier"),
+    **dict.fromkeys(
+        ("augment=darknet_classifier", "loss=cross_entropy", "loss=cross_entropy_tree"),
+        "model=darknet19_classifier",
+    ),
 }
 
 

@@ -214,7 +214,8 @@ LOSSES: dict[str, dict[str, Any]] = {
         "model.bipartite": "last",
         "model.clip_default_boxes": "wh",
     },
-    "cross_entropy": {"label_smoothing": 0.0},  # softmax_x_ent_cpu of blas.c
+    "cross_entropy": {"label_smoothing": 0.0, "tree": None},  # softmax_x_ent_cpu of blas.c
+    "cross_entropy_tree": {"tree": "${oc.select:data.tree,null}"},
 }
 
 # learning_rate, momentum and decay of yolov2-voc.cfg; base_lr, momentum and weight_decay of Caffe's solver

@@ -58,6 +58,10 @@ class Classifier(ImageNetwork):
         logits = self.head(features if isinstance(features, Tensor) else features[-1])
         return logits.mean((2, 3)).float() if logits.ndim == 4 else logits.float()
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """(B, C) logits -> (B, C): a softmax; of a tree Pr(node), whose leaves sum to 1."""
+        return self.loss.probabilities(logits)
+
     def kernel_versions(self) -> str:
         """As Detector's, for the log."""
         return "none, a classifier has no fused operation"

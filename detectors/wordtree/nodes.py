@@ -10,7 +10,8 @@ node and its ancestors is P(node) = Pr(node).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -36,9 +37,7 @@ class WordTree:
     group_offset: np.ndarray  # (G,) the first node of a group
     group_size: np.ndarray  # (G,) 1 or more; group 0 of an unchecked tree may be empty
     child_group: np.ndarray  # (N,) the group of a node's children, -1 for none
-    depth: np.ndarray  # (N,) 1 for a root
     leaf: np.ndarray  # (N,) bool
-    ancestors: np.ndarray = field(repr=False)  # (N, D) the one at depth d + 1, the node included; then -1
 
     @classmethod
     def of(cls, names: Sequence[str], parents: Sequence[int], *, checked: bool = True) -> WordTree:
@@ -60,9 +59,20 @@ class WordTree:
                 child_group[of] = run  # of several runs the last, as in Darknet
         leaf = np.ones(len(parent), dtype=bool)
         leaf[parent[parent >= 0]] = False
-        ancestors = _ancestors(parent)
-        depth = (ancestors >= 0).sum(1)
-        return cls(tuple(names), parent, group, offset, size, child_group, depth, leaf, ancestors)
+        tree = cls(tuple(names), parent, group, offset, size, child_group, leaf)
+        if checked:
+            _ = tree.ancestors  # raises ValueError for too many levels
+        return tree
+
+    @cached_property
+    def ancestors(self) -> np.ndarray:
+        """(N, D) the ancestor at depth d + 1, the node included; below the node -1."""
+        return _ancestors(self.parent)
+
+    @cached_property
+    def depth(self) -> np.ndarray:
+        """(N,) 1 for a root."""
+        return (self.ancestors >= 0).sum(1)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, WordTree):

@@ -23,6 +23,7 @@ from detectors.commands.verify import (
     darknet_training,
     evaluators,
     keras_course,
+    nine_k,
     published_pairs,
     region_decoding,
     region_layer,
@@ -30,6 +31,8 @@ from detectors.commands.verify import (
     ssd_losses,
     ssd_nets,
     ssd_recordings,
+    tree_recordings,
+    tree_regions,
 )
 from detectors.commands.verify.comparison import Comparison, Fixture
 from detectors.commands.verify.options import options
@@ -43,6 +46,13 @@ Reader = Callable[[Folder, Path], Iterator[Fixture]]
 RECORDING_READERS: dict[str, Reader] = {
     "region_train.json": region_layer.region_training,
     "region_decode.json": region_decoding.decoding,
+    "region_tree_train.json": tree_regions.tree_training,
+    "region_tree_decode.json": tree_regions.tree_decoding,
+    "cfg.json": tree_regions.tree_cfgs,
+    "nine_k.json": nine_k.nine_k,
+    "tree.json": tree_recordings.trees,
+    "hierarchy.json": tree_recordings.hierarchies,
+    "classify.json": tree_recordings.classifications,
     "ops.json": darknet_ops.ops_fixtures,
     "net.json": darknet_nets.small,
     "full.json": darknet_nets.full,
@@ -75,7 +85,12 @@ DOCUMENTS = (  # files without anything to compare
     "MANIFEST.json",
     "SHA256SUMS*",
 )
-FOLDER_PARTS = ("*.cfg",)  # files that fixtures refer to; an unused one is only a remark
+FOLDER_PARTS = (
+    "*.cfg",
+    "*.tree",
+    "*.leaves",
+    "*.map",
+)  # files that fixtures refer to; an unused one is only a remark
 
 PASS = "pass"
 FAIL = "FAIL"
@@ -111,7 +126,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = options(arguments)
     bad = False
     for root in args.folders:
-        folder = Folder(root)
+        folder = Folder(root, darknet=args.darknet)
         print(f"{root}\n{table_line(VERDICT_HEAD)}")
         rows = []
         for row in verify(folder):
@@ -205,7 +220,8 @@ def verify_summary(folder: Folder, rows: list[Row]) -> Iterator[str]:
 
 
 def remarks(folder: Folder) -> Iterator[str]:
-    """Lines about cfgs that no fixture uses, and about files that differ from MANIFEST.json."""
+    """What is not compared, files that no fixture uses, and files that differ from MANIFEST.json."""
+    yield from (f"remark: {line}" for line in folder.remarks)
     for name in folder.files:
         if name not in folder.opened and any(map(name.match, FOLDER_PARTS)):
             yield f"remark: {name} is used by no fixture"

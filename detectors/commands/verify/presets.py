@@ -23,6 +23,7 @@ ORIGINALS: dict[str, dict[str, Any]] = {
         "objectness_target": "iou",
         "class_activation": "softmax",
     },
+    "region_tree": {**SCALES, "ignore_iou": 0.6, "objectness_target": "iou", "class_activation": "softmax"},
     "region_keras": {**SCALES, "ignore_truths": 50, "prior_images": 0},  # the course's notebook
 }
 

@@ -91,13 +91,15 @@ class Arrays:
 class Folder:
     """A folder of recordings. It remembers which of its files were opened. Paths are relative to it."""
 
-    def __init__(self, root: Path):
-        """Raises FileNotFoundError if there is no such folder."""
+    def __init__(self, root: Path, darknet: Path | None = None):
+        """darknet: Darknet's own folder, if there is one. FileNotFoundError if there is no folder `root`."""
         if not root.is_dir():
             raise FileNotFoundError(
                 f"{root}: no such folder; give a folder of recordings, such as oracles/darknet"
             )
         self.root = root
+        self.darknet = darknet
+        self.remarks: list[str] = []  # what could not be compared
         self.files = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
         self.opened: set[Path] = set()
         self.arrays_of: dict[Path, Arrays] = {}

@@ -5,9 +5,10 @@ Boxes are numbered by (anchor, row, column), Darknet's order.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,12 +41,21 @@ def _decoding(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
 
 
 def compare_detections(
-    raw: Tensor, settings: Region, size: tuple[int, int], det: Settings, arrays: Arrays, label: str
+    raw: Tensor,
+    settings: Region,
+    size: tuple[int, int],
+    det: Settings,
+    arrays: Arrays,
+    label: str,
+    *,
+    labels: Sequence[int] | None = None,
+    **tree_scores: Any,
 ) -> Iterator[Comparison]:
     """Boxes, objectness, and scores before and after suppression, for one image.
 
     raw: (1, n * (5 + C), H, W). size: the network's (height, width). det: the image's size, the thresholds
-    and the kind of suppression.
+    and the kind of suppression. labels: ours, of the recording's classes; None: the same. tree_scores: see
+    region_postprocess.
     """
     boxes = framed_boxes(raw, settings, size, det)
     yield compare_numbers(f"{label} boxes", boxes, arrays["box"], box_tolerance(det))
@@ -57,11 +67,12 @@ def compare_detections(
         f"{label} objectness", _nonzero(above), _nonzero(torch.from_numpy(arrays["obj"]))
     )
 
-    before = detected_scores(raw, settings, size, det["thresh"], nms_iou=1.0)
-    yield from compare_scores(f"{label} before NMS", before, _recorded_scores(arrays, "prob"))
+    found = partial(detected_scores, raw, settings, size, det["thresh"], **tree_scores)
+    before = found(nms_iou=1.0)
+    yield from compare_scores(f"{label} before NMS", before, _recorded_scores(arrays, "prob", labels))
     if det.get("nms_kind", "sort") == "sort":
         arrays.skip("obj_nms")  # only do_nms_obj sets it
-        after = detected_scores(raw, settings, size, det["thresh"], nms_iou=det["nms"])
+        after = found(nms_iou=det["nms"])
     else:
         kept = _kept_by_objectness(raw, settings, det)
         yield from compare_scores(
@@ -69,7 +80,7 @@ def compare_detections(
         )
         kept_numbers = {number for number, _ in kept}
         after = {pair: score for pair, score in before.items() if pair[0] in kept_numbers}
-    yield from compare_scores(f"{label} after NMS", after, _recorded_scores(arrays, "prob_nms"))
+    yield from compare_scores(f"{label} after NMS", after, _recorded_scores(arrays, "prob_nms", labels))
 
 
 def box_tolerance(det: Settings) -> Tolerance:
@@ -95,10 +106,18 @@ def framed_boxes(raw: Tensor, settings: Region, size: tuple[int, int], det: Sett
 
 
 def detected_scores(
-    raw: Tensor, settings: Region, size: tuple[int, int], threshold: float, *, nms_iou: float
+    raw: Tensor,
+    settings: Region,
+    size: tuple[int, int],
+    score_threshold: float,
+    *,
+    nms_iou: float,
+    **tree_scores: Any,
 ) -> dict[tuple[int, int], float]:
     """(Darknet's box number, class) -> score of each of our detections. nms_iou=1 suppresses nothing."""
-    detections = region_detections(raw, settings, size=size, score_threshold=threshold, nms_iou=nms_iou)
+    detections = region_detections(
+        raw, settings, size=size, score_threshold=score_threshold, nms_iou=nms_iou, **tree_scores
+    )
     anchors = anchor_numbers(detections, _input_boxes(raw, settings, size))
     numbers = _darknet_numbers(anchors, raw, settings).tolist()
     pairs = zip(numbers, detections.labels.tolist(), strict=True)
@@ -139,10 +158,14 @@ def _nonzero(values: Tensor) -> dict[tuple[int, int], float]:
     return {(n, 0): value for n, value in enumerate(values.tolist()) if value != 0}
 
 
-def _recorded_scores(arrays: Arrays, name: str) -> dict[tuple[int, int], float]:
-    """(box number, class) -> score."""
+def _recorded_scores(
+    arrays: Arrays, name: str, labels: Sequence[int] | None = None
+) -> dict[tuple[int, int], float]:
+    """(box number, class) -> score. labels: see compare_detections."""
     pairs = arrays[f"{name}_idx"].reshape(-1, 2).tolist()
     scores = arrays[f"{name}_val"].tolist()
+    if labels is not None:
+        pairs = [(box, labels[label]) for box, label in pairs]
     return {(box, label): score for (box, label), score in zip(pairs, scores, strict=True)}
 
 

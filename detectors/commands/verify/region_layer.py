@@ -41,6 +41,7 @@ PRINTED = (  # the keys of RegionLoss.statistics in the order of `stats`
     "truths",
 )
 TRAINING_SCALES = ("thresh", "coord_scale", "object_scale", "noobject_scale", "class_scale")
+TAG = 100_000  # x and y above this: of the image only the label is known
 TRAINING_FLAGS = ("rescore", "bias_match")
 
 
@@ -63,27 +64,40 @@ def region_outputs(raw: Tensor, case: Mapping) -> HeadOutputs:
     return head_outputs(raw, region_settings(case, case["anchors"]))
 
 
-def region_targets(truth: np.ndarray, size: tuple[int, int]) -> Targets:
+def region_targets(truth: np.ndarray, size: tuple[int, int], *, tagged: bool = False) -> Targets:
     """`truth` (B, 30, 5) -> Targets in the unit of `size`, the input's (height, width) in pixels or in cells.
+
+    tagged: a row with x and y above TAG says that of its image only the label is known, as with a tree.
 
     A float64 box stays in the cell that Darknet's float32 product gives it: where that product rounds up to a
     whole number, the centre moves to just above that number.
     """
     truth = torch.from_numpy(truth)
     valid = (truth[..., 0] != 0).cumprod(1).bool()
+    image_labels = None
+    if tagged:
+        tags = valid & (truth[..., :2] > TAG).all(-1)
+        first = tags.int().argmax(1, keepdim=True)
+        has_tag = tags.any(1)
+        image_labels = torch.where(has_tag, truth[..., 4].long().gather(1, first)[:, 0], -1)
+        valid &= ~has_tag[:, None]
     scale = torch.tensor([size[1], size[0]])
     centre = truth[..., :2] * scale
     half = truth[..., 2:4] * scale / 2
     if truth.dtype == torch.float64:
         centre = torch.maximum(centre, (truth[..., :2].float() * scale).floor().double() + 1e-9)
     boxes = torch.where(valid[..., None], torch.cat([centre - half, centre + half], -1), 0)
-    return Targets(boxes, torch.where(valid, truth[..., 4], 0).long(), valid)
+    return Targets(boxes, torch.where(valid, truth[..., 4], 0).long(), valid, image_labels)
 
 
 def _training(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
+    return training_comparisons(region_settings(case, arrays["anchors"]), case, arrays)
+
+
+def training_comparisons(settings: Region, case: Settings, arrays: Arrays) -> Iterator[Comparison]:
+    """Output, gradient, cost and statistics of a case with these settings."""
     for key in (*TRAINING_SCALES, *TRAINING_FLAGS):
         case[key]  # raises an error if it is missing
-    settings = region_settings(case, arrays["anchors"])
     cells = (case["H"], case["W"])
     batch = case["batch"]
     raw = torch.from_numpy(arrays["input"])
@@ -96,7 +110,7 @@ def _training(case: Settings, arrays: Arrays) -> Iterator[Comparison]:
     raw = raw.double().requires_grad_()
     outputs = head_outputs(raw, settings)
     grid = exact_grid(settings, cells)
-    targets = region_targets(arrays["truth"].astype(np.float64), cells)
+    targets = region_targets(arrays["truth"].astype(np.float64), cells, tagged=settings.tree is not None)
     loss = seen_loss(settings, seen=case["seen"], batch=batch)
     encoded = TargetEncoder(region_matcher(settings), YoloBoxCoder())(targets, grid, outputs)
     (batch * sum(loss(outputs, encoded, grid).values())).backward()
@@ -122,8 +136,12 @@ def exact_grid(settings: Region, cells: tuple[int, int]) -> AnchorGrid:
 
 
 def seen_loss(settings: Region, *, seen: int, batch: int) -> nn.Module:
-    """`loss=region` for a batch. seen: images seen, this batch included, as Darknet's layer counts them."""
-    loss = preset_loss("region", **region_loss_settings(settings))
+    """`loss=region`, or `loss=region_tree`, for a batch.
+
+    seen: images seen, this batch included, as Darknet's layer counts them.
+    """
+    name = "region" if settings.tree is None else "region_tree"
+    loss = preset_loss(name, **region_loss_settings(settings))
     loss.images_seen += seen - batch
     return loss
 
@@ -133,7 +151,7 @@ def region_delta(raw: Tensor, settings: Region, truth: np.ndarray, *, seen: int)
     cells = tuple(raw.shape[-2:])
     delta = delta_of(
         outputs=head_outputs(raw.detach().double(), settings),
-        targets=region_targets(truth.astype(np.float64), cells),
+        targets=region_targets(truth.astype(np.float64), cells, tagged=settings.tree is not None),
         grid=exact_grid(settings, cells),
         loss=seen_loss(settings, seen=seen, batch=len(raw)),
         matcher=region_matcher(settings),
@@ -149,7 +167,13 @@ def delta_of(
     It is taken with respect to the activated x, y and objectness o, and to the raw w, h and classes. For o it
     is the line weight * (target - o), because weight and target do not depend on o. Two points, at logits -1
     and 1, determine this line. Dividing by the sigmoid's derivative at o itself would lose it near 0 and 1.
+    Images with a label only keep the anchors that they choose by the true objectness.
     """
+    if targets.image_labels is not None:
+        encoded = TargetEncoder(matcher, YoloBoxCoder())(targets, grid, outputs)
+        chosen = loss.tree.labelled_images(outputs, encoded, grid)
+        loss = deepcopy(loss)
+        loss.tree.labelled_images = lambda *_: chosen
     logits = outputs.objectness.detach()
     low_outputs = replace(outputs, objectness=torch.full_like(logits, -1.0))
     high_outputs = replace(outputs, objectness=torch.full_like(logits, 1.0))
