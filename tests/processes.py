@@ -1,7 +1,7 @@
 """Commands in processes that tests can signal, kill and starve: forked from one that has imported everything.
 
 Importing torch takes seconds; a fork takes none. The forked process ends as a Python process does, with its
-exit functions. See Forks and Process. (forked.py runs many commands to their end.)
+exit functions. See Forks and Process. (forked.py runs many commands to their end, in the same way.)
 """
 
 from __future__ import annotations
@@ -18,59 +18,121 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch._dynamo
 
-from detectors.commands import evaluate, train  # noqa: F401 - imported once, for all forks
+from detectors.__main__ import VERBS, main
 from detectors.config.schema import composed
-from tests.forked import PROJECT, run_to_status
 
-LIMIT = 120  # seconds for a process; then SIGALRM ends it
+PROJECT = Path(__file__).resolve().parents[1]
+LIMIT = 300  # seconds for a process; then SIGALRM ends it
+
+
+class Server:
+    """The process that forks, one command at a time: see serve."""
+
+    def __init__(self, settings: Mapping[str, str]):
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.processes"],
+            cwd=PROJECT,
+            env={**os.environ, **settings},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        self._lines = b""
+        self._running: int | None = None
+
+    def start(self, request: Mapping[str, Any]) -> int:
+        """The pid of a new fork. One that a failed test has left is ended."""
+        if self._running is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._running, signal.SIGKILL)
+            self.status(LIMIT)
+        self._process.stdin.write(json.dumps(request).encode() + b"\n")
+        self._process.stdin.flush()
+        self._running = self._answer(LIMIT)
+        return self._running
+
+    def status(self, seconds: float) -> int:
+        """The exit status of the fork. TimeoutError if it does not end."""
+        status = self._answer(seconds)
+        self._running = None
+        return status
+
+    def _answer(self, seconds: float) -> int:
+        while b"\n" not in self._lines:
+            if not select.select([self._process.stdout], [], [], seconds)[0]:
+                raise TimeoutError(f"no answer within {seconds} s")
+            self._lines += os.read(self._process.stdout.fileno(), 100)
+        line, _, self._lines = self._lines.partition(b"\n")
+        return int(line)
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+
+
+SETTINGS = {
+    "OMP_NUM_THREADS": "1",
+    "NO_ALBUMENTATIONS_UPDATE": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+    "PYTHONPATH": str(PROJECT),
+}
+
+
+@cache
+def shared_server() -> Server:
+    """One for all tests of this process: it starts in seconds."""
+    server = Server(SETTINGS)
+    atexit.register(server.close)
+    return server
 
 
 class Forks:
     """Starts `detectors` commands, one at a time, each in a session of its own."""
 
     def __init__(self, **environment: str):
-        settings = {"OMP_NUM_THREADS": "1", "NO_ALBUMENTATIONS_UPDATE": "1", "CUDA_VISIBLE_DEVICES": ""}
-        self._server = subprocess.Popen(
-            [sys.executable, "-m", "tests.processes"],
-            cwd=PROJECT,
-            env={**os.environ, **settings, **environment, "PYTHONPATH": str(PROJECT)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        self._lines = b""
+        self._environment = environment
+        self._server = shared_server()
         self._started: list[Process] = []
 
     def start(
         self,
         *arguments: str,
         output: Path,
+        errors: Path | None = None,
+        folder: Path = PROJECT,
         prepare: Callable[..., None] | None = None,
         given: Mapping[str, Any] | None = None,
         largest_file: int | None = None,
     ) -> Process:
-        """Starts `detectors ARGUMENTS`. Both of its streams go to the file `output`.
+        """Starts `detectors ARGUMENTS` in a folder. Both of its streams go to the file `output`, or stderr
+        to the file `errors`.
 
         prepare(**given) is called before: a function at the top of a module of tests, which plants a fault.
         largest_file: bytes; a write beyond that fails with OSError EFBIG, as one to a full disk with ENOSPC.
         """
-        output.write_bytes(b"")
+        errors = errors or output
+        for stream in (output, errors):
+            stream.write_bytes(b"")
         request = {
             "arguments": arguments,
             "output": str(output),
+            "errors": str(errors),
+            "folder": str(folder),
+            "environment": {**os.environ, **SETTINGS, **self._environment},
             "prepare": prepare and (prepare.__module__, prepare.__name__),
             "given": dict(given or {}),
             "largest_file": largest_file,
         }
-        self._server.stdin.write(json.dumps(request).encode() + b"\n")
-        self._server.stdin.flush()
-        self._started.append(Process(int(self._answer(LIMIT)), output, self._answer))
+        self._started.append(Process(self._server.start(request), output, self._server.status))
         return self._started[-1]
 
     def run(self, *arguments: str, **options: Any) -> tuple[int, str]:
@@ -78,30 +140,18 @@ class Forks:
         return self.start(*arguments, **options).ended()
 
     def close(self) -> None:
-        """Ends the server, and what a failed test has left of its processes."""
+        """Ends what a failed test has left of its processes."""
         for stray in (pid for process in self._started for pid in process.session()):
             os.kill(stray, signal.SIGKILL)
-        self._server.stdin.close()
-        self._server.wait()
-        self._server.stdout.close()
-
-    def _answer(self, seconds: float) -> str:
-        """The server's next line. TimeoutError without one."""
-        while b"\n" not in self._lines:
-            if not select.select([self._server.stdout], [], [], seconds)[0]:
-                raise TimeoutError(f"no answer within {seconds} s")
-            self._lines += os.read(self._server.stdout.fileno(), 100)
-        line, _, self._lines = self._lines.partition(b"\n")
-        return line.decode()
 
 
 class Process:
     """A command that runs. It and its children have one session, and one process group: `pid`."""
 
-    def __init__(self, pid: int, output: Path, answer: Callable[[float], str]):
+    def __init__(self, pid: int, output: Path, status: Callable[[float], int]):
         self.pid = pid
         self.output = output
-        self._answer = answer
+        self._status = status
 
     def send(self, number: int, *, group: bool = False) -> None:
         """A signal to the process, or to the whole group, as a terminal and most schedulers send it."""
@@ -127,12 +177,12 @@ class Process:
     def ended(self, *, seconds: float = LIMIT) -> tuple[int, str]:
         """Exit status (negative: the signal that ended it) and output. TimeoutError if it does not end."""
         try:
-            status = int(self._answer(seconds))
+            status = self._status(seconds)
         except TimeoutError as error:
             os.killpg(self.pid, signal.SIGKILL)
-            self._answer(LIMIT)
+            self._status(LIMIT)
             raise TimeoutError(f"{error}; output: {self.output.read_text()}") from None
-        return status, self.output.read_text()
+        return status, self.output.read_text(encoding="utf-8", errors="replace")
 
     def session(self) -> list[int]:
         """The living processes of its session, itself first, then loading processes."""
@@ -152,6 +202,8 @@ class Process:
 
 def serve() -> None:
     """Reads a request a line; answers with the pid of the fork, and at its end with its exit status."""
+    for module, _ in VERBS.values():
+        importlib.import_module(f"detectors.commands.{module}")
     composed([])  # Hydra and PyTorch import some modules at the first use
     torch._dynamo.list_backends()
     gc.freeze()
@@ -170,16 +222,38 @@ def _command(request: dict[str, Any]) -> int:
     signal.alarm(LIMIT)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    null = os.open(os.devnull, os.O_RDONLY)
-    output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
-    for source, target in ((null, 0), (output, 1), (output, 2)):
-        os.dup2(source, target)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.chdir(request["folder"])
+    _redirect(request["output"], request["errors"])
     if (limit := request["largest_file"]) is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # Python ignores SIGXFSZ
     if request["prepare"]:
         module, name = request["prepare"]
         getattr(importlib.import_module(module), name)(**request["given"])
     return run_to_status(request["arguments"])
+
+
+def _redirect(output: str, errors: str) -> None:
+    """stdin reads nothing; stdout and stderr append to files."""
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for number, file in ((1, output), (2, errors)):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), number)
+
+
+def run_to_status(arguments: list[str]) -> int:
+    """The exit status, as Python gives it, of one command in this process."""
+    try:
+        main(arguments)
+        status = 0
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return status
 
 
 def _end(status: int) -> None:
