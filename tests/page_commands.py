@@ -58,7 +58,7 @@ def page_commands(page: str) -> list[PageCommand]:
     for language, content in blocks(page_text(page)):
         lines = re.sub(r"\\\n\s*", "", content).splitlines() if language in SHELL else []
         for line, below in pairwise([*lines, ""]):
-            shown = line.removeprefix("$ ")
+            shown = line.removeprefix("$ ").removeprefix(".venv/bin/")
             if shown.split(" ", 1)[0] in OURS + OTHERS:
                 words = shlex.split(shown, comments=True)
                 words = words[:-1] if words[-1] == "..." else words

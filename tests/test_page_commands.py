@@ -67,7 +67,9 @@ def jobs(overrides: list[str]) -> list[list[str]]:
 
 def check_settings(program: str, words: list[str]) -> None:
     words = [re.sub(r"^(.*=)latest$", r"\1RUN", word).replace("${hydra:job.num}", "0") for word in words]
-    overrides = [word for word in prepared(words, program) if word not in HYDRA_OPTIONS]
+    overrides = prepared(words, program)
+    while overrides and (option := overrides[0].partition("=")[0]) in HYDRA_OPTIONS:
+        overrides = overrides[1 + HYDRA_OPTIONS[option] :]
     for settings in jobs(overrides):
         check(composed_node(*settings, config_name=program), HYDRA_PROGRAMS[program].schema)
 
@@ -100,6 +102,8 @@ def check_other(words: tuple[str, ...]) -> None:
         extras = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
         named = [name for word in rest for name in re.findall(r"\[(.*)\]$", word)]
         assert rest[0] == "install" and set(named) <= set(extras)
+    elif program == "python":
+        assert rest[0] == "-c" and compile(rest[1], "page", "exec")
     else:
         assert program == "tensorboard"
 

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from docs.pictures.hook import PICTURES
+import detectors
+from docs.build_hook import PICTURES
+from docs.docstrings import expanded
 from tests.forked import PROJECT
 
 DOCS = PROJECT / "docs"
@@ -67,6 +69,17 @@ def test_the_concepts_show_every_picture():
         for name in re.findall(r"\(\.\./pictures/(\S+)\)", (DOCS / page).read_text())
     ]
     assert sorted(shown) == sorted(PICTURES)
+
+
+def test_the_reference_describes_what_it_names():
+    page = expanded((DOCS / "reference.md").read_text())
+    assert "::: " not in page
+    assert "- `score`: the lowest score that counts." in page  # an argument
+    assert "- `valid`: `Tensor`: (B, M) bool, False in padding rows" in page  # a field
+    assert "max_detections: int | None = None,\n)" in page
+    assert {f"### `{name}`" for name in detectors.__all__} <= {
+        line.split(" { ")[0] for line in page.splitlines()
+    }
 
 
 @pytest.fixture(scope="module")

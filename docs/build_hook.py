@@ -1,4 +1,4 @@
-"""Draws the pictures of the concept pages while the site is built; MkDocs calls on_files (.mkdocs.yml)."""
+"""What MkDocs calls while it builds the site (.mkdocs.yml): it draws pictures, and reads docstrings."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # MkDocs loads this file by its path
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # MkDocs loads this file by its path
+from docs.docstrings import expanded
 from docs.pictures.anchor_shapes import anchor_clusters, anchor_decoding
 from docs.pictures.canvas import svg
 from docs.pictures.duplicates import suppression
@@ -49,3 +51,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name, drawn in PICTURES.items():
         files.append(File.generated(config, f"pictures/{name}", content=drawn()))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
+    return expanded(markdown) if page.file.src_uri == "reference.md" else markdown
