@@ -32,6 +32,7 @@ VERBS = {
         "convert.command",
         "weights of other programs to checkpoints and back; data sets between formats",
     ),
+    "export": ("export.command", "a run's network as an ONNX, torch.export or TorchScript file"),
     "replay": ("replay.command", "repeat the step at which a run was no longer finite, and say why"),
     "verify": ("verify.command", "compare this code with numbers that the original programs computed"),
     "benchmark": ("benchmark.command", "measure speed beside other programs"),

@@ -56,6 +56,8 @@ PLACES = {
     "triton": {"kernels"},
     "timm": {"models.backbones"},
     "safetensors": {"models.backbone_weights"},
+    "onnx": {"commands.export"},
+    "onnxruntime": {"commands.export", "models.exported"},
 }
 
 

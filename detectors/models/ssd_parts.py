@@ -124,4 +124,4 @@ def _predict(convs: nn.ModuleList, features: Sequence[Tensor], entries: int) -> 
     maps = [
         conv(x).permute(0, 2, 3, 1) for conv, x in zip(convs, features, strict=True)
     ]  # (B, rows, columns, K * entries)
-    return torch.cat([x.reshape(len(x), -1, entries).float() for x in maps], 1)
+    return torch.cat([x.reshape(x.shape[0], -1, entries).float() for x in maps], 1)

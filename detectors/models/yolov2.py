@@ -118,7 +118,7 @@ class RegionHead(nn.Module):
         Only x and y go through a sigmoid.
         """
         raw = self.conv(self.dropout(features[0])).permute(0, 2, 3, 1)  # (B, rows, columns, K * (5 + C))
-        return region_head_outputs(raw.reshape(len(raw), -1, self.entries).float())
+        return region_head_outputs(raw.reshape(raw.shape[0], -1, self.entries).float())
 
 
 @builder("model")
