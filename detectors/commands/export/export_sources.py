@@ -103,7 +103,7 @@ def export_metadata(source: ExportSource, *, outputs: tuple[str, ...], with_boxe
         post = network.postprocess
         metadata |= {
             "with_boxes": with_boxes,
-            "score_rule": post.score_rule.__name__,
+            "score_rule": getattr(post.score_rule, "__name__", type(post.score_rule).__name__),
             "coder": type(post.coder).__name__,
             "score_threshold": post.score_threshold,
             "nms_iou": post.nms_iou,

@@ -13,6 +13,7 @@ from torchvision.ops import nms
 from detectors.models.classifier import Classifier
 from detectors.models.detector import Detector
 from detectors.postprocess import SUPPRESSION_LIMIT
+from detectors.wordtree.tree_scores import TreeScores
 
 HEAD_OUTPUTS = ("offsets", "class_logits", "objectness")
 DETECTION_OUTPUTS = ("image", "boxes", "scores", "labels")
@@ -74,12 +75,16 @@ class ScoredBoxes(nn.Module):
     outputs = SCORED_OUTPUTS
 
     def __init__(self, network: Detector, size: Sequence[int]):
-        """size: (height, width) of the input. ValueError for a suppression that lowers scores."""
+        """size: (height, width) of the input. ValueError for soft suppression, and for classes in a tree."""
         super().__init__()
         if network.postprocess.nms != "hard":
             raise ValueError(
                 f"nms={network.postprocess.nms!r}: only hard suppression can be written into a file; leave "
                 "out --with-boxes, and suppress where the file runs"
+            )
+        if isinstance(network.postprocess.score_rule, TreeScores):
+            raise ValueError(
+                "--with-boxes: classes in a tree cannot be scored inside of a file; leave it out"
             )
         self.network = network
         self.grid = network.grid(size)

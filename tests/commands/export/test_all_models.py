@@ -31,7 +31,7 @@ def smaller(model: str) -> list[str]:
         return ["data=mnist", "--size", "96", "96"]
     if model in CLASSIFIERS:
         return ["data=mnist", "--size", "96", "96", NARROW_ONE]
-    return [NARROW_ONE, *(["--size", "96", "128"] if model.startswith("yolov2") else [])]
+    return [NARROW_ONE, *(["--size", "96", "128"] if model.startswith("yolo") else [])]
 
 
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2", "torchscript": ".torchscript"}
