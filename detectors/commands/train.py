@@ -257,7 +257,8 @@ def describe_run(run: Run, annotations: Annotations) -> None:
     module = run.task.module
     of_network, of_images = run.task.described(annotations)
     val_paths = run.task.val_annotations.paths
-    shared = len(set(annotations.paths) & set(val_paths))
+    trained_on = set(annotations.paths)
+    shared = sum(path in trained_on for path in val_paths)
     note = (
         f" ({shared} of them are training images, too, on which {run.task.metric} says nothing)"
         if shared

@@ -41,30 +41,32 @@ class Darknet19(nn.Module):
         width: float = 1.0,
         strides: Sequence[int] = (16, 32),
         switches: LayerSwitches = PAPER,
+        *,
+        stage_channels: Sequence[Sequence[int]] | None = None,
     ):
         """width multiplies every channel count. strides: of the maps, rising; later stages are left out.
+        stage_channels: other stages; width does not change them.
 
         ValueError for a stride that it does not have.
         """
         super().__init__()
-        known = [2**i for i in range(len(DARKNET19_STAGES))]
+        scaled = [[scale_channels(count, width) for count in counts] for counts in DARKNET19_STAGES]
+        stage_channels = scaled if stage_channels is None else stage_channels
+        known = [2**i for i in range(len(stage_channels))]
         if absent := [stride for stride in strides if stride not in known]:
             raise ValueError(f"backbone=darknet19: stride {absent[0]}: it has maps of {known}")
         stages = []
         channels = 3
-        for counts in DARKNET19_STAGES[: known.index(strides[-1]) + 1]:
+        for counts in stage_channels[: known.index(strides[-1]) + 1]:
             blocks = []
             for i, count in enumerate(counts):
-                wide = scale_channels(count, width)
-                blocks.append(switches.darknet_block(channels, wide, 1 if i % 2 else 3))
-                channels = wide
+                blocks.append(switches.darknet_block(channels, count, 1 if i % 2 else 3))
+                channels = count
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.ModuleList(stages)
         self.pool = switches.darknet_pool(2)
         self.strides = tuple(strides)
-        self.channels = tuple(
-            scale_channels(DARKNET19_STAGES[known.index(stride)][-1], width) for stride in strides
-        )
+        self.channels = tuple(stage_channels[known.index(stride)][-1] for stride in strides)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W) -> (B, 512, H / 16, W / 16) for the passthrough, and (B, 1024, H / 32, W / 32)"""
@@ -128,14 +130,21 @@ def darknet19(
     num_classes: int = 1000,
     loss: Loss | None = None,
     width: float = 1.0,
+    stage_channels: Sequence[Sequence[int]] | None = None,
 ) -> Classifier:
     """Darknet-19 as trained on ImageNet: cfg/darknet19.cfg, whose pixels are from 0 to 1.
 
     A 1x1 convolution gives the classes of each place (layer 23), global average pooling those of the image
-    (layer 24). All convolutions but that one are those of YOLOv2's backbone. width: see Darknet19.
+    (layer 24). All convolutions but that one are those of YOLOv2's backbone. width, stage_channels: see
+    Darknet19. ValueError for no stage, or one without a convolution.
     """
     check_classes(num_classes)
-    backbone = Darknet19(width)
+    stages = DARKNET19_STAGES if stage_channels is None else stage_channels
+    if not stages or not all(stages):
+        raise ValueError(
+            f"stage_channels={stage_channels}: list the channels of each stage, as in [[16], [32, 16, 32]]"
+        )
+    backbone = Darknet19(width, strides=(2 ** (len(stages) - 1),), stage_channels=stage_channels)
     head = nn.Conv2d(backbone.channels[-1], num_classes, 1)
     init_darknet(head)
     return Classifier(

@@ -16,11 +16,12 @@ from detectors.models.detector import Detector
 from detectors.models.ssd import ssd160, ssd300
 from detectors.models.yolov2 import yolov2, yolov2_tiny
 from detectors.training import checkpoint as ckpt
-from detectors.training import engine
+from detectors.training import compilation, engine
 from detectors.training.batch_size import made_up_batch
 from tests.ranks import in_ranks
 from tests.training import rank_tasks
 from tests.training.test_engine import cache, make_run, one_thread  # noqa: F401 - fixtures
+from tests.training.test_saving import assert_same_run
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "backbones.md"
 ROWS = {
@@ -223,11 +224,14 @@ def test_two_processes_have_the_same_weights_and_buffers(family, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", RUNS)
-def test_a_compiled_run_learns_what_an_eager_one_does(model, cache, tmp_path):  # noqa: F811
+def test_a_compiled_run_equals_an_eager_one(model, cache, tmp_path, monkeypatch):  # noqa: F811
+    """Bit for bit with this backend; Inductor takes minutes to compile so many layers."""
+    monkeypatch.setattr(compilation, "BACKEND", "aot_eager")
     overrides = ("model.backbone=mobilenet_v3_small", "model.width=0.25", "trainer.steps=2")
-    totals = []
     for compiled in ("false", "true"):
-        run = make_run(tmp_path / compiled, cache, *overrides, f"trainer.compile={compiled}", model=model)
+        folder = tmp_path / compiled
+        run = make_run(folder, cache, *overrides, f"trainer.compile={compiled}", model=model)
         engine.train(run)
-        totals.append(run.task.module.head.state_dict())
-    assert_close(totals[1], totals[0], rtol=1e-3, atol=1e-4)
+        run.tracker.close()
+    torch.compiler.reset()
+    assert_same_run(tmp_path / "true", tmp_path / "false")

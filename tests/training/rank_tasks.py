@@ -39,6 +39,13 @@ SMALL = (
 MODELS = {
     "yolov2": ("model=yolov2_160", "input.size=[96,96]"),
     "ssd": ("model=ssd160", "model.batch_norm=false", "optimizer.rate=1e-4"),
+    "classifier": (
+        "model=darknet19_classifier",
+        "model.width=0.05",
+        "input.size=[32,32]",
+        "data.box_crops=0",
+        "optimizer.rate=1e-4",
+    ),
 }
 
 

@@ -13,7 +13,7 @@ from detectors.training.nonfinite import not_finite
 
 
 class StepWatch:
-    """Hooks in a TrainStep and its modules. `data`, `forward`, `backward`: the first finding of each.
+    """Hooks in a training step and its modules. `data`, `forward`, `backward`: the first finding of each.
 
     Modules end innermost first, so the first one whose output is not finite is the smallest. Gradients are
     watched at parameters, and at the inputs and outputs of modules without parts. In a healthy step all of
@@ -32,12 +32,15 @@ class StepWatch:
         self._places: dict[tuple[int, int], tuple[Tensor, dict[str, str]]] = {}
         step.register_forward_pre_hook(self._begin)
         for name, module in step.named_modules():
-            self._follow(name.removeprefix("detector."), module)
+            self._follow(name.removeprefix("detector.").removeprefix("classifier."), module)
 
-    def _begin(self, step: nn.Module, inputs: tuple[Tensor, Targets]) -> None:
+    def _begin(self, step: nn.Module, inputs: tuple) -> None:
         self.batch += 1
         self._places.clear()
-        boxes = inputs[1].boxes
+        targets = inputs[1]
+        if not isinstance(targets, Targets):  # labels are whole numbers
+            return
+        boxes = targets.boxes
         for image, row in (~boxes.isfinite()).any(-1).nonzero().tolist():
             numbers = ", ".join(f"{number:g}" for number in boxes[image, row].tolist())
             self._note("data", f"box {row + 1} of {self.images[self.batch - 1][image]}: {numbers}")

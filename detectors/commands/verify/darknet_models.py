@@ -15,9 +15,10 @@ from detectors.commands.verify.recordings import Arrays, Settings
 from detectors.commands.verify.region_decoding import box_tolerance
 from detectors.darknet.framing import frame
 from detectors.darknet.network import DarknetNetwork
-from detectors.darknet.sections import Softmax
+from detectors.darknet.sections import Convolutional, MaxPool, Softmax
 from detectors.darknet.weights import convolutions
-from detectors.models.darknet19 import DARKNET19_STAGES, darknet19
+from detectors.models.classifier import Classifier
+from detectors.models.darknet19 import darknet19
 from detectors.models.detector import Detector
 from detectors.postprocess import to_original
 
@@ -72,23 +73,35 @@ def model_detections(
 def model_classes(network: DarknetNetwork, images: Tensor) -> dict[str, Tensor]:
     """Class logits and probabilities (B, C) of the builder darknet19, by the cfg's layer that has the same.
 
-    network: the cfg's, loaded. Empty unless its convolutions are those of a darknet19 of some width.
+    network: the cfg's, loaded. Empty unless its convolutions are those of a darknet19.
     """
-    layers = convolutions(network)
-    width = layers[0].conv.out_channels / DARKNET19_STAGES[0][0]
-    kinds = [type(layer.settings) for layer in network.config.layers]
-    if Softmax not in kinds or width not in (1, 0.5, 0.25):
+    model = model_classifier(network)
+    if model is None:
         return {}
-    model = darknet19(num_classes=layers[-1].conv.out_channels, width=width).eval()
+    with torch.no_grad():
+        logits = model.eval()(images * 255)
+    softmax = [type(layer.settings) for layer in network.config.layers].index(Softmax)
+    return {f"layer{softmax - 1:02}": logits, f"layer{softmax:02}": logits.softmax(1)}
+
+
+def model_classifier(network: DarknetNetwork) -> Classifier | None:
+    """The builder darknet19 with the stages and the parameters of a cfg's network; None if it differs."""
+    stages: list[list[int]] = [[]]
+    for layer in network.config.layers:
+        if isinstance(layer.settings, Convolutional):
+            stages[-1].append(layer.settings.filters)
+        elif isinstance(layer.settings, MaxPool):
+            stages.append([])
+    classes = stages[-1].pop() if stages[-1] else 0
+    if not all(stages) or Softmax not in [type(layer.settings) for layer in network.config.layers]:
+        return None
+    model = darknet19(num_classes=classes, stage_channels=stages)
     if _shapes(model) != _shapes(network):
-        return {}
-    for ours, darknets in zip(convolutions(model), layers, strict=True):
+        return None
+    for ours, darknets in zip(convolutions(model), convolutions(network), strict=True):
         for tensor, values in zip(ours.tensors(), darknets.tensors(), strict=True):
             tensor.data.copy_(values.data)
-    with torch.no_grad():
-        logits = model(images * 255)
-    softmax = kinds.index(Softmax)
-    return {f"layer{softmax - 1:02}": logits, f"layer{softmax:02}": logits.softmax(1)}
+    return model
 
 
 def _model_like(network: DarknetNetwork) -> str | None:

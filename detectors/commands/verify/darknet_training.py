@@ -8,16 +8,16 @@ follows `subdivisions` forward passes of `batch_per_forward` images each.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from detectors.coders import YoloBoxCoder
-from detectors.commands.verify import darknet_nets, region_layer
+from detectors.commands.verify import darknet_models, darknet_nets, region_layer
 from detectors.commands.verify.comparison import (
     EXACT,
     Comparison,
@@ -31,7 +31,9 @@ from detectors.commands.verify.recordings import Arrays, Folder, Settings
 from detectors.commands.verify.streams import darknet_images
 from detectors.darknet.network import DarknetNetwork
 from detectors.darknet.region import activate, head_outputs, region_matcher
-from detectors.darknet.sections import Cost, DarknetCfg, Softmax
+from detectors.darknet.sections import Convolutional, Cost, DarknetCfg, Softmax
+from detectors.darknet.weights import Convolution, convolutions
+from detectors.models.classifier import Classifier
 from detectors.targets import TargetEncoder
 from detectors.training.optim import rate_factor, set_rate, sgd
 
@@ -76,7 +78,46 @@ def _steps(folder: Folder, name: Path, case: Settings, file: Path) -> Iterator[C
     yield compare_numbers("rates of the updates", run.rates, [case["lr"][n] for n in run.updates], RATES)
     yield compare_numbers("number of updates", len(run.updates), case["updates"], EXACT)
     arrays.skip("lr", "cost")  # the JSON has them too
-    yield from _final(network, arrays)
+    yield from _final(cfg_layers(network), arrays)
+    before = darknet_nets.loaded_network(config, stream)
+    if model := darknet_models.model_classifier(before):
+        yield from _model_steps(model.train(), config, case, arrays)
+
+
+def _model_steps(
+    model: Classifier, config: DarknetCfg, case: Settings, arrays: Arrays
+) -> Iterator[Comparison]:
+    """The same steps by the builder darknet19 with our loss and optimiser; each forward pass is an update."""
+    if case["subdivisions"] != 1:
+        raise ValueError(f"subdivisions={case['subdivisions']}: a classifier's recording must have one")
+    indices = [layer.index for layer in config.layers if isinstance(layer.settings, Convolutional)]
+    layers = dict(zip(indices, convolutions(model), strict=True))
+    optimizer = _optimizer(model, config)
+    images = torch.from_numpy(darknet_images(case["input_seed"], *case["input_shape"]))
+    name = "model=darknet19_classifier"
+    costs = []
+    for step, batch in enumerate(images):
+        labels = torch.from_numpy(arrays["truth"][step]).argmax(1)
+        loss = sum(model.loss(model(batch * 255), labels).values())
+        costs.append(loss.item() * len(batch))
+        loss.backward()
+        if step == 0:
+            yield from _updates(layers, arrays, scale=-len(batch), title=f"{name}: forward 0")
+        set_rate(optimizer, case["lr"][step])
+        optimizer.step()
+        optimizer.zero_grad()
+    yield compare_numbers(f"{name}: costs", costs, case["cost"], region_layer.COST)
+    yield from _final(layers, arrays, title=f"{name}: final")
+
+
+def cfg_layers(network: DarknetNetwork) -> dict[int, nn.Module]:
+    """Number in the cfg -> layer, with the attributes `conv` and `norm` if it is a convolution."""
+    return dict(enumerate(network.layers))
+
+
+def _optimizer(network: nn.Module, config: DarknetCfg) -> torch.optim.SGD:
+    net = config.net
+    return sgd(network, rate=net.learning_rate, momentum=net.momentum, weight_decay=net.decay)
 
 
 class _Run:
@@ -87,12 +128,7 @@ class _Run:
         self.config = config
         self.case = case
         self.arrays = arrays
-        self.optimizer = sgd(
-            network,
-            rate=config.net.learning_rate,
-            momentum=config.net.momentum,
-            weight_decay=config.net.decay,
-        )
+        self.optimizer = _optimizer(network, config)
         self.seen = case["seen_start"]  # images; the region loss counts them itself
         self.loss = config.region and region_layer.seen_loss(config.region, seen=self.seen, batch=0)
         self.updates: list[int] = []  # the forward passes that an update followed
@@ -113,7 +149,7 @@ class _Run:
         yield compare_numbers(f"forward {step}: cost", cost, self.case["cost"][step], region_layer.COST)
         (loss / (batch * subdivisions)).backward()  # an update uses the mean over all images of its batch
         if step == 0:
-            yield from _updates(self.network, self.arrays, scale=-batch * subdivisions)
+            yield from _updates(cfg_layers(self.network), self.arrays, scale=-batch * subdivisions)
         if self.seen // batch % subdivisions == 0:
             self._update(step, batch_number=self.seen // (batch * subdivisions))
         yield compare_numbers(
@@ -185,9 +221,12 @@ class _Run:
         return 2 * cross_entropy, (cross_entropy + squared_error).item() / 2, []
 
 
-def _updates(network: DarknetNetwork, arrays: Arrays, *, scale: int) -> Iterator[Comparison]:
+def _updates(
+    layers: Mapping[int, nn.Module | Convolution], arrays: Arrays, *, scale: int, title: str = "forward 0"
+) -> Iterator[Comparison]:
     """The first gradients, layer by layer.
 
+    layers: by their number in the cfg.
     scale: the factor that turns ours, the gradient of a mean, into Darknet's negative sum.
     """
     comparisons = []
@@ -195,23 +234,25 @@ def _updates(network: DarknetNetwork, arrays: Arrays, *, scale: int) -> Iterator
         if match := re.fullmatch(r"step0_layer(\d+)_(bias|scale|weight)_updates", key):
             number = match[1]
             part = match[2]
-            layer = network.layers[int(number)]
+            layer = layers[int(number)]
             module = layer.conv if layer.norm is None or part == "weight" else layer.norm
             gradient = module.bias.grad if part == "bias" else module.weight.grad
             comparisons.append(
                 compare_numbers(f"layer {number} {part}", scale * gradient, arrays[key], UPDATES)
             )
-    yield merge(f"forward 0: updates of {len(comparisons)} tensors", comparisons)
+    yield merge(f"{title}: updates of {len(comparisons)} tensors", comparisons)
 
 
-def _final(network: DarknetNetwork, arrays: Arrays) -> Iterator[Comparison]:
+def _final(
+    layers: Mapping[int, nn.Module | Convolution], arrays: Arrays, *, title: str = "final"
+) -> Iterator[Comparison]:
     """Parameters and running statistics after the last update."""
     comparisons: dict[str, list[Comparison]] = {"parameters": [], "running statistics": []}
     for key in arrays:
         if match := re.fullmatch(r"final_layer(\d+)_(\w+)", key):
             number = match[1]
             part = match[2]
-            layer = network.layers[int(number)]
+            layer = layers[int(number)]
             module = layer.conv if part == "weights" or layer.norm is None else layer.norm
             attribute = "weight" if part == "weights" else STEP_PARTS[part]
             kind = "running statistics" if part.startswith("rolling") else "parameters"
@@ -220,4 +261,4 @@ def _final(network: DarknetNetwork, arrays: Arrays) -> Iterator[Comparison]:
             )
     for kind, tensors in comparisons.items():
         if tensors:
-            yield merge(f"final {kind} of {len(tensors)} tensors", tensors)
+            yield merge(f"{title} {kind} of {len(tensors)} tensors", tensors)
