@@ -62,6 +62,11 @@ TAGS = {
     "val/AR_small": "COCO: val/AR100 of boxes under 32^2 pixels",
     "val/AR_medium": "COCO: val/AR100 of boxes from 32^2 to 96^2 pixels",
     "val/AR_large": "COCO: val/AR100 of boxes over 96^2 pixels",
+    "val/AP_boxes": "a tree: val/AP of the classes with boxes in the training split",
+    "val/AP50_boxes": "a tree: val/AP50 of the same classes",
+    "val/AP_no_boxes": "a tree: val/AP of the classes without any box in the training split",
+    "val/AP50_no_boxes": "a tree: val/AP50 of the same classes",
+    "val/hits_level<level>": "a tree: share of the boxes, or images, whose class is right down to a level",
     "val/loss/<term>": "the terms of train/loss, and their total, on the validation split",
     "best/<metric>": "the same number of the best evaluation so far, by the metric that chooses best.pt",
     "val/broken_images": (
