@@ -18,10 +18,10 @@ from detectors.postprocess import yolo_logistic_scores
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 COUNTS = {
-    "augment": 10,
-    "data": 16,
+    "augment": 11,
+    "data": 17,
     "debug": 3,
-    "experiment": 13,
+    "experiment": 15,
     "loss": 9,
     "model": 17,
     "optimizer": 6,
@@ -48,7 +48,13 @@ ANCHORS = {
 }
 STRETCHING = ("augment=ssd", "augment=darknet_2016")  # these go with a model that stretches its images
 OPEN = ("voc", "coco", "darknet", "imagefolder", "imagelist")
-GENERIC = {f"data={name}": ["data.root=/set"] for name in OPEN}  # what these leave open
+TREE = ["data.tree={animal: [cat, dog], thing: [cup, jug]}"]  # six nodes, in place of a file
+GENERIC = {  # what these leave open
+    **{f"data={name}": ["data.root=/set"] for name in OPEN},
+    **dict.fromkeys(
+        ("data=coco_imagenet", "experiment=yolo9000_coco_imagenet", "experiment=darknet9000"), TREE
+    ),
+}
 CLASSIFIERS = [
     path.stem for path in (CONF / "model").glob("*.yaml") if "task: classification" in path.read_text()
 ]
@@ -151,13 +157,14 @@ def test_yaml_names_every_keyword(group):
 @pytest.mark.parametrize("experiment", choices("experiment"))
 @pytest.mark.parametrize("debug", choices("debug"))
 def test_debug_goes_on_top_of_an_experiment(experiment, debug):
+    settings = [f"experiment={experiment}", f"debug={debug}", *GENERIC.get(f"experiment={experiment}", [])]
     if (
         composed(f"experiment={experiment}").task == "classification" and debug == "overfit"
     ):  # eight generated images with boxes
         with pytest.raises(ConfigError, match=r"data\."):
-            checked(f"experiment={experiment}", f"debug={debug}")
+            checked(*settings)
         return
-    config = checked(f"experiment={experiment}", f"debug={debug}")
+    config = checked(*settings)
     assert config.trainer.steps == {"fast": 4, "overfit": 300, "profile": 60}[debug]
     assert config.trainer.profile_steps == (10 if debug == "profile" else 0)
     assert experiment in SWEEPS or config.name == experiment

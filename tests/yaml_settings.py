@@ -255,6 +255,12 @@ HSV = {"hue": 0.1, "saturation": 1.5, "exposure": 1.5, "max_boxes": 30}  # [net]
 AUGMENTATIONS: dict[str, dict[str, Any]] = {
     "darknet": {"jitter": 0.3, **HSV},  # yolov2-voc.cfg
     "darknet_tiny": {"jitter": 0.2},  # yolov2-tiny-voc.cfg
+    "darknet_9000": {  # yolo9000.cfg; .75 and 1 / .75 are the same range to rand_scale
+        "jitter": 0.2,
+        **HSV,
+        "saturation": 1 / 0.75,
+        "exposure": 1 / 0.75,
+    },
     "darknet_2016": {"jitter": 0.2, **HSV},  # yolo-voc.cfg of November 2016
     "ssd": {  # distort_param and expand_param of ssd_pascal.py's train_transform_param
         "brightness": 32.0,
@@ -405,6 +411,29 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
         "trainer.batch_size": 32,
         "trainer.accumulate": 4,
         "init.from": "${paths.output}/darknet19_imagenet/best.pt",
+    },
+    "yolo9000_coco_imagenet": {  # yolo9000.cfg
+        **DARKNET_RECIPE,
+        **DARKNET19,
+        "loss.class_only_objectness": "paper",
+        "schedule.milestones": [400000, 450000],
+        "trainer.steps": 500200,
+        "trainer.eval_batch_size": 8,
+    },
+    "darknet9000": {  # darknet9000.cfg
+        **IMAGENET,
+        "data.root": "${paths.data}/imagenet9k",
+        "data.tree": "${paths.data}/yolo9000/9k.tree",
+        "input.size": [448, 448],
+        "augment.min_crop": 448,
+        "augment.max_crop": 512,
+        "optimizer.rate": 0.001,
+        "schedule.warmup_steps": 0,
+        "trainer.steps": 100000,
+        "trainer.batch_size": 32,
+        "trainer.accumulate": 4,
+        "init.from": "${paths.output}/darknet19_448_imagenet/best.pt",
+        "init.without": ["head"],
     },
     "duel": {  # ours
         "input.resize": "stretch",

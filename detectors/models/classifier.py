@@ -62,6 +62,18 @@ class Classifier(ImageNetwork):
         """(B, C) logits -> (B, C): a softmax; of a tree Pr(node), whose leaves sum to 1."""
         return self.loss.probabilities(logits)
 
+    def best_classes(self, logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """(B, C) logits -> probabilities and labels of the best classes, both (B, count), the best first.
+
+        Of a tree, only leaves are named, as in Darknet's evaluation of classifiers.
+        """
+        probabilities = self.probabilities(logits)
+        if self.loss.tree is not None:
+            leaf = torch.as_tensor(self.loss.tree.tree.leaf, device=logits.device)
+            probabilities = torch.where(leaf, probabilities, -1)
+            count = min(count, int(leaf.sum()))
+        return tuple(probabilities.topk(min(count, logits.shape[1])))
+
     def kernel_versions(self) -> str:
         """As Detector's, for the log."""
         return "none, a classifier has no fused operation"

@@ -166,8 +166,8 @@ def guess(
         started = perf_counter()
         with network_precision(precision, device):
             logits = classifier(batch.images.to(device, non_blocking=True))
-        best = logits.softmax(1).topk(min(BEST_CLASSES, logits.shape[1]))
-        found.append((best.indices, best.values))
+        probabilities, labels = classifier.best_classes(logits, BEST_CLASSES)
+        found.append((labels, probabilities))
         rows += [info.index for info in batch.infos]
         seconds += perf_counter() - started
         if losses is not None:

@@ -4,6 +4,8 @@ detector.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
 
@@ -29,6 +31,7 @@ from detectors.training.probes import Probes
 from detectors.training.run_log import shows_bar
 from detectors.training.spans import span
 from detectors.training.validation_loss import ValidationLoss, loss_means
+from detectors.wordtree.tree_scores import TreeScores
 
 PROBE_SCORE = 0.3  # detections below this are not drawn, and not in the confusion matrix
 CONFUSION_CAPTION = f"rows: true; columns: detected (score >= {PROBE_SCORE}, IoU > 0.5); shade: share of row"
@@ -176,6 +179,22 @@ class DetectionTask(NetworkTask):
         )
 
 
+@contextmanager
+def every_node_scored(detector: Detector, device: torch.device) -> Iterator[None]:
+    """Scores of all nodes of a tree, whatever model.tree_rule says, so that each has an average precision.
+
+    model.detection_map, which chooses nodes, stays. A detector without a tree stays as it is.
+    """
+    postprocess = detector.postprocess
+    rule = postprocess.score_rule
+    if isinstance(rule, TreeScores) and rule.columns is None:
+        postprocess.score_rule = TreeScores(rule.tree, rule="every_node", least=rule.least).to(device)
+    try:
+        yield
+    finally:
+        postprocess.score_rule = rule
+
+
 @torch.no_grad()
 def detect(
     detector: Detector,
@@ -195,15 +214,16 @@ def detect(
     detector.eval()
     fetcher = DetectionFetcher(detector, device, clip=clip)
     seconds = 0.0
-    for batch in tqdm(loader, disable=not shows_bar(progress), desc="evaluate", leave=False):
+    with every_node_scored(detector, device):
+        for batch in tqdm(loader, disable=not shows_bar(progress), desc="evaluate", leave=False):
+            started = perf_counter()
+            images = batch.images.to(device, non_blocking=True)
+            with network_precision(precision, device):
+                outputs = detector(images)
+            fetcher.add(outputs, batch.infos, images.shape[-2:])
+            seconds += perf_counter() - started
+            if losses is not None:
+                losses.add(outputs, batch.targets.to(device, non_blocking=True), images.shape[-2:])
         started = perf_counter()
-        images = batch.images.to(device, non_blocking=True)
-        with network_precision(precision, device):
-            outputs = detector(images)
-        fetcher.add(outputs, batch.infos, images.shape[-2:])
-        seconds += perf_counter() - started
-        if losses is not None:
-            losses.add(outputs, batch.targets.to(device, non_blocking=True), images.shape[-2:])
-    started = perf_counter()
-    detections = fetcher.finish()
+        detections = fetcher.finish()
     return detections, seconds + perf_counter() - started

@@ -82,7 +82,9 @@ def test_all_of_a_command_line_in_one_error():
 
 
 def test_choices_that_are_none(tmp_path):
-    listed = "course, darknet, darknet_2016, darknet_classifier, darknet_tiny, digits, light, none"
+    listed = (
+        "course, darknet, darknet_2016, darknet_9000, darknet_classifier, darknet_tiny, digits, light, none"
+    )
     listed += ", small_images, ssd"
     for value in ("null", "off", "false"):
         message = f"augment={value}: choose one of {listed}; did you mean augment=none?"

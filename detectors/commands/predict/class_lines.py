@@ -44,9 +44,9 @@ class ClassifierFiles:
         batch = torch.from_numpy(framed.image).permute(2, 0, 1)[None].to(self.device)
         with backend_switches(self.trainer), network_precision(self.trainer.precision, self.device):
             logits = self.module(batch)
-        best = logits.softmax(1)[0].topk(min(BEST_CLASSES, logits.shape[1]))
-        names = [self.class_names[label] for label in best.indices.tolist()]
-        return list(zip(names, best.values.tolist(), strict=True))
+        probabilities, labels = self.module.best_classes(logits, BEST_CLASSES)
+        names = [self.class_names[label] for label in labels[0].tolist()]
+        return list(zip(names, probabilities[0].tolist(), strict=True))
 
 
 def print_classes(model: ClassifierFiles, places: list[Path]) -> None:
