@@ -21,7 +21,7 @@ COUNTS = {
     "augment": 11,
     "data": 17,
     "debug": 3,
-    "experiment": 15,
+    "experiment": 17,
     "loss": 9,
     "model": 17,
     "optimizer": 6,

@@ -435,6 +435,20 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
         "init.from": "${paths.output}/darknet19_448_imagenet/best.pt",
         "init.without": ["head"],
     },
+    "shapes_boxes": {  # ours
+        "data.train": ["boxes"],
+        "loss.class_scale": 0.0,
+        "optimizer.rate": 0.004,
+        "init.from": None,
+    },
+    "shapes_joint": {  # ours
+        "input.size": [96, 96],
+        "model.anchors": [[0.9, 0.9], [1.5, 1.5], [2.2, 1.4], [1.5, 2.3], [2.6, 2.6]],
+        "optimizer.rate": 0.002,
+        "trainer.steps": 500,
+        "trainer.eval_every": 250,
+        "init.from": "${paths.output}/shapes_boxes/last.pt",
+    },
     "duel": {  # ours
         "input.resize": "stretch",
         "hydra.sweeper": {"params": {"model": "yolov2_160,ssd160", "seed": "0,1,2"}},

@@ -34,7 +34,7 @@ from detectors.metrics.class_report import class_report, predictions_csv
 from detectors.metrics.coco import coco_results, evaluate_coco
 from detectors.metrics.coco_reference import evaluate_with_pycocotools
 from detectors.metrics.report import Report, on_images_with_boxes, report
-from detectors.metrics.tree_report import TreeClasses
+from detectors.metrics.tree_report import TaughtNodes
 from detectors.metrics.variants import ap_variants, clipped_to_images, variants_text
 from detectors.models.classifier import Classifier
 from detectors.models.detector import Detector
@@ -45,7 +45,7 @@ from detectors.training.classification import ClassificationTask, guess
 from detectors.training.detection import DetectionTask, detect
 from detectors.training.detections_file import write_detections
 from detectors.training.evaluation_files import data_label, file_suffix, is_recorded
-from detectors.training.joint_truth import tree_classes
+from detectors.training.joint_truth import taught_nodes
 from detectors.training.outcome import device_name
 from detectors.training.precision import backend_switches
 from detectors.training.saved_detections import find_saved, known_of, load_saved
@@ -135,7 +135,7 @@ def measured_detections(
     annotations: Annotations,
     settings: EvaluateConfig,
     precision: str,
-    tree: TreeClasses | None,
+    tree: TaughtNodes | None,
 ) -> MeasuredSplit:
     """A detector's numbers; its detections are written in COCO's format and with the ground truth."""
     unclipped, seconds = detect(
@@ -166,7 +166,7 @@ def measured_classes(
     annotations: Annotations,
     settings: EvaluateConfig,
     precision: str,
-    tree: TreeClasses | None,
+    tree: TaughtNodes | None,
 ) -> MeasuredSplit:
     """A classifier's numbers; its answers are written line by line."""
     guesses, seconds = guess(
@@ -211,7 +211,7 @@ def evaluated_numbers(
     evaluators: str,
     unclipped: Detections | None = None,
     *,
-    tree: TreeClasses | None = None,
+    tree: TaughtNodes | None = None,
 ) -> tuple[Report, dict, str]:
     """The report, its part of evaluation.json, and its text. unclipped: see ap_variants."""
     result = report(annotations, detections, COCO_EVALUATORS[evaluators], tree)
@@ -237,7 +237,7 @@ def evaluate_saved(settings: EvaluateConfig) -> float | None:
     if data:
         known |= {"data": data.name, "split": settings.split}
     name = str(known.get("data", "data of an unknown name"))
-    tree = tree_classes(data, None) if data else None
+    tree = taught_nodes(data, None) if data else None
     result, numbers, text = evaluated_numbers(
         saved.annotations, saved.detections, settings.evaluators, tree=tree
     )

@@ -35,7 +35,7 @@ from detectors.training.freezing import freeze
 from detectors.training.hooks import Hooks, users_hooks
 from detectors.training.hparams import row_metrics, varied_settings
 from detectors.training.initial.initial_weights import initial_weights, initialise
-from detectors.training.joint_truth import refuse_labels_alone, tree_classes
+from detectors.training.joint_truth import refuse_labels_alone, taught_nodes
 from detectors.training.memory_format import with_memory_format
 from detectors.training.optim import group_rate_lines
 from detectors.training.outcome import outcome
@@ -186,7 +186,7 @@ def build_run(
             val_annotations=val_annotations,
             processes=processes,
             averaged=ema and ema.module,
-            tree=tree_classes(config.data, annotations),
+            tree=taught_nodes(config.data, annotations),
         ),
         optimizer=suited(build(config.optimizer, detector), config.trainer.precision, device),
         train_loader=assemble.train_loader(

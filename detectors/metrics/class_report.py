@@ -11,7 +11,7 @@ import numpy as np
 
 from detectors.annotations import Annotations
 from detectors.metrics.report import truths_hash
-from detectors.metrics.tree_report import TreeClasses
+from detectors.metrics.tree_report import TaughtNodes
 from detectors.tables import cell, text_table
 
 BEST_CLASSES = 5  # classes of an image that are kept
@@ -73,7 +73,7 @@ class ClassReport:
         return [f"most confused: {', '.join(texts)}"] if texts else []
 
 
-def class_report(annotations: Annotations, guesses: Guesses, tree: TreeClasses | None = None) -> ClassReport:
+def class_report(annotations: Annotations, guesses: Guesses, tree: TaughtNodes | None = None) -> ClassReport:
     """annotations: one box for each image, see labelled_sets.
 
     tree: of classes that are its nodes. Then a guess is right if it is the true class or lies below it, and
@@ -109,7 +109,7 @@ def class_report(annotations: Annotations, guesses: Guesses, tree: TreeClasses |
     return ClassReport(scalars, per_class, confusion, len(annotations), truths_hash(annotations))
 
 
-def _hits(truth: np.ndarray, guesses: Guesses, tree: TreeClasses) -> dict[str, float]:
+def _hits(truth: np.ndarray, guesses: Guesses, tree: TaughtNodes) -> dict[str, float]:
     best = np.full(len(truth), -1, np.int64)
     best[guesses.rows] = guesses.labels[:, 0]
     depth = tree.depth[truth]

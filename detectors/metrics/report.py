@@ -13,7 +13,7 @@ import torch
 from detectors.annotations import Annotations
 from detectors.metrics.coco import CocoResult, evaluate_coco
 from detectors.metrics.pr_curves import PrCurve, pr_curves
-from detectors.metrics.tree_report import TreeClasses, tree_scalars
+from detectors.metrics.tree_report import TaughtNodes, tree_scalars
 from detectors.metrics.voc import evaluate_voc
 from detectors.structures import Detections
 from detectors.tables import cell, text_table
@@ -27,7 +27,7 @@ class Report:
     # with a tree those of tree_scalars
     scalars: dict[str, float | None]
     # class name -> AP, AP50, AP50_voc07, AP50_voc10, truths (the number of boxes); with a tree taught_by, see
-    # TreeClasses
+    # TaughtNodes
     per_class: dict[str, dict[str, float | str | None]]
     images: int
     detections: int
@@ -65,7 +65,7 @@ def report(
     annotations: Annotations,
     detections: Detections,
     coco_evaluator: Callable[[Annotations, Detections], CocoResult] = evaluate_coco,
-    tree: TreeClasses | None = None,
+    tree: TaughtNodes | None = None,
 ) -> Report:
     """AP by every definition. detections: original frame; `image` is the row of `annotations`.
 

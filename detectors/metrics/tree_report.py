@@ -21,7 +21,7 @@ IMAGES_AT_ONCE = 64
 HIT_IOU = 0.5  # a detection has to overlap a box by more
 
 
-class TreeClasses(NamedTuple):
+class TaughtNodes(NamedTuple):
     """The nodes that are the classes, and what the training split says about them."""
 
     ancestors: np.ndarray  # (N, D) int64: a node's ancestor on each level from the roots on, then -1
@@ -29,7 +29,7 @@ class TreeClasses(NamedTuple):
     labelled: np.ndarray | None = None  # (N,) bool: an image with a label alone
 
     @classmethod
-    def of(cls, tree: WordTree, training: Annotations | None) -> TreeClasses:
+    def of(cls, tree: WordTree, training: Annotations | None) -> TaughtNodes:
         """training: the ground truth of the training split; None: not known."""
         ancestors = np.asarray(tree.ancestors)
         if training is None:
@@ -60,7 +60,7 @@ def _with_ancestors(nodes: np.ndarray, ancestors: np.ndarray) -> np.ndarray:
 
 
 def tree_scalars(
-    annotations: Annotations, detections: Detections, per_class: Mapping[str, np.ndarray], tree: TreeClasses
+    annotations: Annotations, detections: Detections, per_class: Mapping[str, np.ndarray], tree: TaughtNodes
 ) -> dict[str, float | None]:
     """AP and AP50 of the classes with and without boxes in training; hits at every level that has truths.
 
@@ -77,7 +77,7 @@ def tree_scalars(
     return scalars | {f"hits_level{level + 1}": share for level, share in enumerate(hits)}
 
 
-def hits_by_level(annotations: Annotations, detections: Detections, tree: TreeClasses) -> list[float]:
+def hits_by_level(annotations: Annotations, detections: Detections, tree: TaughtNodes) -> list[float]:
     """For each level from the roots on: of the boxes whose class lies there or deeper, the share that is hit.
 
     A box is hit on a level if, of all detections that overlap it and name a class there or deeper, the one
@@ -124,7 +124,7 @@ def _note_hits(
         hits[level, boxes] = named[here[first]] == ancestors[annotations.labels[boxes], level]
 
 
-def most_specific(detections: Detections, tree: TreeClasses) -> Detections:
+def most_specific(detections: Detections, tree: TaughtNodes) -> Detections:
     """Of the detections that share a box, the one of the deepest class; of several, that of the best score.
 
     For pictures: a rule that scores every node gives a box for each ancestor, too.

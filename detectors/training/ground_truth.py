@@ -19,8 +19,8 @@ from detectors.data.shapes import write_shapes
 from detectors.data.suggestions import did_you_mean
 from detectors.data.torchvision_sets import read_arrays
 from detectors.data.voc import scan_voc, voc_sources
-from detectors.metrics.tree_report import TreeClasses
-from detectors.training.joint_truth import scan_nodes, tree_classes
+from detectors.metrics.tree_report import TaughtNodes
+from detectors.training.joint_truth import scan_nodes, taught_nodes
 from detectors.wordtree.tree_sources import load_tree
 
 logger = logging.getLogger(__name__)
@@ -65,15 +65,15 @@ def _of_the_same_tree(scanned: Scanned, class_names: Sequence[str] | None) -> Sc
     return scanned
 
 
-def trained_tree(data: DataConfig) -> TreeClasses | None:
+def trained_tree(data: DataConfig) -> TaughtNodes | None:
     """The tree of a trained run, with what its training split says of the nodes if its files are there."""
     if data.tree is None:
         return None
     try:
-        return tree_classes(data, scan_annotations(data, "train")[0])
+        return taught_nodes(data, scan_annotations(data, "train")[0])
     except (FileNotFoundError, ValueError) as error:
         logger.warning("classes with and without boxes in training are not told apart: %s", error)
-        return tree_classes(data, None)
+        return taught_nodes(data, None)
 
 
 def _scan_set(data: DataConfig, split: str) -> Scanned:

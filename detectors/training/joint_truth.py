@@ -15,7 +15,7 @@ from detectors.config.schema import JOINT, LABELLED_FORMATS, DataConfig, ImageFo
 from detectors.data.annotation_cache import Scanned
 from detectors.data.joint import Source, joined_sets, labels_alone, nodes_of_classes, with_nodes
 from detectors.data.sampling import SourceMix
-from detectors.metrics.tree_report import TreeClasses
+from detectors.metrics.tree_report import TaughtNodes
 from detectors.wordtree.nodes import WordTree
 from detectors.wordtree.tree_files import read_map
 from detectors.wordtree.tree_sources import load_tree
@@ -102,9 +102,9 @@ def _as_data(data: DataConfig, source: SourceConfig) -> DataConfig:
     )
 
 
-def tree_classes(data: DataConfig, training: Annotations | None) -> TreeClasses | None:
+def taught_nodes(data: DataConfig, training: Annotations | None) -> TaughtNodes | None:
     """What a report needs of the tree of the classes; None without one. training: of the training split."""
-    return None if data.tree is None else TreeClasses.of(load_tree(data.tree), training)
+    return None if data.tree is None else TaughtNodes.of(load_tree(data.tree), training)
 
 
 def refuse_labels_alone(data: DataConfig, annotations: Annotations, loss: Mapping[str, Any]) -> None:

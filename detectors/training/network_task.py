@@ -13,7 +13,7 @@ from torch import nn
 from detectors.annotations import Annotations
 from detectors.config.schema import Config
 from detectors.data.loading import BatchLoader
-from detectors.metrics.tree_report import TreeClasses
+from detectors.metrics.tree_report import TaughtNodes
 from detectors.models.image_network import ImageNetwork
 from detectors.training.compilation import compile_step
 from detectors.training.distributed import ALONE, Processes, parallel, without_exchange
@@ -34,7 +34,7 @@ class NetworkTask:
         val_annotations: Annotations,
         processes: Processes = ALONE,
         averaged: nn.Module | None = None,
-        tree: TreeClasses | None = None,
+        tree: TaughtNodes | None = None,
     ):
         """averaged: the network's average, Ema.module, which is evaluated in its place.
         tree: of the classes.

@@ -150,7 +150,7 @@ def resumed_config(stored: ckpt.Checkpoint, overrides: Sequence[str]) -> Config:
             raise ValueError(
                 f"{change}: a resumed run goes on with the weights of {stored.path}; {name} is for a new run"
             )
-        if not f"{name}.".startswith(CHANGEABLE):
+        if not may_change(name):
             raise ValueError(
                 f"{change}: a resumed run keeps the configuration of {stored.path}; "
                 f"only trainer.*, optimizer.rate and data.{{{','.join(HARMLESS)}}} may change"
@@ -159,6 +159,11 @@ def resumed_config(stored: ckpt.Checkpoint, overrides: Sequence[str]) -> Config:
     config = merged(stored.config, changes)
     _refuse_changes(stored, config)
     return check(config)
+
+
+def may_change(name: str) -> bool:
+    """Whether a resumed run may change a setting: its place and its speed, not what it learns."""
+    return f"{name}.".startswith(CHANGEABLE) or (name.startswith("data.mix.") and name.endswith(".root"))
 
 
 def _refuse_changes(stored: ckpt.Checkpoint, now: Mapping[str, Any]) -> None:
@@ -177,7 +182,7 @@ def continued_config(stored: ckpt.Checkpoint, config: Config) -> Config:
     ValueError if the checkpoint is of another run: if a setting that affects learning differs.
     """
     for name, old, now in _differences(to_plain(assemble.stored_config(stored)), to_plain(config)):
-        if name == "trainer.freeze" or not f"{name}.".startswith(CHANGEABLE):
+        if name == "trainer.freeze" or not may_change(name):
             raise ValueError(
                 f"{name}={now}: the run of {stored.path} has {name}={old}, and a resume keeps it; "
                 "for a new run choose another hydra.run.dir"

@@ -18,7 +18,7 @@ from detectors.data.loading import build_train_loader
 from detectors.metrics.report import report
 from detectors.structures import Batch, Detections
 from detectors.training import assemble, ground_truth
-from detectors.training.joint_truth import node_names, refuse_labels_alone, source_mix, tree_classes
+from detectors.training.joint_truth import node_names, refuse_labels_alone, source_mix, taught_nodes
 from detectors.wordtree.nodes import WordTree
 from tests.data.files import box_xml, write_voc
 from tests.data.labelled import write_folder, write_idx
@@ -77,7 +77,7 @@ def test_sets_of_any_kind_are_joined(sets, tmp_path):
     assert source_mix(data, truth).weights == (1.0, 1.0, 2.0)
     val = ground_truth.read_annotations(data, "val", truth.class_names)
     assert list(val.image_ids) == ["v0", "v1", "v2", "v3", "v4"]
-    classes = tree_classes(data, truth)
+    classes = taught_nodes(data, truth)
     taught = [classes.taught_by(node) for node in range(8)]
     assert taught == ["boxes", "boxes", "boxes", "labels", "boxes", "labels", "labels", "labels"]
 

@@ -30,7 +30,7 @@ def paginate(cells: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def sample_cell(source: SampleSource, key: Key, sample: Sample, side: int) -> np.ndarray:
-    """A sample with its boxes and class names, in class colours."""
+    """A sample with its boxes and class names, in class colours; one with a label alone has that below it."""
     picture = _draw_all_boxes(
         sample.image.numpy(),
         sample.boxes.numpy(),
@@ -38,7 +38,9 @@ def sample_cell(source: SampleSource, key: Key, sample: Sample, side: int) -> np
         source.annotations.class_names,
         side=side,
     )
-    return captioned(picture, f"{source.title or sample.info.image_id}, epoch {key.epoch}")
+    label = sample.image_label
+    alone = "" if label is None or label < 0 else f", label {source.annotations.class_names[label]}"
+    return captioned(picture, f"{source.title or sample.info.image_id}, epoch {key.epoch}{alone}")
 
 
 def epoch_cells(source: SampleSource, shown: ShownSample, epochs: int, side: int) -> list[np.ndarray]:

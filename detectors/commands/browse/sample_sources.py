@@ -43,7 +43,12 @@ class SampleSource(NamedTuple):
     shown: list[ShownSample]  # at least one, in the order of training (val and test: of evaluation)
 
     def in_epoch(self, key: Key, epoch: int) -> Key:
-        """The same image in another epoch, at the size of its batch in that epoch."""
+        """The same image in another epoch, at the size of its batch in that epoch.
+
+        Of several sets: in another pass of its set, at the same size.
+        """
+        if self.sampler.mix is not None:
+            return key._replace(epoch=epoch)
         place = int(np.flatnonzero(self.sampler.permutation(epoch) == key.index)[0])
         batch = (epoch * self.sampler.images + place) // self.sampler.batch_size
         size = self.sampler.size_of(batch) if self.sampler.size_of else None
