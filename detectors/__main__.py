@@ -22,6 +22,7 @@ VERBS = {
     "compare": ("compare.command", "tables, intervals and reasons for several evaluated runs"),
     "duel": ("duel.command", "train detectors under one budget with several seeds, and compare them"),
     "predict": ("predict.command", "draw and print what a detector finds in images"),
+    "show": ("show.command", "a page in the browser: drop an image, move sliders, compare runs"),
     "download": ("download.command", "fetch VOC, COCO and the blood cells"),
     "lint": ("lint.command", "check every image and box of a data set"),
     "cluster": ("cluster.command", "anchors that fit a data set"),

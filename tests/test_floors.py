@@ -42,6 +42,7 @@ APART = [
 BETWEEN_VERBS = {
     ("benchmark", "cluster"),  # benchmark times the search of cluster
     ("duel", "compare"),  # a duel ends with the comparison
+    ("show", "predict"),  # show frames images and runs networks as predict does
     ("replay", "train"),  # replay repeats steps of a run that train builds
 }
 PLACES = {

@@ -53,7 +53,7 @@ class Shown(NamedTuple):
 @verb
 def main(arguments: list[str] | None = None) -> None:
     args = options(arguments)
-    shown = saved_detections(args) if args.detections is not None else samples(args)
+    shown = shown_detections(args) if args.detections is not None else samples(args)
     print(shown.about, flush=True)
     folder = args.output
     if folder is None:
@@ -87,7 +87,7 @@ def samples(args: argparse.Namespace) -> Shown:
     )
 
 
-def saved_detections(args: argparse.Namespace) -> Shown:
+def shown_detections(args: argparse.Namespace) -> Shown:
     config = composed(args.overrides)
     source = open_saved(args, config)
     return Shown(

@@ -26,7 +26,7 @@ from detectors.tables import text_table
 from detectors.training import ground_truth
 from detectors.training.saved_detections import find_saved, known_of, load_saved
 
-COUNTS = ("right", "wrong", "missed")
+OUTCOMES = ("right", "wrong", "missed")
 
 
 class SavedSource(NamedTuple):
@@ -36,7 +36,7 @@ class SavedSource(NamedTuple):
     annotations: Annotations
     judged: Judged
     missed: np.ndarray  # (T,) bool: boxes of the chosen classes that count and that no detection has found
-    counts: np.ndarray  # (N, 3) int64: COUNTS of each image
+    counts: np.ndarray  # (N, 3) int64: OUTCOMES of each image
     labels: np.ndarray  # the chosen classes
     rows: Sequence[int]  # of the images to show, in their order
     reader: ImageReader
@@ -123,7 +123,7 @@ def describe_saved(source: SavedSource, score: float) -> str:
         *(f"note: {note}" for note in source.notes),
     ]
     table = [(source.annotations.image_ids[row], *source.counts[row].tolist()) for row in source.rows]
-    return "\n".join([*lines, *text_table(("image", *COUNTS), table)])
+    return "\n".join([*lines, *text_table(("image", *OUTCOMES), table)])
 
 
 def detection_cells(source: SavedSource, side: int) -> Iterator[np.ndarray]:
@@ -179,5 +179,5 @@ def _detection_cell(source: SavedSource, row: int, image: np.ndarray, side: int)
         gt_texts=gt_texts,
         enlarge=False,
     )
-    counts = ", ".join(f"{n} {name}" for n, name in zip(source.counts[row], COUNTS, strict=True))
+    counts = ", ".join(f"{n} {name}" for n, name in zip(source.counts[row], OUTCOMES, strict=True))
     return captioned(picture, f"{annotations.image_ids[row]}: {counts}")

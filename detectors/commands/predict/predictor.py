@@ -17,7 +17,7 @@ from detectors.commands.predict.inputs import Given, Images, given_images
 from detectors.config.schema import latest_or
 from detectors.data.augment.transforms import build_transform, no_augmentation
 from detectors.data.images import ImageError, read_image
-from detectors.structures import Detections, ImageInfo
+from detectors.structures import Detections, HeadOutputs, ImageInfo
 from detectors.training import assemble
 from detectors.training import checkpoint as ckpt
 from detectors.training.precision import backend_switches, network_precision
@@ -74,6 +74,7 @@ class CheckpointModel:
         self.class_names = checkpoint.class_names
         self.device = device
         self.trainer = config.trainer
+        self.data = config.data
         self.size = tuple(config.input.size)
         self.resize = config.input.resize
         self.max_pixels = config.data.max_pixels
@@ -97,10 +98,12 @@ class CheckpointModel:
         info = ImageInfo(0, "", "", image.shape[:2], framed.scale_xy, framed.shift_xy)
         return torch.from_numpy(framed.image).permute(2, 0, 1), info
 
-    def detect(self, batch: Tensor, infos: list[ImageInfo], score: float) -> Detections:
+    def outputs(self, batch: Tensor) -> HeadOutputs:
         with backend_switches(self.trainer), network_precision(self.trainer.precision, self.device):
-            outputs = self.module(batch)
-        return self.module.detections(outputs, infos, self.size).above(score)
+            return self.module(batch)
+
+    def detect(self, batch: Tensor, infos: list[ImageInfo], score: float) -> Detections:
+        return self.module.detections(self.outputs(batch), infos, self.size).above(score)
 
 
 class Framed(NamedTuple):
