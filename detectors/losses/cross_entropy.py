@@ -56,4 +56,4 @@ class CrossEntropyLoss(SharedLoss):
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """(B, C) logits -> (B, C): a softmax, or Pr(node)."""
-        return logits.softmax(1) if self.tree is None else self.tree.log_probabilities(logits).exp()
+        return logits.softmax(1) if self.tree is None else self.tree.probabilities(logits)

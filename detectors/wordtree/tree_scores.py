@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from detectors.kernels.packing import rows_where
@@ -47,11 +48,12 @@ class TreeScores(nn.Module):
         self.rule = rule
         self.threshold = threshold
         self.least = least
-        nodes = range(len(tree)) if rule == "every_node" else None
-        nodes = nodes if detection_map is None else load_map(detection_map, tree)
+        nodes = None if detection_map is None else load_map(detection_map, tree)
+        scored = range(len(tree)) if nodes is None and rule == "every_node" else nodes
+        columns = None if scored is None else torch.tensor(scored, device="cpu")
         # The nodes that are scored, (K,); None: the one where the walk ends.
-        columns = None if nodes is None else torch.tensor(nodes, dtype=torch.int64, device="cpu")
         self.register_buffer("columns", columns, persistent=False)
+        self.nodes = nodes  # the same, or None if they are all
 
     @property
     def tree(self) -> WordTree:
@@ -62,8 +64,8 @@ class TreeScores(nn.Module):
         """Scores of K nodes, or of one node for each box. Only boxes with o > least are computed on a CPU."""
         objectness = outputs.objectness.sigmoid()  # (B, A)
         if self.columns is not None:
-            scores = self.softmax.log_probabilities(outputs.class_logits, self.columns).exp_()
-            scores *= objectness[..., None]
+            log_objectness = F.logsigmoid(outputs.objectness)
+            scores = self.softmax.probabilities(outputs.class_logits, self.nodes, log_objectness)
             return Scores(scores, self.columns.expand_as(scores), len(self.tree))
         rows = rows_where(objectness > self.least)
         logits = outputs.class_logits.flatten(0, 1)

@@ -7,7 +7,8 @@ CPU's cache, so that nothing but the result has the size of all logits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -37,58 +38,92 @@ class TreeSoftmax(nn.Module):
         sizes = np.where(tree.ancestors >= 0, tree.group_size[tree.group[tree.ancestors]], 0)
         self.path_width = int(sizes.sum(1).max())  # nodes in all groups on the widest path
         size = tree.group_size[tree.group]  # (N,)
+        first = np.minimum(tree.group_offset, len(tree) - 1)
         self.widest = [int(size[tree.depth == level + 1].max()) for level in range(tree.levels)]
-        # Level by level: the nodes, their groups, and the places of their parents.
-        order = np.argsort(tree.depth, kind="stable")
-        place = np.argsort(order)
-        self.level_ends = np.cumsum(np.bincount(tree.depth)[1:]).tolist()
+        above = np.where(tree.group_size > 0, tree.parent[first], -1)  # (G,) the parent of a group's nodes
+        depth = np.where(above >= 0, tree.depth[above], 0)
         arrays = {
             "group": tree.group,
             "group_offset": tree.group_offset,
             "group_size": tree.group_size,
+            "group_parent": above,
             "child_group": tree.child_group,
             "ancestors": tree.ancestors,
-            "order": order,
-            "place": place,
-            "group_in_order": tree.group[order],
-            "parent_in_order": np.where(tree.parent >= 0, place[tree.parent], -1)[order],
+            "by_depth": np.argsort(depth, kind="stable"),  # groups, those of the roots first
         }
         for name, array in arrays.items():
             self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(array)), persistent=False)
+        ends = np.cumsum(np.bincount(depth, minlength=1)).tolist()
+        self.level_spans = list(pairwise(ends))  # of `by_depth`, below the roots
 
     @torch.no_grad()
     def log_softmax(self, logits: Tensor) -> Tensor:
         """(..., N) -> (..., N) log Pr(node | parent): a log-softmax in each group."""
-        return self._in_tiles(logits, self.place, products=False)
+        return self._in_tiles(logits, self._log_softmax)
 
     @torch.no_grad()
     def log_probabilities(self, logits: Tensor, nodes: Sequence[int] | Tensor | None = None) -> Tensor:
         """(..., N) -> (..., N) log Pr(node), or (..., K) of K nodes."""
-        places = self.place if nodes is None else self.place[torch.as_tensor(nodes, device=logits.device)]
-        return self._in_tiles(logits, places, products=True)
+        return self._in_tiles(logits, self._log_products, self._numbers(nodes))
 
-    def _in_tiles(self, logits: Tensor, places: Tensor, products: bool) -> Tensor:
+    @torch.no_grad()
+    def probabilities(
+        self, logits: Tensor, nodes: Sequence[int] | Tensor | None = None, log_factor: Tensor | None = None
+    ) -> Tensor:
+        """log_probabilities, as numbers. log_factor: (...), of a factor for each row."""
+        return self._in_tiles(logits, self._log_products, self._numbers(nodes), log_factor, exp=True)
+
+    def _numbers(self, nodes: Sequence[int] | Tensor | None) -> Tensor | None:
+        return None if nodes is None else torch.as_tensor(nodes, device=self.group.device)
+
+    def _in_tiles(
+        self,
+        logits: Tensor,
+        tile: Callable[[Tensor, Tensor | None], Tensor],
+        nodes: Tensor | None = None,
+        log_factor: Tensor | None = None,
+        *,
+        exp: bool = False,
+    ) -> Tensor:
+        """tile: (N, r) logits, (K,) nodes -> (K, r), in new memory or in that of the logits."""
         rows = logits.flatten(0, -2)
-        result = logits.new_empty(len(rows), len(places))
+        result = logits.new_empty(len(rows), rows.shape[1] if nodes is None else len(nodes))
         size = CACHED_TILE if logits.device.type == "cpu" else LARGE_TILE
         count = max(1, size // (rows.shape[1] * rows.element_size()))
-        for tile, target in zip(rows.split(count), result.split(count), strict=True):
-            target.copy_(self._tile(tile, products).index_select(0, places).T)
+        for start in range(0, len(rows), count):
+            part = slice(start, start + count)
+            values = tile(rows[part].T.clone(memory_format=torch.contiguous_format), nodes)
+            if log_factor is not None:
+                values += log_factor.flatten()[part]
+            result[part] = (values.exp_() if exp else values).T
         return result.view(*logits.shape[:-1], -1)
 
-    def _tile(self, rows: Tensor, products: bool) -> Tensor:
-        """(r, N) logits -> (N, r) level by level: log Pr(node | parent), or log Pr(node)."""
-        x = rows.T.index_select(0, self.order)
-        index = self.group_in_order[:, None].expand(x.shape)
-        shape = (self.tree.groups, len(rows))
+    def _log_sums(self, x: Tensor) -> Tensor:
+        """(N, r) logits -> (G, r) the logarithm of each group's sum of exponentials."""
+        index = self.group[:, None].expand(x.shape)
+        shape = (self.tree.groups, x.shape[1])
         highest = x.new_full(shape, -torch.inf).scatter_reduce_(0, index, x, "amax")
-        x -= highest.index_select(0, self.group_in_order)
-        total = x.new_zeros(shape).scatter_add_(0, index, x.exp())
-        x -= total.log_().index_select(0, self.group_in_order)
-        if products:
-            for start, end in zip(self.level_ends, self.level_ends[1:], strict=False):
-                x[start:end] += x.index_select(0, self.parent_in_order[start:end])
-        return x
+        shifted = (x - highest.index_select(0, self.group)).exp_()
+        return highest + x.new_zeros(shape).scatter_add_(0, index, shifted).log_()
+
+    def _log_softmax(self, x: Tensor, nodes: Tensor | None) -> Tensor:
+        return x.sub_(self._log_sums(x).index_select(0, self.group))
+
+    def _log_products(self, x: Tensor, nodes: Tensor | None) -> Tensor:
+        """All nodes of a group have the same ancestors: log Pr(node) = x - (log sum - log Pr(parent))."""
+        log_sums = self._log_sums(x)
+        parent = self.group_parent.clamp(min=0)
+        own = x.index_select(0, parent) - log_sums.index_select(0, self.group[parent])  # (G, r) of the parent
+        above = torch.zeros_like(log_sums)
+        for start, end in self.level_spans:
+            groups = self.by_depth[start:end]
+            of_parent = self.group[self.group_parent[groups]]
+            values = own.index_select(0, groups) + above.index_select(0, of_parent)
+            above.index_copy_(0, groups, values)
+        log_sums -= above
+        if nodes is None:
+            return x.sub_(log_sums.index_select(0, self.group))
+        return x.index_select(0, nodes) - log_sums.index_select(0, self.group[nodes])
 
     @torch.no_grad()
     def walk(

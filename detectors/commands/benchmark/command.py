@@ -11,6 +11,7 @@ from detectors.data.suggestions import did_you_mean
 # subject -> (module of this package, what `detectors benchmark --help` says of it)
 SUBJECTS = {
     "loss": ("loss_speed", "target encoding, loss and gradient, beside torchvision's and lightnet's"),
+    "tree": ("tree_speed", "class term and scores of YOLO9000's tree, beside a flat softmax"),
     "step": ("step_speed", "a training step, beside torchvision's and lightnet's"),
     "inference": ("inference_speed", "forward pass and post-processing, beside torchvision's"),
     "evaluate": ("evaluate_speed", "COCO's numbers, beside pycocotools and faster-coco-eval"),
