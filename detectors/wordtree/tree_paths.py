@@ -53,9 +53,8 @@ class TreePaths(NamedTuple):
         total = logits.new_zeros(shape).scatter_add(-1, level, (logits - highest.gather(-1, level)).exp())
         # Levels below the node have no column: their numbers are replaced before a logarithm.
         total = torch.where(on_path, total[..., :-1], 1)
-        log_sum = torch.where(on_path, highest[..., :-1], 0) + total.log()
-        own = logits.gather(-1, place.expand(log_sum.shape))
-        return torch.where(on_path, own - log_sum, 0)
+        own = logits.gather(-1, place.expand(total.shape))
+        return torch.where(on_path, own - torch.where(on_path, highest[..., :-1], own) - total.log(), 0)
 
 
 def _spread(part: Tensor, logits: Tensor) -> Tensor:
