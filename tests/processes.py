@@ -37,10 +37,11 @@ LIMIT = 300  # seconds for a process; then SIGALRM ends it
 class Server:
     """The process that forks, one command at a time: see serve."""
 
-    def __init__(self, settings: Mapping[str, str]):
+    def __init__(self, settings: Mapping[str, str], project: Path = PROJECT):
+        """project: the folder of detectors/, conf/ and tests/."""
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.processes"],
-            cwd=PROJECT,
+            cwd=project,
             env={**os.environ, **settings},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -98,9 +99,9 @@ def shared_server() -> Server:
 class Forks:
     """Starts `detectors` commands, one at a time, each in a session of its own."""
 
-    def __init__(self, **environment: str):
+    def __init__(self, server: Server | None = None, **environment: str):
         self._environment = environment
-        self._server = shared_server()
+        self._server = server or shared_server()
         self._started: list[Process] = []
 
     def start(

@@ -66,7 +66,9 @@ def test_the_page_runs_as_it_is_written(tmp_path):
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     (anchors,) = re.findall(r"'(model\.anchors=\S+)'", script)
     assert anchors in done.stdout  # what cluster proposed
-    for name in ("lint.html", "anchors.png", "outputs/comparison.html", "outputs/pictures/val_00000.png"):
+    pictures = "outputs/pictures/val_00000.png"
+    exported = "outputs/my_ssd/best_boxes.onnx"
+    for name in ("lint.html", "anchors.png", "outputs/comparison.html", pictures, exported):
         assert (folder / name).stat().st_size > 1000, name
     assert list((folder / "outputs/browse").glob("*anchors*"))
     for run in ("my_yolov2", "my_ssd"):

@@ -62,6 +62,18 @@ def test_the_examples_of_the_concepts_run(page):
     assert result.attempted > 3 and result.failed == 0
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "log.md"])
+def test_the_files_that_a_page_names_exist(page):
+    named = re.findall(
+        r"(?<![\w/.])(?:detectors|tests|conf|docs)/[\w/]+\.(?:py|yaml|md)\b", (DOCS / page).read_text()
+    )
+    assert [name for name in named if not (PROJECT / name).exists() and "/local/" not in name] == []
+
+
+def test_troubleshooting_has_the_25_complaints():
+    assert len(re.findall(r"^- \*\*", (DOCS / "troubleshooting.md").read_text(), re.MULTILINE)) == 25
+
+
 def test_the_concepts_show_every_picture():
     shown = [
         name
