@@ -56,7 +56,7 @@ PLACES = {
     "torch.distributed": {"training.distributed"},
     "triton": {"kernels"},
     "timm": {"models.backbones"},
-    "safetensors": {"models.backbone_weights"},
+    "safetensors": {"training.initial.weight_files"},
     "onnx": {"commands.export"},
     "onnxruntime": {"commands.export", "models.exported"},
 }

@@ -14,7 +14,6 @@ from typing import Any
 BACKBONE_PIXELS = {
     "model.pixel_mean": "${backbone_pixels:${model.backbone},mean}",
     "model.pixel_std": "${backbone_pixels:${model.backbone},std}",
-    "model.backbone_weights": None,
     "model.layers": {
         "activation": None,
         "normalization": None,
@@ -128,6 +127,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "input.size": [224, 224],
         "input.resize": "crop",
         "model.width": 1.0,
+        "model.stage_channels": None,
     },
     "vgg16_classifier": {  # the mean of ssd_pascal.py; dropout_ratio of VGG_ILSVRC_16_layers
         **CLASSIFIER,
@@ -144,7 +144,6 @@ MODELS: dict[str, dict[str, Any]] = {
         "input.size": [224, 224],
         "input.resize": "crop",
         "model.backbone": "resnet18",
-        "model.backbone_weights": None,
         "model.stride": 32,
         "model.width": 1.0,
         "model.dropout": 0.0,

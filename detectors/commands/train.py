@@ -157,9 +157,7 @@ def build_run(
     device = assemble.choose_device(config.trainer.device, processes)
     origin = initial_weights(config.init.from_) if stored is None else None
     annotations, val_annotations = data or read_data(config, stored and stored.class_names)
-    detector = assemble.seeded_detector(
-        config, len(annotations.class_names), from_checkpoint=stored is not None
-    ).to(device)
+    detector = assemble.seeded_detector(config, len(annotations.class_names)).to(device)
     detector = shared_detector(detector, config.trainer, processes)
     if stored is not None:
         assemble.load_state(detector, stored.model, stored.path)

@@ -92,12 +92,19 @@ def _resolved(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _move_to_init(settings: dict[str, Any]) -> None:
-    """init.from and init.without stood in `trainer` before there was a group of their own."""
+    """init.from and init.without stood in `trainer` before there was a group of their own, and a file for the
+    backbone alone in `model.backbone_weights`.
+    """
     trainer = settings.get("trainer")
     if isinstance(trainer, dict) and not trainer.keys().isdisjoint(MOVED_TO_INIT):
         settings["trainer"] = {key: value for key, value in trainer.items() if key not in MOVED_TO_INIT}
         moved = {new: trainer[old] for old, new in MOVED_TO_INIT.items() if old in trainer}
         settings["init"] = moved | (settings.get("init") or {})
+    model = settings.get("model")
+    if isinstance(model, dict) and "backbone_weights" in model:
+        file = model.pop("backbone_weights")
+        init = settings.setdefault("init", {})
+        init["from"] = init.get("from") or file
 
 
 def _give_class_activation(settings: dict[str, Any]) -> None:

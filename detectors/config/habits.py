@@ -28,7 +28,8 @@ TRAIN_NAMES = {  # our setting -> its names in Darknet, Ultralytics, mmdetection
     "trainer.accumulate": "subdivisions accumulate accumulation grad_accum gradient_accumulation_steps",
     "trainer.device": "device gpu gpus gpu_id gpu_ids cuda",
     "trainer.resume": "resume resume_from",
-    "init.from": "init_from weights pretrained load_from basenet init_weights pretrained_weights",
+    "init.from": "init_from weights pretrained load_from basenet init_weights pretrained_weights "
+    "backbone_weights",
     "init.without": "init_without",
     "trainer.eval_every": "val_interval eval_interval eval_every",
     "trainer.clip_grad_norm": "clip grad_clip clip_grad clip_grad_norm max_grad_norm",

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from detectors.models.backbone_weights import load_backbone_weights
 from detectors.models.darknet19 import Darknet19, TinyDarknet
 from detectors.models.pixels import IMAGENET_MEAN, IMAGENET_STD, TIMM
 from detectors.models.switches import PAPER, LayerSwitches
@@ -26,7 +25,6 @@ def build_backbone(
     *,
     strides: Sequence[int],
     width: float = 1.0,
-    weights: str | None = None,
     switches: LayerSwitches = PAPER,
 ) -> nn.Module:
     """The maps of these strides of a network.
@@ -36,56 +34,46 @@ def build_backbone(
     strides: rising; layers behind the last map are left out.
     width: multiplies all channels, where the network has other widths.
     switches: of the networks of this package; others keep their layers.
-    weights: see load_backbone_weights. Without it, they are drawn by the network's own rules.
+    Weights are drawn by the network's own rules.
     ValueError if there is no such network, or it has no map of a stride.
     """
     if name == "darknet19":
-        backbone = Darknet19(width, strides, switches)
-    elif name == "tiny_darknet":
-        backbone = TinyDarknet(width, strides[-1], finer=strides[:-1], switches=switches)
-    elif name == "reduced_vgg16":
+        return Darknet19(width, strides, switches)
+    if name == "tiny_darknet":
+        return TinyDarknet(width, strides[-1], finer=strides[:-1], switches=switches)
+    if name == "reduced_vgg16":
         if tuple(strides) != (8, 16):
             raise ValueError(
                 f"backbone={name}: it has maps of strides 8 and 16, and {list(strides)} are needed; "
                 "choose another backbone, such as vgg16, torchvision's"
             )
-        backbone = ReducedVGG(width=width, switches=switches)
-    elif switches.pooling_power is not None:
+        return ReducedVGG(width=width, switches=switches)
+    if switches.pooling_power is not None:
         raise ValueError(
             f"layers.pooling_power={switches.pooling_power}: backbone={name} keeps its own pools; set it to "
             "null, or choose darknet19, tiny_darknet or reduced_vgg16"
         )
-    elif name.startswith(TIMM):
-        backbone = TimmBackbone(name.removeprefix(TIMM), strides, width)
-    else:
-        backbone = TracedBackbone(name, strides, width)
-    return with_weights(backbone, weights)
-
-
-def with_weights(backbone: nn.Module, file: str | None) -> nn.Module:
-    """The backbone with the weights of a file, if one is given; see load_backbone_weights."""
-    backbone.loaded = load_backbone_weights(backbone, file) if file is not None else []
-    return backbone
+    if name.startswith(TIMM):
+        return TimmBackbone(name.removeprefix(TIMM), strides, width)
+    return TracedBackbone(name, strides, width)
 
 
 def own_parts(backbone: nn.Module) -> list[nn.Module]:
-    """The backbone, if it is of this package and its weights are still to be drawn."""
-    foreign = isinstance(backbone, TracedBackbone | TimmBackbone)
-    return [] if foreign or getattr(backbone, "loaded", []) else [backbone]
+    """The backbone, if it is of this package: the others draw their weights by their own rules."""
+    return [] if isinstance(backbone, TracedBackbone | TimmBackbone) else [backbone]
 
 
 def describe_backbone(detector: nn.Module) -> list[str]:
-    """Lines for the log, where the backbone is not the paper's or has weights from a file."""
+    """A line for the log, where the backbone is of another package."""
     backbone = detector.backbone
-    lines = list(getattr(backbone, "loaded", []))
-    if isinstance(backbone, TracedBackbone | TimmBackbone):
-        pairs = zip(backbone.strides, backbone.channels, strict=True)
-        maps = ", ".join(f"stride {stride} with {channels} channels" for stride, channels in pairs)
-        mean = detector.pixel_mean.flatten().tolist()
-        std = detector.pixel_std.flatten().tolist()
-        pixels = f"minus {[round(x, 3) for x in mean]}, divided by {[round(x, 3) for x in std]}"
-        lines.insert(0, f"backbone: {backbone.name}, {maps}; RGB {pixels}")
-    return lines
+    if not isinstance(backbone, TracedBackbone | TimmBackbone):
+        return []
+    pairs = zip(backbone.strides, backbone.channels, strict=True)
+    maps = ", ".join(f"stride {stride} with {channels} channels" for stride, channels in pairs)
+    mean = detector.pixel_mean.flatten().tolist()
+    std = detector.pixel_std.flatten().tolist()
+    pixels = f"minus {[round(x, 3) for x in mean]}, divided by {[round(x, 3) for x in std]}"
+    return [f"backbone: {backbone.name}, {maps}; RGB {pixels}"]
 
 
 class TimmBackbone(nn.Module):

@@ -83,7 +83,6 @@ def backbone_classifier(
     num_classes: int,
     loss: Loss | None = None,
     backbone: str = "resnet18",
-    backbone_weights: str | None = None,
     stride: int = 32,
     width: float = 1.0,
     dropout: float = 0.0,
@@ -91,12 +90,12 @@ def backbone_classifier(
     """A detector's backbone as a classifier: its last map, a 1x1 convolution to the classes, their average.
 
     backbone, width: see build_backbone; a detector with the same backbone takes these weights, because they
-    have the same names. backbone_weights: see load_backbone_weights. stride: of the last map; of
+    have the same names. stride: of the last map; of
     reduced_vgg16 it is 16. dropout: before the convolution. Pixels are those of the backbone.
     """
     check_classes(num_classes)
     strides = (8, 16) if backbone == "reduced_vgg16" else (stride,)
-    maps = build_backbone(backbone, strides=strides, width=width, weights=backbone_weights)
+    maps = build_backbone(backbone, strides=strides, width=width)
     conv = nn.Conv2d(maps.channels[-1], num_classes, 1)
     return Classifier(
         backbone=maps,

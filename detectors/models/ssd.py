@@ -24,7 +24,7 @@ from detectors.anchors import (
 from detectors.coders import SSDBoxCoder
 from detectors.losses.multibox_loss import MultiBoxLoss
 from detectors.matching import MultiBoxMatcher
-from detectors.models.backbones import build_backbone, own_parts, with_weights
+from detectors.models.backbones import build_backbone, own_parts
 from detectors.models.detector import Detector
 from detectors.models.ssd_parts import Extra, MultiBoxHead, SSDExtras
 from detectors.models.switches import LayerSwitches
@@ -119,7 +119,6 @@ def ssd(
     num_classes: int,
     loss: Loss | None = None,
     backbone: str = REDUCED_VGG,
-    backbone_weights: str | None = None,
     width: float = 1.0,
     layers: Mapping[str, Any] | None = None,
     sizes: str | Sequence[float] = "voc",
@@ -140,7 +139,6 @@ def ssd(
     num_classes: without background. loss: MultiBoxLoss() by default.
     backbone: "reduced_vgg16" is the paper's. The maps of strides 8, 16 and 32 of another one, see
         build_backbone, are the first three levels; then there is one added level fewer, and no L2Norm.
-    backbone_weights: see load_backbone_weights.
     width: multiplies every channel count but the heads'.
     layers: changes of layers for ablations, see LayerSwitches.
     sizes: of the default boxes: "voc", "coco", or a list of pixels, one more than there are levels, see
@@ -161,7 +159,7 @@ def ssd(
     switches = LayerSwitches.of(layers)
     added = {"width": width, "batch_norm": batch_norm, "switches": switches}
     if backbone == REDUCED_VGG:
-        features = with_weights(ReducedVGG(**vgg, **added), backbone_weights)
+        features = ReducedVGG(**vgg, **added)
         neck = SSDExtras(features.channels, extras, **added)
     else:
         if switches.dilation is not None:
@@ -169,9 +167,7 @@ def ssd(
                 f"layers.dilation={switches.dilation}: it is fc6's, which backbone={backbone} does not have; "
                 f"set it to null, or backbone={REDUCED_VGG}"
             )
-        features = build_backbone(
-            backbone, strides=SSD_STRIDES, width=width, weights=backbone_weights, switches=switches
-        )
+        features = build_backbone(backbone, strides=SSD_STRIDES, width=width, switches=switches)
         neck = SSDExtras(features.channels, extras[1:], l2_norm=False, **added)
         levels = fitted_levels(levels, features, neck, side)
     anchors = DefaultBoxes(levels, (side, side), clip=clip_default_boxes)

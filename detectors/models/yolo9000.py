@@ -35,7 +35,6 @@ def yolo9000(
     num_classes: int,
     loss: Loss | None = None,
     backbone: str = "darknet19",
-    backbone_weights: str | None = None,
     width: float = 1.0,
     layers: Mapping[str, Any] | None = None,
     anchors: str | Sequence[Sequence[float]] = "yolo9000",
@@ -61,9 +60,7 @@ def yolo9000(
     867
     """
     switches = LayerSwitches.of(layers)
-    features = build_backbone(
-        backbone, strides=(32,), width=width, weights=backbone_weights, switches=switches
-    )
+    features = build_backbone(backbone, strides=(32,), width=width, switches=switches)
     return wired_region_detector(
         backbone=features,
         neck=NoNeck(features.channels),

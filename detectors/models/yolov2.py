@@ -127,7 +127,6 @@ def yolov2(
     num_classes: int,
     loss: Loss | None = None,
     backbone: str = "darknet19",
-    backbone_weights: str | None = None,
     width: float = 1.0,
     layers: Mapping[str, Any] | None = None,
     anchors: str | Sequence[Sequence[float]] = "voc",
@@ -147,7 +146,7 @@ def yolov2(
     """YOLOv2 on Darknet-19, stride 32.
 
     loss: RegionLoss(class_activation=class_activation) by default.
-    backbone, backbone_weights: see build_backbone; its maps of strides 16 and 32 are used.
+    backbone: see build_backbone; its maps of strides 16 and 32 are used.
     width: multiplies every channel count but the head's.
     layers: changes of layers for ablations, see LayerSwitches.
     anchors: a name in YOLO_ANCHORS or pairs (width, height) in cells.
@@ -166,9 +165,7 @@ def yolov2(
     ((1, 845, 4), (1, 845, 20))
     """
     switches = LayerSwitches.of(layers)
-    features = build_backbone(
-        backbone, strides=(16, 32), width=width, weights=backbone_weights, switches=switches
-    )
+    features = build_backbone(backbone, strides=(16, 32), width=width, switches=switches)
     return wired_region_detector(
         backbone=features,
         neck=PassthroughNeck(features.channels, width, passthrough_channels, switches),
@@ -196,7 +193,6 @@ def yolov2_tiny(
     num_classes: int,
     loss: Loss | None = None,
     backbone: str = "tiny_darknet",
-    backbone_weights: str | None = None,
     width: float = 1.0,
     layers: Mapping[str, Any] | None = None,
     anchors: str | Sequence[Sequence[float]] = "tiny_voc",
@@ -225,9 +221,7 @@ def yolov2_tiny(
     500
     """
     switches = LayerSwitches.of(layers)
-    features = build_backbone(
-        backbone, strides=(stride,), width=width, weights=backbone_weights, switches=switches
-    )
+    features = build_backbone(backbone, strides=(stride,), width=width, switches=switches)
     return wired_region_detector(
         backbone=features,
         neck=TinyNeck(features.channels, width, last_channels, switches),

@@ -176,21 +176,17 @@ def build_detector(config: Config, num_classes: int) -> Detector:
     """A new detector; its weights are drawn from config.seed. The program's own random state is kept."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)  # torch.manual_seed would seed the GPUs, too
-        return _new_detector(config, num_classes, from_checkpoint=True)
+        return _new_detector(config, num_classes)
 
 
-def seeded_detector(config: Config, num_classes: int, *, from_checkpoint: bool = False) -> Detector:
-    """build_detector's for a program that trains: all of PyTorch's generators go on from config.seed.
-
-    from_checkpoint: its weights will be replaced, so that the file of model.backbone_weights is not read.
-    """
+def seeded_detector(config: Config, num_classes: int) -> Detector:
+    """build_detector's for a program that trains: all of PyTorch's generators go on from config.seed."""
     torch.manual_seed(config.seed)
-    return _new_detector(config, num_classes, from_checkpoint)
+    return _new_detector(config, num_classes)
 
 
-def _new_detector(config: Config, num_classes: int, from_checkpoint: bool) -> Detector:
-    unread = {"backbone_weights": None} if from_checkpoint and config.model.get("backbone_weights") else {}
-    detector = build({**config.model, **unread}, num_classes=num_classes, loss=build(config.loss))
+def _new_detector(config: Config, num_classes: int) -> Detector:
+    detector = build(config.model, num_classes=num_classes, loss=build(config.loss))
     if config.trainer.memory_format != AUTO:
         detector.set_memory_format(config.trainer.memory_format)
     return detector

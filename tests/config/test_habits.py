@@ -31,6 +31,7 @@ def refused(program: str, *arguments: str) -> str:
         ("weights=a.pt", "init.from=a.pt"),
         ("pretrained=a.pt", "init.from=a.pt"),
         ("trainer.init_from=a.pt", "init.from=a.pt"),
+        ("model.backbone_weights=a.pt", "init.from=a.pt"),
         ("trainer.init_without=[head]", "init.without=[head]"),
         ("amp=True", "trainer.precision=bfloat16"),
         ("freeze=10", "trainer.freeze=[backbone]"),

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from detectors.darknet.weights import read_header
 from detectors.data.class_names import read_names
-from detectors.models.backbone_weights import read_safetensors
 from detectors.training import checkpoint as ckpt
 from detectors.training.initial.ssd_ports import state_dict_of
 
@@ -53,11 +52,26 @@ def read_weight_file(path: Path) -> WeightFile:
         read_header(path)
         return DarknetWeights(path, cfg_beside(path))
     if path.suffix == SAFETENSORS:
-        return StateDict(path, state_dict_of(read_safetensors(path, str(path)), str(path)))
+        return StateDict(path, state_dict_of(_read_safetensors(path), str(path)))
     content = ckpt.read_tensors(path)
     if isinstance(content, dict) and "format" in content:
         return ckpt.from_content(path, content)
     return StateDict(path, state_dict_of(content, str(path)))
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Name -> tensor. ValueError without the package, or for a damaged file."""
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise ValueError(
+            f"{path}: safetensors is not installed: pip install 'detectors[safetensors]'"
+        ) from error
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a file of safetensors ({error})") from error
 
 
 def cfg_beside(path: Path) -> Path | None:

@@ -96,3 +96,12 @@ def test_stored_configurations_of_before_have_their_settings_in_trainer():
     assert (config.init.from_, config.init.without, config.init.randomize) == ("a.pt", ["head"], "none")
     assert to_plain(config)["init"] == {"from": "a.pt", "without": ["head"], "randomize": "none"}
     assert settings["trainer"]["init_from"] == "a.pt"  # what was given is not changed
+
+
+def test_stored_configurations_of_before_have_a_file_of_the_backbone():
+    """model.backbone_weights is init.from, unless that named another file, which came later."""
+    settings = to_plain(configured())
+    for before, given, expected in (("a.pth", None, "a.pth"), ("a.pth", "b.pt", "b.pt"), (None, None, None)):
+        settings["model"]["backbone_weights"] = before
+        settings["init"]["from"] = given
+        assert check(settings).init.from_ == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -136,6 +137,25 @@ def test_a_classifier_becomes_the_reduced_vgg_as_in_caffe():
     assert detector.head.offsets[0].weight.equal(before)
     assert "torchvision's VGG-16 of vgg.pth" in text and "ImageNet's classes" in text
     assert "trained with pixel_std=[58.395, 57.12, 57.375], but model.pixel_std=[1, 1, 1] here" in text
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("model", ["yolov2_160", "ssd160", "classifier"])
+def test_a_classifier_of_torchvision_below_any_network(model, wrapped, tmp_path):
+    """The backbone's tensors are the file's, also within a training program's; the classes are left."""
+    source = filled(torchvision.models.mobilenet_v3_small(num_classes=3, width_mult=0.25)).state_dict()
+    content = {"state_dict": {f"module.{name}": t for name, t in source.items()}} if wrapped else source
+    torch.save(content, tmp_path / "net.pth")
+    settings = ("model.backbone=mobilenet_v3_small", "model.width=0.25")
+    data = ("data.box_crops=0", "input.size=[64,64]") if model == "classifier" else ()
+    config = checked(f"model={model}", *settings, *data, "trainer.memory_format=contiguous")
+    _, after, text = started(config, tmp_path / "net.pth")
+    copied = {name.removeprefix("backbone.body.") for name in after if name.startswith("backbone.body.")}
+    assert len(copied) > 100
+    for name in copied:
+        assert after[f"backbone.body.{name}"].equal(source[name]), name
+    assert re.search(r"state dict of a backbone of \S+net\.pth: \d+ of \d+ tensors loaded", text)
+    assert "the detector has no such layer" in text
 
 
 def test_a_detector_of_torchvision(tmp_path):
