@@ -10,7 +10,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch.testing import assert_close
 
+from detectors import load
 from detectors.commands import train as script
 from detectors.commands.compare import command as compare
 from detectors.commands.evaluate import evaluate
@@ -68,6 +71,27 @@ def test_predict_prints_darknets_lines(trained, tmp_path, capsys):
     best = int(network(pixels).argmax())
     names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
     assert lines[0].endswith(f": {names[best]}")
+
+
+def test_load_gives_the_best_classes_of_each_image(trained, place, tmp_path):
+    """Of files, arrays and PIL images of other sizes, in batches: what the network says about each."""
+    generator = np.random.default_rng(3)
+    arrays = [generator.integers(0, 256, (28, 28, 3), dtype=np.uint8) for _ in range(3)]
+    cv2.imwrite(str(tmp_path / "a.png"), arrays[0][..., ::-1])
+    classifier = load(trained, device="cpu")
+    given = [str(tmp_path / "a.png"), arrays[1], Image.fromarray(arrays[2])]
+    predictions = classifier.predict(given, best=3, batch_size=2)
+    assert [one.path for one in predictions] == [given[0], None, None]
+    with torch.no_grad():
+        logits = classifier.module(torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2))
+    probabilities, labels = logits.softmax(1).topk(3)
+    for one, scores, best in zip(predictions, probabilities, labels, strict=True):
+        assert one.size == (28, 28)
+        assert one.labels.tolist() == best.tolist()
+        assert one.names == [classifier.class_names[label] for label in best]
+        assert_close(torch.from_numpy(one.scores), scores)
+    with pytest.raises(FileNotFoundError, match="no such image or folder"):
+        classifier.predict(tmp_path / "b.png")
 
 
 def test_what_needs_a_detector_says_so(trained, capsys):

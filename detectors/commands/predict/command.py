@@ -23,8 +23,9 @@ import cv2
 import numpy as np
 import torch
 
-from detectors.commands.predict.class_lines import ClassifierFiles, print_classes
+from detectors.commands.predict.class_lines import print_classes
 from detectors.commands.predict.darknet_files import DarknetFiles
+from detectors.commands.predict.image_classifier import ImageClassifier
 from detectors.commands.predict.inputs import find_images
 from detectors.commands.predict.options import options
 from detectors.commands.predict.predictor import Prediction, Predictor, load
@@ -56,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         stored = ckpt.load_checkpoint(ckpt.find_checkpoint(args.places[0]))
         if assemble.is_classifier(stored):
-            print_classes(ClassifierFiles(stored, args.device), args.places[1:])
+            print_classes(ImageClassifier(stored, assemble.choose_device(args.device)), args.places[1:])
             return
         predictor = load(args.places[0], device=args.device)
         if predictor.model.averaged:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from detectors.commands.predict.darknet_files import DarknetFiles
+from detectors.commands.predict.image_classifier import ImageClassifier
 from detectors.commands.predict.inputs import Given, Images, given_images
 from detectors.config.schema import latest_or
 from detectors.data.augment.transforms import build_transform, no_augmentation
@@ -183,8 +184,9 @@ def load(
     *,
     names: str | Path | None = None,
     device: str = "auto",
-) -> Predictor:
-    """A trained detector: a run folder, a checkpoint, or Darknet's cfg and weights.
+) -> Predictor | ImageClassifier:
+    """A trained detector: a run folder, a checkpoint, or Darknet's cfg and weights. Of a classifier's run or
+    checkpoint, an ImageClassifier, whose `predict` gives the best classes of each image.
 
     place: a run folder (its best.pt), latest for the newest run's, a .pt file, or a .cfg file.
     weights, names: with a .cfg, its .weights and a file with one class name a line (default: "0", "1", ...).
@@ -206,4 +208,6 @@ def load(
     if weights is not None or names is not None:
         raise ValueError(f"{place}: weights and names belong to a .cfg file; a run or checkpoint has its own")
     checkpoint = ckpt.load_checkpoint(ckpt.find_checkpoint(latest_or(Path(place))))
+    if assemble.is_classifier(checkpoint):
+        return ImageClassifier(checkpoint, chosen)
     return Predictor(CheckpointModel(checkpoint, chosen))
