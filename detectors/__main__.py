@@ -29,6 +29,7 @@ VERBS = {
     "find-rate": ("find_rate.command", "the learning rate at which a training learns fastest"),
     "browse": ("browse.command", "pictures of what training sees: augmented images, boxes, matched anchors"),
     "receptive-field": ("receptive_field.command", "what each level of a detector sees of an image"),
+    "tree": ("tree.command", "check, print, draw and convert a tree of classes, as YOLO9000's"),
     "convert": (
         "convert.command",
         "weights of other programs to checkpoints and back; data sets between formats",

@@ -118,7 +118,7 @@ class TreeClasses(nn.Module):
         paths = TreePaths.of(self.softmax, nodes)
         logits = outputs.class_logits.flatten(0, 1).index_select(0, row).gather(1, paths.column)  # (T, P)
         boxes = usable.numel()
-        group = paths.group[:boxes].view(*usable.shape, -1)  # (B, M, D)
+        group = paths.group[:boxes].unflatten(0, usable.shape)  # (B, M, D)
         lasting = torch.cat([_lasting(group, encoded).flatten(0, 1), paths.group[boxes:] >= 0])
         return -paths.log_p(logits), (lasting & counted[:, None]).to(logits.dtype)
 

@@ -97,6 +97,9 @@ def _darknet_files(args: argparse.Namespace) -> DarknetFiles:
         nms_iou=0.45 if args.nms is None else args.nms,
         resize=args.resize or "letterbox",
         batch_norm=args.batch_norm or "cpu",
+        tree_rule=args.tree_rule,
+        tree_threshold=args.hier,
+        detection_map=args.map,
     )
     if args.report:
         print("\n".join(model.report.lines()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from detectors.data.class_names import read_names
 from detectors.data.images import read_image
 from detectors.postprocess import to_original
 from detectors.structures import Detections, ImageInfo
+from detectors.wordtree.nodes import WordTree
+from detectors.wordtree.tree_files import tree_lines
 
 
 class DarknetFiles:
@@ -32,8 +35,12 @@ class DarknetFiles:
         nms_iou: float = 0.45,
         resize: str = "letterbox",
         batch_norm: str = "cpu",
+        tree_rule: str | None = None,
+        tree_threshold: float | None = None,
+        detection_map: Path | None = None,
     ):
         """batch_norm: the arithmetic of Darknet's "cpu" or "gpu" build. Notes on the cfg go to stderr.
+        tree_rule, tree_threshold, detection_map: see TreeScores; None: as Darknet.
 
         FileNotFoundError or ValueError if the files do not fit each other, the last layer is not [region], or
         the network takes other pixels than RGB.
@@ -45,6 +52,10 @@ class DarknetFiles:
             raise ValueError(f"{cfg}: channels={network.config.net.channels}; images have 3")
         for line in (*network.config.notes, *network.config.unused):
             sys.stderr.write(f"note: {line}\n")
+        given = {"rule": tree_rule, "threshold": tree_threshold, "detection_map": detection_map}
+        self.tree_scores = {name: value for name, value in given.items() if value is not None}
+        if self.tree_scores and network.config.region.tree is None:
+            raise ValueError(f"{cfg}: its classes are no tree; leave out --tree-rule, --hier and --map")
         self.module = network.to(device).eval()
         self.class_names = names_of(names, network.config)
         self.device = device
@@ -65,7 +76,9 @@ class DarknetFiles:
         return pixels, frame(image.shape[:2], self.size, self.resize)
 
     def detect(self, batch: Tensor, infos: list[ImageInfo], score: float) -> Detections:
-        detections = self.module.detections(batch, score_threshold=score, nms_iou=self.nms_iou)
+        detections = self.module.detections(
+            batch, score_threshold=score, nms_iou=self.nms_iou, **self.tree_scores
+        )
         return to_original(detections, infos)
 
 
@@ -76,14 +89,24 @@ def names_of(path: Path | None, cfg: DarknetCfg) -> tuple[str, ...]:
     """
     classes = cfg.region.classes
     if path is None:
-        return tuple(str(number) for number in range(classes))
-    names = read_names(path)
+        tree = cfg.region.tree
+        return tuple(str(number) for number in range(classes)) if tree is None else tree.names
+    names = read_names(path) if cfg.region.tree is None else tree_class_names(path, cfg.region.tree)
     if len(names) != classes:
         raise ValueError(
             f"{path}: {len(names)} names, but {cfg.path} has classes={classes}; "
             "is it the list of another data set?"
         )
     return names
+
+
+def tree_class_names(path: Path, tree: WordTree) -> tuple[str, ...]:
+    """Readable names of a tree's nodes. Names that repeat, as in 9k.names, get the tree's own behind them."""
+    lines = [line.strip() for _, line in tree_lines(path, "names")]
+    number = Counter(lines)
+    pairs = zip(lines, tree.names, strict=False)
+    named = [f"{line} ({name})" if number[line] > 1 else line for line, name in pairs]
+    return tuple(named + lines[len(named) :])
 
 
 def read_darknet_image(path: str) -> np.ndarray:

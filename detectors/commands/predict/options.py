@@ -6,7 +6,17 @@ import argparse
 import sys
 from pathlib import Path
 
-DARKNET_OPTIONS = ("weights", "names", "nms", "resize", "batch_norm", "report")  # options that need --cfg
+DARKNET_OPTIONS = (
+    "weights",
+    "names",
+    "nms",
+    "resize",
+    "batch_norm",
+    "report",
+    "tree_rule",
+    "hier",
+    "map",
+)  # options that need --cfg
 
 
 def options(arguments: list[str] | None) -> argparse.Namespace:
@@ -66,5 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--nms", type=float, help="IoU with a better box of its class above which a box is dropped (0.45)")
     add("--resize", choices=("letterbox", "stretch"), help="how images are fitted (letterbox)")
     add("--batch-norm", choices=("cpu", "gpu"), help="which build of Darknet computes alike (cpu)")
+    rules = ("darknet", "as_meant", "every_node")
+    add("--tree-rule", choices=rules, help="of a cfg with a tree: which label and score a box gets (darknet)")
+    add("--hier", type=float, help="of a cfg with a tree: the walk down ends below this probability (0.5)")
+    add("--map", type=Path, help="of a cfg with a tree: a .map file, whose nodes are scored")
     add("--report", action="store_true", default=None, help="list what was loaded, layer by layer")
     return parser
