@@ -20,6 +20,7 @@ def test_the_list_covers_every_stage():
         "metrics",
         "networks",
         "training",
+        "trees",
         "yaml",
     }
 
