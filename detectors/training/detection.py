@@ -183,12 +183,15 @@ class DetectionTask(NetworkTask):
 def every_node_scored(detector: Detector, device: torch.device) -> Iterator[None]:
     """Scores of all nodes of a tree, whatever model.tree_rule says, so that each has an average precision.
 
-    model.detection_map, which chooses nodes, stays. A detector without a tree stays as it is.
+    model.detection_map, which chooses nodes, stays. A detector without a tree stays as it is, and an exported
+    one, whose suppression is inside of its file.
     """
-    postprocess = detector.postprocess
-    rule = postprocess.score_rule
-    if isinstance(rule, TreeScores) and rule.columns is None:
-        postprocess.score_rule = TreeScores(rule.tree, rule="every_node", least=rule.least).to(device)
+    postprocess = getattr(detector, "postprocess", None)
+    rule = getattr(postprocess, "score_rule", None)
+    if not isinstance(rule, TreeScores) or rule.columns is not None:
+        yield
+        return
+    postprocess.score_rule = TreeScores(rule.tree, rule="every_node", least=rule.least).to(device)
     try:
         yield
     finally:

@@ -24,6 +24,7 @@ from detectors.training import assemble
 from detectors.training.classification import ClassificationTask, guess
 from detectors.training.detection import DetectionTask, detect
 from detectors.training.distributed import Processes
+from detectors.training.ground_truth import read_annotations
 
 INTEGER_OPERATIONS = ["Conv", "Gemm", "MatMul"]
 
@@ -41,7 +42,7 @@ class Calibration(quantization.CalibrationDataReader):
 
 def calibration_images(source: ExportSource, count: int) -> tuple[BatchLoader, int]:
     """At most `count` of the run's training images, evenly spread over the set, and how many they are."""
-    annotations = assemble.read_annotations(source.config.data, "train", source.class_names)
+    annotations = read_annotations(source.config.data, "train", source.class_names)
     every = max(1, -(-len(annotations) // count))
     loader = assemble.eval_loader(
         source.config, annotations, batch_size=1, processes=Processes(rank=0, world_size=every)
@@ -89,7 +90,7 @@ def measure_file(
     source: ExportSource, exported: ExportedDetector | ExportedClassifier, split: str
 ) -> MeasuredFile:
     """As evaluate.py measures the run: AP by COCO's and VOC's rules, or a classifier's accuracy."""
-    annotations = assemble.read_annotations(source.config.data, split, source.class_names)
+    annotations = read_annotations(source.config.data, split, source.class_names)
     loader = assemble.eval_loader(source.config, annotations, batch_size=8)
     if isinstance(exported, ExportedClassifier):
         guesses, seconds = guess(exported, loader, exported.device, progress=False)
@@ -108,6 +109,7 @@ class FileHeads:
 
     def __init__(self, network: Detector, exported: ExportedDetector):
         self.network = network
+        self.postprocess = network.postprocess
         self.exported = exported
 
     def eval(self) -> FileHeads:

@@ -20,15 +20,17 @@ CLASSES = ("cat", "dog", "big bird")
 NARROW = "model.width=0.125"
 
 
-def write_run(folder: Path, *settings: str, seed: int = 0, objectness: float = 0.0) -> Path:
+def write_run(
+    folder: Path, *settings: str, seed: int = 0, objectness: float = 0.0, classes: tuple[str, ...] = CLASSES
+) -> Path:
     """A run folder with an untrained network. objectness: is added to YOLO's logits, so that scores rise."""
     config = check(composed(list(settings)))
-    network = randomized(assemble.build_detector(config, len(CLASSES)), seed)
+    network = randomized(assemble.build_detector(config, len(classes)), seed)
     if objectness:
         with torch.no_grad():
-            network.head.conv.bias.view(-1, 5 + len(CLASSES))[:, 4] += objectness
+            network.head.conv.bias.view(-1, 5 + len(classes))[:, 4] += objectness
     path = folder / "best.pt"
-    save_checkpoint(Checkpoint(path, 7, to_plain(config), CLASSES, network.state_dict(), {}, {}, {}))
+    save_checkpoint(Checkpoint(path, 7, to_plain(config), classes, network.state_dict(), {}, {}, {}))
     return folder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -28,6 +29,7 @@ from tests.commands.export.networks import (
 
 SIZE = (160, 160)
 CPU = torch.device("cpu")
+SHAPE_CLASSES = ("cross", "disc", "ring", "square", "star", "triangle")
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +152,28 @@ def test_without_boxes_a_file_gives_head_outputs(runs, tmp_path):
     assert outputs.objectness is None
     with pytest.raises(ValueError, match="heads.torchscript: it holds raw head outputs; export the run with"):
         exported.detections(outputs, [])
+
+
+def test_int8_of_head_outputs(tmp_path, monkeypatch, capsys):
+    """Both files are measured on val; the scales come from four of six training images."""
+    monkeypatch.setenv("DETECTORS_CACHE", str(tmp_path / "cache"))
+    shapes = ["data.shapes.train=6", "data.shapes.val=4", "data.workers=0"]
+    run = write_run(tmp_path / "run", "model=yolov2_160", NARROW, *shapes, classes=SHAPE_CLASSES)
+    export(run, "--quantize", "int8", "--calibration-images", "4")
+    out = capsys.readouterr().out
+    assert re.search(r"^on shapes val; int8 is calibrated on 3 training images:$", out, re.MULTILINE)
+    assert len(re.findall(r"^(?:float32|int8) +AP [\d.]+, AP50 [\d.]+, ", out, re.MULTILINE)) == 2
+    exact, rounded = (open_exported(run / f"best{kind}.onnx") for kind in ("", "_int8"))
+    assert (exact.metadata["precision"], rounded.metadata["precision"]) == ("float32", "int8")
+    images = some_images(2, SIZE)
+    with torch.no_grad():
+        expected = network_of(run)(images)
+    assert_close(exact(images).class_logits, expected.class_logits, atol=1e-4, rtol=1e-4)
+    assert_close(exact(images).objectness, expected.objectness, atol=1e-4, rtol=1e-4)
+    error = (rounded(images).class_logits - expected.class_logits).abs()
+    assert 0 < error.max() < 0.2 * expected.class_logits.abs().max()
+    weights = onnx.load(run / "best_int8.onnx").graph.initializer
+    assert sum(tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) == 4 for tensor in weights) == 9
 
 
 def test_a_classifier(runs, capsys):

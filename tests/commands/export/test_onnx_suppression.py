@@ -108,12 +108,14 @@ def test_huge_boxes_change_nothing_elsewhere(form):
     post = post_process()
     boxes, scores = candidates(1, 2, 40, 3)
     wild = copy.deepcopy(boxes)
-    wild[0, 5] = torch.tensor([-1e30, -1e30, 1e30, 1e30])
-    wild[0, 6] = torch.nan
-    scores[0, 6] = UNUSABLE_SCORE
-    scores[0, 5] = torch.tensor([0.0, 0.0, 1.0])
+    wild[0, 4:8] = torch.tensor([-1e30, -1e30, 1e30, 1e30])
+    scores[0, 4:8] = torch.tensor([[0.0, 0.9, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.8], [0.7, 0.0, 0.0]])
+    wild[0, 8] = torch.nan
+    scores[0, 8] = UNUSABLE_SCORE
     found = form(post, wild, scores)
     expected = post(HeadOutputs(wild, scores), None)
     for name in ("image", "labels", "scores", "boxes"):
         assert_close(getattr(found, name), getattr(expected, name), rtol=0, atol=0)
+    huge = found.of_image(0).boxes[:, 2] > 1e29
+    assert huge.sum() == 3  # one of each class: the one that scores 0.8 is suppressed
     assert_close(found.of_image(1).boxes, form(post, boxes, scores).of_image(1).boxes, rtol=0, atol=0)
