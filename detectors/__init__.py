@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from detectors.models.yolov2 import yolov2, yolov2_tiny
     from detectors.structures import Targets
 
+__version__ = "0.1.0"  # of pyproject.toml, too; docs/CHANGELOG.md says what it means
 _PLACES = {
     "load": "detectors.commands.predict.predictor",
     "Predictor": "detectors.commands.predict.predictor",

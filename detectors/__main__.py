@@ -9,6 +9,7 @@ import sys
 from importlib import import_module
 from importlib.util import find_spec
 
+from detectors import __version__
 from detectors.config.lasting_output import outlive_readers
 from detectors.data.suggestions import did_you_mean
 
@@ -49,6 +50,9 @@ def main(arguments: list[str] | None = None) -> None:
     if verb in ("-h", "--help"):
         print(overview())
         return
+    if verb in ("-V", "--version"):
+        print(f"detectors {__version__}")
+        return
     verb = verb.replace("_", "-")
     if verb not in VERBS:
         hint = did_you_mean(verb, VERBS, listed=True)
@@ -79,7 +83,8 @@ def _check_options(package: str, arguments: list[str]) -> None:
 def overview() -> str:
     """The verbs, a line each."""
     lines = [f"  {verb:10} {line}" for verb, (_, line) in VERBS.items()]
-    return "\n".join(["usage: detectors VERB [ARGUMENTS]; detectors VERB --help tells more", "", *lines])
+    usage = "usage: detectors VERB [ARGUMENTS]; detectors VERB --help tells more; detectors --version"
+    return "\n".join([usage, "", *lines])
 
 
 if __name__ == "__main__":

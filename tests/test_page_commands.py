@@ -102,8 +102,16 @@ def check_other(words: tuple[str, ...]) -> None:
         extras = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
         named = [name for word in rest for name in re.findall(r"\[(.*)\]$", word)]
         assert rest[0] == "install" and set(named) <= set(extras)
+    elif rest[:2] == ["-m", "pytest"]:
+        assert all((PROJECT / word).exists() for word in rest if word.startswith("tests/"))
     elif program == "python":
         assert rest[0] == "-c" and compile(rest[1], "page", "exec")
+    elif program == "sbatch":
+        assert (PROJECT / rest[-1]).is_file()
+    elif program == "docker" and rest[0] == "build":
+        assert (PROJECT / rest[rest.index("-f") + 1]).is_file()
+    elif program == "docker":
+        check_settings(*rest[rest.index("detectors") + 1 :][:1], rest[rest.index("detectors") + 2 :])
     else:
         assert program == "tensorboard"
 

@@ -1,9 +1,10 @@
-"""The batch script of docs/scaling.md: bash accepts it, and it saves, queues again and ends as it says."""
+"""The batch script docs/slurm.sh: bash accepts it, and it saves, queues again and ends as it says."""
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import time
@@ -11,7 +12,19 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"
+from detectors.config.schema import composed
+
+SCRIPT = Path(__file__).parents[1] / "docs" / "slurm.sh"
+OPTIONS = {
+    "job-name",
+    "gpus",
+    "cpus-per-task",
+    "time",
+    "signal",
+    "requeue",
+    "open-mode",
+    "output",
+}  # of sbatch
 # In place of train.py: it notes its arguments, saves on SIGUSR1 and ends with the status of a stopped run.
 TRAINING = """#!/bin/bash
 trap 'echo saved >> "$PLACE/calls"; exit 130' USR1
@@ -26,8 +39,7 @@ echo "scontrol $@" >> "$PLACE/calls"
 
 @pytest.fixture
 def script(tmp_path) -> Path:
-    (block,) = re.findall(r"```bash\n(#!.*?)```", PAGE.read_text(), re.DOTALL)
-    (tmp_path / "job.sh").write_text(block)
+    (tmp_path / "job.sh").write_text(SCRIPT.read_text())
     for name, text in (("python", TRAINING), ("scontrol", SCONTROL)):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
@@ -48,6 +60,20 @@ def calls(script: Path) -> list[str]:
 
 def test_bash_accepts_it(script):
     assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
+
+
+def test_its_options_and_settings_exist():
+    """What it asks of SLURM stands before the first command, or sbatch would ignore it."""
+    lines = SCRIPT.read_text().splitlines()
+    first = next(number for number, line in enumerate(lines) if line and not line.startswith("#"))
+    assert not [line for line in lines[first:] if line.startswith("#SBATCH")]
+    asked = dict(re.fullmatch(r"#SBATCH --([a-z-]+)=?(.*)", line).groups() for line in lines[1:first] if line)
+    assert asked.keys() == OPTIONS
+    assert asked["signal"] == "B:USR1@120"
+    command = re.search(r"python train\.py (.*?) &", SCRIPT.read_text(), re.DOTALL)[1].replace("\\\n", " ")
+    words = [word for word in shlex.split(command) if not word.startswith("hydra.run.dir=")]
+    config = composed([word for word in words if word != "trainer.resume=auto"])
+    assert config["data"]["workers"] == int(asked["cpus-per-task"])
 
 
 def test_before_the_time_limit_it_saves_and_queues_again(script):

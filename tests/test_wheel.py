@@ -1,7 +1,8 @@
-"""The wheel, installed into a fresh virtual environment and used from an empty folder.
+"""The wheel, built from the source distribution, installed into a fresh virtual environment and used from an
+empty folder.
 
-The environment borrows this one's dependencies. With DETECTORS_WHEEL_INSTALL=1, as in .ci/run, pip installs
-the wheel with all that it depends on, so that a dependency missing from pyproject.toml is noticed.
+The environment borrows this one's dependencies. With DETECTORS_WHEEL_INSTALL=1, as in `make release`, pip
+installs the wheel with all that it depends on. (tests/test_release.py reads whether each is declared.)
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import detectors
 from detectors.__main__ import VERBS
 from tests.data.files import box_xml, write_image, write_voc
 
@@ -36,12 +40,27 @@ def call(folder: Path, *command: str) -> str:
     return result.stdout
 
 
+def build(source: Path, folder: Path, target: str) -> Path:
+    """The file that hatchling makes of a source tree. target: wheel or sdist."""
+    call(source, sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(folder))
+    (file,) = (path for path in folder.iterdir() if path.suffix in (".whl", ".gz"))
+    return file
+
+
 @pytest.fixture(scope="module")
-def scripts(tmp_path_factory) -> Iterator[Path]:
+def source(tmp_path_factory) -> Path:
+    """The unpacked source distribution."""
+    folder = tmp_path_factory.mktemp("sdist")
+    with tarfile.open(build(PROJECT, folder, "sdist")) as archive:
+        archive.extractall(folder, filter="data")
+    return folder / f"detectors-{detectors.__version__}"
+
+
+@pytest.fixture(scope="module")
+def scripts(source, tmp_path_factory) -> Iterator[Path]:
     """bin/ of a virtual environment with the wheel in it."""
     folder = tmp_path_factory.mktemp("wheel")
-    call(PROJECT, sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder))
-    (wheel,) = folder.glob("*.whl")
+    wheel = build(source, folder, "wheel")
     environment = folder / "venv"
     call(folder, sys.executable, "-m", "venv", str(environment))
     install = [str(environment / "bin/python"), "-m", "pip", "install", "--quiet", str(wheel)]
@@ -77,6 +96,21 @@ def data_root(tmp_path_factory) -> Path:
     return root
 
 
+def test_the_source_distribution_holds_what_git_holds(source, tmp_path):
+    """Code, tests and pages, and no more; the wheel that is built from it is the checkout's."""
+    tracked = subprocess.run(["git", "ls-files"], cwd=PROJECT, capture_output=True, text=True)
+    if tracked.returncode:
+        pytest.skip("there is no git here")
+    files = {path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()}
+    assert files - {"PKG-INFO"} == set(tracked.stdout.split())
+    wheels = [build(place, tmp_path / place.name, "wheel") for place in (source, PROJECT)]
+    first, second = (
+        {name: file.read(name) for name in file.namelist()} for file in map(zipfile.ZipFile, wheels)
+    )
+    assert first == second
+    assert {"detectors/py.typed", "detectors/conf/train.yaml"} <= first.keys()
+
+
 def test_the_package_comes_from_the_wheel(scripts, empty):
     place = call(empty, str(scripts / "python"), "-c", "import detectors; print(detectors.__file__)")
     assert Path(place.strip()).is_relative_to(scripts.parent)
@@ -90,6 +124,7 @@ def test_every_verb_answers(scripts, empty):
         help_text = call(empty, str(scripts / "detectors"), verb, "--help")
         assert verb in help_text
     assert call(empty, str(scripts / "python"), "-m", "detectors", "--help") == overview
+    assert call(empty, str(scripts / "detectors"), "--version") == f"detectors {detectors.__version__}\n"
 
 
 def test_lint_and_cluster_compose_configuration(scripts, empty, data_root):

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
+from detectors import __version__
 from detectors.config.schema import INSTALLED, PACKAGE
 from detectors.training.outcome import device_name
 
@@ -54,7 +55,8 @@ def program_versions() -> dict[str, str]:
     """Name -> version of what can change a run's numbers, for its checkpoints."""
     return {
         "python": platform.python_version(),
-        **{name: installed_version(name) for name in ("detectors", *NUMERIC)},
+        "detectors": __version__,
+        **{name: installed_version(name) for name in NUMERIC},
     }
 
 

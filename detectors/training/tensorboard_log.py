@@ -17,12 +17,12 @@ import cv2
 import numpy as np
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard import summary
 
 from detectors.data.files import Appender
 from detectors.metrics.pr_curves import SCORE_THRESHOLDS, PrCurve
+from detectors.training.crc32c import masked_crc32c
 from detectors.training.tracking import Backend, Setting
 
 PREFIX = "events.out.tfevents."

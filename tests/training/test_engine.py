@@ -9,6 +9,8 @@ import os
 import re
 import signal
 import threading
+from copy import deepcopy
+from functools import lru_cache
 from itertools import count
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from torch.testing import assert_close
 
 from detectors.commands import train as script
 from detectors.config.check import check
-from detectors.config.schema import CONF
+from detectors.config.schema import CONF, Config
 from detectors.data.images import ImageError
 from detectors.structures import Batch
 from detectors.training import assemble, engine
@@ -62,12 +64,16 @@ def make_run(
     folder, cache, *overrides: str, stored: ckpt.Checkpoint | None = None, model: str = "yolov2_160"
 ) -> Run:
     size = "[96,96]" if model == "yolov2_160" else "[160,160]"
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose(
-            "train", [f"model={model}", f"input.size={size}", f"paths.cache={cache}", *SMALL, *overrides]
-        )
+    config = checked(f"model={model}", f"input.size={size}", f"paths.cache={cache}", *SMALL, *overrides)
     folder.mkdir(exist_ok=True)
-    return script.build_run(check(cfg), folder, stored)
+    return script.build_run(deepcopy(config), folder, stored)
+
+
+@lru_cache
+def checked(*overrides: str) -> Config:
+    """Composed once: this takes longer than some of the runs."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return check(compose("train", list(overrides)))
 
 
 MULTI_SCALE = (
