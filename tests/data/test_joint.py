@@ -181,3 +181,30 @@ def test_boxes_at_the_corner_stay_boxes(tmp_path):
     found, problems = scan_darknet(root=root, image_sets=["images"], class_names=["x"], nodes=5)
     assert problems == [] and len(found.labels) == 1
     assert_array_equal(found.image_labels, [-1])
+
+
+def test_any_label_file_is_right_or_one_clear_problem(tmp_path):
+    """500 seeded files of lines with and without boxes: no row of a label alone becomes a box."""
+    random = np.random.default_rng(0)
+    root = write_darknet(tmp_path, {"images/a": "", "images/b": "0 .5 .5 .2 .2\n"}, labels="labels")
+    numbers = ["0", "1", "4", "5", "-1", "0.0", "-0", "0e0", ".5", "1e9", "nan", "x", "999999", "#", "", "\t"]
+    alone = boxes = faults = 0
+    for _ in range(500):
+        lines = [
+            " ".join(numbers[it] for it in random.integers(len(numbers), size=random.integers(1, 7)))
+            if random.random() < 0.4
+            else f"{random.integers(-1, 7)} " + ("0 0 0 0" if random.random() < 0.5 else ".5 .5 .2 .2")
+            for _ in range(random.integers(4))
+        ]
+        (root / "labels/a.txt").write_text("\n".join(lines))
+        found, problems = scan_darknet(root=root, image_sets=["images"], class_names=["x", "y"], nodes=5)
+        assert all(
+            problem.what.startswith("line ") and problem.file.endswith("a.txt") for problem in problems
+        )
+        assert len(found.image_labels) == len(found) and found.image_labels.max() < 5
+        counts = np.diff(found.offsets)
+        assert not counts[found.image_labels >= 0].any() and (found.image_labels >= -1).all()
+        alone += int((found.image_labels >= 0).sum())
+        boxes += len(found.labels) - 1
+        faults += len(problems)
+    assert min(alone, boxes, faults) > 30
