@@ -37,6 +37,8 @@ NOT_COMPOSED = {
     "hydra.sweep.dir=outputs/multirun/seeds 'hydra.sweep.subdir=${hydra.job.num}' trainer.resume=auto "
     "hydra.launcher.partition=gpu hydra.launcher.gpus_per_node=1 hydra.launcher.cpus_per_task=8 "
     "hydra.launcher.timeout_min=720 data.workers=8": "the extra submitit",
+    "python train.py experiment=yolo9000_coco_imagenet": "Darknet's 9k.tree",
+    "python train.py experiment=darknet9000": "same",
 }
 OPTIONS_ELSEWHERE = ("benchmark", "download")  # verbs without an options.py
 COMMANDS = [command for page in pages() for command in page_commands(page)]

@@ -444,7 +444,7 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
     },
     "shapes_joint": {  # ours
         "input.size": [96, 96],
-        "model.anchors": [[1.5, 1.5], [2.2, 1.4], [1.5, 2.3], [2.6, 2.6]],
+        "model.anchors": [[2.0, 2.0]],
         "optimizer.rate": 0.003,
         "trainer.steps": 400,
         "trainer.eval_every": 200,
