@@ -116,6 +116,11 @@ def test_the_package_comes_from_the_wheel(scripts, empty):
     assert Path(place.strip()).is_relative_to(scripts.parent)
 
 
+def test_the_page_of_show_comes_with_the_package(scripts, empty):
+    code = "from detectors.commands.show.page_server import PAGE; print(PAGE.read_text())"
+    assert "</html>" in call(empty, str(scripts / "python"), "-c", code)
+
+
 def test_every_verb_answers(scripts, empty):
     overview = call(empty, str(scripts / "detectors"), "--help")
     verbs = [line.split()[0] for line in overview.splitlines() if line.startswith("  ")]

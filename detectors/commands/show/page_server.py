@@ -173,25 +173,32 @@ class PageRequest(BaseHTTPRequestHandler):
     def _about(self, values: dict[str, str]) -> dict[str, Any]:
         runs = self.server.runs
         ids = self.server.images.annotations.image_ids[:LISTED_IMAGES]
-        own = [run.detector.postprocess.nms for run in runs]
         return {
             "runs": [run.about() for run in runs],
             "images": [str(image_id) for image_id in ids],
-            "rules": list(dict.fromkeys((*SUPPRESSIONS, *own))),
+            "rules": self._rules(),
             "largest_upload": self.server.largest_upload,
         }
+
+    def _rules(self) -> list[str]:
+        own = (run.detector.postprocess.nms for run in self.server.runs)
+        return list(dict.fromkeys((*SUPPRESSIONS, *own)))
 
     def _detections(self, values: dict[str, str]) -> dict[str, Any]:
         stored = self._image(values.get("image", ""))
         rule = values.get("rule", SUPPRESSIONS[0])
+        if rule not in self._rules():
+            raise Refused(HTTPStatus.BAD_REQUEST, f"rule={rule}: there is no such rule")
         suppression = Suppression(_share(values, "score"), _share(values, "iou"), rule)
         return {"runs": [self._found(run, stored, suppression) for run in self.server.runs]}
 
     @staticmethod
     def _found(run: ShownRun, stored: StoredImage, suppression: Suppression) -> dict[str, Any]:
-        """What one run finds, or why it cannot take this image: the others still show theirs."""
+        """What one run finds, or why it cannot take this image or rule: the others still show theirs."""
         if suppression.rule not in (*SUPPRESSIONS, run.detector.postprocess.nms):
-            raise Refused(HTTPStatus.BAD_REQUEST, f"rule={suppression.rule}: there is no such rule")
+            return {
+                "error": f"{suppression.rule} is a rule for classes in a tree, which this run does not have"
+            }
         try:
             return run.detections(stored.look(run), suppression)
         except (ValueError, MemoryError) as error:

@@ -156,6 +156,16 @@ def test_sliders_change_what_is_found_and_the_network_sees_an_image_once(server,
     assert server.runs[0].detector.postprocess.nms == "hard"  # the run itself stays as it was
 
 
+def test_a_rule_of_one_run_is_the_message_of_the_others(server, monkeypatch):
+    """As `related`, of a run whose classes are a tree."""
+    monkeypatch.setattr(server.runs[0].detector.postprocess, "nms", "related")
+    monkeypatch.setattr(server.runs[0], "detections", lambda look, suppression: {"detections": []})
+    assert get(server, "/about")["rules"][-1] == "related"
+    first, second = detections(server, "0", rule="related")
+    assert first == {"detections": []}
+    assert "related is a rule for classes in a tree" in second["error"]
+
+
 def test_anchors_that_fired_are_those_that_decode_to_the_boxes(server, place):
     """By hand: the detection's box is its anchor's, decoded and brought back to the image."""
     run = server.runs[1]
@@ -321,6 +331,15 @@ def test_names_of_runs():
     assert page_names([Path("/r/a/best.pt"), Path("/r/b/best.pt")]) == ["a", "b"]
     assert page_names([Path("/r/a/best.pt"), Path("/s/a/last.pt")]) == ["r/a/best.pt", "s/a/last.pt"]
     assert page_names([Path("/r/a/best.pt")] * 2) == ["r/a/best.pt (1)", "r/a/best.pt (2)"]
+
+
+def test_the_command_names_its_address_and_ends_with_ctrl_c(place, monkeypatch, capsys):
+    def interrupted(server: PageServer) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PageServer, "serve_forever", interrupted)
+    main([str(place / "ssd"), "--port", "0", "--device", "cpu"])
+    assert capsys.readouterr().out.startswith("http://127.0.0.1:")
 
 
 @pytest.mark.parametrize(
