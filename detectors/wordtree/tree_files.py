@@ -7,6 +7,7 @@ nothing for a root. A .map file has a node number on each line: line k is the no
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -97,6 +98,19 @@ def tree_lines(path: Path | str, what: str, text: str | None = None) -> list[tup
             ) from error
     lines = text.removesuffix("\n").split("\n") if text else []
     return list(enumerate(lines, 1))
+
+
+def readable_names(path: Path | str, tree: WordTree) -> tuple[str, ...]:
+    """A name for each node, one a line. Names that repeat, as in 9k.names, get the tree's own behind them.
+
+    ValueError unless there is one for each node.
+    """
+    lines = [line.strip() for _, line in tree_lines(path, "names")]
+    if len(lines) != len(tree):
+        raise ValueError(f"{path}: {len(lines)} names, but the tree has {len(tree)} nodes")
+    count = Counter(lines)
+    pairs = zip(lines, tree.names, strict=True)
+    return tuple(f"{line} ({name})" if count[line] > 1 else line for line, name in pairs)
 
 
 def shown_line(line: str) -> str:

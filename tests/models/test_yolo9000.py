@@ -8,11 +8,14 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
+from detectors.commands.convert import command as convert
 from detectors.commands.predict import command as predict
 from detectors.darknet.cfg import read_cfg
 from detectors.darknet.cfg_detector import darknet_detector
 from detectors.darknet.weights import check_weights, convolutions, load_weights, save_weights
 from detectors.models.yolo9000 import yolo9000
+from detectors.training import assemble
+from detectors.training.checkpoint import load_checkpoint
 from tests.wordtree import trees
 
 STAGES = ((32,), (64,), (128, 64, 128), (256, 128, 256), (512, 256, 512, 256, 512))
@@ -149,3 +152,22 @@ def test_predict_takes_a_cfg_with_a_tree(folder, tmp_path, capsys):
     found = capsys.readouterr().out
     assert "dog (dog)" in found or "cup" in found
     assert "poodle" not in found and "animal" not in found
+
+
+def test_a_converted_checkpoint_holds_its_tree(folder, tmp_path):
+    """So that it can be used where the files of the cfg are not."""
+    model = small().eval()
+    save_weights(model, folder / "x.weights")
+    convert.main([str(folder / "x.weights"), str(folder / "x.pt"), "--cfg", str(folder / "cfg/x.cfg")])
+    (folder / "data/x.tree").unlink()
+    (folder / "cfg/x.cfg").unlink()
+    checkpoint = load_checkpoint(folder / "x.pt")
+    assert checkpoint.class_names == trees.NAMES
+    detector, config = assemble.load_detector(checkpoint, torch.device("cpu"))
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 255
+    with torch.no_grad():
+        ours, theirs = model(images), detector(images)
+    assert_close(ours.class_logits, theirs.class_logits, atol=1e-5, rtol=1e-4)
+    assert detector.postprocess.score_rule.tree == detector.loss.tree.softmax.tree == trees.SMALL
+    assert detector.loss.tree.label_map.tolist() == [3, 5]
+    assert config.loss["class_only_objectness"] == "darknet"

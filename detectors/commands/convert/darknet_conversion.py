@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -33,6 +34,7 @@ from detectors.structures import HeadOutputs
 from detectors.training import assemble
 from detectors.training.checkpoint import Checkpoint
 from detectors.training.initial.weight_files import PARTIAL_FILE
+from detectors.wordtree.tree_files import readable_names, tree_text
 
 
 def from_darknet(request: Request) -> Conversion:
@@ -53,7 +55,7 @@ def from_darknet(request: Request) -> Conversion:
             f"{request.source}: {problem}; "
             "give the detector's --cfg FILE, or --model with a yaml of conf/model that has the same layers"
         )
-    names = chosen_class_names(request, region and region.classes)
+    names = _class_names(request, region)
     config = darknet_configuration(request, names, cfg)
     classes = region.classes if region else len(names)
     detector = assemble.build_detector(config, classes)
@@ -69,6 +71,13 @@ def from_darknet(request: Request) -> Conversion:
     progress = dict(zip(WEIGHTS_HEADER, report.header, strict=False))
     progress["images_seen"] = report.header.seen
     return Conversion(weights_only(request, config, names, transfer, **progress), transfer, notes)
+
+
+def _class_names(request: Request, region: sections.Region | None) -> tuple[str, ...]:
+    """The names of a tree are the tree's, or those of a file in which they may repeat."""
+    if region is None or region.tree is None:
+        return chosen_class_names(request, region and region.classes)
+    return region.tree.names if request.names is None else readable_names(Path(request.names), region.tree)
 
 
 def _weight_source(detector: Detector, report: LoadReport, classes: int) -> WeightSource:
@@ -115,6 +124,8 @@ def darknet_configuration(
         model["contents"] = dict(cfg.contents)
     base = composed(choices(replace(request, overrides=early), "yolov2", names))
     loss = base["loss"] | region_loss_settings(cfg.region)
+    if cfg.region.tree is not None:
+        base["data"] = base["data"] | {"tree": tree_text(cfg.region.tree)}
     return check(merged(base | {"name": request.cfg.stem, "model": model, "loss": loss}, late))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +17,7 @@ from detectors.data.class_names import read_names
 from detectors.data.images import read_image
 from detectors.postprocess import to_original
 from detectors.structures import Detections, ImageInfo
-from detectors.wordtree.nodes import WordTree
-from detectors.wordtree.tree_files import tree_lines
+from detectors.wordtree.tree_files import readable_names
 
 
 class DarknetFiles:
@@ -91,22 +89,13 @@ def names_of(path: Path | None, cfg: DarknetCfg) -> tuple[str, ...]:
     if path is None:
         tree = cfg.region.tree
         return tuple(str(number) for number in range(classes)) if tree is None else tree.names
-    names = read_names(path) if cfg.region.tree is None else tree_class_names(path, cfg.region.tree)
+    names = read_names(path) if cfg.region.tree is None else readable_names(path, cfg.region.tree)
     if len(names) != classes:
         raise ValueError(
             f"{path}: {len(names)} names, but {cfg.path} has classes={classes}; "
             "is it the list of another data set?"
         )
     return names
-
-
-def tree_class_names(path: Path, tree: WordTree) -> tuple[str, ...]:
-    """Readable names of a tree's nodes. Names that repeat, as in 9k.names, get the tree's own behind them."""
-    lines = [line.strip() for _, line in tree_lines(path, "names")]
-    number = Counter(lines)
-    pairs = zip(lines, tree.names, strict=False)
-    named = [f"{line} ({name})" if number[line] > 1 else line for line, name in pairs]
-    return tuple(named + lines[len(named) :])
 
 
 def read_darknet_image(path: str) -> np.ndarray:

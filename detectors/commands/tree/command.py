@@ -7,14 +7,13 @@ See docs/yolo9000.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from detectors.commands.tree.options import options
 from detectors.commands.tree.tree_drawing import drawn_nodes, tree_svg, tree_text_lines
 from detectors.config.entry import require_at_least, verb
 from detectors.data.files import atomic_file
 from detectors.wordtree.nodes import WordTree
-from detectors.wordtree.tree_files import read_map, tree_lines, tree_text
+from detectors.wordtree.tree_files import read_map, readable_names, tree_text
 from detectors.wordtree.tree_sources import load_tree
 
 
@@ -26,7 +25,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.output and args.output.suffix not in (".svg", ".tree"):
         raise ValueError(f"--output {args.output}: choose a name that ends in .svg or .tree")
     tree = load_tree(args.file)
-    names = readable_names(args.names, tree)
+    names = tree.names if args.names is None else readable_names(args.names, tree)
     marked = frozenset(read_map(args.map, tree) if args.map else ())
     top = None if args.below is None else chosen_node(args.below, tree, names)
     nodes = drawn_nodes(tree, top, args.levels)
@@ -38,16 +37,6 @@ def main(arguments: list[str] | None = None) -> None:
         with atomic_file(args.output) as file:
             file.write(text.encode())
         print(f"written: {args.output}")
-
-
-def readable_names(path: Path | None, tree: WordTree) -> Sequence[str]:
-    """The names of a file, or the tree's. ValueError unless there is one for each node."""
-    if path is None:
-        return tree.names
-    names = [line for _, line in tree_lines(path, "names")]  # they may repeat
-    if len(names) != len(tree):
-        raise ValueError(f"--names {path}: {len(names)} names, but the tree has {len(tree)} nodes")
-    return names
 
 
 def chosen_node(text: str, tree: WordTree, names: Sequence[str]) -> int:

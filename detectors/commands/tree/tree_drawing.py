@@ -9,7 +9,7 @@ import numpy as np
 
 from detectors.wordtree.nodes import WordTree
 
-ROW = 18  # px
+LINE_HEIGHT = 18  # px
 INDENT = 24
 LETTER = 7  # px of a letter, about
 SVG_HEAD = (
@@ -50,10 +50,10 @@ def tree_svg(tree: WordTree, nodes: Sequence[int], names: Sequence[str], marked:
     """The same as a picture. Marked nodes are bold."""
     depth = np.array([tree.depth[node] for node in nodes])
     left = (depth - depth.min()) * INDENT + 10
-    row = {node: 20 + ROW * place for place, node in enumerate(nodes)}
+    row = {node: 20 + LINE_HEIGHT * place for place, node in enumerate(nodes)}
     x = dict(zip(nodes, left.tolist(), strict=True))
     width = max(x[node] + LETTER * (len(names[node]) + 8) for node in nodes)
-    lines = [SVG_HEAD.format(width=width, height=20 + ROW * len(nodes))]
+    lines = [SVG_HEAD.format(width=width, height=20 + LINE_HEIGHT * len(nodes))]
     for node in nodes:
         parent = int(tree.parent[node])
         if parent in row:

@@ -64,14 +64,14 @@ def classifications(folder: Folder, name: Path) -> Iterator[Fixture]:
         yield Fixture(f"{name.stem}/{case}", partial(_classify, folder, name, settings, arrays))
 
 
-def darknet_lines(text: str) -> list[str]:
+def fgetl_lines(text: str) -> list[str]:
     """The lines that fgetl gives: what follows the last newline counts only if it is not empty."""
     return text.removesuffix("\n").split("\n") if text else []
 
 
 def lenient_tree(text: str) -> WordTree:
     """A .tree file as Darknet's read_tree takes it, without any check."""
-    rows = [C_LINE.match(line).groups() for line in darknet_lines(text)]
+    rows = [C_LINE.match(line).groups() for line in fgetl_lines(text)]
     return WordTree.of([row[0] for row in rows], [int(row[1] or -1) for row in rows], checked=False)
 
 
@@ -86,7 +86,7 @@ def tree_of(folder: Folder, name: Path, case: Settings) -> WordTree:
 
 def leaf_list(folder: Folder, name: Path, case: Settings, tree: WordTree) -> np.ndarray:
     """(N,) bool: the node's name is in the case's list of leaves (change_leaves)."""
-    listed = set(darknet_lines(folder.path(name.parent / case["leaves"]).read_text()))
+    listed = set(fgetl_lines(folder.path(name.parent / case["leaves"]).read_text()))
     return np.array([node in listed for node in tree.names])
 
 
