@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import colorsys
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -19,9 +20,20 @@ READABLE = 480  # pixels; an image whose longer side is shorter is enlarged
 DASH = 6  # pixels; length of a dash, and of the gap after it, on an image of READABLE pixels
 TEXT_SCALE = 0.45  # OpenCV's font scale on an image of up to 1000 pixels
 CAPTION = 20  # pixels; height of the line of text above an image
+AT_ONCE = 128  # places that are tried together; the first ones are most often free
 FAINT = 0.4  # weight of the original image where outline() draws
 WHITE = (255, 255, 255)
 BLACK = (0, 0, 0)
+
+Corners = tuple[int, int, int, int]  # x0, y0, x1, y1: the first and last pixel of a box
+
+
+class LabelPlace(NamedTuple):
+    """The top left pixel of a label; `beside`: whether it lies at an edge of its box."""
+
+    x: int
+    y: int
+    beside: bool
 
 
 def class_colours(num_classes: int) -> np.ndarray:
@@ -54,7 +66,7 @@ def draw_boxes(
 ) -> np.ndarray:
     """A new image with boxes on it, the first row of `boxes` on top.
 
-    It is enlarged by magnification(size), unless enlarge=False.
+    It is enlarged by magnification(size), unless enlarge=False. No text covers another: see label_places.
 
     image: (H, W, 3) uint8 RGB, not modified.
     boxes, gt_boxes: (n, 4) xyxy pixels of that image; clipped to it.
@@ -82,10 +94,14 @@ def draw_boxes(
         _draw_dashed(canvas, box)
     for box, colour in reversed(list(zip(corners, paint, strict=True))):
         cv2.rectangle(canvas, box[:2], box[2:], colour, _thickness(canvas))
-    for box, text in zip(gt_corners, gt_texts, strict=False):
-        _write(canvas, text, (box[0], box[3]), WHITE, above=False)
-    for box, text, colour in reversed(list(zip(corners, texts, paint, strict=True))):
-        _write(canvas, text, box[:2], colour, above=True)
+    named_gt = gt_corners[: len(gt_texts)]
+    _write_all(
+        canvas,
+        [*corners, *named_gt],
+        [*texts, *gt_texts],
+        [*paint, *[WHITE] * len(named_gt)],
+        [False] * len(corners) + [True] * len(named_gt),
+    )
     return canvas
 
 
@@ -181,7 +197,7 @@ def image_grid(images: Sequence[np.ndarray], columns: int, gap: int = 4) -> np.n
     return canvas
 
 
-def _corner_pixels(boxes: np.ndarray, factor: int, canvas: np.ndarray) -> list[tuple[int, int, int, int]]:
+def _corner_pixels(boxes: np.ndarray, factor: int, canvas: np.ndarray) -> list[Corners]:
     """(n, 4) continuous edges -> (x0, y0, x1, y1) of the first and last pixel of each box on the canvas."""
     last = np.tile(canvas.shape[1::-1], 2) - 1  # (4,)
     edges = np.asarray(boxes, dtype=np.float64) * factor - [0, 0, 1, 1]
@@ -192,7 +208,7 @@ def _thickness(canvas: np.ndarray) -> int:
     return max(2, round(max(canvas.shape) / 400))
 
 
-def _draw_dashed(canvas: np.ndarray, corners: tuple[int, int, int, int]) -> None:
+def _draw_dashed(canvas: np.ndarray, corners: Corners) -> None:
     """A white dashed rectangle on top of a black one, visible on any background."""
     x0, y0, x1, y1 = corners
     thickness = _thickness(canvas)
@@ -206,19 +222,88 @@ def _draw_dashed(canvas: np.ndarray, corners: tuple[int, int, int, int]) -> None
             cv2.line(canvas, (x, y), (x, min(y + dash, y1)), WHITE, thickness)
 
 
-def _write(
-    canvas: np.ndarray, text: str, at: tuple[int, int], colour: tuple[int, int, int], *, above: bool
+def label_places(
+    corners: Sequence[Corners],
+    sizes: Sequence[tuple[int, int]],
+    canvas_wh: tuple[int, int],
+    below: Sequence[bool],
+) -> list[LabelPlace | None]:
+    """Where the label of each box goes, so that no label covers another and all lie within the canvas.
+
+    The first box chooses first: at an edge of its box if there is room, else the nearest free place. None if
+    the canvas has no free place left. Law: tests/test_drawing.py.
+
+    sizes: (width, height) of each label; (0, 0) for none. below: whether its first choice is below its box.
+    """
+    taken = np.zeros((0, 4), dtype=np.int64)  # xyxy of the labels so far, the last pixel not included
+    places: list[LabelPlace | None] = []
+    for box, wh, under in zip(corners, np.minimum(np.reshape(sizes, (-1, 2)), canvas_wh), below, strict=True):
+        place = None
+        if wh.all():
+            place = _first_free(_at_edges(box, *wh, under), wh, taken, canvas_wh, beside=True)
+            place = place or _first_free(_everywhere(box, wh, canvas_wh), wh, taken, canvas_wh, beside=False)
+        if place is not None:
+            taken = np.vstack([taken, [*place[:2], *(place[:2] + wh)]])
+        places.append(place)
+    return places
+
+
+def _at_edges(box: Corners, width: int, height: int, below: bool) -> np.ndarray:
+    """(n, 2) x, y of places for a label at a box, the best first."""
+    x0, y0, x1, y1 = box
+    left, right, bottom = x0, x1 + 1 - width, y1 + 1 - height
+    over = [(left, y0 - height), (right, y0 - height)]
+    under = [(left, y1), (right, y1)]
+    inside = [(left, y0), (left, bottom), (right, y0), (right, bottom)]
+    aside = [(x1 + 1, y0), (x0 - width, y0), (x1 + 1, bottom), (x0 - width, bottom)]
+    return np.array([*(under + over if below else over + under), *inside, *aside])
+
+
+def _everywhere(box: Corners, wh: np.ndarray, canvas_wh: tuple[int, int]) -> np.ndarray:
+    """(n, 2) x, y of places for a label on a whole canvas, the nearest to the box first."""
+    columns, rows = (
+        np.arange(0, limit, max(1, side // 2)) for side, limit in zip(wh, canvas_wh, strict=True)
+    )
+    grid = np.stack(np.meshgrid(columns, rows), -1).reshape(-1, 2)
+    apart = grid - np.clip(grid, box[:2] - wh, box[2:])
+    return grid[np.square(apart).sum(1).argsort(kind="stable")]
+
+
+def _first_free(
+    tries: np.ndarray, wh: np.ndarray, taken: np.ndarray, canvas_wh: tuple[int, int], *, beside: bool
+) -> LabelPlace | None:
+    """The first of (n, 2) places, moved into the canvas, where a label covers none of the others."""
+    tries = np.clip(tries, 0, canvas_wh - wh)
+    for some in np.split(tries, range(AT_ONCE, len(tries), AT_ONCE)):
+        low = np.maximum(some[:, None], taken[:, :2])  # (n, m, 2)
+        high = np.minimum(some[:, None] + wh, taken[:, 2:])
+        free = np.flatnonzero(~(low < high).all(2).any(1))
+        if len(free):
+            return LabelPlace(*some[free[0]].tolist(), beside)
+    return None
+
+
+def _write_all(
+    canvas: np.ndarray,
+    corners: Sequence[Corners],
+    texts: Sequence[str],
+    colours: Sequence[tuple[int, int, int]],
+    below: Sequence[bool],
 ) -> None:
-    """Text on a plate of `colour`, above or below the point `at` (x, y), moved to lie within the canvas."""
-    if not text:
-        return
+    """Each text on a plate of its colour; a line leads to the box from a plate that is not at its edge."""
     scale = TEXT_SCALE * max(1.0, max(canvas.shape) / 1000)
-    (width, height), baseline = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
-    plate_height = height + baseline + 2
-    rows, columns = canvas.shape[:2]
-    x = max(0, min(at[0], columns - width - 3))
-    y = max(0, min(at[1] - plate_height if above else at[1], rows - plate_height))
-    cv2.rectangle(canvas, (x, y), (x + width + 2, y + plate_height - 1), colour, cv2.FILLED)
-    brightness = np.dot(colour, (0.299, 0.587, 0.114))
-    ink = BLACK if brightness > 110 else WHITE
-    cv2.putText(canvas, text, (x + 1, y + height + 1), cv2.FONT_HERSHEY_SIMPLEX, scale, ink, 1, cv2.LINE_AA)
+    measured = [cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1) for text in texts]
+    sizes = [
+        (width + 3, height + baseline + 2) if text else (0, 0)
+        for text, ((width, height), baseline) in zip(texts, measured, strict=True)
+    ]
+    places = label_places(corners, sizes, canvas.shape[1::-1], below)
+    rows = [row for row in zip(places, sizes, texts, colours, corners, strict=True) if row[0] is not None]
+    for place, (_, height), _, colour, box in rows:
+        if not place.beside:
+            cv2.line(canvas, (place.x, place.y + height // 2), box[:2], colour, 1, cv2.LINE_AA)
+    for (x, y, _), (width, height), text, colour, _ in rows:
+        cv2.rectangle(canvas, (x, y), (x + width - 1, y + height - 1), colour, cv2.FILLED)
+        ink = BLACK if np.dot(colour, (0.299, 0.587, 0.114)) > 110 else WHITE
+        at = (x + 1, y + cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)[0][1] + 1)
+        cv2.putText(canvas, text, at, cv2.FONT_HERSHEY_SIMPLEX, scale, ink, 1, cv2.LINE_AA)
