@@ -237,11 +237,16 @@ def label_places(
     """
     taken = np.zeros((0, 4), dtype=np.int64)  # xyxy of the labels so far, the last pixel not included
     places: list[LabelPlace | None] = []
+    refused = np.array(
+        [np.inf, np.inf]
+    )  # the size of a label that found no place, so that no larger one tries
     for box, wh, under in zip(corners, np.minimum(np.reshape(sizes, (-1, 2)), canvas_wh), below, strict=True):
         place = None
-        if wh.all():
+        if wh.all() and (wh < refused).any():
             place = _first_free(_at_edges(box, *wh, under), wh, taken, canvas_wh, beside=True)
             place = place or _first_free(_everywhere(box, wh, canvas_wh), wh, taken, canvas_wh, beside=False)
+            if place is None and wh[0] <= refused[0]:
+                refused = wh
         if place is not None:
             taken = np.vstack([taken, [*place[:2], *(place[:2] + wh)]])
         places.append(place)

@@ -44,6 +44,7 @@ BETWEEN_VERBS = {
     ("duel", "compare"),  # a duel ends with the comparison
     ("show", "predict"),  # show frames images and runs networks as predict does
     ("replay", "train"),  # replay repeats steps of a run that train builds
+    ("predict", "download"),  # predict fetches addresses through the same proxies
 }
 PLACES = {
     "hydra": {"config", "commands", "train", "evaluate"},

@@ -181,7 +181,7 @@ def require_at_least(options: argparse.Namespace, **least: int) -> None:
     for name, low in least.items():
         value = getattr(options, name)
         if value is not None and value < low:
-            raise ValueError(f"--{name} {value}: must be {low} or more")
+            raise ValueError(f"--{name.replace('_', '-')} {value}: must be {low} or more")
 
 
 def _report(error: Exception) -> None:

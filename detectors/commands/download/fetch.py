@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
-from urllib.request import OpenerDirector, ProxyHandler, Request, build_opener
+from urllib.request import BaseHandler, OpenerDirector, ProxyHandler, Request, build_opener
 
 from tqdm import tqdm
 
@@ -224,11 +224,11 @@ def _strong(etag: str | None) -> str | None:
     return etag if etag and etag.startswith('"') else None
 
 
-def opener(url: str) -> OpenerDirector:
+def opener(url: str, *handlers: BaseHandler) -> OpenerDirector:
     """Uses the proxies of the environment, except for loopback addresses, which a proxy cannot reach."""
     if is_loopback(urlsplit(url).hostname or ""):
-        return build_opener(ProxyHandler({}))
-    return build_opener()
+        return build_opener(ProxyHandler({}), *handlers)
+    return build_opener(*handlers)
 
 
 def is_loopback(host: str) -> bool:

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
+from detectors.commands.predict.frames import Reading, read_frames
 from detectors.commands.predict.image_classifier import Classification, ImageClassifier
-from detectors.commands.predict.inputs import find_images
-from detectors.data.images import ImageError
+from detectors.commands.predict.inputs import find_sources
 from detectors.tables import printable
 
 
-def print_classes(classifier: ImageClassifier, places: list[Path]) -> None:
+def print_classes(classifier: ImageClassifier, places: Sequence[str], reading: Reading) -> None:
     """Prints the classes of every image. ValueError at the end if some could not be used."""
     left_out = 0
-    for path in find_images(places):
-        started = time.perf_counter()
-        try:
-            (classified,) = classifier.predict(path)
-        except ImageError as error:
+    for frame in read_frames(find_sources(places), classifier.read, reading):
+        if isinstance(frame, Exception):
             left_out += 1
-            sys.stderr.write(f"error: {error}\n")
+            sys.stderr.write(f"error: {frame}\n")
             continue
+        started = time.perf_counter()
+        (classified,) = classifier.classify([frame])
         print("\n".join(class_lines(classified, time.perf_counter() - started)))
     if left_out:
-        raise ValueError(f"images that could not be used and were left out, see above: {left_out}")
+        raise ValueError(f"inputs that could not be used and were left out, see above: {left_out}")
 
 
 def class_lines(classified: Classification, seconds: float) -> Iterator[str]:

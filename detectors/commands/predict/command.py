@@ -1,45 +1,51 @@
-"""Draws and prints what a detector finds, or prints what a classifier says: those of a trained run, or of a
-Darknet cfg and weights file.
+"""Draws, prints and writes what a detector finds, or prints what a classifier says: those of a trained run,
+or of a Darknet cfg and weights file.
 
-detectors predict RUN_OR_CHECKPOINT IMAGE_OR_FOLDER ... [--score 0.3]
-detectors predict --cfg X.cfg --weights X.weights [--names X.names] IMAGE_OR_FOLDER ... [--thresh 0.5]
+detectors predict RUN_OR_CHECKPOINT PLACE ... [--score 0.3]
+detectors predict --cfg X.cfg --weights X.weights [--names X.names] PLACE ... [--thresh 0.5]
 
 The second is Darknet's `detect`: the same boxes and scores, from the JPEG's bytes on; see docs/darknet.md.
+docs/predict.md shows the places and the options.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import os
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import count
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
-import torch
+from tqdm import tqdm
 
+from detectors.commands.predict.checkpoint_model import CheckpointModel
 from detectors.commands.predict.class_lines import print_classes
 from detectors.commands.predict.darknet_files import DarknetFiles
+from detectors.commands.predict.frames import Reading, read_frames
 from detectors.commands.predict.image_classifier import ImageClassifier
-from detectors.commands.predict.inputs import find_images
-from detectors.commands.predict.options import options
-from detectors.commands.predict.predictor import Prediction, Predictor, load
+from detectors.commands.predict.inputs import Found, find_sources
+from detectors.commands.predict.options import FOLDER_FORMATS, STREAM_FORMATS, options, refuse_for_classifier
+from detectors.commands.predict.picture_files import Pictures, picture_paths, write_crops
+from detectors.commands.predict.predictor import Outcome, Prediction, Predictor, load
+from detectors.commands.predict.result_writers import ResultWriter, detect_lines, result_writers
+from detectors.commands.predict.views import ViewPlan
 from detectors.config.build import trust
 from detectors.config.entry import verb
-from detectors.config.schema import output_folder
-from detectors.data.files import atomic_file
-from detectors.data.images import ImageError
-from detectors.drawing import draw_detections
+from detectors.config.schema import latest_or, output_folder
+from detectors.data.suggestions import did_you_mean
 from detectors.kernels.dispatch import set_kernels
-from detectors.structures import Detections
-from detectors.tables import printable
+from detectors.models.exported import EXPORT_SUFFIXES
 from detectors.training import assemble
 from detectors.training import checkpoint as ckpt
+from detectors.training.progress import StopRequests, stop_requests
+from detectors.training.run_log import shows_bar
+
+READ_AHEAD = 2  # batches that are decoded while the network computes
+INTERRUPTED = 130  # exit status after Ctrl-C
 
 
 @verb
@@ -50,42 +56,23 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.reconfigure(errors="surrogateescape")
     trust(args.builder)
     set_kernels(args.kernels)
-    assemble.choose_device(args.device)  # a wrong device or kernel is refused before anything is read
+    device = assemble.choose_device(args.device)  # a wrong device is refused before anything is read
     if args.cfg:
-        predictor = Predictor(_darknet_files(args))
-        places = args.places
-    else:
-        stored = ckpt.load_checkpoint(ckpt.find_checkpoint(args.places[0]))
-        if assemble.is_classifier(stored):
-            print_classes(ImageClassifier(stored, assemble.choose_device(args.device)), args.places[1:])
-            return
-        predictor = load(args.places[0], device=args.device)
-        if predictor.model.averaged:
-            sys.stderr.write(f"{args.places[0]}: averaged weights\n")
-        places = args.places[1:]
-    paths = list(find_images(places))
-    output = args.output or output_folder() / "predict"
-    pictures = picture_paths(paths, output)
-    left_out = 0
-    for path in paths:
-        try:
-            image = predictor.model.read(str(path))
-            started = time.perf_counter()
-            prediction = predictor.predict_image(image, path=str(path), score=args.score)
-        except ImageError as error:
-            left_out += 1
-            sys.stderr.write(f"error: {error}\n")
-            continue
-        if args.cfg:
-            seconds = time.perf_counter() - started
-            print("\n".join(darknet_lines(prediction, seconds)))
-        for line in detection_lines(prediction):
-            print(line)
-        picture = draw_detections(image, _as_detections(prediction), prediction.class_names)
-        _write_picture(pictures[path], picture)
-    print(f"pictures: {output}")
-    if left_out:
-        raise ValueError(f"images that could not be used and were left out, see above: {left_out}")
+        look(Predictor(_darknet_files(args)), args.places, args)
+        return
+    run, *places = args.places
+    if Path(run).suffix in EXPORT_SUFFIXES:
+        look(load(run, device=args.device), places, args)
+        return
+    stored = ckpt.load_checkpoint(ckpt.find_checkpoint(latest_or(Path(run))))
+    if assemble.is_classifier(stored):
+        refuse_for_classifier(args)
+        print_classes(ImageClassifier(stored, device), places, Reading(args.every, args.frames))
+        return
+    model = CheckpointModel(stored, device)
+    if model.averaged:
+        sys.stderr.write(f"{run}: averaged weights\n")
+    look(Predictor(model), places, args)
 
 
 def _darknet_files(args: argparse.Namespace) -> DarknetFiles:
@@ -106,71 +93,168 @@ def _darknet_files(args: argparse.Namespace) -> DarknetFiles:
     return model
 
 
-def picture_paths(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:
-    """Where each image's picture goes: folder/STEM.png, and a longer name where two images would share one.
+@dataclass
+class PredictRun:
+    """One call of the command: what is written where, and how far it is."""
 
-    x.jpg and x.png give x.jpg.png and x.png.png; a/x.jpg and b/x.jpg give a/x.png and b/x.png. What still
-    shares a name, such as one file in two spellings, gets a number: x-2.png.
-    """
-    targets = {path: [Path(f"{path.stem}.png")] for path in paths}
-    for path in paths:
-        resolved = Path(os.path.realpath(path))  # of a link to itself, too
-        for depth in range(len(resolved.parents)):
-            parents = Path(*resolved.parts[-1 - depth : -1]) if depth else Path()
-            targets[path] += [parents / f"{path.stem}.png", parents / f"{path.name}.png"]
-    chosen: dict[Path, Path] = {}
-    taken: set[str] = set()
-    for level in range(max(map(len, targets.values()), default=0)):
-        names = {path: t[min(level, len(t) - 1)] for path, t in targets.items() if path not in chosen}
-        wanted = Counter(map(_same_file, names.values()))
-        free = {path: name for path, name in names.items() if wanted[_same_file(name)] == 1}
-        chosen |= {path: name for path, name in free.items() if _same_file(name) not in taken}
-        taken = set(map(_same_file, chosen.values()))
-        if len(chosen) == len(targets):
-            break
-    for path in [path for path in targets if path not in chosen]:
-        numbered = (Path(f"{path.stem}-{n}.png") for n in count(2))
-        chosen[path] = next(name for name in numbered if _same_file(name) not in taken)
-        taken.add(_same_file(chosen[path]))
-    return {path: folder / name for path, name in chosen.items()}
+    args: argparse.Namespace
+    output: Path
+    targets: dict[Path, Path]  # a source's path -> its picture
+    labels: list[int] | None  # that are shown; None: all
+    pictures: Pictures = field(default_factory=Pictures)
+    images: int = 0
+    left_out: int = 0
+    stopped: bool = False
+    failure: ValueError | OSError | None = None  # of writing, which ends the call
+
+    def take(self, outcome: Outcome | ValueError | OSError, writers: Sequence[ResultWriter]) -> None:
+        """Writes what was found in an image, or the error in its place."""
+        if isinstance(outcome, Exception):
+            self.left_out += 1
+            sys.stderr.write(f"error: {outcome}\n")
+            return
+        frame = outcome.frame
+        prediction = of_labels(outcome.prediction, self.labels)
+        target = self.targets[frame.source.path]
+        name = target.relative_to(self.output).with_suffix("")
+        name = name if frame.number is None else name / f"{frame.number:06}"
+        if self.args.cfg and self.prints_lines:
+            print("\n".join(detect_lines(prediction, outcome.seconds)))
+        for writer in writers:
+            writer.add(prediction, name)
+        if self.args.pictures:
+            self.pictures.add(frame, prediction, target)
+        if self.args.save_crops:
+            write_crops(frame, prediction, self.output / "crops", name)
+        if frame.number is not None:
+            sys.stdout.flush()  # somebody may watch a camera through a pipe
+        self.images += 1
+
+    @property
+    def prints_lines(self) -> bool:
+        return ("lines", None) in self.args.formats
+
+    @property
+    def prints_text(self) -> bool:
+        """Whether stdout is for people, so that other lines may follow."""
+        return self.args.count or self.prints_lines
+
+    @property
+    def prints(self) -> bool:
+        """Whether anything goes to stdout while it runs."""
+        printed = [name for name, place in self.args.formats if place is None and name in STREAM_FORMATS]
+        return self.args.count or bool(printed)
+
+    def places(self) -> Iterator[str]:
+        """Where everything was written."""
+        for name, place in self.args.formats:
+            if place or name in FOLDER_FORMATS:
+                yield f"{name}: {place or self.output / name}"
+        if self.args.save_crops:
+            yield f"crops: {self.output / 'crops'}"
+        if self.args.pictures:
+            yield f"pictures: {self.output}"
 
 
-def _same_file(name: Path) -> str:
-    """Equal for names that some file systems cannot tell apart: x.png and X.png."""
-    return str(name).casefold()
-
-
-def _write_picture(target: Path, picture: np.ndarray) -> None:
-    """picture: (h, w, 3) uint8 RGB. ValueError if it cannot be written."""
-    _, data = cv2.imencode(".png", picture[..., ::-1])
-    try:
-        with atomic_file(target) as file:
-            file.write(data)
-    except OSError as error:
-        raise ValueError(f"{target}: the picture could not be written ({error.strerror})") from error
-
-
-def _as_detections(prediction: Prediction) -> Detections:
-    return Detections(
-        torch.zeros(len(prediction), dtype=torch.int64),
-        torch.from_numpy(prediction.boxes_xyxy),
-        torch.from_numpy(prediction.scores),
-        torch.from_numpy(prediction.labels),
+def look(predictor: Predictor, places: Sequence[str], args: argparse.Namespace) -> None:
+    """Finds objects at all places. ValueError at the end if some could not be used; 130 after Ctrl-C."""
+    labels = wanted_labels(args.classes, predictor.class_names)
+    plan = ViewPlan(args.tile, args.overlap, args.whole, args.augment)
+    predictor.require_sizes(plan)
+    found = list(find_sources(places))
+    output = args.output or output_folder() / "predict"
+    targets = picture_paths([source.path for source in found if not isinstance(source, Exception)], output)
+    this = PredictRun(args, output, targets, labels)
+    frames = read_frames(found, predictor.model.read, Reading(args.every, args.frames))
+    outcomes = predictor.outcomes(
+        frames,
+        plan,
+        score=args.score,
+        batch_size=args.batch_size,
+        ahead=READ_AHEAD if args.tile else READ_AHEAD * args.batch_size,
     )
+    started = time.perf_counter()
+    with (
+        result_writers(args.formats, args.count, output) as writers,
+        _bar(this, found) as bar,
+        stop_requests() as stop,
+        closing(outcomes),
+    ):
+        try:
+            for outcome in _until_stopped(outcomes, stop):
+                this.take(outcome, writers)
+                bar.update()
+        except KeyboardInterrupt:
+            this.stopped = True
+        except (ValueError, OSError) as error:
+            this.failure = error
+        this.pictures.finish()
+    _report(this, time.perf_counter() - started)
 
 
-def detection_lines(prediction: Prediction) -> Iterator[str]:
-    """`image: class score xmin ymin xmax ymax`, pixels of the image."""
-    boxes = prediction.boxes_xyxy.tolist()
-    for name, score, box in zip(prediction.names, prediction.scores.tolist(), boxes, strict=True):
-        yield f"{prediction.path}: {printable(name)} {score:.3f} " + " ".join(f"{edge:.1f}" for edge in box)
+def _until_stopped(
+    outcomes: Iterator[Outcome | ValueError | OSError], stop: StopRequests
+) -> Iterator[Outcome | ValueError | OSError]:
+    """The outcomes. KeyboardInterrupt between two of them, so that each is written or not."""
+    while True:
+        stop.raise_if_any()
+        with stop.at_once():
+            outcome = next(outcomes, None)
+        if outcome is None:
+            return
+        yield outcome
 
 
-def darknet_lines(prediction: Prediction, seconds: float) -> Iterator[str]:
-    """What Darknet's `detect` prints, the best detection first: `dog: 82%`."""
-    yield f"{prediction.path}: Predicted in {seconds:.6f} seconds."
-    for name, score in zip(prediction.names, prediction.scores.tolist(), strict=True):
-        yield f"{printable(name)}: {100 * score:.0f}%"
+def _bar(this: PredictRun, found: Sequence[Found]) -> tqdm:
+    """A progress bar, where nothing else is shown."""
+    many = any(not isinstance(source, Exception) and source.kind in ("video", "camera") for source in found)
+    hidden = this.prints or not shows_bar(True)
+    return tqdm(total=None if many else len(found), unit="image", leave=False, disable=hidden)
+
+
+def _report(this: PredictRun, seconds: float) -> None:
+    """Says what was done. ValueError or SystemExit unless all of it was."""
+    for line in this.places():
+        print(line, file=sys.stderr if this.prints and not this.prints_text else sys.stdout)
+    sys.stdout.flush()
+    images = "1 image" if this.images == 1 else f"{this.images:,} images"
+    sys.stderr.write(f"{images} in {seconds:.1f} s: {this.images / seconds:.1f} images/s\n")
+    if this.stopped:
+        sys.stderr.write("stopped; what was found until then is written\n")
+        raise SystemExit(INTERRUPTED)
+    if this.failure is not None:
+        raise this.failure
+    if this.left_out:
+        raise ValueError(f"inputs that could not be used and were left out, see above: {this.left_out}")
+
+
+def wanted_labels(typed: Sequence[str] | None, class_names: Sequence[str]) -> list[int] | None:
+    """The labels of class names, one or several with commas in each text; None for all.
+
+    ValueError for a name that the detector does not know.
+    """
+    if typed is None:
+        return None
+    names = [name for text in typed for name in ([text] if text in class_names else text.split(","))]
+    for name in names:
+        if name not in class_names:
+            raise ValueError(
+                f"--class {name}: no class of this detector{did_you_mean(name, class_names, listed=True)}"
+            )
+    return [class_names.index(name) for name in names]
+
+
+def of_labels(prediction: Prediction, labels: Sequence[int] | None) -> Prediction:
+    """The boxes of these labels only; None for all."""
+    if labels is None:
+        return prediction
+    rows = np.isin(prediction.labels, labels)
+    return replace(
+        prediction,
+        boxes_xyxy=prediction.boxes_xyxy[rows],
+        scores=prediction.scores[rows],
+        labels=prediction.labels[rows],
+    )
 
 
 if __name__ == "__main__":

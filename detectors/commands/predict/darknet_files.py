@@ -68,10 +68,13 @@ class DarknetFiles:
     def read(self, path: str) -> np.ndarray:
         return read_darknet_image(path)
 
-    def prepare(self, image: np.ndarray) -> tuple[Tensor, ImageInfo]:
+    def check_size(self, size: tuple[int, int]) -> None:
+        """A convolutional network takes all multiples of its stride."""
+
+    def prepare(self, image: np.ndarray, size: tuple[int, int]) -> tuple[Tensor, ImageInfo]:
         put = darknet_letterbox if self.resize == "letterbox" else darknet_resize
-        pixels = torch.from_numpy(put(to_unit(image), self.size))  # (3, H, W) from 0 to 1
-        return pixels, frame(image.shape[:2], self.size, self.resize)
+        pixels = torch.from_numpy(put(to_unit(image), size))  # (3, H, W) from 0 to 1
+        return pixels, frame(image.shape[:2], size, self.resize)
 
     def detect(self, batch: Tensor, infos: list[ImageInfo], score: float) -> Detections:
         detections = self.module.detections(

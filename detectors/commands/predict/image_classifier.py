@@ -9,7 +9,8 @@ from itertools import islice
 import numpy as np
 import torch
 
-from detectors.commands.predict.inputs import Given, Images, given_images
+from detectors.commands.predict.frames import Frame, Reading, read_frames
+from detectors.commands.predict.inputs import Images, given_sources
 from detectors.data.augment.transforms import build_transform, no_augmentation
 from detectors.data.images import read_image
 from detectors.metrics.class_report import BEST_CLASSES
@@ -22,7 +23,7 @@ from detectors.training.precision import backend_switches, network_precision
 class Classification:
     """What a classifier says about one image: its k best classes, the best one first."""
 
-    path: str | None  # of the image; None for an array or a PIL image
+    path: str | None  # of the image, or clip.mp4#12; None for an array or a PIL image
     size: tuple[int, int]  # (height, width) of the image
     scores: np.ndarray  # (k,) float32 probabilities
     labels: np.ndarray  # (k,) int64, 0..C-1
@@ -61,15 +62,22 @@ class ImageClassifier:
         images: as Predictor.predict takes them. best: how many classes. batch_size: images that go through
         the network together. FileNotFoundError or ValueError names an image that cannot be used.
         """
-        given = given_images(images)
+        frames = read_frames(given_sources(images), self.read, Reading())
         classified = []
-        while group := list(islice(given, batch_size)):
-            classified += self._classified(group, best)
+        while group := list(islice(frames, batch_size)):
+            for error in filter(lambda frame: isinstance(frame, Exception), group):
+                raise error
+            classified += self.classify(group, best)
         return classified
 
+    def read(self, path: str) -> np.ndarray:
+        """(h, w, 3) uint8 RGB. ImageError names the file."""
+        return read_image(path, self.max_pixels)
+
     @torch.no_grad()
-    def _classified(self, group: Sequence[Given], best: int) -> Iterator[Classification]:
-        images = [read_image(path, self.max_pixels) if image is None else image for path, image in group]
+    def classify(self, frames: Sequence[Frame], best: int = BEST_CLASSES) -> Iterator[Classification]:
+        """predict() for one batch of images."""
+        images = [frame.image for frame in frames]
         resized = [
             self.transform(image, np.zeros((0, 4)), np.zeros(0, np.int64), 0).image for image in images
         ]
@@ -77,7 +85,6 @@ class ImageClassifier:
         with backend_switches(self.trainer), network_precision(self.trainer.precision, self.device):
             logits = self.module(batch)
         probabilities, labels = (part.cpu().numpy() for part in self.module.best_classes(logits, best))
-        for number, ((path, _), image) in enumerate(zip(group, images, strict=True)):
-            yield Classification(
-                path, image.shape[:2], probabilities[number], labels[number], self.class_names
-            )
+        for number, frame in enumerate(frames):
+            size = frame.image.shape[:2]
+            yield Classification(frame.name, size, probabilities[number], labels[number], self.class_names)

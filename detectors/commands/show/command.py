@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detectors.annotations import Annotations
-from detectors.commands.predict.predictor import CheckpointModel
+from detectors.commands.predict.checkpoint_model import CheckpointModel
 from detectors.commands.show.image_store import ImageStore
 from detectors.commands.show.options import options
 from detectors.commands.show.page_server import PageServer

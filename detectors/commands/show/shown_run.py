@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detectors.commands.predict.predictor import CheckpointModel
+from detectors.commands.predict.checkpoint_model import CheckpointModel
 from detectors.drawing import class_colours
 from detectors.models.detector import Detector
 from detectors.postprocess import to_original

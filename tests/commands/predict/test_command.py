@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from detectors.commands.predict.command import darknet_lines, detection_lines, main
+from detectors.commands.predict.command import main
 from detectors.commands.predict.darknet_files import DarknetFiles, read_darknet_image
 from detectors.commands.predict.predictor import Prediction
+from detectors.commands.predict.result_writers import detect_lines, detection_lines
 from detectors.data.class_names import VOC_CLASSES
 from tests.darknet import cfgs, streams
 
@@ -233,7 +234,7 @@ def test_a_photograph_gives_darknets_numbers(net, cfg, weights, mode, shared):
     )
     recorded = np.load(folder / "oracle/darknet_dog_224.npz")
     key = {"stretch": "resize"}.get(mode, mode)
-    pixels, _ = model.prepare(model.read(str(folder / "oracle/dog.jpg")))
+    pixels, _ = model.prepare(model.read(str(folder / "oracle/dog.jpg")), model.size)
     assert_close(pixels, torch.from_numpy(recorded[f"x__{key}"]), atol=0, rtol=0)
     *_, raw, region = model.module.outputs(pixels[None])
     assert_close(raw[0], torch.from_numpy(recorded[f"{net}__{key}__raw"]), atol=5e-5, rtol=0)
@@ -275,4 +276,4 @@ def test_a_class_name_cannot_control_the_terminal():
     boxes = np.array([[1, 2, 3, 4]], np.float32)
     found = Prediction("a.png", (9, 9), boxes, np.array([0.5], np.float32), np.array([0]), ("cat\x1b[2K",))
     assert list(detection_lines(found)) == [r"a.png: cat\x1b[2K 0.500 1.0 2.0 3.0 4.0"]
-    assert list(darknet_lines(found, 0.0))[1] == r"cat\x1b[2K: 50%"
+    assert list(detect_lines(found, 0.0))[1] == r"cat\x1b[2K: 50%"

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 import detectors
-from detectors.commands.predict.command import main, picture_paths
-from detectors.commands.predict.predictor import CheckpointModel
+from detectors.commands.predict.checkpoint_model import CheckpointModel
+from detectors.commands.predict.command import main
+from detectors.commands.predict.picture_files import picture_paths
 from detectors.config.check import check
 from detectors.config.schema import composed, to_plain
 from detectors.training import assemble
