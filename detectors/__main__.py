@@ -28,7 +28,10 @@ VERBS = {
     "lint": ("lint.command", "check every image and box of a data set"),
     "cluster": ("cluster.command", "anchors that fit a data set"),
     "find-rate": ("find_rate.command", "the learning rate at which a training learns fastest"),
-    "browse": ("browse.command", "pictures of what training sees: augmented images, boxes, matched anchors"),
+    "browse": (
+        "browse.command",
+        "pictures of what training sees: augmented images, matched anchors; or of saved detections",
+    ),
     "receptive-field": ("receptive_field.command", "what each level of a detector sees of an image"),
     "tree": ("tree.command", "check, print, draw and convert a tree of classes, as YOLO9000's"),
     "convert": (
