@@ -18,6 +18,8 @@ from detectors.models.yolov2 import yolov2, yolov2_tiny
 from detectors.training import checkpoint as ckpt
 from detectors.training import compilation, engine
 from detectors.training.batch_size import made_up_batch
+from detectors.training.initial.named_weights import named_weights
+from detectors.training.initial.weight_files import StateDict
 from tests.ranks import in_ranks
 from tests.training import rank_tasks
 from tests.training.test_engine import cache, make_run, one_thread  # noqa: F401 - fixtures
@@ -167,9 +169,10 @@ def test_the_page_has_the_numbers(backbone):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["yolov2_tiny", "ssd"])
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("backbone", ROWS)
-def test_every_backbone_trains_is_stored_and_exported(family, backbone):
+def test_every_backbone_trains_is_stored_and_exported(family, backbone, tmp_path):
+    """Also its weights alone are what init.from gives to a detector on the same backbone."""
     detector, side = new_detector(family, backbone)
     detector.train()
     losses = [train_one_step(detector, side) for _ in range(2)]
@@ -183,6 +186,10 @@ def test_every_backbone_trains_is_stored_and_exported(family, backbone):
     detector.eval(), twin.eval()
     expected = detector(images)
     assert_close(twin(images).offsets, expected.offsets, rtol=0, atol=0)
+    body = getattr(detector.backbone, "body", detector.backbone).state_dict()
+    weights = named_weights(StateDict(tmp_path, body), twin, None).tensors
+    own = {name: t for name, t in detector.state_dict().items() if name.startswith("backbone.")}
+    assert_close(dict(weights), own, rtol=0, atol=0)
     exported = torch.export.export(detector, (images,)).module()(images)
     assert_close(exported.offsets, expected.offsets)
     assert_close(exported.class_logits, expected.class_logits)
@@ -235,3 +242,11 @@ def test_a_compiled_run_equals_an_eager_one(model, cache, tmp_path, monkeypatch)
         run.tracker.close()
     torch.compiler.reset()
     assert_same_run(tmp_path / "true", tmp_path / "false")
+
+
+def test_initialization_leaves_other_packages_layers():
+    """layers.initialization draws the neck and head anew, and a backbone of this package."""
+    plain, _ = new_detector("yolov2_tiny", "mobilenet_v3_small", width=0.25)
+    drawn, _ = new_detector("yolov2_tiny", "mobilenet_v3_small", width=0.25, layers={"initialization": "he"})
+    assert_close(drawn.backbone.state_dict(), plain.backbone.state_dict(), rtol=0, atol=0)
+    assert not drawn.head.conv.weight.equal(plain.head.conv.weight)

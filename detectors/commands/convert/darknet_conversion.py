@@ -29,6 +29,9 @@ from detectors.darknet.cfg_detector import darknet_detector
 from detectors.darknet.region import region_loss_settings
 from detectors.darknet.syntax import read_cfg_text
 from detectors.darknet.weights import Header, LoadReport, load_weights, save_weights
+from detectors.models.backbones import own_parts
+from detectors.models.classifier import Classifier
+from detectors.models.darknet19 import Darknet19, TinyDarknet
 from detectors.models.detector import Detector
 from detectors.structures import HeadOutputs
 from detectors.training import assemble
@@ -152,21 +155,28 @@ def _concatenate(outputs: HeadOutputs) -> Tensor:
     return torch.cat([outputs.offsets, outputs.objectness[..., None], outputs.class_logits], -1)
 
 
+def _is_darknets(network: Detector | Classifier) -> bool:
+    if isinstance(network, Classifier):
+        return isinstance(network.backbone, Darknet19 | TinyDarknet)
+    return isinstance(network.anchors, YoloAnchors) and bool(own_parts(network.backbone))
+
+
 def to_darknet(checkpoint: Checkpoint) -> list[str]:
     """Writes checkpoint.path as a .weights file. Header version: its source's, else 0.2 (20 bytes).
 
-    ValueError for a detector that is not of the YOLOv2 family.
+    ValueError for a network that Darknet does not have.
     """
-    detector, config = assemble.load_detector(checkpoint, torch.device("cpu"))
-    if not isinstance(detector.anchors, YoloAnchors):
+    network, config = assemble.load_network(checkpoint, torch.device("cpu"))
+    if not _is_darknets(network):
         raise ValueError(
-            f"{config.name} is not a Darknet network: only the YOLOv2 family can be written as .weights"
+            f"{config.name} is not a Darknet network: only the YOLOv2 family and its classifier, with "
+            "Darknet's own backbones, can be written as .weights"
         )
     version = []
     if all(key in checkpoint.progress for key in WEIGHTS_HEADER):
         version = [int(checkpoint.progress[key]) for key in WEIGHTS_HEADER]
     seen = int(checkpoint.progress.get("images_seen", 0))
     header = Header(*version, seen=seen) if version else Header(seen=seen)
-    save_weights(detector, checkpoint.path, header=header)
+    save_weights(network, checkpoint.path, header=header)
     version_text = f"{header.major}.{header.minor}"
     return [f"header version {version_text}, {header.size} bytes, {header.seen} training images seen"]

@@ -9,15 +9,17 @@ from torch.testing import assert_close
 
 from detectors.commands.predict import command
 from detectors.config.check import check
-from detectors.config.schema import merged
+from detectors.config.schema import merged, to_plain
 from detectors.darknet.cfg_detector import darknet_detector
 from detectors.darknet.weights import Header, convolutions, load_weights, save_weights
 from detectors.data.class_names import VOC_CLASSES
+from detectors.models.darknet19 import darknet19
 from detectors.models.yolov2 import yolov2
 from detectors.training import assemble
 from detectors.training import checkpoint as ckpt
 from tests.commands.convert.commands import NARROW, randomized, refused, run
 from tests.darknet import cfgs
+from tests.test_configs import checked
 
 
 @pytest.mark.parametrize("header", [Header(0, 1, 0, 77), Header(0, 2, 5, 2**33 + 1)])
@@ -35,6 +37,33 @@ def test_weights_are_written_back_byte_for_byte(tmp_path, header, named):
     assert stored.config["input"]["size"] == [64, 64]
     builder = "yolov2.yolov2" if named else "cfg_detector.darknet_detector"
     assert stored.config["model"]["_target_"].endswith(builder)
+
+
+def test_a_classifier_is_written_and_read_byte_for_byte(tmp_path):
+    """The builder darknet19's weights, as a checkpoint of a set with labels, and back."""
+    save_weights(randomized(darknet19(num_classes=3, width=0.05)), tmp_path / "in.weights")
+    (tmp_path / "abc.names").write_text("a\nb\nc\n")
+    model = ("--model", "darknet19_classifier", "--names", tmp_path / "abc.names")
+    settings = ("model.width=0.05", "data=imagefolder", f"data.root={tmp_path}")
+    run(tmp_path / "in.weights", tmp_path / "ours.pt", *model, *settings)
+    run(tmp_path / "ours.pt", tmp_path / "out.weights")
+    assert (tmp_path / "out.weights").read_bytes() == (tmp_path / "in.weights").read_bytes()
+    stored = ckpt.load_checkpoint(tmp_path / "ours.pt")
+    assert (stored.config["task"], stored.class_names) == ("classification", ("a", "b", "c"))
+
+
+@pytest.mark.parametrize("model", ["yolov2_160", "classifier"])
+def test_a_backbone_that_darknet_does_not_have_is_refused(model, tmp_path, capsys):
+    """ResNet-18 has convolutions and batch norms alone, but its blocks are no cfg's."""
+    data = ("data.box_crops=0",) if model == "classifier" else ()
+    config = checked(f"model={model}", "model.backbone=resnet18", "model.width=1", *data)
+    with torch.device("meta"):
+        state = assemble.build_detector(config, 3).state_dict()
+    state = {name: torch.zeros_like(tensor, device="cpu") for name, tensor in state.items()}
+    ckpt.save_checkpoint(
+        ckpt.Checkpoint(tmp_path / "x.pt", 1, to_plain(config), ("a", "b", "c"), state, {}, {}, {})
+    )
+    assert "is not a Darknet network" in refused(capsys, tmp_path / "x.pt", tmp_path / "x.weights")
 
 
 def test_the_cfgs_detector_equals_the_builders(tmp_path):
