@@ -17,6 +17,7 @@ from detectors.models.ssd import ssd160, ssd300
 from detectors.models.yolov2 import yolov2, yolov2_tiny
 from detectors.training import checkpoint as ckpt
 from detectors.training import compilation, engine
+from detectors.training.assemble import load_network
 from detectors.training.batch_size import made_up_batch
 from detectors.training.initial.named_weights import named_weights
 from detectors.training.initial.weight_files import StateDict
@@ -215,6 +216,27 @@ def test_a_resumed_run_equals_an_uninterrupted_one(model, cache, tmp_path):  # n
     for part in ("task", "ema"):
         one, other = (getattr(run, part).module.state_dict() for run in (whole, second))
         assert_close(other, one, rtol=0, atol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", RUNS)
+def test_timms_backbones_train_and_go_on(model, cache, tmp_path):  # noqa: F811
+    """A whole run, its resume, and the exported network."""
+    pytest.importorskip("timm", reason="an optional package: pip install 'detectors[timm]'")
+    overrides = ("model.backbone=timm/mobilenetv3_small_050", "model.width=1", "trainer.ema_decay=0.9")
+    whole = make_run(tmp_path / "whole", cache, *overrides, "trainer.steps=4", model=model)
+    engine.train(whole)
+    engine.train(make_run(tmp_path / "parts", cache, *overrides, "trainer.steps=2", model=model))
+    stored = ckpt.load_checkpoint(tmp_path / "parts" / ckpt.LAST)
+    second = make_run(tmp_path / "parts", cache, *overrides, "trainer.steps=4", stored=stored, model=model)
+    engine.train(second)
+    assert_close(second.ema.module.state_dict(), whole.ema.module.state_dict(), rtol=0, atol=0)
+    network = whole.ema.module
+    images = torch.randint(0, 256, (1, 3, *whole.config.input.size), dtype=torch.uint8)
+    exported = torch.export.export(network, (images,)).module()(images)
+    assert_close(exported.offsets, network(images).offsets)
+    twin, _ = load_network(ckpt.load_checkpoint(tmp_path / "whole" / ckpt.LAST), torch.device("cpu"))
+    assert_close(twin(images).offsets, network(images).offsets)
 
 
 @pytest.mark.slow
