@@ -30,9 +30,8 @@ EXPORT_FORMAT = 1  # of the metadata
 DETECTION_TASK = "detection"
 FITS = ("letterbox", "stretch", "crop")
 
-Computing = Callable[
-    [Tensor], Sequence[Tensor]
-]  # (B, 3, H, W) uint8 RGB -> the file's outputs, in their order
+# (B, 3, H, W) uint8 RGB -> the file's outputs, in their order
+FileFunction = Callable[[Tensor], Sequence[Tensor]]
 
 
 class ExportedNetwork:
@@ -40,7 +39,7 @@ class ExportedNetwork:
 
     device = torch.device("cpu")
 
-    def __init__(self, path: Path, run: Computing, metadata: dict[str, Any]):
+    def __init__(self, path: Path, run: FileFunction, metadata: dict[str, Any]):
         self.path = path
         self.metadata = metadata
         self.class_names = tuple(metadata["class_names"])
@@ -72,7 +71,7 @@ class ExportedClassifier(ExportedNetwork):
 
 
 class ExportedDetector(ExportedNetwork):
-    def __init__(self, path: Path, run: Computing, metadata: dict[str, Any]):
+    def __init__(self, path: Path, run: FileFunction, metadata: dict[str, Any]):
         super().__init__(path, run, metadata)
         self.with_boxes = metadata["with_boxes"]
         self.score_threshold = metadata["score_threshold"]  # lower scores are not in the file's detections
@@ -136,7 +135,7 @@ def _all_of(kind: type, value: object) -> bool:
     return isinstance(value, list) and all(type(part) is kind for part in value)
 
 
-def _read_onnx(path: Path) -> tuple[Computing, dict[str, Any]]:
+def _read_onnx(path: Path) -> tuple[FileFunction, dict[str, Any]]:
     """onnxruntime's CPU provider, with as many threads as PyTorch has."""
     try:
         import onnxruntime
@@ -155,7 +154,7 @@ def _read_onnx(path: Path) -> tuple[Computing, dict[str, Any]]:
     return run, metadata
 
 
-def _read_program(path: Path) -> tuple[Computing, dict[str, Any]]:
+def _read_program(path: Path) -> tuple[FileFunction, dict[str, Any]]:
     if not is_zipfile(path):
         raise ValueError("it is not an archive")  # PyTorch would log why, at length
     extra = {METADATA_FILE: ""}
@@ -163,7 +162,7 @@ def _read_program(path: Path) -> tuple[Computing, dict[str, Any]]:
     return program.module(), _json_object(extra[METADATA_FILE])
 
 
-def _read_script(path: Path) -> tuple[Computing, dict[str, Any]]:
+def _read_script(path: Path) -> tuple[FileFunction, dict[str, Any]]:
     extra = {METADATA_FILE: ""}
     script = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
     return script, _json_object(extra[METADATA_FILE])

@@ -32,7 +32,7 @@ class OutputDifference(NamedTuple):
 
 class FileComparison(NamedTuple):
     differences: list[OutputDifference]
-    detections: int  # of the network; 0 without boxes
+    detections: int | None  # of the network; None without boxes
     unmatched: int  # detections of either side without one of the same class and place on the other
 
     def lines(self) -> list[str]:
@@ -41,7 +41,12 @@ class FileComparison(NamedTuple):
             f"batch {d.batch}: {d.output:12} max |file - eager| {d.largest:.1e} (numbers up to {d.scale:.3g})"
             for d in self.differences
         ]
-        if self.detections:
+        if self.detections == 0:
+            lines.append(
+                "detections: none on the made-up images, so boxes and scores could not be compared; "
+                "without --with-boxes, or with a lower --score-threshold, they are"
+            )
+        elif self.detections is not None:
             lines.append(f"detections: {self.detections}, without a counterpart: {self.unmatched}")
         return lines
 
@@ -53,7 +58,7 @@ class FileComparison(NamedTuple):
                     f"output {d.output} differs by {d.largest:.3g} from the network's, at most "
                     f"{TOLERANCE * d.scale:.3g} is allowed ({TOLERANCE:g} of its largest number)"
                 )
-        if self.unmatched > max(1, BORDERLINE * self.detections):
+        if self.unmatched > max(1, BORDERLINE * (self.detections or 0)):
             return f"{self.unmatched} of {self.detections} detections have no counterpart"
         return None
 
@@ -90,7 +95,7 @@ def compare_file(network: Detector | Classifier, exported: ExportedNetwork) -> F
             output_difference(batch, name, value, outputs[name])
             for name, value in zip(eager.outputs, eager(images), strict=True)
         ]
-    return FileComparison(differences, detections, unmatched)
+    return FileComparison(differences, detections if with_boxes else None, unmatched)
 
 
 def output_difference(batch: int, name: str, expected: Tensor, found: Tensor) -> OutputDifference:

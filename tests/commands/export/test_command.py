@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from detectors.commands.export.verification import compare_file
+from detectors.commands.export.verification import FileComparison, compare_file
 from detectors.models.exported import ExportedClassifier, ExportedDetector, open_exported
 from detectors.structures import HeadOutputs, ImageInfo
 from detectors.training import assemble
@@ -196,6 +196,13 @@ def test_another_networks_file_is_noticed(runs, onnx_files, tmp_path):
     other = write_run(tmp_path / "other", "model=yolov2_160", NARROW, "model.max_detections=150", seed=1)
     problem = compare_file(network_of(other), exported).problem()
     assert "detections have no counterpart" in problem
+
+
+def test_a_comparison_of_nothing_says_so():
+    last_line = FileComparison([], 0, 0).lines()[-1]
+    assert last_line.startswith("detections: none on the made-up images, so boxes and scores could not be")
+    assert FileComparison([], None, 0).lines() == []
+    assert FileComparison([], 0, 2).problem() == "2 of 0 detections have no counterpart"
 
 
 def test_a_file_that_differs_is_not_written(runs, tmp_path, monkeypatch, capsys):
