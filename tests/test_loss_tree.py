@@ -14,12 +14,15 @@ from detectors.anchors import YoloAnchors
 from detectors.coders import YoloBoxCoder
 from detectors.commands.verify import command
 from detectors.commands.verify.recordings import Folder
+from detectors.kernels import packing
 from detectors.kernels.dispatch import describe_versions
 from detectors.losses.cross_entropy import CrossEntropyLoss
 from detectors.losses.region_loss import RegionLoss
 from detectors.matching import ResponsibleCellMatcher
 from detectors.structures import HeadOutputs, Targets
 from detectors.targets import TargetEncoder
+from detectors.training.temporaries import peak_bytes
+from detectors.wordtree.tree_scores import TreeScores
 from detectors.wordtree.tree_softmax import TreeSoftmax
 from tests.wordtree import trees
 
@@ -190,3 +193,67 @@ def test_a_classifier_learns_the_path_of_its_label():
     assert loss.statistics(logits, (leaf + 1) % 8)["accuracy"] < 1
     with pytest.raises(ValueError, match="label_smoothing=0.1: with a tree"):
         CrossEntropyLoss(tree=trees.SMALL, label_smoothing=0.1)
+
+
+def all_numbers(outputs: HeadOutputs, targets: Targets) -> list[Tensor]:
+    """Terms, statistics and gradients."""
+    leaves = [part.detach().clone().requires_grad_() for part in vars(outputs).values()]
+    outputs = HeadOutputs(*leaves)
+    loss = RegionLoss(tree=trees.SMALL, prior_images=0)
+    encoded = TargetEncoder(ResponsibleCellMatcher(), YoloBoxCoder())(targets, GRID, outputs)
+    terms = loss(outputs, encoded, GRID)
+    sum(terms.values()).backward()
+    return [
+        *terms.values(),
+        *loss.statistics(outputs, encoded, GRID).values(),
+        *(leaf.grad for leaf in leaves),
+    ]
+
+
+def mixed_batch() -> tuple[HeadOutputs, Targets]:
+    """An image with boxes, two with a label, one with nothing; in float32."""
+    parts = [part.detach().float() for part in vars(outputs_of(images=4)).values()]
+    targets = targets_of([3, 0, 0, 0], [-1, 5, 6, -1])
+    valid = targets.valid & (torch.arange(4) < 3)[:, None]
+    return HeadOutputs(*parts), replace(targets, boxes=targets.boxes.float(), valid=valid)
+
+
+def test_a_gpu_computes_the_same_without_reading_counts(monkeypatch):
+    batch = mixed_batch()
+    packed = all_numbers(*batch)
+    monkeypatch.setattr(packing, "PACKED", frozenset())
+    for ours, theirs in zip(all_numbers(*batch), packed, strict=True):
+        assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_step_is_one_graph_and_reads_nothing_from_the_device():
+    """torch.compile traces what a GPU does; a read of a tensor by the host would break the graph."""
+    outputs, targets = mixed_batch()
+    loss = RegionLoss(tree=trees.SMALL, prior_images=0)
+    encoder = TargetEncoder(ResponsibleCellMatcher(), YoloBoxCoder())
+
+    def step(outputs: HeadOutputs, targets: Targets) -> list[Tensor]:
+        return list(loss(outputs, encoder(targets, GRID, outputs), GRID).values())
+
+    compiled = torch.compile(step, backend="eager", fullgraph=True)
+    assert_close(compiled(outputs, targets), step(outputs, targets))
+
+
+def test_no_table_of_all_classes_but_the_gradient():
+    """The largest tensor that is made is the gradient of the logits: one for each number of (B, A, N)."""
+    tree = trees.random_tree(0, 3000)
+    logits = torch.zeros(2, 8, 3000, requires_grad=True)
+    outputs = HeadOutputs(torch.rand(2, 8, 4), logits, torch.zeros(2, 8))
+    loss = RegionLoss(tree=tree)
+    targets = targets_of([3, 0], [-1, 2900])
+    targets = replace(targets, boxes=targets.boxes.float())
+    encoded = TargetEncoder(ResponsibleCellMatcher(), YoloBoxCoder())(targets, GRID, outputs)
+
+    def work() -> None:
+        sum(loss(outputs, encoded, GRID).values()).backward()
+        logits.grad = None
+
+    whole = logits.numel() * logits.element_size()
+    assert peak_bytes(work, torch.device("cpu")) < 1.6 * whole
+    scores = TreeScores(tree)
+    assert peak_bytes(lambda: scores(outputs), torch.device("cpu")) < 0.6 * whole

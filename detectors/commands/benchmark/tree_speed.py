@@ -59,6 +59,7 @@ def tree_rows(tree: WordTree, args: argparse.Namespace, device: torch.device) ->
     grid = YoloAnchors(YOLO_ANCHORS["yolo9000"], stride=32)((args.side, args.side)).to(device)
     inputs = RegionInputs(args.batch, grid, len(tree))
     targets = made_up_targets("coco", args.batch, grid.size).to(device)
+    targets = replace(targets, labels=targets.labels % len(tree))
     labelled = _labelled(targets, len(tree))
     loss = RegionLoss(tree=tree).to(device)
     walk = TreeScores(tree).to(device)
