@@ -70,6 +70,14 @@ def test_the_files_that_a_page_names_exist(page):
     assert [name for name in named if not (PROJECT / name).exists() and "/local/" not in name] == []
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files(page):
+    """The strict build checks headings as well."""
+    links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", (DOCS / page).read_text())
+    places = [(DOCS / page).parent / link for link in links if "/pictures/" not in link]
+    assert [str(place) for place in places if not place.exists()] == []
+
+
 def test_troubleshooting_has_the_25_complaints():
     assert len(re.findall(r"^- \*\*", (DOCS / "troubleshooting.md").read_text(), re.MULTILINE)) == 25
 
