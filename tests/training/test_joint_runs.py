@@ -68,7 +68,7 @@ def test_a_run_reports_classes_without_boxes_and_hits(cache, tmp_path, caplog): 
     assert content["hits_level1"] == result.scalars["hits_level1"]
     assert content["AP_no_boxes"] == result.scalars["AP_no_boxes"]
     taught = {name: row["taught_by"] for name, row in content["per_class"].items()}
-    assert set(taught.values()) == {"boxes", "labels"} and taught.get("disc", "boxes") == "boxes"
+    assert set(taught.values()) == {"boxes", "labels"} and taught.get("ring", "boxes") == "boxes"
 
 
 def test_evaluations_score_every_node_and_users_get_one_label(cache, tmp_path):  # noqa: F811
