@@ -15,6 +15,8 @@ from torch.testing import assert_close
 
 from detectors import load
 from detectors.commands import train as script
+from detectors.commands.browse import command as browse
+from detectors.commands.cluster import command as cluster
 from detectors.commands.compare import command as compare
 from detectors.commands.evaluate import evaluate
 from detectors.commands.predict import command as predict
@@ -101,6 +103,19 @@ def test_what_needs_a_detector_says_so(trained, capsys):
     with pytest.raises(SystemExit):
         compare.main([str(trained), str(trained)])
     assert "of a classifier, and this compares detectors" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "message"),
+    [
+        (cluster, [], "a classifier has no anchors; choose a detector"),
+        (browse, ["--anchors"], "--anchors: model=first_network is a classifier and has none; leave it out"),
+    ],
+)
+def test_classifiers_have_no_anchors(command, options, message, place, capsys):
+    with pytest.raises(SystemExit):
+        command.main([*DIGITS, f"data.root={place}", f"paths.cache={place / 'cache'}", *options])
+    assert message in capsys.readouterr().err
 
 
 def test_a_detector_starts_from_a_classifiers_backbone(place, tmp_path, caplog):

@@ -15,7 +15,7 @@ import torch
 from detectors.annotations import Annotations
 from detectors.commands.browse.matches_table import matches_table
 from detectors.config.check import check
-from detectors.config.schema import Config, composed, latest_or, merged
+from detectors.config.schema import CLASSIFICATION, Config, composed, latest_or, merged
 from detectors.data.images import ImageError
 from detectors.data.loading import BatchLoader, DetectionDataset, Sample
 from detectors.data.sampling import Key, ResumableSampler
@@ -122,6 +122,8 @@ def _open_detector(config: Config, annotations: Annotations, stored: ckpt.Checkp
     """The checkpoint's detector, or a new one of the configuration; in evaluation mode."""
     if stored:
         return assemble.load_detector(stored, torch.device("cpu"))[0]
+    if config.task == CLASSIFICATION:
+        raise ValueError(f"--anchors: model={config.name} is a classifier and has none; leave it out")
     return assemble.build_detector(config, len(annotations.class_names)).eval()
 
 

@@ -42,7 +42,7 @@ from detectors.commands.cluster.plotting import plot_anchors
 from detectors.config.build import build
 from detectors.config.check import check
 from detectors.config.entry import verb
-from detectors.config.schema import Config, composed
+from detectors.config.schema import CLASSIFICATION, Config, composed
 from detectors.data.augment.fitting import RESIZES
 from detectors.data.augment.transforms import MIN_SIDE
 from detectors.data.files import write_json
@@ -69,6 +69,10 @@ class BoxShapes:
 def main(arguments: list[str] | None = None) -> None:
     args = options(arguments)
     config = check(composed(args.overrides))
+    if config.task == CLASSIFICATION:
+        raise ValueError(
+            f"model={config.name}: a classifier has no anchors; choose a detector, such as model=yolov2"
+        )
     annotations = ground_truth.read_annotations(config.data, "train")
     boxes = boxes_at_input(annotations, config)
     result = cluster(
