@@ -5,7 +5,7 @@ Order of the A axis in both: level, row, column, anchor.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import sqrt
@@ -94,7 +94,7 @@ def ssd512_levels(sizes: str | Sequence[float] = "voc") -> list[DefaultBoxLevel]
 
 
 def default_box_sizes(
-    sizes: str | Sequence[float], published: dict[str, tuple[int, ...]]
+    sizes: str | Sequence[float], published: Mapping[str, tuple[int, ...]]
 ) -> tuple[float, ...]:
     """The min_size of each level and the max_size of the last, in pixels.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import sqrt
 
 import torch
@@ -188,7 +188,7 @@ def init_caffe_xavier(*convs: nn.Conv2d) -> None:
     _init(convs, lambda weight, fan_in: nn.init.uniform_(weight, -sqrt(3 / fan_in), sqrt(3 / fan_in)))
 
 
-def _init(convs: Iterable[nn.Conv2d], fill) -> None:
+def _init(convs: Iterable[nn.Conv2d], fill: Callable[[Tensor, int], object]) -> None:
     for conv in convs:
         fill(conv.weight, conv.weight[0].numel())
         if conv.bias is not None:

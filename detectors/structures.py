@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
-from typing import NamedTuple, Protocol, TypeVar
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, NamedTuple, Protocol, Self, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -33,8 +33,8 @@ IGNORED = -2  # EncodedTargets.matched: this anchor does not enter the loss
 class _Movable:
     """Gives a dataclass of tensors a method `to(device)`; fields that are not tensors stay as they are."""
 
-    def to(self, device: torch.device | str, non_blocking: bool = False):
-        moved = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        moved = {f.name: getattr(self, f.name) for f in fields(cast(Any, self)) if f.init}
         for name, value in moved.items():
             if isinstance(value, Tensor | Targets):
                 moved[name] = value.to(device, non_blocking=non_blocking)
@@ -83,9 +83,9 @@ class Batch(_Movable):
     infos: list[ImageInfo]  # B of them
 
     def pin_memory(self) -> Batch:
-        tensors = (getattr(self.targets, f.name) for f in fields(self.targets))
-        targets = Targets(*(tensor if tensor is None else tensor.pin_memory() for tensor in tensors))
-        return Batch(self.images.pin_memory(), targets, self.infos)
+        tensors: dict[str, Any] = {f.name: getattr(self.targets, f.name) for f in fields(self.targets)}
+        pinned = {name: tensor.pin_memory() for name, tensor in tensors.items() if tensor is not None}
+        return Batch(self.images.pin_memory(), replace(self.targets, **pinned), self.infos)
 
 
 class Level(NamedTuple):
@@ -226,7 +226,7 @@ def builder(group: str, keywords_of: Callable | None = None) -> Callable[[T], T]
         if keywords_of is not None:
             shown = inspect.signature(keywords_of)
             keywords = [p for p in shown.parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY]
-            target.__signature__ = shown.replace(parameters=keywords)
+            cast(Any, target).__signature__ = shown.replace(parameters=keywords)
         return target
 
     return mark

@@ -69,20 +69,37 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def test_every_command_of_ours_runs(folder):
-    commands = detectors_commands()
-    assert len(commands) >= 40
-    results = run_commands(
-        [small(number, arguments, folder) for number, arguments in enumerate(commands)],
-        folder,
-        DETECTORS_DATA=str(folder / "data"),
-    )
+def trains_alone(arguments: list[str]) -> bool:
+    """A training that reads no file of another program and no run: only its settings are the page's."""
+    starts = ("trainer.resume=", "init.from=")
+    return arguments[0] == "train" and not any(argument.startswith(starts) for argument in arguments)
+
+
+def run_page(folder: Path, *, alone: bool) -> int:
+    """Runs the commands of the page, in order. Returns how many."""
+    commands = [
+        (small(number, arguments, folder), arguments)
+        for number, arguments in enumerate(page_commands())
+        if trains_alone(arguments) == alone
+    ]
+    results = run_commands([command for command, _ in commands], folder, DETECTORS_DATA=str(folder / "data"))
     failed = [
         f"detectors {shlex.join(arguments)}\n{output}"
-        for arguments, (status, output) in zip(commands, results, strict=True)
+        for (_, arguments), (status, output) in zip(commands, results, strict=True)
         if status
     ]
     assert not failed, "\n\n".join(failed)
+    return len(commands)
+
+
+def test_every_command_of_ours_runs(folder):
+    """But trainings of which only the settings are the page's, which tests/test_page_commands.py checks."""
+    assert run_page(folder, alone=False) >= 30
+
+
+@pytest.mark.slow
+def test_every_training_of_ours_runs(folder):
+    assert run_page(folder, alone=True) >= 10
 
 
 def test_every_setting_of_ours_exists():

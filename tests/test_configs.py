@@ -157,14 +157,13 @@ def test_yaml_names_every_keyword(group):
 @pytest.mark.parametrize("experiment", choices("experiment"))
 @pytest.mark.parametrize("debug", choices("debug"))
 def test_debug_goes_on_top_of_an_experiment(experiment, debug):
-    settings = [f"experiment={experiment}", f"debug={debug}", *GENERIC.get(f"experiment={experiment}", [])]
-    if (
-        composed(f"experiment={experiment}").task == "classification" and debug == "overfit"
-    ):  # eight generated images with boxes
+    overrides = [f"experiment={experiment}", f"debug={debug}", *GENERIC.get(f"experiment={experiment}", [])]
+    settings = composed(*overrides)
+    if settings.task == "classification" and debug == "overfit":  # eight generated images with boxes
         with pytest.raises(ConfigError, match=r"data\."):
-            checked(*settings)
+            check(settings)
         return
-    config = checked(*settings)
+    config = check(settings)
     assert config.trainer.steps == {"fast": 4, "overfit": 300, "profile": 60}[debug]
     assert config.trainer.profile_steps == (10 if debug == "profile" else 0)
     assert experiment in SWEEPS or config.name == experiment

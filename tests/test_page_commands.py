@@ -118,9 +118,7 @@ def check_other(words: tuple[str, ...]) -> None:
         assert program == "tensorboard"
 
 
-@pytest.mark.parametrize(
-    "page", [page for page in pages() if page != "coming-from.md"]
-)  # its own test runs it
+@pytest.mark.parametrize("page", pages())
 def test_every_command_is_understood(page):
     for command in page_commands(page):
         if command.is_usage or command.line in NOT_COMPOSED or "&" in command.words:

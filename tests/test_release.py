@@ -153,3 +153,12 @@ def test_the_notebook_runs(tmp_path):
     written = {path.relative_to(tmp_path / "outputs/colab").as_posix() for path in tmp_path.rglob("*.*")}
     assert {"yolov2_160/best.pt", "ssd160/evaluation.json", "comparison.html", "found.png"} <= written
     assert not [name for name in os.listdir(tmp_path) if not fnmatch(name, "outputs")]
+
+
+@pytest.mark.slow
+def test_types_are_right(tmp_path):
+    """mypy of pyproject.toml's files, `make types`; among them a program that uses the public names."""
+    pytest.importorskip("mypy")
+    command = [sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout

@@ -21,6 +21,9 @@ class ImageNetwork(nn.Module):
     network(x): what they compute of normalised images (B, 3, H, W).
     """
 
+    pixel_mean: Tensor  # (1, 3, 1, 1)
+    pixel_std: Tensor
+
     def __init__(
         self, *, pixel_mean: Sequence[float], pixel_std: Sequence[float], channel_order: str = "rgb"
     ):

@@ -145,7 +145,10 @@ def test_evaluation_passes(tmp_path, capsys):
 
 
 @pytest.mark.data
-@pytest.mark.parametrize(("folder", "fixtures"), [("darknet", 70), ("ssd", 60), ("evaluation", 110)])
+@pytest.mark.parametrize(
+    ("folder", "fixtures"),
+    [pytest.param("darknet", 70, marks=pytest.mark.slow), ("ssd", 60), ("evaluation", 110)],
+)
 def test_the_whole_recordings_pass(folder, fixtures, shared):
     recorded = rows(shared / "oracles" / folder)
     assert [row for row in recorded if row.bad] == []
