@@ -364,6 +364,7 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
         "trainer.eval_every": 7393,
         "init.from": "${paths.data}/weights/yolov2_coco.pt",
         "init.without": ["head"],
+        "init.randomize": "last",
     },
     "bccd_ssd300": {  # ours
         "model.width": 0.25,

@@ -94,6 +94,7 @@ def test_a_resumed_classifier_equals_an_uninterrupted_one(overrides, place, tmp_
 
 def test_it_learns_and_its_numbers_are_counts(place, tmp_path):
     overrides = ("trainer.steps=60", "trainer.batch_size=20", "optimizer.rate=0.01", "augment=none")
+    overrides += ("trainer.eval_batch_size=5",)  # a last batch that is smaller
     run = make_classifier_run(tmp_path, place, *DIGITS, *overrides, "trainer.eval_every=0")
     report = engine.train(run)
     assert report.scalars["accuracy"] == 1.0
