@@ -79,7 +79,7 @@ def run_page(folder: Path, *, alone: bool) -> int:
     """Runs the commands of the page, in order. Returns how many."""
     commands = [
         (small(number, arguments, folder), arguments)
-        for number, arguments in enumerate(page_commands())
+        for number, arguments in enumerate(detectors_commands())
         if trains_alone(arguments) == alone
     ]
     results = run_commands([command for command, _ in commands], folder, DETECTORS_DATA=str(folder / "data"))

@@ -88,6 +88,25 @@ def test_the_lowest_versions_are_those_that_are_tested():
         assert requirement.specifier.contains(pin)
 
 
+def test_git_holds_nothing_else_at_the_top():
+    """So that no run's or test's files get there by accident."""
+    tracked = subprocess.run(["git", "ls-files"], cwd=PROJECT, capture_output=True, text=True, check=False)
+    if tracked.returncode:
+        pytest.skip("this is not a git checkout")
+    top = {name.partition("/")[0] for name in tracked.stdout.splitlines()}
+    folders = {"detectors", "conf", "tests", "docs", ".ci"}
+    files = {
+        "pyproject.toml",
+        "constraints.txt",
+        "train.py",
+        "evaluate.py",
+        "README.md",
+        "Makefile",
+        "LICENSE",
+    }
+    assert top == folders | files | {".gitignore", ".mkdocs.yml"}
+
+
 def instructions() -> list[tuple[str, str]]:
     """(instruction, the rest of its line) of the Dockerfile."""
     text = re.sub(r"\\\n", " ", DOCKERFILE.read_text())

@@ -98,9 +98,9 @@ def data_root(tmp_path_factory) -> Path:
 
 def test_the_source_distribution_holds_what_git_holds(source, tmp_path):
     """Code, tests and pages, and no more; the wheel that is built from it is the checkout's."""
-    tracked = subprocess.run(["git", "ls-files"], cwd=PROJECT, capture_output=True, text=True)
+    tracked = subprocess.run(["git", "ls-files"], cwd=PROJECT, capture_output=True, text=True, check=False)
     if tracked.returncode:
-        pytest.skip("there is no git here")
+        pytest.skip("this is not a git checkout")
     files = {path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()}
     assert files - {"PKG-INFO"} == set(tracked.stdout.split())
     wheels = [build(place, tmp_path / place.name, "wheel") for place in (source, PROJECT)]
