@@ -27,8 +27,14 @@ from tests.test_configs import composed as composed_node
 
 # What needs files that are not ours, or a package that the tests do not have: the reason.
 NOT_COMPOSED = {
-    "python train.py --config-dir conf_of_mine model=lite_voc data=bccd init.from=tiny-yolov2-trial3.weights "
-    "optimizer.rate=0.001 trainer.steps=300 trainer.batch_size=8": "a yaml of the reader's",
+    "python train.py --config-dir conf_of_mine model=lite_voc data=voc data.root=VOC2012 "
+    "'data.class_names=[cat,cow,dog,horse,sheep,person]' data.on_error=skip 'data.val=[test_half]' "
+    "init.from=lite.weights trainer.steps=150 schedule.warmup_steps=30 trainer.batch_size=8 "
+    "trainer.eval_every=0 optimizer.rate=0.0001 loss.prior_images=0 "
+    "'trainer.freeze=[backbone.*.norm]' seed=0": "a yaml of the reader's",
+    "python train.py --config-dir conf_of_mine model=lite_voc data=bccd init.from=lite.weights "
+    "trainer.steps=150 schedule.warmup_steps=30 trainer.batch_size=8 trainer.eval_every=0 "
+    "optimizer.rate=0.003 loss.prior_images=0 seed=0": "same",
     "python train.py --config-dir . model=retina 'builders=[retina.retinanet,retina.FocalLoss]' "
     "hydra.run.dir=runs/retina": "tests/test_adding_a_detector.py runs it",
     "python evaluate.py run=runs/retina 'builders=[retina.retinanet,retina.FocalLoss]'": "same",
