@@ -38,7 +38,7 @@ def scan_nodes(data: DataConfig, split: str, scan: ScanSet) -> Scanned:
     if data.format != JOINT:
         annotations, problems = scan(data, split)
         nodes = nodes_of_classes(annotations.class_names, names, {}, "data")
-        return with_nodes(annotations, nodes, names), problems
+        return _settled_labels(with_nodes(annotations, nodes, names)), problems
     sources = []
     problems = []
     for name in getattr(data, split):
@@ -47,7 +47,13 @@ def scan_nodes(data: DataConfig, split: str, scan: ScanSet) -> Scanned:
         problems += found
     if not sources:
         raise ValueError(f"data.{split} is empty: {data.name} has no such split; set data.{split}=[...]")
-    return joined_sets(sources), problems
+    return _settled_labels(joined_sets(sources)), problems
+
+
+def _settled_labels(annotations: Annotations) -> Annotations:
+    """image_labels is None if no image has a label alone, so that a loss without a tree can learn from it."""
+    labels = annotations.image_labels
+    return annotations if labels is None or (labels >= 0).any() else replace(annotations, image_labels=None)
 
 
 def _scan_source(data: DataConfig, name: str, split: str, tree: WordTree, scan: ScanSet) -> Scanned:
