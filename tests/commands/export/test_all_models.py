@@ -66,10 +66,11 @@ def test_every_model(model, kind, boxes, tmp_path, capsys):
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("model", ["yolov2", "ssd300"])
 def test_other_backbones(model, backbone, kind, tmp_path, capsys):
+    """Head outputs: an untrained mobilenet_v3_small has scores that are equal within rounding."""
     size = ["--size", "96", "128"] if model == "yolov2" else []
     place = tmp_path / f"x{SUFFIXES[kind]}"
-    out = exported(capsys, place, model, f"model.backbone={backbone}", *size, "--to", kind, "--with-boxes")
-    assert "without a counterpart" in out
+    out = exported(capsys, place, model, f"model.backbone={backbone}", *size, "--to", kind)
+    assert len(re.findall(r"^batch [13]: class_logits ", out, re.MULTILINE)) == 2
 
 
 @pytest.mark.slow
