@@ -15,6 +15,7 @@ from detectors.config.build import build, find_target
 from detectors.config.check import ConfigError, check
 from detectors.config.schema import LABELLED_FORMATS, Config, EvaluateConfig, output_folder
 from detectors.postprocess import yolo_logistic_scores
+from detectors.wordtree.tree_sources import load_tree
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 COUNTS = {
@@ -98,10 +99,11 @@ def with_its_like(override: str) -> list[str]:
 
 def built(config: Config) -> nn.Module:
     """The detector on the meta device: shapes without memory or arithmetic."""
+    names = config.data.class_names or "123456"
+    if config.data.tree is not None:
+        names = load_tree(config.data.tree).names
     with torch.device("meta"):
-        detector = build(
-            config.model, num_classes=len(config.data.class_names or "123456"), loss=build(config.loss)
-        )
+        detector = build(config.model, num_classes=len(names), loss=build(config.loss))
         build(config.optimizer, detector)
     return detector.eval()  # batch norm cannot train on one image whose last map is 1x1
 

@@ -31,5 +31,6 @@ class DeviceCopies:
         computation.wait_stream(self.stream)
         targets = (getattr(copied.targets, field.name) for field in fields(copied.targets))
         for tensor in (copied.images, *targets):
-            tensor.record_stream(computation)  # or its memory would be given away before it has been read
+            if tensor is not None:  # image_labels
+                tensor.record_stream(computation)  # or its memory would be given away before it has been read
         return copied

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,14 @@ from detectors.training.device_copies import DeviceCopies
 
 
 def tensors_of(batch: Batch) -> list[torch.Tensor]:
-    return [batch.images, *vars(batch.targets).values()]
+    """Images and targets; image_labels are None without a tree of classes."""
+    return [batch.images, *(t for t in vars(batch.targets).values() if t is not None)]
+
+
+def labelled_batch() -> Batch:
+    """Made-up images with boxes and a label each: every kind of tensor that a batch can hold."""
+    batch = made_up_batch(2, 3, (32, 32))
+    return replace(batch, targets=replace(batch.targets, image_labels=torch.tensor([-1, 4])))
 
 
 def test_on_a_cpu_a_batch_stays_where_it_is():
@@ -25,7 +33,8 @@ def test_on_a_cpu_a_batch_stays_where_it_is():
         assert ours is theirs
 
 
-def test_the_computation_waits_for_the_copy_and_keeps_its_memory(monkeypatch):
+@pytest.mark.parametrize(("batch", "tensors"), [(made_up_batch(2, 3, (32, 32)), 4), (labelled_batch(), 5)])
+def test_the_computation_waits_for_the_copy_and_keeps_its_memory(batch, tensors, monkeypatch):
     """What must happen, in order, by streams that only note it: no GPU is needed."""
     noted: list[Any] = []
 
@@ -55,7 +64,7 @@ def test_the_computation_waits_for_the_copy_and_keeps_its_memory(monkeypatch):
     monkeypatch.setattr(Batch, "to", noted_to)
     device = torch.device("cuda", 1)
     copies = DeviceCopies(device)
-    copied = copies(made_up_batch(2, 3, (32, 32)))
+    copied = copies(batch)
     assert noted[:4] == [
         "copies begin",
         ("to", device, True),
@@ -63,7 +72,7 @@ def test_the_computation_waits_for_the_copy_and_keeps_its_memory(monkeypatch):
         ("wait", computation, copies.stream),
     ]
     recorded = noted[4:]
-    assert [stream for _, stream in recorded] == [computation] * 4
+    assert [stream for _, stream in recorded] == [computation] * tensors
     assert {id(tensor) for tensor, _ in recorded} == {id(tensor) for tensor in tensors_of(copied)}
 
 
