@@ -447,8 +447,8 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
         "input.size": [96, 96],
         "model.anchors": [[2.0, 2.0]],
         "optimizer.rate": 0.003,
-        "trainer.steps": 400,
-        "trainer.eval_every": 200,
+        "trainer.steps": 800,
+        "trainer.eval_every": 400,
         "init.from": "${paths.output}/shapes_boxes/last.pt",
     },
     "duel": {  # ours
