@@ -46,6 +46,10 @@ NOT_RUN = {  # the beginning of a command: why it cannot run here
     "python train.py 'trainer.trackers=[tensorboard,csv,wandb]'": "needs the extra wandb",
     "python train.py 'trainer.trackers=[csv,mlflow]'": "needs the extra mlflow",
     "detectors predict outputs/demo/ssd": "needs the runs of make demo",
+    "detectors export outputs/demo/ssd": "needs the runs of make demo",
+    "detectors predict --cfg cfg/yolo9000.cfg": "needs Darknet's files of YOLO9000",
+    "detectors convert yolo9000.weights": "needs Darknet's files of YOLO9000",
+    "detectors tree data/9k.tree": "needs Darknet's files of YOLO9000",
 }
 IDS = {"139": "0", "285": "1"}  # of COCO's images: of ours
 BLOOD = ("Platelets", "RBC", "WBC")
@@ -212,7 +216,7 @@ def call(folder):
 
 def prepared(folder: Path) -> list[list[str]]:
     """Commands that make what the others need: backbones, and evaluated runs."""
-    narrow = ["data=bccd", *SHORT, *QUIET, "trainer.steps=4", NARROW, "input.resize=stretch"]
+    narrow = ["data=bccd", *SHORT, *QUIET, "trainer.steps=5", NARROW, "input.resize=stretch"]
     runs = {"RUN": ["model=yolov2_160"], "SSD": ["model=ssd160"]}
     return [
         [
