@@ -65,7 +65,7 @@ PEAK_MEMORY = (
     "by PyTorch's profile of allocations, on a GPU by max_memory_allocated; PyTorch itself is not in it"
 )
 PARAMETERS = "numbers in the network's weights"
-GFLOPS = "billions of FLOPs of one image at the input's size: convolutions, linear layers; 2 for a multiply-add"
+GFLOPS = "GFLOPs of one image at the input's size: convolutions and linear layers, 2 for a multiply-add"
 FRONT = "yes: no other detector is as good in both AP and this cost and better in one of them"
 LATENCY = "median total milliseconds of one image alone, pre-processing included"
 DIFFERENCE_F1 = "the largest F1 of a detector on this image minus the smallest"
