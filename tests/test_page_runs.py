@@ -50,6 +50,8 @@ NOT_RUN = {  # the beginning of a command: why it cannot run here
     "detectors predict --cfg cfg/yolo9000.cfg": "needs Darknet's files of YOLO9000",
     "detectors convert yolo9000.weights": "needs Darknet's files of YOLO9000",
     "detectors tree data/9k.tree": "needs Darknet's files of YOLO9000",
+    "sbatch": "needs a cluster; tests/test_slurm.py reads the script",
+    "docker": "needs Docker; tests/test_release.py reads the Dockerfile",
 }
 IDS = {"139": "0", "285": "1"}  # of COCO's images: of ours
 BLOOD = ("Platelets", "RBC", "WBC")
@@ -123,6 +125,7 @@ def small_training(words: list[str]) -> list[str]:
         if not (word.startswith("debug=") and any(w.startswith("debug=") for w in words))
     ]
     narrow = [NARROW] if has_width(words) else []
+    words = [word.replace("until: 500", "until: 1") for word in words]
     length = ["trainer.steps=2", "trainer.epochs=null", "schedule.warmup_steps=0"]
     if any(word.startswith("trainer.stop_patience=") for word in words):
         length.append("trainer.eval_every=1")
@@ -152,8 +155,12 @@ def small(arguments: list[str], folder: Path) -> list[str]:
         return [verb, *words, "--steps", "20", "trainer.batch_size=2", *SHAPES, NARROW]
     if verb == "convert" and {*NARROW_FILES, "yolov2-voc.cfg"} & set(words):
         return [verb, *words, NARROW]
-    if verb == "compare" and "results_evaluated" in words:
-        return [verb, *words, "--unfair-ok"]  # RUN was measured on other data
+    if verb == "compare":
+        return [
+            verb,
+            *words,
+            "--unfair-ok",
+        ]  # earlier commands of the page changed data, budgets and evaluations
     if verb == "benchmark":
         return [verb, *words, "--repeats", "1", "--images", "4"]
     return [verb, *words]
@@ -182,8 +189,8 @@ def write_weights(folder: Path) -> None:
     classifier(folder / "vgg16-397923af.pth")
     (folder / "weights").mkdir()
     torch.save(torchvision.models.resnet50().state_dict(), folder / "weights/resnet50-11ad3fa6.pth")
-    (mine,) = [text for language, text in blocks(page_text("training.md")) if "def note_weights" in text]
-    (folder / "mine.py").write_text(mine)
+    hooks = [text for _, text in blocks(page_text("training.md")) if "\ndef " in text and "(run" in text]
+    (folder / "mine.py").write_text("\n".join(hooks))
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +224,11 @@ def call(folder):
 def prepared(folder: Path) -> list[list[str]]:
     """Commands that make what the others need: backbones, and evaluated runs."""
     narrow = ["data=bccd", *SHORT, *QUIET, "trainer.steps=5", NARROW, "input.resize=stretch"]
-    runs = {"RUN": ["model=yolov2_160"], "SSD": ["model=ssd160"]}
+    runs = {  # the last one is `latest`
+        "RUN": ["model=yolov2_160"],
+        "SSD": ["model=ssd160"],
+        "NEWEST": ["model=yolov2_160", "seed=1"],
+    }
     return [
         [
             "convert",
@@ -231,7 +242,6 @@ def prepared(folder: Path) -> list[list[str]]:
         ],
         ["convert", "ssd300_vgg16_coco-b556d3b4.pth", "wide.pt"],
         ["convert", "vgg16_reducedfc.pth", "data/weights/vgg16_reduced.pt", "--names", "voc", NARROW],
-        *(["train", *narrow, *model, f"hydra.run.dir=outputs/train/{name}"] for name, model in runs.items()),
         [
             "train",
             "model=darknet19_classifier",
@@ -239,6 +249,7 @@ def prepared(folder: Path) -> list[list[str]]:
             *narrow[:-1],
             "hydra.run.dir=outputs/train/CLASSIFIER_RUN",
         ],
+        *(["train", *narrow, *model, f"hydra.run.dir=outputs/train/{name}"] for name, model in runs.items()),
         *(
             ["evaluate", f"run=outputs/train/{name}", f"split={split}", "progress=false", *PROTOCOL_SETTINGS]
             for name in runs
@@ -248,7 +259,8 @@ def prepared(folder: Path) -> list[list[str]]:
 
 
 @pytest.fixture(scope="module")
-def ready(folder, call) -> Path:
+def evaluated(folder, call) -> Path:
+    """The folder with evaluated runs, for all pages; `ready` restores it."""
     for arguments in prepared(folder):
         status, output = call(*arguments)
         assert status == 0, f"{arguments}\n{output}"
@@ -262,11 +274,27 @@ def ready(folder, call) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def pristine(evaluated, tmp_path_factory) -> Path:
+    return shutil.copytree(evaluated, tmp_path_factory.mktemp("pristine") / "copy", symlinks=True)
+
+
+@pytest.fixture
+def ready(evaluated, pristine) -> Path:
+    """Without what the commands of another page left: at the same place, because runs hold their paths."""
+    for path in evaluated.iterdir():
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    return shutil.copytree(pristine, evaluated, symlinks=True, dirs_exist_ok=True)
+
+
 def run(command: PageCommand, folder: Path, call: Callable[..., tuple[int, str]]) -> tuple[int, str]:
     hydra = hydra_words(command)
     if "torch.distributed.run" in command.words or command.words[0] == "torchrun":
         return several_processes(command, folder)
-    return call(*small([hydra[0], *hydra[1]] if hydra else list(command.words[1:]), folder))
+    arguments = small([hydra[0], *hydra[1]] if hydra else list(command.words[1:]), folder)
+    if arguments[0] == "duel":  # a page shows several of one name
+        shutil.rmtree(folder / "outputs/duel", ignore_errors=True)
+    return call(*arguments)
 
 
 @pytest.mark.parametrize("page", RUNNING)
