@@ -54,8 +54,7 @@ def small(folder: Folder, name: Path) -> Iterator[Fixture]:
 
 def full(folder: Folder, name: Path) -> Iterator[Fixture]:
     """full.json, and one npz for all of its cases."""
-    for case, settings, arrays in folder.cases(name):
-        yield Fixture(f"{name.stem}/{case}", partial(_full, folder, name, settings, arrays))
+    return folder.fixtures(name, partial(_full, folder, name))
 
 
 def weights_fixtures(folder: Folder, name: Path) -> Iterator[Fixture]:

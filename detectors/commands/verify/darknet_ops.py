@@ -6,7 +6,6 @@ Images are (C, H, W) in 0..1.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +25,7 @@ SUMS = Tolerance(relative=5e-7)
 
 def ops_fixtures(folder: Folder, name: Path) -> Iterator[Fixture]:
     """ops.json"""
-    for case, settings, arrays in folder.cases(name):
-        yield Fixture(f"{name.stem}/{case}", partial(_run, settings, arrays))
+    return folder.fixtures(name, _run)
 
 
 def _run(case: Settings, arrays: Arrays) -> Iterator[Comparison]:

@@ -6,11 +6,14 @@ import gzip
 import json
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from detectors.commands.verify.comparison import Comparison, Fixture
 
 
 class Settings(dict):
@@ -123,3 +126,10 @@ class Folder:
         settings = self.json(name)
         arrays = self.arrays(name.with_suffix(".npz"))
         return ((case, settings[case], arrays.under(case)) for case in settings)
+
+    def fixtures(
+        self, name: Path, check: Callable[[Settings, Arrays], Iterable[Comparison]]
+    ) -> Iterator[Fixture]:
+        """A Fixture for every case of a JSON file: check(its settings, its arrays)."""
+        for case, settings, arrays in self.cases(name):
+            yield Fixture(f"{name.stem}/{case}", partial(check, settings, arrays))

@@ -27,8 +27,7 @@ from detectors.structures import Detections, HeadOutputs
 
 def decoding(folder: Folder, name: Path) -> Iterator[Fixture]:
     """region_decode.json, and its npz."""
-    for case, settings, arrays in folder.cases(name):
-        yield Fixture(f"{name.stem}/{case}", partial(_decoding, settings, arrays))
+    return folder.fixtures(name, _decoding)
 
 
 def _decoding(case: Settings, arrays: Arrays) -> Iterator[Comparison]:

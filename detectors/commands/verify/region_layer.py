@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -47,8 +46,7 @@ TRAINING_FLAGS = ("rescore", "bias_match")
 
 def region_training(folder: Folder, name: Path) -> Iterator[Fixture]:
     """region_train.json, and its npz."""
-    for case, settings, arrays in folder.cases(name):
-        yield Fixture(f"{name.stem}/{case}", partial(_training, settings, arrays))
+    return folder.fixtures(name, _training)
 
 
 def region_settings(case: Mapping, anchors: np.ndarray) -> Region:

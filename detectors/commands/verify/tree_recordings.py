@@ -48,20 +48,17 @@ TREE_ARRAYS = {  # Darknet's names -> WordTree's
 
 def trees(folder: Folder, name: Path) -> Iterator[Fixture]:
     """tree.json, and its npz."""
-    for case, settings, arrays in folder.cases(name):
-        yield Fixture(f"{name.stem}/{case}", partial(_tree, folder, name, settings, arrays))
+    return folder.fixtures(name, partial(_tree, folder, name))
 
 
 def hierarchies(folder: Folder, name: Path) -> Iterator[Fixture]:
     """hierarchy.json, and its npz."""
-    for case, settings, arrays in folder.cases(name):
-        yield Fixture(f"{name.stem}/{case}", partial(_hierarchy, folder, name, settings, arrays))
+    return folder.fixtures(name, partial(_hierarchy, folder, name))
 
 
 def classifications(folder: Folder, name: Path) -> Iterator[Fixture]:
     """classify.json, and its npz."""
-    for case, settings, arrays in folder.cases(name):
-        yield Fixture(f"{name.stem}/{case}", partial(_classify, folder, name, settings, arrays))
+    return folder.fixtures(name, partial(_classify, folder, name))
 
 
 def fgetl_lines(text: str) -> list[str]:

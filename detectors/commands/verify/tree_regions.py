@@ -36,20 +36,17 @@ REGION_KEYS += ("coord_scale", "object_scale", "noobject_scale", "class_scale")
 
 def tree_training(folder: Folder, name: Path) -> Iterator[Fixture]:
     """region_tree_train.json, and its npz."""
-    for case, settings, arrays in folder.cases(name):
-        yield Fixture(f"{name.stem}/{case}", partial(_training, folder, name, settings, arrays))
+    return folder.fixtures(name, partial(_training, folder, name))
 
 
 def tree_decoding(folder: Folder, name: Path) -> Iterator[Fixture]:
     """region_tree_decode.json, and its npz."""
-    for case, settings, arrays in folder.cases(name):
-        yield Fixture(f"{name.stem}/{case}", partial(_decoding, folder, name, settings, arrays))
+    return folder.fixtures(name, partial(_decoding, folder, name))
 
 
 def tree_cfgs(folder: Folder, name: Path) -> Iterator[Fixture]:
     """cfg.json, and its npz."""
-    for case, settings, arrays in folder.cases(name):
-        yield Fixture(f"{name.stem}/{case}", partial(_cfg, folder, name, settings, arrays))
+    return folder.fixtures(name, partial(_cfg, folder, name))
 
 
 def _region(folder: Folder, name: Path, case: Settings, arrays: Arrays) -> Region:
