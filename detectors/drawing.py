@@ -167,8 +167,12 @@ def captioned(image: np.ndarray, text: str) -> np.ndarray:
 
 def jpeg_address(image: np.ndarray, quality: int) -> str:
     """(H, W, 3) uint8 RGB -> a data: address of it as JPEG, for a page that holds its pictures itself."""
-    encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-    return f"data:image/jpeg;base64,{base64.b64encode(encoded.tobytes()).decode()}"
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg_bytes(image, quality)).decode()}"
+
+
+def jpeg_bytes(image: np.ndarray, quality: int) -> bytes:
+    """(H, W, 3) uint8 RGB -> the content of a .jpg file."""
+    return cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
 
 def png_bytes(image: np.ndarray) -> bytes:

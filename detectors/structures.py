@@ -99,6 +99,10 @@ class Level(NamedTuple):
     stride: float  # input pixels per cell
     per_location: int  # anchors in each cell
 
+    @property
+    def num_anchors(self) -> int:
+        return self.rows * self.columns * self.per_location
+
 
 @dataclass(frozen=True)
 class AnchorGrid(_Movable):

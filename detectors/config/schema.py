@@ -410,6 +410,11 @@ def as_typed(overrides: Sequence[str]) -> list[str]:
     return with_quoted_texts(overrides, HINTS)
 
 
+def yaml_names(group: str) -> list[str]:
+    """What can be chosen for a group of conf/, sorted: the models for "model"."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
 def prepared(arguments: Sequence[str], program: str) -> list[str]:
     """A command line for Hydra. ValueError that names our settings for those of other programs.
 
@@ -420,7 +425,7 @@ def prepared(arguments: Sequence[str], program: str) -> list[str]:
     groups = {path.parent.name for path in CONF.glob("*/*.yaml")}
     if program == "evaluate":
         groups = {"data", "paths"}
-    choices = {group: sorted(path.stem for path in (CONF / group).glob("*.yaml")) for group in groups}
+    choices = {group: yaml_names(group) for group in groups}
     overrides = Habits(settings, choices, names).ordered(arguments)
     if names_latest(overrides, runs):
         places = [override for override in overrides if override.lstrip("+").startswith("paths.")]

@@ -13,7 +13,6 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -21,6 +20,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard import summary
 
 from detectors.data.files import Appender
+from detectors.drawing import png_bytes
 from detectors.metrics.pr_curves import SCORE_THRESHOLDS, PrCurve
 from detectors.training.crc32c import masked_crc32c
 from detectors.training.tracking import Backend, Setting
@@ -91,8 +91,7 @@ class TensorBoardLog(Backend):
 def _image_summary(tag: str, image: np.ndarray) -> Summary:
     """PyTorch's own takes five times as long."""
     height, width, _ = image.shape
-    png = cv2.imencode(".png", image[..., ::-1])[1].tobytes()
-    picture = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
+    picture = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png_bytes(image))
     return Summary(value=[Summary.Value(tag=tag, image=picture)])
 
 

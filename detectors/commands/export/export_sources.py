@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from detectors.config.check import check
-from detectors.config.schema import CONF, Config, composed, latest_or, output_folder
+from detectors.config.schema import Config, composed, latest_or, output_folder, yaml_names
 from detectors.data.augment.fitting import GREY
 from detectors.models.classifier import Classifier
 from detectors.models.detector import Detector
@@ -40,7 +40,7 @@ class ExportSource(NamedTuple):
 
 def export_source(args: argparse.Namespace) -> ExportSource:
     """A run's network, or a new one of a yaml. ValueError for a size or a setting that it cannot take."""
-    known = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+    known = yaml_names("model")
     source = _new_network(args) if args.place in known else _stored_network(args, known)
     network = source.network
     if args.size:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 
@@ -17,7 +16,7 @@ from detectors.commands.predict.frames import Frame
 from detectors.commands.predict.predictor import Prediction
 from detectors.commands.predict.videos import VideoFile
 from detectors.data.files import atomic_file
-from detectors.drawing import draw_detections
+from detectors.drawing import draw_detections, png_bytes
 from detectors.structures import Detections
 
 UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\:*?\"<>|]")  # in a folder's name, on some system
@@ -85,10 +84,9 @@ class Pictures:
 
 def write_picture(target: Path, picture: np.ndarray) -> None:
     """picture: (h, w, 3) uint8 RGB. ValueError if it cannot be written."""
-    _, data = cv2.imencode(".png", picture[..., ::-1])
     try:
         with atomic_file(target) as file:
-            file.write(data)
+            file.write(png_bytes(picture))
     except OSError as error:
         raise ValueError(f"{target}: the picture could not be written ({error.strerror})") from error
 

@@ -23,7 +23,7 @@ from detectors.commands.receptive_field.field_sizes import (
 from detectors.commands.receptive_field.options import options
 from detectors.config.check import check
 from detectors.config.entry import verb
-from detectors.config.schema import CONF, Config, composed, latest_or
+from detectors.config.schema import Config, composed, latest_or, yaml_names
 from detectors.data.augment.fitting import RESIZES, resize
 from detectors.data.files import atomic_file
 from detectors.data.image_headers import IMAGE_SUFFIXES
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def chosen_detector(args: argparse.Namespace) -> tuple[Detector, Config]:
     """A run's, or a new one of a yaml. ValueError for settings beside a run, or a place that is neither."""
-    known = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+    known = yaml_names("model")
     if args.place in known:
         config = check(composed([f"model={args.place}", f"seed={args.seed}", *args.overrides]))
         names = tuple(config.data.class_names or map(str, range(CLASS_COUNT)))

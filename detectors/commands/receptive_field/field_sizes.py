@@ -152,7 +152,7 @@ def centre_units(detector: Detector, size: Sequence[int]) -> list[tuple[int, int
     for level in detector.grid(size).levels:
         cell = level.rows // 2 * level.columns + level.columns // 2
         units.append((first + cell * level.per_location, level.per_location))
-        first += level.rows * level.columns * level.per_location
+        first += level.num_anchors
     return units
 
 

@@ -8,13 +8,12 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from detectors.annotations import Annotations
 from detectors.commands.show.shown_run import Look, ShownRun
 from detectors.data.images import ImageError, read_image
-from detectors.drawing import fit_image
+from detectors.drawing import fit_image, jpeg_bytes
 
 KEPT_IMAGES = 24  # images that stay in memory, the last ones used
 SENT_SIDE = 1600  # pixels of the longer side of what the browser gets
@@ -47,8 +46,7 @@ class StoredImage:
         image = self.image
         if max(image.shape[:2]) > SENT_SIDE:
             image, _ = fit_image(image, SENT_SIDE)
-        settings = [cv2.IMWRITE_JPEG_QUALITY, SENT_QUALITY]
-        return cv2.imencode(".jpg", image[..., ::-1], settings)[1].tobytes()
+        return jpeg_bytes(image, SENT_QUALITY)
 
 
 class ImageStore:

@@ -114,9 +114,8 @@ class ShownRun:
         best = objectness(look.outputs, len(self.model.class_names))
         levels, start = [], 0
         for level in grid.levels:
-            count = level.rows * level.columns * level.per_location
-            cells = best[start : start + count].view(-1, level.per_location).amax(1)
-            start += count
+            cells = best[start : start + level.num_anchors].view(-1, level.per_location).amax(1)
+            start += level.num_anchors
             frame = torch.tensor([[0, 0, level.columns * level.stride, level.rows * level.stride]])
             whole = Detections(torch.zeros(1, dtype=torch.int64), frame, torch.ones(1), torch.zeros(1))
             levels.append(
@@ -157,5 +156,5 @@ def anchors_behind(found: Detections, decoded: Tensor) -> Tensor:
 
 def level_of_anchors(grid: AnchorGrid) -> Tensor:
     """(A,) int64"""
-    counts = [level.rows * level.columns * level.per_location for level in grid.levels]
+    counts = [level.num_anchors for level in grid.levels]
     return torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))

@@ -77,7 +77,7 @@ def _net(arrays: Arrays, stem: str) -> Iterator[Comparison]:
         maps = detector.neck(detector.backbone(pixels))
         outputs = detector.head(maps)
     levels = detector.grid((side, side)).levels
-    counts = [level.rows * level.columns * level.per_location for level in levels]
+    counts = [level.num_anchors for level in levels]
     yield _level_statistics(outputs, arrays["level_stats"], counts)
     yield from _samples(outputs, arrays, counts)
     yield from _maps(maps, arrays["feat_stats"])
