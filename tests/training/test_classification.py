@@ -111,7 +111,7 @@ def test_it_learns_and_its_numbers_are_counts(place, tmp_path):
 
 
 def test_each_validation_image_counts_once_in_the_loss(place, tmp_path):
-    """Though the last batch is smaller than the others. Untrained: a loss of nearly 0 would hide the weights."""
+    """Though the last batch is smaller. Untrained, because a loss of nearly 0 would hide the weights."""
     run = make_classifier_run(tmp_path, place, *DIGITS, "trainer.eval_batch_size=5")
     run.task.evaluate()
     images = np.fromfile(place / "MNIST/raw/t10k-images-idx3-ubyte", np.uint8)[16:].reshape(-1, 1, 28, 28)
