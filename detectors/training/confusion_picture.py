@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from detectors.drawing import BLACK, TEXT_SCALE, WHITE, captioned
+from detectors.drawing.framed_images import BLACK, TEXT_SCALE, WHITE, captioned
 
 SIDE = 900  # pixels of the matrix, at most, for up to 50 classes
 CELL = (18, 64)  # pixels of a cell, at least and at most

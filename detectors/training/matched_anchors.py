@@ -10,7 +10,8 @@ import torch
 
 from detectors.boxes import paired_iou
 from detectors.data.loading import Sample, collate
-from detectors.drawing import captioned, class_colours, draw_boxes, fit_image, outline, smallest_first
+from detectors.drawing.drawn_boxes import class_colours, draw_boxes, outline, smallest_first
+from detectors.drawing.framed_images import captioned, fit_image
 from detectors.models.detector import Detector
 
 

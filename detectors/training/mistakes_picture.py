@@ -8,7 +8,7 @@ import numpy as np
 from detectors.data.images import ImageError
 from detectors.data.labelled_dataset import LabelledDataset
 from detectors.data.sampling import Key
-from detectors.drawing import captioned, fit_image, image_grid
+from detectors.drawing.framed_images import captioned, fit_image, image_grid
 from detectors.metrics.class_report import ClassReport, Guesses
 from detectors.training.confusion_picture import confusion_picture
 

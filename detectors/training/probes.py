@@ -11,7 +11,7 @@ from detectors.annotations import Annotations
 from detectors.data.images import ImageError
 from detectors.data.loading import BatchLoader
 from detectors.data.sampling import Key
-from detectors.drawing import READABLE, draw_detections
+from detectors.drawing.drawn_boxes import READABLE, draw_detections
 from detectors.models.detector import Detector
 from detectors.structures import Detections
 from detectors.training.matched_anchors import matched_anchors, matches_picture

@@ -20,7 +20,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard import summary
 
 from detectors.data.files import Appender
-from detectors.drawing import png_bytes
+from detectors.drawing.framed_images import png_bytes
 from detectors.metrics.pr_curves import SCORE_THRESHOLDS, PrCurve
 from detectors.training.crc32c import masked_crc32c
 from detectors.training.tracking import Backend, Setting

@@ -10,7 +10,7 @@ import torch
 from torch.testing import assert_close
 
 from detectors.annotations import Texts
-from detectors.drawing import READABLE, magnification
+from detectors.drawing.drawn_boxes import READABLE, magnification
 from detectors.structures import Detections
 from detectors.training.detection import DetectionTask
 from detectors.training.run import Run, Task

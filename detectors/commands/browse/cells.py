@@ -11,7 +11,8 @@ from detectors.commands.browse.options import COLUMNS, ROWS
 from detectors.commands.browse.sample_sources import SampleSource, ShownSample
 from detectors.data.loading import Sample
 from detectors.data.sampling import Key
-from detectors.drawing import captioned, class_colours, draw_boxes, fit_image, image_grid, smallest_first
+from detectors.drawing.drawn_boxes import class_colours, draw_boxes, smallest_first
+from detectors.drawing.framed_images import captioned, fit_image, image_grid
 from detectors.training.matched_anchors import matches_picture
 
 GAP = 4  # pixels between cells

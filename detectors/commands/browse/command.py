@@ -33,7 +33,7 @@ from detectors.commands.browse.sample_sources import SampleSource, describe, ope
 from detectors.commands.browse.saved_source import describe_saved, detection_cells, open_saved
 from detectors.config.entry import verb
 from detectors.config.schema import Config, composed, to_yaml
-from detectors.drawing import image_grid
+from detectors.drawing.framed_images import image_grid
 from detectors.training.tensorboard_log import TensorBoardLog
 from detectors.training.tracking import Tracker
 

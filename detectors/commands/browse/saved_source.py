@@ -19,7 +19,8 @@ from detectors.data.image_headers import PIXEL_LIMIT
 from detectors.data.images import ImageError, ImageReader
 from detectors.data.result_files import ImageRows
 from detectors.data.suggestions import did_you_mean
-from detectors.drawing import captioned, class_colours, draw_boxes, fit_image
+from detectors.drawing.drawn_boxes import class_colours, draw_boxes
+from detectors.drawing.framed_images import captioned, fit_image
 from detectors.metrics.coco import ALL, AT_50, judge_by_size
 from detectors.metrics.coco_arrays import Judged
 from detectors.tables import text_table

@@ -10,7 +10,8 @@ import numpy as np
 
 from detectors.commands.compare.analysis import ComparedDetector
 from detectors.data.images import ImageError, read_image
-from detectors.drawing import class_colours, draw_boxes, fit_image, jpeg_address
+from detectors.drawing.drawn_boxes import class_colours, draw_boxes
+from detectors.drawing.framed_images import fit_image, jpeg_address
 
 SHOWN_IMAGES = 8
 EMBEDDED_SIDE = 320  # pixels of a picture's longer side

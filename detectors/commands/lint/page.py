@@ -10,7 +10,7 @@ from detectors.commands.lint.findings import Finding, Split
 from detectors.commands.lint.lint_report import LintReport, bucket_rows, columns
 from detectors.commands.lint.pictures import SplitImages, picture, split_images
 from detectors.data.problems import KINDS, LISTED
-from detectors.drawing import jpeg_address
+from detectors.drawing.framed_images import jpeg_address
 
 QUALITY = 85  # of the embedded JPEGs
 SHOWN = 200  # findings of one kind on the page; the JSON file has them all

@@ -9,7 +9,8 @@ import numpy as np
 
 from detectors.commands.lint.findings import Finding, Split
 from detectors.data.images import ImageError, read_image
-from detectors.drawing import draw_boxes, fit_image
+from detectors.drawing.drawn_boxes import draw_boxes
+from detectors.drawing.framed_images import fit_image
 
 # (split name, image path) -> the split, and the index of the image in it
 SplitImages = dict[tuple[str, str], tuple[Split, int]]

@@ -16,7 +16,8 @@ from detectors.commands.predict.frames import Frame
 from detectors.commands.predict.predictor import Prediction
 from detectors.commands.predict.videos import VideoFile
 from detectors.data.files import atomic_file
-from detectors.drawing import draw_detections, png_bytes
+from detectors.drawing.drawn_boxes import draw_detections
+from detectors.drawing.framed_images import png_bytes
 from detectors.structures import Detections
 
 UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\:*?\"<>|]")  # in a folder's name, on some system

@@ -28,7 +28,7 @@ from detectors.data.augment.fitting import RESIZES, resize
 from detectors.data.files import atomic_file
 from detectors.data.image_headers import IMAGE_SUFFIXES
 from detectors.data.images import read_image
-from detectors.drawing import png_bytes
+from detectors.drawing.framed_images import png_bytes
 from detectors.models.detector import Detector
 from detectors.tables import text_table
 from detectors.training import assemble

@@ -8,7 +8,8 @@ import numpy as np
 from torch import Tensor
 
 from detectors.commands.receptive_field.field_sizes import Field, centre_units, effective_square
-from detectors.drawing import captioned, draw_boxes, image_grid
+from detectors.drawing.drawn_boxes import draw_boxes
+from detectors.drawing.framed_images import captioned, image_grid
 from detectors.models.detector import Detector
 
 SEEN = (255, 255, 255)

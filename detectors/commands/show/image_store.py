@@ -13,7 +13,7 @@ import numpy as np
 from detectors.annotations import Annotations
 from detectors.commands.show.shown_run import Look, ShownRun
 from detectors.data.images import ImageError, read_image
-from detectors.drawing import fit_image, jpeg_bytes
+from detectors.drawing.framed_images import fit_image, jpeg_bytes
 
 KEPT_IMAGES = 24  # images that stay in memory, the last ones used
 SENT_SIDE = 1600  # pixels of the longer side of what the browser gets

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from detectors.commands.predict.checkpoint_model import CheckpointModel
-from detectors.drawing import class_colours
+from detectors.drawing.drawn_boxes import class_colours
 from detectors.models.detector import Detector
 from detectors.postprocess import to_original
 from detectors.structures import AnchorGrid, Detections, HeadOutputs, ImageInfo

@@ -17,7 +17,8 @@ from detectors.commands.browse import command
 from detectors.commands.browse.cells import anchor_cell, original_cell, sample_cell
 from detectors.commands.browse.options import options
 from detectors.commands.browse.sample_sources import SampleSource, open_sources
-from detectors.drawing import CAPTION, class_colours
+from detectors.drawing.drawn_boxes import class_colours
+from detectors.drawing.framed_images import CAPTION
 from detectors.training import assemble
 from tests.data.files import box_xml, write_voc
 from tests.test_configs import checked

@@ -16,7 +16,8 @@ from detectors.annotations import Annotations
 from detectors.commands.browse import command
 from detectors.config.check import check
 from detectors.config.schema import composed
-from detectors.drawing import CAPTION, class_colours
+from detectors.drawing.drawn_boxes import class_colours
+from detectors.drawing.framed_images import CAPTION
 from detectors.structures import Detections
 from detectors.training.detections_file import write_detections
 from detectors.training.ground_truth import read_annotations

@@ -6,16 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from detectors.drawing import (
-    CAPTION,
+from detectors.drawing.drawn_boxes import (
     READABLE,
-    captioned,
     class_colours,
     draw_boxes,
     draw_detections,
-    fit_image,
-    image_grid,
-    label_places,
     magnification,
     outline,
 )
@@ -139,53 +134,12 @@ def test_wrong_arguments_raise(arguments, message):
         draw_boxes(*arguments)
 
 
-def disjoint(one: tuple, other: tuple) -> bool:
-    """Two labels (x, y, width, height)."""
-    apart_x = one[0] + one[2] <= other[0] or other[0] + other[2] <= one[0]
-    return apart_x or one[1] + one[3] <= other[1] or other[1] + other[3] <= one[1]
-
-
-@pytest.mark.parametrize("count", [1, 2, 25, 120])
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_no_label_covers_another(seed, count):
-    """Crowded boxes on a small canvas: every label lies within it and apart from all others."""
-    rng = np.random.default_rng(seed)
-    low = rng.integers(0, 250, (count, 2))
-    corners = [(x, y, min(x + w, 299), min(y + h, 249)) for x, y, w, h in np.hstack([low, low // 3]).tolist()]
-    sizes = [(int(width), 14) for width in rng.integers(20, 80, count)]
-    places = label_places(corners, sizes, (300, 250), [n % 5 == 4 for n in range(count)])
-    labels = [(p.x, p.y, *wh) for p, wh in zip(places, sizes, strict=True) if p is not None]
-    assert all(x >= 0 and y >= 0 and x + w <= 300 and y + h <= 250 for x, y, w, h in labels)
-    assert all(disjoint(labels[n], labels[m]) for n in range(len(labels)) for m in range(n))
-    if count <= 25:
-        assert None not in places
-    covered = sum(width * height for _, _, width, height in labels)
-    assert None not in places or covered > 0.5 * 300 * 250
-
-
-def test_the_first_box_chooses_its_label_first():
-    """Four equal boxes: above left, above right, below left, below right; the text of none is on another."""
-    places = label_places([(100, 100, 199, 199)] * 4, [(40, 10)] * 4, (600, 500), [False] * 4)
-    assert places == [(100, 90, True), (160, 90, True), (100, 199, True), (160, 199, True)]
-    assert label_places([(100, 100, 199, 199)], [(40, 10)], (600, 500), [True]) == [(100, 199, True)]
-    assert label_places([(0, 0, 50, 50)], [(40, 10)], (600, 500), [False]) == [(0, 0, True)]
-    assert label_places([(0, 0, 50, 50)] * 2, [(0, 0), (40, 10)], (600, 500), [False] * 2)[0] is None
-
-
-def test_a_label_without_room_at_its_box_goes_to_the_nearest_free_place_with_a_line():
-    places = label_places([(100, 100, 103, 103)] * 30, [(40, 10)] * 30, (600, 500), [False] * 30)
-    far = [place for place in places if not place.beside]
-    assert len(far) > 10
-    assert all(abs(place.x - 80) < 120 and abs(place.y - 100) < 120 for place in far)
+def test_the_label_of_the_last_of_many_boxes_is_readable():
+    """Its plate lies apart from its box, and none lies on it."""
     drawn = draw_boxes(
         LARGE, [[100.0, 100, 104, 104]] * 30, ["thing 0.50"] * 30, colours=[GREEN] * 29 + [RED]
     )
-    assert (drawn == RED).all(-1).sum() > 300  # the last box's plate, and none lies on it
-
-
-def test_where_no_room_is_left_the_weakest_have_no_label():
-    places = label_places([(0, 0, 9, 9)] * 9, [(20, 10)] * 9, (40, 20), [False] * 9)
-    assert [place is None for place in places] == [False] * 4 + [True] * 5
+    assert (drawn == RED).all(-1).sum() > 300
 
 
 def test_the_labels_of_equal_boxes_are_all_readable():
@@ -204,35 +158,6 @@ def test_class_colours_differ_most_between_consecutive_labels():
     assert class_colours(0).shape == (0, 3)
 
 
-def test_a_grid_is_laid_out_row_by_row():
-    images = [np.full((10 + n, 20, 3), 50 + n, np.uint8) for n in range(5)]
-    grid = image_grid(images, 3, gap=2)
-    assert grid.shape == (14 + 2 + 14, 3 * 20 + 2 * 2, 3)
-    for n, (y, x) in enumerate([(0, 0), (0, 22), (0, 44), (16, 0), (16, 22)]):
-        np.testing.assert_array_equal(grid[y : y + 10 + n, x : x + 20], images[n])
-    assert (grid[:, 20:22] == 0).all() and (grid[16:, 44:] == 0).all()
-    assert image_grid(images[:1], 4).shape == (10, 20, 3)
-
-
-def test_a_grid_of_no_images_raises():
-    with pytest.raises(ValueError, match="0 images"):
-        image_grid([], 2)
-
-
-@pytest.mark.parametrize(
-    ("size", "side", "expected"),
-    [((160, 160), 400, (400, 400)), ((300, 400), 200, (150, 200)), ((5, 1000), 100, (1, 100))],
-)
-def test_fit_image_resizes_the_longer_side(size, side, expected):
-    image = np.full((*size, 3), 90, np.uint8)
-    image[:, size[1] // 2 :] = 200
-    fitted, factor = fit_image(image, side)
-    assert fitted.shape == (*expected, 3)
-    assert factor == side / max(size)
-    half = round(size[1] // 2 * factor)
-    assert (fitted[:, : half - 3] == 90).all() and (fitted[:, half + 3 :] == 200).all()
-
-
 def test_outlines_are_thin_and_faint():
     drawn = outline(LARGE, [[100.0, 200, 300, 400], [100, 200, 300, 400]], [RED, GREEN])
     faint_red = np.round([0.6 * 255 + 0.4 * GREY, 0.4 * GREY, 0.4 * GREY])
@@ -248,15 +173,3 @@ def test_boxes_are_drawn_without_enlarging():
     )
     assert drawn.shape == (100, 100, 3)
     assert (drawn[30:80, 20] == RED).all()
-
-
-def test_a_caption_is_above_the_image_and_keeps_its_end():
-    image = np.full((50, 120, 3), GREY, np.uint8)
-    short = captioned(image, "epoch 3")
-    long = captioned(image, 40 * "a" + "epoch 3")
-    longer = captioned(image, 90 * "a" + "epoch 3")
-    assert short.shape == (50 + CAPTION, 120, 3)
-    np.testing.assert_array_equal(short[CAPTION:], image)
-    assert (short[:CAPTION] > 128).any() and not (short[:CAPTION, 80:] > 0).any()
-    np.testing.assert_array_equal(long, longer)
-    assert (long[:CAPTION, 80:] > 128).any()

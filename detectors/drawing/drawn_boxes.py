@@ -6,34 +6,19 @@ boxes are dashed and white. Small images are enlarged first, so that the class n
 
 from __future__ import annotations
 
-import base64
 import colorsys
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from detectors.drawing.framed_images import BLACK, TEXT_SCALE, WHITE
+from detectors.drawing.label_places import Corners, label_places
 from detectors.structures import Detections
 
 READABLE = 480  # pixels; an image whose longer side is shorter is enlarged
 DASH = 6  # pixels; length of a dash, and of the gap after it, on an image of READABLE pixels
-TEXT_SCALE = 0.45  # OpenCV's font scale on an image of up to 1000 pixels
-CAPTION = 20  # pixels; height of the line of text above an image
-AT_ONCE = 128  # places that are tried together; the first ones are most often free
 FAINT = 0.4  # weight of the original image where outline() draws
-WHITE = (255, 255, 255)
-BLACK = (0, 0, 0)
-
-Corners = tuple[int, int, int, int]  # x0, y0, x1, y1: the first and last pixel of a box
-
-
-class LabelPlace(NamedTuple):
-    """The top left pixel of a label; `beside`: whether it lies at an edge of its box."""
-
-    x: int
-    y: int
-    beside: bool
 
 
 def class_colours(num_classes: int) -> np.ndarray:
@@ -126,16 +111,6 @@ def draw_detections(
     return draw_boxes(image, boxes, texts, colours=colours, gt_boxes=gt_boxes, gt_texts=gt_texts)
 
 
-def fit_image(image: np.ndarray, side: int, *, enlarging: int = cv2.INTER_LINEAR) -> tuple[np.ndarray, float]:
-    """(the image resized so that its longer side is `side` pixels, the factor to multiply its boxes by).
-
-    enlarging: OpenCV's interpolation for an image that becomes larger.
-    """
-    factor = side / max(image.shape[:2])
-    wh = [max(1, round(pixels * factor)) for pixels in image.shape[1::-1]]
-    return cv2.resize(image, wh, interpolation=cv2.INTER_AREA if factor < 1 else enlarging), factor
-
-
 def outline(image: np.ndarray, boxes: np.ndarray, colours: np.ndarray) -> np.ndarray:
     """A new image with the edges of many boxes on it, thin and faint, the first box on top.
 
@@ -153,52 +128,6 @@ def outline(image: np.ndarray, boxes: np.ndarray, colours: np.ndarray) -> np.nda
 def smallest_first(boxes: np.ndarray) -> np.ndarray:
     """(n, 4) xyxy -> (n,) rows in order of area."""
     return (boxes[:, 2:] - boxes[:, :2]).prod(1).argsort(kind="stable")
-
-
-def captioned(image: np.ndarray, text: str) -> np.ndarray:
-    """The image below a line of text, white on black. A text that is too long loses its beginning."""
-    canvas = np.concatenate([np.zeros((CAPTION, *image.shape[1:]), np.uint8), image])
-    room = image.shape[1] - 4
-    while len(text) > 4 and cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, TEXT_SCALE, 1)[0][0] > room:
-        text = "..." + text[4:]
-    cv2.putText(canvas, text, (2, CAPTION - 6), cv2.FONT_HERSHEY_SIMPLEX, TEXT_SCALE, WHITE, 1, cv2.LINE_AA)
-    return canvas
-
-
-def jpeg_address(image: np.ndarray, quality: int) -> str:
-    """(H, W, 3) uint8 RGB -> a data: address of it as JPEG, for a page that holds its pictures itself."""
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg_bytes(image, quality)).decode()}"
-
-
-def jpeg_bytes(image: np.ndarray, quality: int) -> bytes:
-    """(H, W, 3) uint8 RGB -> the content of a .jpg file."""
-    return cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
-
-
-def png_bytes(image: np.ndarray) -> bytes:
-    """(H, W, 3) uint8 RGB -> the content of a .png file."""
-    return cv2.imencode(".png", image[..., ::-1])[1].tobytes()
-
-
-def image_grid(images: Sequence[np.ndarray], columns: int, gap: int = 4) -> np.ndarray:
-    """Images of any sizes, row by row on black, `gap` pixels apart.
-
-    Every cell is as large as the largest image; each image is at the top left of its cell.
-    images: at least one, (H, W, 3) uint8. ValueError: no image, or columns < 1.
-    """
-    if not images or columns < 1:
-        counts = f"{len(images)} images, {columns} columns"
-        raise ValueError(f"image_grid() needs at least one image and one column, got {counts}")
-    columns = min(columns, len(images))
-    rows = -(-len(images) // columns)
-    height = max(image.shape[0] for image in images) + gap
-    width = max(image.shape[1] for image in images) + gap
-    canvas = np.zeros((rows * height - gap, columns * width - gap, 3), np.uint8)
-    for n, image in enumerate(images):
-        y = n // columns * height
-        x = n % columns * width
-        canvas[y : y + image.shape[0], x : x + image.shape[1]] = image
-    return canvas
 
 
 def _corner_pixels(boxes: np.ndarray, factor: int, canvas: np.ndarray) -> list[Corners]:
@@ -224,72 +153,6 @@ def _draw_dashed(canvas: np.ndarray, corners: Corners) -> None:
     for y in range(y0, y1 + 1, 2 * dash):
         for x in (x0, x1):
             cv2.line(canvas, (x, y), (x, min(y + dash, y1)), WHITE, thickness)
-
-
-def label_places(
-    corners: Sequence[Corners],
-    sizes: Sequence[tuple[int, int]],
-    canvas_wh: tuple[int, int],
-    below: Sequence[bool],
-) -> list[LabelPlace | None]:
-    """Where the label of each box goes, so that no label covers another and all lie within the canvas.
-
-    The first box chooses first: at an edge of its box if there is room, else the nearest free place. None if
-    the canvas has no free place left. Law: tests/test_drawing.py.
-
-    sizes: (width, height) of each label; (0, 0) for none. below: whether its first choice is below its box.
-    """
-    taken = np.zeros((0, 4), dtype=np.int64)  # xyxy of the labels so far, the last pixel not included
-    places: list[LabelPlace | None] = []
-    refused = np.array(
-        [np.inf, np.inf]
-    )  # the size of a label that found no place, so that no larger one tries
-    for box, wh, under in zip(corners, np.minimum(np.reshape(sizes, (-1, 2)), canvas_wh), below, strict=True):
-        place = None
-        if wh.all() and (wh < refused).any():
-            place = _first_free(_at_edges(box, *wh, under), wh, taken, canvas_wh, beside=True)
-            place = place or _first_free(_everywhere(box, wh, canvas_wh), wh, taken, canvas_wh, beside=False)
-            if place is None and wh[0] <= refused[0]:
-                refused = wh
-        if place is not None:
-            taken = np.vstack([taken, [*place[:2], *(place[:2] + wh)]])
-        places.append(place)
-    return places
-
-
-def _at_edges(box: Corners, width: int, height: int, below: bool) -> np.ndarray:
-    """(n, 2) x, y of places for a label at a box, the best first."""
-    x0, y0, x1, y1 = box
-    left, right, bottom = x0, x1 + 1 - width, y1 + 1 - height
-    over = [(left, y0 - height), (right, y0 - height)]
-    under = [(left, y1), (right, y1)]
-    inside = [(left, y0), (left, bottom), (right, y0), (right, bottom)]
-    aside = [(x1 + 1, y0), (x0 - width, y0), (x1 + 1, bottom), (x0 - width, bottom)]
-    return np.array([*(under + over if below else over + under), *inside, *aside])
-
-
-def _everywhere(box: Corners, wh: np.ndarray, canvas_wh: tuple[int, int]) -> np.ndarray:
-    """(n, 2) x, y of places for a label on a whole canvas, the nearest to the box first."""
-    columns, rows = (
-        np.arange(0, limit, max(1, side // 2)) for side, limit in zip(wh, canvas_wh, strict=True)
-    )
-    grid = np.stack(np.meshgrid(columns, rows), -1).reshape(-1, 2)
-    apart = grid - np.clip(grid, box[:2] - wh, box[2:])
-    return grid[np.square(apart).sum(1).argsort(kind="stable")]
-
-
-def _first_free(
-    tries: np.ndarray, wh: np.ndarray, taken: np.ndarray, canvas_wh: tuple[int, int], *, beside: bool
-) -> LabelPlace | None:
-    """The first of (n, 2) places, moved into the canvas, where a label covers none of the others."""
-    tries = np.clip(tries, 0, canvas_wh - wh)
-    for some in np.split(tries, range(AT_ONCE, len(tries), AT_ONCE)):
-        low = np.maximum(some[:, None], taken[:, :2])  # (n, m, 2)
-        high = np.minimum(some[:, None] + wh, taken[:, 2:])
-        free = np.flatnonzero(~(low < high).all(2).any(1))
-        if len(free):
-            return LabelPlace(*some[free[0]].tolist(), beside)
-    return None
 
 
 def _write_all(

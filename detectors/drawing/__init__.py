@@ -1,0 +1,1 @@
+"""Boxes and their labels on images; images with captions and in grids"""
