@@ -29,6 +29,7 @@ from detectors.config.lasting_output import outlive_readers
 from detectors.config.launched import leave_the_word_to_the_first, overrides_of_rank
 from detectors.config.multirun import job_table, record_job, recorded_jobs
 from detectors.config.schema import AUTO, CONF, HINTS, HYDRA_PROGRAMS, prepared
+from detectors.config.yaml_text import encoding_problem
 from detectors.data.suggestions import did_you_mean
 from detectors.tables import printable
 
@@ -202,6 +203,9 @@ def message(error: Exception) -> str:
     """What is wrong, where, and the fix, in one or a few lines."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _missing_config(error)
+    encoding = encoding_problem(error, _config_folders(), _source(error).removesuffix(": "))
+    if encoding is not None:
+        return encoding
     if isinstance(error, OverrideParseException):
         what = [line for line in error.message.splitlines() if line and not line.startswith("See ")][-1]
         if what.strip() == "^":  # it points at a character of a line before
@@ -274,6 +278,14 @@ def _typed(error: Exception, place: str) -> str:
     if match is None:
         return place
     return f"{match[1] if match[1].startswith(f'{place}.') else place}{match[2]}"
+
+
+def _config_folders() -> list[Path]:
+    """Where yaml files lie: conf/ and the folder of --config-dir, as the command line has it."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-dir", "-cd", type=Path)
+    known, _ = parser.parse_known_args(sys.argv[1:])
+    return [folder for folder in (known.config_dir, CONF) if folder is not None]
 
 
 def _source(error: Exception) -> str:

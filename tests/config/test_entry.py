@@ -82,6 +82,10 @@ def test_message(capfd, monkeypatch, tmp_path, override, text):
     ("content", "text"),
     [
         (
+            "# caf\N{LATIN SMALL LETTER E WITH ACUTE}\n",
+            "experiment/mine.yaml: it is not UTF-8 text (line 2 has the byte 0xe9); save it as UTF-8",
+        ),
+        (
             "trainer:\n  stpes: 3\n",
             "experiment/mine.yaml: trainer.stpes: there is no such setting; did you mean trainer.steps?",
         ),
@@ -92,10 +96,22 @@ def test_message(capfd, monkeypatch, tmp_path, override, text):
 def test_mistakes_in_a_yaml_name_the_file(capfd, monkeypatch, tmp_path, content, text):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "experiment").mkdir()
-    (tmp_path / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{content}")
+    (tmp_path / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{content}", "latin-1")
     status, told = run(capfd, monkeypatch, check, f"--config-dir={tmp_path}", "experiment=mine")
     assert status == 2
     assert text in told
+
+
+@pytest.mark.parametrize("first", ["defaults:\n  - override /data: voc\n", "trainer:\n  steps: 3\n"])
+def test_a_byte_order_mark_is_named(capfd, monkeypatch, tmp_path, first):
+    """Some editors write one. Behind it, Hydra does not see where the settings belong."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiment").mkdir()
+    path = tmp_path / "experiment" / "mine.yaml"
+    path.write_text(f"# @package _global_\n{first}", "utf-8-sig")
+    status, told = run(capfd, monkeypatch, check, f"--config-dir={tmp_path}", "experiment=mine")
+    assert status == 2
+    assert f"{path}: it begins with a byte order mark, which hides its first line" in told
 
 
 @pytest.mark.parametrize(
