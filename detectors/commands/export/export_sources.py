@@ -6,19 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
-from detectors.config.check import check
-from detectors.config.schema import Config, composed, latest_or, output_folder, yaml_names
+from detectors.config.schema import Config, output_folder
 from detectors.data.augment.fitting import GREY
 from detectors.models.classifier import Classifier
 from detectors.models.detector import Detector
 from detectors.models.exported import EXPORT_FORMAT
-from detectors.training import assemble
-from detectors.training import checkpoint as ckpt
+from detectors.training.named_network import named_network
 from detectors.training.provenance import installed_version
-
-CLASS_NUMBER = 20  # of a model without a run, whose data set does not name its classes
 
 
 class ExportSource(NamedTuple):
@@ -40,9 +34,12 @@ class ExportSource(NamedTuple):
 
 def export_source(args: argparse.Namespace) -> ExportSource:
     """A run's network, or a new one of a yaml. ValueError for a size or a setting that it cannot take."""
-    known = yaml_names("model")
-    source = _new_network(args) if args.place in known else _stored_network(args, known)
-    network = source.network
+    network, config, names, stored = named_network(args.place, args.overrides)
+    if stored is None:
+        source = ExportSource(network, config, names, output_folder() / "export", args.place)
+    else:
+        path = stored.path
+        source = ExportSource(network, config, names, path.parent, path.stem, path.name, stored.step)
     if args.size:
         source.config.input.size = list(args.size)
     if isinstance(network, Detector):
@@ -55,27 +52,6 @@ def export_source(args: argparse.Namespace) -> ExportSource:
         if args.with_boxes:
             raise ValueError(f"--with-boxes: {args.place} is a classifier; leave it out")
     return source
-
-
-def _new_network(args: argparse.Namespace) -> ExportSource:
-    config = check(composed([f"model={args.place}", *args.overrides]))
-    names = tuple(config.data.class_names or map(str, range(CLASS_NUMBER)))
-    network = assemble.build_detector(config, len(names)).eval()
-    return ExportSource(network, config, names, output_folder() / "export", args.place)
-
-
-def _stored_network(args: argparse.Namespace, known: list[str]) -> ExportSource:
-    if args.overrides:
-        raise ValueError(
-            f"{args.overrides[0]}: a run keeps its settings; only a model takes others: {', '.join(known)}"
-        )
-    try:
-        path = ckpt.find_checkpoint(latest_or(Path(args.place)))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}; nor is it a model: {', '.join(known)}") from error
-    stored = ckpt.load_checkpoint(path)
-    network, config = assemble.load_network(stored, torch.device("cpu"))
-    return ExportSource(network, config, stored.class_names, path.parent, path.stem, path.name, stored.step)
 
 
 def export_metadata(source: ExportSource, *, outputs: tuple[str, ...], with_boxes: bool) -> dict[str, Any]:

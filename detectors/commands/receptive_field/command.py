@@ -21,9 +21,8 @@ from detectors.commands.receptive_field.field_sizes import (
     theoretical_fields,
 )
 from detectors.commands.receptive_field.options import options
-from detectors.config.check import check
 from detectors.config.entry import verb
-from detectors.config.schema import Config, composed, latest_or, yaml_names
+from detectors.config.schema import Config
 from detectors.data.augment.fitting import RESIZES, resize
 from detectors.data.files import atomic_file
 from detectors.data.image_headers import IMAGE_SUFFIXES
@@ -31,11 +30,9 @@ from detectors.data.images import read_image
 from detectors.drawing.framed_images import png_bytes
 from detectors.models.detector import Detector
 from detectors.tables import text_table
-from detectors.training import assemble
-from detectors.training.checkpoint import find_checkpoint, load_checkpoint
 from detectors.training.initial.initial_weights import initial_weights, initialise
+from detectors.training.named_network import named_network
 
-CLASS_COUNT = 20  # of a model without a run
 HEADER = ("level", "cells", "anchors", "anchors' stride", "field", "fields' stride", "95 % in")
 
 
@@ -57,24 +54,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def chosen_detector(args: argparse.Namespace) -> tuple[Detector, Config]:
-    """A run's, or a new one of a yaml. ValueError for settings beside a run, or a place that is neither."""
-    known = yaml_names("model")
-    if args.place in known:
-        config = check(composed([f"model={args.place}", f"seed={args.seed}", *args.overrides]))
-        names = tuple(config.data.class_names or map(str, range(CLASS_COUNT)))
-        detector = assemble.seeded_detector(config, len(names))
-        if not isinstance(detector, Detector):
-            raise ValueError(f"{args.place}: not a detector; name a yaml that has anchors, such as ssd300")
+    """A run's, or a new one of a yaml. ValueError for a classifier."""
+    detector, config, names, stored = named_network(args.place, args.overrides, seed=args.seed)
+    if not isinstance(detector, Detector):
+        raise ValueError(f"{args.place}: not a detector; name one that has anchors, such as ssd300")
+    if stored is None:
         for line in initialise(detector, initial_weights(config.init.from_), config, names):
             print(line)
-        return detector, config
-    if args.overrides:
-        raise ValueError(f"{args.overrides[0]}: a run keeps its settings; name a model: {', '.join(known)}")
-    try:
-        path = find_checkpoint(latest_or(Path(args.place)))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}; nor is it a model: {', '.join(known)}") from error
-    return assemble.load_detector(load_checkpoint(path), torch.device("cpu"))
+    return detector, config
 
 
 def sample_images(args: argparse.Namespace, config: Config) -> Tensor:

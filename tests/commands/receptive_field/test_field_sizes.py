@@ -129,7 +129,7 @@ def test_the_command(tmp_path, capsys):
     ("words", "message"),
     [
         (["nothing"], "nothing: no such run folder or checkpoint; nor is it a model: "),
-        (["runs/a", "model.width=1"], "model.width=1: a run keeps its settings; name a model: "),
+        (["runs/a", "model.width=1"], "model.width=1: a run keeps its settings; only a model takes others: "),
         (["ssd160", "model.width=0.05", "--images", "no.png"], "no.png: no such image or folder"),
     ],
 )
