@@ -52,8 +52,10 @@ class ExportedNetwork:
         return self
 
     def outputs(self, images: Tensor) -> dict[str, Tensor]:
-        """images: (B, 3, H, W) uint8 RGB of the file's size. ValueError for others."""
+        """images: (B, 3, H, W) uint8 RGB of the file's size, B 1 or more. ValueError for others."""
         check_images(images, "an exported network")
+        if not len(images):
+            raise ValueError(f"images of shape {tuple(images.shape)}: {self.path} takes 1 image or more")
         if images.shape[2:] != self.size or images.dtype != torch.uint8:
             height, width = self.size
             raise ValueError(

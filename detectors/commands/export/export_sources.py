@@ -23,7 +23,7 @@ class ExportSource(NamedTuple):
     class_names: tuple[str, ...]
     folder: Path  # where the file goes
     stem: str  # of its name
-    checkpoint: str | None = None  # its file's name; None for a network that was not trained
+    checkpoint: str | None = None  # its file's name; None for a network of no run
     step: int = 0
 
     @property
@@ -34,12 +34,16 @@ class ExportSource(NamedTuple):
 
 def export_source(args: argparse.Namespace) -> ExportSource:
     """A run's network, or a new one of a yaml. ValueError for a size or a setting that it cannot take."""
-    network, config, names, stored = named_network(args.place, args.overrides)
-    if stored is None:
-        source = ExportSource(network, config, names, output_folder() / "export", args.place)
+    named = named_network(args.place, args.overrides)
+    for note in named.notes:
+        print(note)
+    parts = (named.network, named.config, named.class_names)
+    if named.checkpoint is None:
+        source = ExportSource(*parts, folder=output_folder() / "export", stem=args.place)
     else:
-        path = stored.path
-        source = ExportSource(network, config, names, path.parent, path.stem, path.name, stored.step)
+        path = named.checkpoint.path
+        source = ExportSource(*parts, path.parent, path.stem, path.name, named.checkpoint.step)
+    network = source.network
     if args.size:
         source.config.input.size = list(args.size)
     if isinstance(network, Detector):

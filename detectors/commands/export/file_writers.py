@@ -5,6 +5,7 @@ A file gets its name only when it is complete.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -30,14 +31,18 @@ def write_program(module: nn.Module, size: tuple[int, int], path: Path, metadata
     """torch.export's archive, for any number of images of `size` (height, width)."""
     with tracing("torch.export"):
         program = torch.export.export(module, (example_images(size),), dynamic_shapes=ANY_BATCH)
-        torch.export.save(program, path, extra_files={METADATA_FILE: json.dumps(metadata)})
+        content = io.BytesIO()
+        torch.export.save(program, content, extra_files={METADATA_FILE: json.dumps(metadata)})
+    write_draft(path, content.getbuffer())
 
 
 def write_script(module: nn.Module, size: tuple[int, int], path: Path, metadata: dict[str, Any]) -> None:
     """A traced TorchScript file, for any number of images of `size` (height, width)."""
     with tracing("TorchScript"):
         script = torch.jit.trace(module, (example_images(size),), check_trace=False)
-        script.save(str(path), _extra_files={METADATA_FILE: json.dumps(metadata)})
+        content = io.BytesIO()
+        torch.jit.save(script, content, _extra_files={METADATA_FILE: json.dumps(metadata)})
+    write_draft(path, content.getbuffer())
 
 
 def example_images(size: tuple[int, int]) -> Tensor:
@@ -69,13 +74,38 @@ def tracing(kind: str) -> Iterator[None]:
             logger.setLevel(level)
 
 
+def write_draft(path: Path, content: bytes | memoryview) -> None:
+    """OSError names the file; PyTorch's own writers raise a RuntimeError on a full disk."""
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 @contextmanager
 def new_file(target: Path) -> Iterator[Path]:
-    """A draft with the target's suffix, which becomes the target at the end, or disappears after an error."""
+    """A draft with the target's suffix, which becomes the target at the end, or disappears after an error.
+
+    OSError names the target and says how to choose another, where it or its draft cannot be written.
+    """
     if target.is_dir():
         raise ValueError(f"{target}: a folder lies where a file is to be written; name another with --output")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent) as folder:
-        draft = Path(folder) / target.name
+    with _errors_naming(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(prefix=".export-", dir=target.parent)
+    with folder, _errors_naming(target, Path(folder.name)):
+        draft = Path(folder.name) / target.name
         yield draft
         os.replace(draft, target)
+
+
+@contextmanager
+def _errors_naming(target: Path, folder: Path | None = None) -> Iterator[None]:
+    """OSErrors about files in `folder`, or all without one, become errors of the target."""
+    try:
+        yield
+    except OSError as error:
+        if folder is not None and folder not in Path(str(error.filename)).parents:
+            raise
+        text = f"cannot be written ({error.strerror}); name another file with --output"
+        raise OSError(error.errno, text, str(target)) from error

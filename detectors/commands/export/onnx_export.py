@@ -12,12 +12,20 @@ import torch
 from torch import nn
 
 from detectors.commands.export.export_sources import ExportSource, export_metadata
-from detectors.commands.export.file_writers import ANY_BATCH, INPUT, example_images, new_file, tracing
+from detectors.commands.export.file_writers import (
+    ANY_BATCH,
+    INPUT,
+    example_images,
+    new_file,
+    tracing,
+    write_draft,
+)
 from detectors.commands.export.onnx_suppression import with_suppression
 from detectors.commands.export.quantization import calibration_images, measure_file, quantized
 from detectors.commands.export.traced_modules import DETECTION_OUTPUTS, traced_module
 from detectors.commands.export.verification import verified
 from detectors.models.exported import open_exported
+from detectors.training.ground_truth import read_annotations
 
 OPSET = 18  # what PyTorch writes without converting
 
@@ -25,22 +33,24 @@ OPSET = 18  # what PyTorch writes without converting
 def export_onnx(source: ExportSource, target: Path, args: argparse.Namespace) -> None:
     """Writes the file, and with args.quantize the int8 one beside it, and prints what was compared."""
     module = traced_module(source.network, source.size, with_boxes=args.with_boxes)
-    model = onnx_model(module, source.size)
     outputs = DETECTION_OUTPUTS if args.with_boxes else module.outputs
     metadata = export_metadata(source, outputs=outputs, with_boxes=args.with_boxes) | {"opset": OPSET}
+    if args.quantize:  # read before minutes of tracing, because an error may come up
+        annotations = read_annotations(source.config.data, args.split, source.class_names)
+        images, count = calibration_images(source, args.calibration_images)
     with new_file(target) as draft:
+        model = onnx_model(module, source.size)
         write_onnx(with_boxes_inside(model, source, args.with_boxes), draft, metadata)
         exported = verified(source.network, draft)
-        before = measure_file(source, exported, args.split) if args.quantize else None
+        before = measure_file(source, exported, annotations) if args.quantize else None
     print(f"written: {target} (ONNX, opset {OPSET})")
     if not args.quantize:
         return
-    images, count = calibration_images(source, args.calibration_images)
     smaller = target.with_name(f"{target.stem}_int8{target.suffix}")
     with new_file(smaller) as draft:
         model = with_boxes_inside(quantized(model, images), source, args.with_boxes)
         write_onnx(model, draft, metadata | {"precision": "int8", "calibration_images": count})
-        after = measure_file(source, open_exported(draft), args.split)
+        after = measure_file(source, open_exported(draft), annotations)
     print(f"on {source.config.data.name} {args.split}; int8 is calibrated on {count} training images:")
     print(before.line("float32"), after.line("int8"), sep="\n")
     sizes = [f"{file.stat().st_size / 1e6:.1f} MB" for file in (target, smaller)]
@@ -78,4 +88,4 @@ def write_onnx(model: onnx.ModelProto, path: Path, metadata: dict[str, Any]) -> 
     model.producer_name = "detectors"
     model.producer_version = metadata["detectors_version"]
     onnx.checker.check_model(model)
-    onnx.save(model, path)
+    write_draft(path, model.SerializeToString())

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from detectors.config.entry import require_at_least
+from detectors.config.schema import SPLITS
 
 FILE_KINDS = ("onnx", "torch_export", "torchscript")
 BOX_OPTIONS = ("score_threshold", "nms_iou")  # options that need --with-boxes
@@ -36,7 +37,7 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
         help="also writes an ONNX file with int8 convolutions; prints AP of both",
     )
     add("--calibration-images", type=int, default=128, help="of the training images, for int8 (%(default)s)")
-    add("--split", default="val", help="on which AP is measured, for int8 (%(default)s)")
+    add("--split", choices=SPLITS, default="val", help="on which AP is measured, for int8 (%(default)s)")
     args = parser.parse_intermixed_args(arguments)
     require_at_least(args, calibration_images=1)
     for name in BOX_OPTIONS:

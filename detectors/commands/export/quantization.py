@@ -12,6 +12,7 @@ import onnx
 from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from detectors.annotations import Annotations
 from detectors.commands.export.export_sources import ExportSource
 from detectors.commands.export.file_writers import INPUT
 from detectors.data.loading import BatchLoader
@@ -87,10 +88,9 @@ class MeasuredFile(NamedTuple):
 
 
 def measure_file(
-    source: ExportSource, exported: ExportedDetector | ExportedClassifier, split: str
+    source: ExportSource, exported: ExportedDetector | ExportedClassifier, annotations: Annotations
 ) -> MeasuredFile:
     """As evaluate.py measures the run: AP by COCO's and VOC's rules, or a classifier's accuracy."""
-    annotations = read_annotations(source.config.data, split, source.class_names)
     loader = assemble.eval_loader(source.config, annotations, batch_size=8)
     if isinstance(exported, ExportedClassifier):
         guesses, seconds = guess(exported, loader, exported.device, progress=False)

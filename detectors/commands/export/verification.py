@@ -27,7 +27,12 @@ class OutputDifference(NamedTuple):
     batch: int  # images
     output: str
     largest: float  # max |file - network|
-    scale: float  # what 1e-4 is relative to: the largest |number| of the output, at least 1
+    numbers: float  # the largest |number| of the output
+
+    @property
+    def scale(self) -> float:
+        """What 1e-4 is relative to."""
+        return max(1.0, self.numbers)
 
 
 class FileComparison(NamedTuple):
@@ -38,9 +43,15 @@ class FileComparison(NamedTuple):
     def lines(self) -> list[str]:
         """For the user."""
         lines = [
-            f"batch {d.batch}: {d.output:12} max |file - eager| {d.largest:.1e} (numbers up to {d.scale:.3g})"
+            f"batch {d.batch}: {d.output:12} max |file - eager| {d.largest:.1e} "
+            f"(numbers up to {d.numbers:.3g})"
             for d in self.differences
         ]
+        if faint := sorted({d.output for d in self.differences if d.numbers < TOLERANCE}):
+            lines.append(
+                f"{', '.join(faint)}: all numbers are below {TOLERANCE:g}, so the comparison cannot tell "
+                "them from 0; a trained network's it can"
+            )
         if self.detections == 0:
             lines.append(
                 "detections: none on the made-up images, so boxes and scores could not be compared; "
@@ -101,7 +112,7 @@ def compare_file(network: Detector | Classifier, exported: ExportedNetwork) -> F
 def output_difference(batch: int, name: str, expected: Tensor, found: Tensor) -> OutputDifference:
     alike = expected.shape == found.shape
     largest = float((expected - found).abs().max()) if alike else torch.inf
-    return OutputDifference(batch, name, largest, max(1.0, float(expected.abs().max())))
+    return OutputDifference(batch, name, largest, float(expected.abs().max()))
 
 
 def blob_images(size: tuple[int, int], count: int) -> Tensor:

@@ -30,7 +30,6 @@ from detectors.data.images import read_image
 from detectors.drawing.framed_images import png_bytes
 from detectors.models.detector import Detector
 from detectors.tables import text_table
-from detectors.training.initial.initial_weights import initial_weights, initialise
 from detectors.training.named_network import named_network
 
 HEADER = ("level", "cells", "anchors", "anchors' stride", "field", "fields' stride", "95 % in")
@@ -55,13 +54,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 def chosen_detector(args: argparse.Namespace) -> tuple[Detector, Config]:
     """A run's, or a new one of a yaml. ValueError for a classifier."""
-    detector, config, names, stored = named_network(args.place, args.overrides, seed=args.seed)
-    if not isinstance(detector, Detector):
+    named = named_network(args.place, args.overrides, seed=args.seed)
+    if not isinstance(named.network, Detector):
         raise ValueError(f"{args.place}: not a detector; name one that has anchors, such as ssd300")
-    if stored is None:
-        for line in initialise(detector, initial_weights(config.init.from_), config, names):
-            print(line)
-    return detector, config
+    for note in named.notes:
+        print(note)
+    return named.network, named.config
 
 
 def sample_images(args: argparse.Namespace, config: Config) -> Tensor:
