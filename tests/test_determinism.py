@@ -13,7 +13,8 @@ from dataclasses import replace
 import pytest
 
 from detectors.config.schema import CONF
-from detectors.data.loading import DetectionDataset, build_train_loader
+from detectors.data.dataset import DetectionDataset
+from detectors.data.loading import build_train_loader
 from detectors.data.sampling import MultiScale
 from detectors.structures import Batch
 from detectors.training import assemble, ground_truth

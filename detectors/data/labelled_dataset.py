@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from detectors.data.augment.transforms import TransformedSample
+from detectors.data.dataset import DetectionDataset
 from detectors.data.images import ImageError
-from detectors.data.loading import DetectionDataset
 from detectors.structures import ImageInfo
 
 

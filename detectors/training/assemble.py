@@ -15,11 +15,12 @@ from detectors.config.devices import device_problem
 from detectors.config.schema import ARRAY_FORMATS, AUTO, CLASSIFICATION, Config
 from detectors.data.augment.mixing import Mixing
 from detectors.data.augment.transforms import build_transform, no_augmentation
+from detectors.data.dataset import DetectionDataset
 from detectors.data.image_cache import open_cache
 from detectors.data.images import ImageReader
 from detectors.data.joint import JointReader, array_beginnings
 from detectors.data.labelled_dataset import LabelledDataset
-from detectors.data.loading import BatchLoader, DetectionDataset, build_eval_loader, build_train_loader
+from detectors.data.loading import BatchLoader, build_eval_loader, build_train_loader
 from detectors.data.sampling import MultiScale
 from detectors.data.torchvision_sets import ArrayReader
 from detectors.kernels.dispatch import version

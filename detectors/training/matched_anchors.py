@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from detectors.boxes import paired_iou
-from detectors.data.loading import Sample, collate
+from detectors.data.dataset import Sample
+from detectors.data.loading import collate
 from detectors.drawing.drawn_boxes import class_colours, draw_boxes, outline, smallest_first
 from detectors.drawing.framed_images import captioned, fit_image
 from detectors.models.detector import Detector

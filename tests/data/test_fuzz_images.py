@@ -21,8 +21,9 @@ from detectors.config.build import build
 from detectors.config.schema import CONF
 from detectors.data.augment.mixing import Mixing
 from detectors.data.augment.transforms import Transform, build_transform
+from detectors.data.dataset import DetectionDataset
 from detectors.data.images import ImageError, ImageReader, read_image, read_reduced
-from detectors.data.loading import DetectionDataset, Key
+from detectors.data.sampling import Key
 from tests.test_configs import checked
 
 FOR_CLASSIFIERS = {"darknet_classifier", "digits", "small_images"}

@@ -17,9 +17,10 @@ from detectors.data.augment import transforms
 from detectors.data.augment.mixing import Mixing
 from detectors.data.augment.transforms import Transform
 from detectors.data.coco import read_coco
+from detectors.data.dataset import DetectionDataset
 from detectors.data.images import ImageError, ImageReader
-from detectors.data.loading import DetectionDataset, Key, build_eval_loader, build_train_loader, collate
-from detectors.data.sampling import ResumableSampler
+from detectors.data.loading import build_eval_loader, build_train_loader, collate
+from detectors.data.sampling import Key, ResumableSampler
 from detectors.data.voc import read_voc
 from detectors.models.yolov2 import yolov2_tiny
 from tests.data.files import box_xml, write_coco, write_image, write_voc

@@ -9,7 +9,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from torch.testing import assert_close
 
 from detectors.commands.browse.matches_table import matches_table
-from detectors.data.loading import Sample, collate
+from detectors.data.dataset import Sample
+from detectors.data.loading import collate
 from detectors.models.ssd import ssd160
 from detectors.models.yolov2 import yolov2_tiny
 from detectors.structures import ImageInfo

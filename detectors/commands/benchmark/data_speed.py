@@ -24,9 +24,10 @@ from detectors.config.build import build
 from detectors.config.check import check
 from detectors.config.schema import composed
 from detectors.data.augment.transforms import build_transform
+from detectors.data.dataset import DetectionDataset
 from detectors.data.files import write_json
 from detectors.data.images import read_image
-from detectors.data.loading import DetectionDataset, Key
+from detectors.data.sampling import Key
 from detectors.tables import text_table
 from detectors.training import ground_truth
 from detectors.training.interleaving import Contender, interleaved, stopwatch_of

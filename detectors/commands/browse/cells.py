@@ -9,7 +9,7 @@ import numpy as np
 from detectors.annotations import Annotations
 from detectors.commands.browse.options import COLUMNS, ROWS
 from detectors.commands.browse.sample_sources import SampleSource, ShownSample
-from detectors.data.loading import Sample
+from detectors.data.dataset import Sample
 from detectors.data.sampling import Key
 from detectors.drawing.drawn_boxes import class_colours, draw_boxes, smallest_first
 from detectors.drawing.framed_images import captioned, fit_image, image_grid

@@ -16,8 +16,9 @@ from detectors.annotations import Annotations
 from detectors.commands.browse.matches_table import matches_table
 from detectors.config.check import check
 from detectors.config.schema import CLASSIFICATION, Config, composed, latest_or, merged
+from detectors.data.dataset import DetectionDataset, Sample
 from detectors.data.images import ImageError
-from detectors.data.loading import BatchLoader, DetectionDataset, Sample
+from detectors.data.loading import BatchLoader
 from detectors.data.sampling import Key, ResumableSampler
 from detectors.models.detector import Detector
 from detectors.training import assemble, ground_truth

@@ -21,8 +21,9 @@ from detectors.commands.compare.analysis import ComparedDetector, Measurement
 from detectors.commands.compare.run_parts import trained_detector
 from detectors.config.schema import Config
 from detectors.data.augment.transforms import build_transform, no_augmentation
+from detectors.data.dataset import DetectionDataset
 from detectors.data.images import ImageReader
-from detectors.data.loading import DetectionDataset, collate
+from detectors.data.loading import collate
 from detectors.data.sampling import Key
 from detectors.models.detector import Detector
 from detectors.structures import Batch, HeadOutputs
