@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from detectors.config.check import check
-from detectors.config.schema import composed
+from detectors.config.composing import composed
 from detectors.darknet.weights import save_weights
 from detectors.data.class_names import COCO_CLASSES, VOC_CLASSES
 from detectors.models.detector import Detector

@@ -28,7 +28,7 @@ from typing import Any
 import torch._dynamo
 
 from detectors.__main__ import VERBS, main
-from detectors.config.schema import composed
+from detectors.config.composing import composed
 
 PROJECT = Path(__file__).resolve().parents[1]
 LIMIT = 300  # seconds for a process; then SIGALRM ends it

@@ -21,7 +21,8 @@ from detectors.commands.cluster.command import main as cluster
 from detectors.commands.predict.predictor import load
 from detectors.config.build import TRUSTED
 from detectors.config.check import ConfigError, check
-from detectors.config.schema import CONF, prepared
+from detectors.config.composing import prepared
+from detectors.config.schema import CONF
 from detectors.structures import BACKGROUND, IGNORED
 from detectors.training import engine
 from detectors.training.checkpoint import load_checkpoint

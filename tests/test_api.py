@@ -18,7 +18,8 @@ import detectors
 from detectors.commands.browse import command as browse
 from detectors.commands.predict import command as predict
 from detectors.config.check import check
-from detectors.config.schema import composed, to_plain
+from detectors.config.composing import composed
+from detectors.config.schema import to_plain
 from detectors.training import assemble
 from detectors.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from detectors.config.schema import CONF, composed
+from detectors.config.composing import composed
+from detectors.config.schema import CONF
 from tests.forked import PROJECT, run_commands
 from tests.page_commands import page_commands
 from tests.page_files import NARROW, write_named_files

@@ -13,7 +13,8 @@ from torch import nn
 
 from detectors.config.build import build, find_target
 from detectors.config.check import ConfigError, check
-from detectors.config.schema import LABELLED_FORMATS, Config, EvaluateConfig, output_folder
+from detectors.config.composing import output_folder
+from detectors.config.schema import LABELLED_FORMATS, Config, EvaluateConfig
 from detectors.postprocess import yolo_logistic_scores
 from detectors.wordtree.tree_sources import load_tree
 

@@ -18,9 +18,10 @@ from detectors.commands.benchmark.command import SUBJECTS
 from detectors.commands.download.command import select_sources
 from detectors.commands.download.sources import SOURCES
 from detectors.config.check import check
+from detectors.config.composing import HYDRA_PROGRAMS, composed, prepared
 from detectors.config.entry import message
 from detectors.config.habits import HYDRA_OPTIONS
-from detectors.config.schema import CONF, HYDRA_PROGRAMS, composed, prepared
+from detectors.config.schema import CONF
 from tests.forked import PROJECT
 from tests.page_commands import PageCommand, page_commands, pages
 from tests.test_configs import composed as composed_node

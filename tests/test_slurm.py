@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from detectors.config.schema import composed
+from detectors.config.composing import composed
 
 SCRIPT = Path(__file__).parents[1] / "docs" / "slurm.sh"
 OPTIONS = {

@@ -24,11 +24,12 @@ from yaml import YAMLError
 
 from detectors.config.build import builder_keywords, describe_type, trust
 from detectors.config.check import checked_settings
+from detectors.config.composing import HYDRA_PROGRAMS, prepared
 from detectors.config.fresh_folder import remove_if_fresh
 from detectors.config.lasting_output import outlive_readers
 from detectors.config.launched import leave_the_word_to_the_first, overrides_of_rank
 from detectors.config.multirun import job_table, record_job, recorded_jobs
-from detectors.config.schema import AUTO, CONF, HINTS, HYDRA_PROGRAMS, prepared
+from detectors.config.schema import AUTO, CONF, HINTS
 from detectors.config.yaml_text import encoding_problem
 from detectors.data.suggestions import did_you_mean
 from detectors.tables import printable

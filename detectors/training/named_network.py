@@ -9,8 +9,9 @@ from typing import NamedTuple
 import torch
 
 from detectors.config.check import check
+from detectors.config.composing import composed, latest_or, yaml_names
 from detectors.config.run_folders import LATEST
-from detectors.config.schema import Config, composed, latest_or, yaml_names
+from detectors.config.schema import Config
 from detectors.models.classifier import Classifier
 from detectors.models.detector import Detector
 from detectors.models.exported import EXPORT_SUFFIXES

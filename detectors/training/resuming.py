@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from detectors.config.check import check
-from detectors.config.schema import AUTO, Config, merged, to_plain
+from detectors.config.composing import merged
+from detectors.config.schema import AUTO, Config, to_plain
 from detectors.training import assemble
 from detectors.training import checkpoint as ckpt
 from detectors.training.budgets import Ending, ending, lacks_evaluation

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from detectors.config.check import check
-from detectors.config.schema import composed
+from detectors.config.composing import composed
 from detectors.data.shapes import CLASSES, draw_shapes
 from detectors.models.detector import Detector
 from detectors.structures import Targets

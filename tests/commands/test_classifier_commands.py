@@ -21,7 +21,8 @@ from detectors.commands.compare import command as compare
 from detectors.commands.evaluate import evaluate
 from detectors.commands.predict import command as predict
 from detectors.config.check import check
-from detectors.config.schema import EvaluateConfig, composed
+from detectors.config.composing import composed
+from detectors.config.schema import EvaluateConfig
 from detectors.training import assemble, engine
 from detectors.training import checkpoint as ckpt
 from tests.data.labelled import write_idx

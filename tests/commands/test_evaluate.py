@@ -21,16 +21,10 @@ from detectors.commands.evaluate import (
     fault_lines,
 )
 from detectors.config.check import ConfigError, check
+from detectors.config.composing import composed
 from detectors.config.entry import program
 from detectors.config.evaluation_data import same_files, with_cache, with_data
-from detectors.config.schema import (
-    SUPPRESSIONS,
-    Config,
-    EvaluateConfig,
-    PathsConfig,
-    composed,
-    to_plain,
-)
+from detectors.config.schema import SUPPRESSIONS, Config, EvaluateConfig, PathsConfig, to_plain
 from detectors.data.problems import Problem
 from detectors.kernels.soft_suppression import SOFT_RULES
 from detectors.training import engine

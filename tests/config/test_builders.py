@@ -16,7 +16,7 @@ import pytest
 import detectors
 from detectors.config import build
 from detectors.config.check import ConfigError, check
-from detectors.config.schema import composed
+from detectors.config.composing import composed
 from detectors.training import checkpoint as ckpt
 
 BUILDERS = {

@@ -3,7 +3,7 @@
 import pytest
 
 from detectors.commands.lint import command as lint
-from detectors.config.schema import composed, prepared
+from detectors.config.composing import composed, prepared
 
 
 def refused(program: str, *arguments: str) -> str:

@@ -15,9 +15,10 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 
 from detectors.config.check import check
+from detectors.config.composing import prepared
 from detectors.config.entry import entry_point
 from detectors.config.multirun import SweepNote
-from detectors.config.schema import CONF, prepared
+from detectors.config.schema import CONF
 
 PROJECT = Path(__file__).resolve().parents[2]
 

@@ -11,9 +11,10 @@ from hydra import compose, initialize_config_dir
 from detectors.commands.compare import command as compare
 from detectors.commands.predict.predictor import load
 from detectors.commands.replay import command as replay
-from detectors.config import schema
+from detectors.config import composing
+from detectors.config.composing import composed, latest_or, prepared
 from detectors.config.run_folders import newest_run, with_latest_run
-from detectors.config.schema import CONF, composed, latest_or, prepared
+from detectors.config.schema import CONF
 from tests.commands.compare.test_command import error_of, write_run
 
 
@@ -32,7 +33,7 @@ def output(tmp_path, monkeypatch):
     (place / "stray.pt").touch()
     (place / "weights").mkdir()
     (place / "weights" / "best.pt").touch()  # of no run
-    monkeypatch.setattr(schema, "output_folder", lambda overrides=(): place)
+    monkeypatch.setattr(composing, "output_folder", lambda overrides=(): place)
     monkeypatch.chdir(tmp_path)
     return place
 
@@ -91,7 +92,7 @@ def test_without_a_run_there_is_one_message(output, tmp_path, monkeypatch):
     words = "train one, or name a run's folder"
     with pytest.raises(FileNotFoundError, match=f"latest: no run with a checkpoint below .*/none; {words}"):
         newest_run(tmp_path / "none")
-    monkeypatch.setattr(schema, "output_folder", lambda overrides=(): tmp_path / "none")
+    monkeypatch.setattr(composing, "output_folder", lambda overrides=(): tmp_path / "none")
     with pytest.raises(FileNotFoundError, match="latest: no run with a checkpoint"):
         load("latest")
     with pytest.raises(FileNotFoundError, match="latest: no run with a checkpoint"):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from detectors.config.check import ConfigError, check
-from detectors.config.schema import PhaseConfig, composed, merged, to_plain
+from detectors.config.composing import composed, merged
+from detectors.config.schema import PhaseConfig, to_plain
 
 
 def problems(*overrides: str) -> list[str]:

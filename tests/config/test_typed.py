@@ -6,7 +6,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from detectors.config.check import ConfigError, check
-from detectors.config.schema import HINTS, Config, EvaluateConfig, as_typed, composed, merged, to_plain
+from detectors.config.composing import as_typed, composed, merged
+from detectors.config.schema import HINTS, Config, EvaluateConfig, to_plain
 from detectors.config.typed import composable, setting_name, split_at_commas
 from tests.test_configs import checked
 from tests.test_configs import composed as compose

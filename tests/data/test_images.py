@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from detectors.config.check import check
-from detectors.config.schema import composed
+from detectors.config.composing import composed
 from detectors.data import images
 from detectors.data.image_headers import ORIENTATION, header_size
 from detectors.data.images import ImageError, ImageReader, check_size, divisor_for, read_image, read_reduced

@@ -11,7 +11,8 @@ import pytest
 from torchvision.datasets import MNIST, ImageFolder
 
 from detectors.config.check import check
-from detectors.config.schema import ARRAY_FORMATS, Config, composed
+from detectors.config.composing import composed
+from detectors.config.schema import ARRAY_FORMATS, Config
 from detectors.data.augment.transforms import build_transform, no_augmentation
 from detectors.data.image_folder import scan_image_folder
 from detectors.data.labelled_dataset import LabelledDataset

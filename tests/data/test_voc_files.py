@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from detectors.config.check import check
-from detectors.config.schema import composed
+from detectors.config.composing import composed
 from detectors.data.voc import read_voc, scan_voc
 from detectors.data.voc_files import read_split_list
 from detectors.training.ground_truth import read_annotations

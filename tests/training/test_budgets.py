@@ -8,7 +8,8 @@ import pytest
 
 from detectors.commands import train as script
 from detectors.config.check import ConfigError, check
-from detectors.config.schema import TrainerConfig, composed
+from detectors.config.composing import composed
+from detectors.config.schema import TrainerConfig
 from detectors.training import checkpoint as ckpt
 from detectors.training import engine
 from detectors.training.budgets import ending, in_steps, lacks_evaluation, note_evaluation

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from detectors.commands import train as script
 from detectors.config.check import ConfigError, check
-from detectors.config.schema import composed
+from detectors.config.composing import composed
 from detectors.training import checkpoint as ckpt
 from detectors.training import engine
 from detectors.training.run import Run

@@ -15,7 +15,7 @@ from detectors.commands import train as script
 from detectors.commands.find_rate import command as find_rate
 from detectors.commands.replay import command as replay
 from detectors.config.check import check
-from detectors.config.schema import composed
+from detectors.config.composing import composed
 from detectors.models.darknet19 import darknet19
 from detectors.training import batch_size, compilation, engine
 from detectors.training import checkpoint as ckpt

@@ -11,7 +11,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from detectors.config.build import build
-from detectors.config.schema import PhaseConfig, ScheduleConfig, composed
+from detectors.config.composing import composed
+from detectors.config.schema import PhaseConfig, ScheduleConfig
 from detectors.layers import ConvBNLeaky, L2Norm
 from detectors.training.checkpoint_checks import checked_optimizer_state
 from detectors.training.optim import (

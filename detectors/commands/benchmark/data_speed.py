@@ -22,7 +22,7 @@ from detectors.commands.benchmark.subject_options import prepared_device, subjec
 from detectors.commands.benchmark.torchvision_pipelines import IMAGE_READERS, PIPELINES, TorchvisionPipeline
 from detectors.config.build import build
 from detectors.config.check import check
-from detectors.config.schema import composed
+from detectors.config.composing import composed
 from detectors.data.augment.transforms import build_transform
 from detectors.data.dataset import DetectionDataset
 from detectors.data.files import write_json

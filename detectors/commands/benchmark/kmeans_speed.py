@@ -20,7 +20,7 @@ from detectors.commands.benchmark.subject_options import prepared_device, publis
 from detectors.commands.cluster.command import boxes_at_input
 from detectors.commands.cluster.kmeans import kmeans, shapes_of
 from detectors.config.check import check
-from detectors.config.schema import composed
+from detectors.config.composing import composed
 from detectors.training import ground_truth
 from detectors.training.interleaving import Contender, interleaved, stopwatch_of
 

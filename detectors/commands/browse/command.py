@@ -31,8 +31,9 @@ from detectors.commands.browse.cells import (
 from detectors.commands.browse.options import COLUMNS, ROWS, options
 from detectors.commands.browse.sample_sources import SampleSource, describe, open_sources
 from detectors.commands.browse.saved_source import describe_saved, detection_cells, open_saved
+from detectors.config.composing import composed
 from detectors.config.entry import verb
-from detectors.config.schema import Config, composed, to_yaml
+from detectors.config.schema import Config, to_yaml
 from detectors.drawing.framed_images import image_grid
 from detectors.training.tensorboard_log import TensorBoardLog
 from detectors.training.tracking import Tracker

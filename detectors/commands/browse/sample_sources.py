@@ -15,7 +15,8 @@ import torch
 from detectors.annotations import Annotations
 from detectors.commands.browse.matches_table import matches_table
 from detectors.config.check import check
-from detectors.config.schema import CLASSIFICATION, Config, composed, latest_or, merged
+from detectors.config.composing import composed, latest_or, merged
+from detectors.config.schema import CLASSIFICATION, Config
 from detectors.data.dataset import DetectionDataset, Sample
 from detectors.data.images import ImageError
 from detectors.data.loading import BatchLoader

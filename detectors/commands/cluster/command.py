@@ -41,8 +41,9 @@ from detectors.commands.cluster.options import options
 from detectors.commands.cluster.plotting import plot_anchors
 from detectors.config.build import build
 from detectors.config.check import check
+from detectors.config.composing import composed
 from detectors.config.entry import verb
-from detectors.config.schema import CLASSIFICATION, Config, composed
+from detectors.config.schema import CLASSIFICATION, Config
 from detectors.data.augment.fitting import RESIZES
 from detectors.data.augment.transforms import MIN_SIDE
 from detectors.data.files import write_json

@@ -37,8 +37,8 @@ from detectors.commands.compare.report_sections import markdown_of
 from detectors.commands.compare.run_names import distinctly_named, read_settings
 from detectors.commands.compare.run_places import file_of, run_folder_of, with_runs_of_folders
 from detectors.commands.compare.run_sections import run_sections
+from detectors.config.composing import output_folder
 from detectors.config.entry import verb
-from detectors.config.schema import output_folder
 from detectors.data.files import write_json, write_text
 from detectors.training.assemble import choose_device
 from detectors.training.run_files import SUMMARY, SUMMARY_FIELDS, read_evaluation, read_summary

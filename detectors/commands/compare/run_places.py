@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detectors.commands.compare.fairness import PROTOCOL_SETTINGS
+from detectors.config.composing import latest_or
 from detectors.config.run_folders import is_run_folder, runs_below
-from detectors.config.schema import latest_or
 from detectors.training.run_files import SUMMARY
 
 

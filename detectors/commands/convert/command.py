@@ -19,8 +19,8 @@ from detectors.commands.convert.dataset_files import FORMAT_WRITERS
 from detectors.commands.convert.datasets import convert_data_set
 from detectors.commands.convert.options import TARGET_SUFFIXES, options
 from detectors.commands.convert.ssd_conversion import from_ssd, to_ssd
+from detectors.config.composing import latest_or
 from detectors.config.entry import verb
-from detectors.config.schema import latest_or
 from detectors.data.files import atomic_file
 from detectors.tables import printable
 from detectors.training import checkpoint as ckpt

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from detectors.config.check import check
-from detectors.config.schema import Config, composed, merged, to_plain
+from detectors.config.composing import composed, merged
+from detectors.config.schema import Config, to_plain
 from detectors.data.class_names import CLASS_LISTS, COCO_CLASSES, read_names
 from detectors.training import assemble
 from detectors.training import checkpoint as ckpt

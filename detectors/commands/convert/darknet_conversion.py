@@ -22,7 +22,8 @@ from detectors.commands.convert.conversion import (
     weights_only,
 )
 from detectors.config.check import check
-from detectors.config.schema import Config, composed, merged
+from detectors.config.composing import composed, merged
+from detectors.config.schema import Config
 from detectors.darknet import sections
 from detectors.darknet.cfg import read_cfg
 from detectors.darknet.cfg_detector import darknet_detector

@@ -17,7 +17,8 @@ import numpy as np
 from detectors.annotations import Annotations
 from detectors.commands.convert.dataset_files import FORMAT_WRITERS, DataSetWriter, image_names
 from detectors.config.check import check
-from detectors.config.schema import SPLITS, composed
+from detectors.config.composing import composed
+from detectors.config.schema import SPLITS
 from detectors.data.checks import settled, to_offsets
 from detectors.data.files import require_regular
 from detectors.training import ground_truth

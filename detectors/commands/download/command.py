@@ -15,8 +15,8 @@ from pathlib import Path
 from detectors.commands.download.fetch import RESUME_HINT, Part, fetch
 from detectors.commands.download.sources import SOURCES, Archive, DataSource
 from detectors.commands.download.unpack import DamagedArchive, clear_draft, draft_of, unpack
+from detectors.config.composing import composed
 from detectors.config.entry import verb
-from detectors.config.schema import composed
 from detectors.data.suggestions import did_you_mean
 
 

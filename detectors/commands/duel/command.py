@@ -20,8 +20,8 @@ from detectors.commands.compare.fairness import PROTOCOL_SETTINGS
 from detectors.commands.duel.duel_budgets import budget_settings
 from detectors.commands.duel.duel_runs import DuelRun, run_all
 from detectors.commands.duel.options import options
+from detectors.config.composing import output_folder
 from detectors.config.entry import verb
-from detectors.config.schema import output_folder
 from detectors.data.files import write_json
 from detectors.training.run_files import read_record
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from detectors.commands.compare.fairness import BUDGET_SLACK
 from detectors.config.check import check
-from detectors.config.schema import Config, composed
+from detectors.config.composing import composed
+from detectors.config.schema import Config
 from detectors.training import assemble, ground_truth
 from detectors.training.budgets import in_steps
 

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from detectors.config.schema import Config, output_folder
+from detectors.config.composing import output_folder
+from detectors.config.schema import Config
 from detectors.data.augment.fitting import GREY
 from detectors.models.classifier import Classifier
 from detectors.models.detector import Detector

@@ -15,8 +15,9 @@ from detectors.commands.find_rate.options import options
 from detectors.commands.find_rate.rate_plot import plot_range
 from detectors.commands.find_rate.rate_range import RateRange, ramp, range_test
 from detectors.config.check import check
+from detectors.config.composing import composed, output_folder
 from detectors.config.entry import verb
-from detectors.config.schema import Config, composed, output_folder
+from detectors.config.schema import Config
 from detectors.data.files import atomic_file, write_text
 from detectors.kernels.dispatch import set_kernels
 from detectors.tables import text_table

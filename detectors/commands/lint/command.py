@@ -19,8 +19,9 @@ from detectors.commands.lint.page import page
 from detectors.commands.lint.split_checks import class_findings, same_images
 from detectors.commands.lint.statistics import statistics
 from detectors.config.check import check
+from detectors.config.composing import composed
 from detectors.config.entry import verb
-from detectors.config.schema import SPLITS, Config, DataConfig, composed
+from detectors.config.schema import SPLITS, Config, DataConfig
 from detectors.data.darknet_lists import LabelFinder
 from detectors.data.files import write_text
 from detectors.training import ground_truth

@@ -34,8 +34,8 @@ from detectors.commands.predict.predictor import Outcome, Prediction, Predictor,
 from detectors.commands.predict.result_writers import ResultWriter, detect_lines, result_writers
 from detectors.commands.predict.views import ViewPlan
 from detectors.config.build import trust
+from detectors.config.composing import latest_or, output_folder
 from detectors.config.entry import verb
-from detectors.config.schema import latest_or, output_folder
 from detectors.data.suggestions import did_you_mean
 from detectors.kernels.dispatch import set_kernels
 from detectors.models.exported import EXPORT_SUFFIXES

@@ -21,7 +21,7 @@ from detectors.commands.predict.image_classifier import ImageClassifier
 from detectors.commands.predict.inputs import Images, InputSource, given_sources
 from detectors.commands.predict.merging import Boxes, merge_views
 from detectors.commands.predict.views import WHOLE, View, ViewPlan
-from detectors.config.schema import latest_or
+from detectors.config.composing import latest_or
 from detectors.data.images import ImageError
 from detectors.models.exported import EXPORT_SUFFIXES
 from detectors.structures import Detections, ImageInfo

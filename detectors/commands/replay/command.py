@@ -19,8 +19,9 @@ from detectors.commands.replay.options import options
 from detectors.commands.replay.repeat import FirstBad, anomaly, find_first_bad, repeated_config, watched
 from detectors.config.build import trust
 from detectors.config.check import ConfigError, check
+from detectors.config.composing import latest_or
 from detectors.config.entry import verb
-from detectors.config.schema import Config, latest_or
+from detectors.config.schema import Config
 from detectors.kernels.dispatch import set_kernels
 from detectors.training import assemble
 from detectors.training import checkpoint as ckpt

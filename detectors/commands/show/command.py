@@ -15,8 +15,8 @@ from detectors.commands.show.image_store import ImageStore
 from detectors.commands.show.options import options
 from detectors.commands.show.page_server import PageServer
 from detectors.commands.show.shown_run import ShownRun
+from detectors.config.composing import latest_or
 from detectors.config.entry import verb
-from detectors.config.schema import latest_or
 from detectors.training import assemble, ground_truth
 from detectors.training import checkpoint as ckpt
 

@@ -9,7 +9,8 @@ from torch import nn
 
 from detectors.config.build import build
 from detectors.config.check import check
-from detectors.config.schema import Config, composed
+from detectors.config.composing import composed
+from detectors.config.schema import Config
 from detectors.matching import MultiBoxMatcher
 from detectors.models.detector import Detector
 

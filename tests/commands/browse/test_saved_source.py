@@ -15,7 +15,7 @@ import torch
 from detectors.annotations import Annotations
 from detectors.commands.browse import command
 from detectors.config.check import check
-from detectors.config.schema import composed
+from detectors.config.composing import composed
 from detectors.drawing.drawn_boxes import class_colours
 from detectors.drawing.framed_images import CAPTION
 from detectors.structures import Detections

@@ -13,7 +13,7 @@ from PIL import Image
 
 from detectors.commands.cluster.command import main
 from detectors.config.check import check
-from detectors.config.schema import composed
+from detectors.config.composing import composed
 from tests.commands.cluster.test_kmeans import naive_iou
 from tests.data.files import box_xml, write_voc
 

@@ -13,7 +13,8 @@ from detectors.commands import train as script
 from detectors.commands.compare import command
 from detectors.commands.evaluate import evaluate
 from detectors.config.check import check
-from detectors.config.schema import EvaluateConfig, composed
+from detectors.config.composing import composed
+from detectors.config.schema import EvaluateConfig
 from detectors.training import engine
 from tests.data.files import box_xml, write_voc
 

@@ -9,7 +9,8 @@ from torch.testing import assert_close
 
 from detectors.commands.predict import command
 from detectors.config.check import check
-from detectors.config.schema import merged, to_plain
+from detectors.config.composing import merged
+from detectors.config.schema import to_plain
 from detectors.darknet.cfg_detector import darknet_detector
 from detectors.darknet.weights import Header, convolutions, load_weights, save_weights
 from detectors.data.class_names import VOC_CLASSES

@@ -16,7 +16,7 @@ from detectors.annotations import Annotations
 from detectors.commands.convert.command import main
 from detectors.commands.convert.dataset_files import FORMAT_WRITERS, image_names
 from detectors.config.check import check
-from detectors.config.schema import composed
+from detectors.config.composing import composed
 from detectors.training import ground_truth
 from tests.data.files import box_xml, write_darknet, write_image, write_voc
 

@@ -26,7 +26,7 @@ from detectors.commands.download.command import download, missing_archives, root
 from detectors.commands.download.fetch import Part
 from detectors.commands.download.sources import SOURCES
 from detectors.config.check import check
-from detectors.config.schema import composed
+from detectors.config.composing import composed
 from detectors.training import ground_truth
 from tests.commands.download.server import local_server
 

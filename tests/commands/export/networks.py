@@ -11,7 +11,8 @@ from torch import nn
 
 from detectors.commands.export import command
 from detectors.config.check import check
-from detectors.config.schema import composed, to_plain
+from detectors.config.composing import composed
+from detectors.config.schema import to_plain
 from detectors.structures import Detections
 from detectors.training import assemble
 from detectors.training.checkpoint import Checkpoint, save_checkpoint

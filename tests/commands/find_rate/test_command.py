@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose
 from detectors.commands.find_rate.command import main, range_lines, training_step
 from detectors.commands.find_rate.rate_range import RateRange
 from detectors.config.check import check
-from detectors.config.schema import composed
+from detectors.config.composing import composed
 from detectors.training import engine, update
 from tests.training.test_engine import SMALL, cache, make_run, one_thread  # noqa: F401 - fixtures
 

@@ -17,7 +17,7 @@ from PIL import Image
 from detectors.commands import train
 from detectors.commands.lint import command
 from detectors.config.check import check
-from detectors.config.schema import composed
+from detectors.config.composing import composed
 from detectors.data.image_headers import ORIENTATION
 from detectors.data.problems import KINDS
 from tests.data.files import box_xml, write_coco, write_darknet, write_image, write_voc

@@ -144,7 +144,8 @@ def test_tiles_and_augmentation_go_through_the_network(run, images):  # noqa: F8
 
 def test_ssd_takes_its_own_size_only(images, tmp_path):  # noqa: F811
     from detectors.config.check import check
-    from detectors.config.schema import composed, to_plain
+    from detectors.config.composing import composed
+    from detectors.config.schema import to_plain
     from detectors.training import assemble
     from detectors.training.checkpoint import Checkpoint, save_checkpoint
 

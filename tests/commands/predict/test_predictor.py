@@ -16,7 +16,8 @@ from detectors.commands.predict.checkpoint_model import CheckpointModel
 from detectors.commands.predict.command import main
 from detectors.commands.predict.picture_files import picture_paths
 from detectors.config.check import check
-from detectors.config.schema import composed, to_plain
+from detectors.config.composing import composed
+from detectors.config.schema import to_plain
 from detectors.training import assemble
 from detectors.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
