@@ -24,12 +24,13 @@ from detectors import (
     yolov2,
     yolov2_tiny,
 )
+from detectors.models.exported import ExportedDetector
 
 
 def uses_a_trained_detector(run: Path) -> list[str]:
     detector = load(run)
     assert isinstance(detector, Predictor)  # a classifier's run gives an ImageClassifier
-    assert_type(detector.module, nn.Module)
+    assert_type(detector.module, nn.Module | ExportedDetector)  # the latter of an exported file
     assert_type(detector.class_names, tuple[str, ...])
     predictions = detector.predict(["a.png", np.zeros((9, 9, 3), np.uint8)], score=0.3, batch_size=8)
     assert_type(predictions, list[Prediction])

@@ -81,7 +81,9 @@ class Prepared(NamedTuple):
 
 
 class Predictor:
-    """Finds objects in images; made by `load`. `module` is its network, an nn.Module in evaluation mode.
+    """Finds objects in images; made by `load`.
+
+    module: its network, an nn.Module in evaluation mode; of an exported file, an ExportedDetector.
 
     >>> from detectors import load
     >>> detector = load("RUN")
