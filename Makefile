@@ -16,7 +16,7 @@ help:
 	@echo "make test    the plain tests: on the CPU, offline"
 	@echo "make mutants plants one-line mistakes and runs the tests that must notice them (PART=losses: only these): a quarter of an hour"
 	@echo "make lint    ruff: rules and format"
-	@echo "make types   mypy: the public names and their users"
+	@echo "make types   mypy: all but training, config and commands; a program that uses the public names"
 	@echo "make coverage   the plain tests again, and which lines none of them reaches: build/coverage"
 	@echo "make compatibility   other Pythons, and the lowest versions that pyproject.toml allows, in environments of their own: an hour"
 	@echo "make release    the wheel and the source distribution, checked: build/dist"

@@ -53,7 +53,7 @@ class Texts(Sequence[str]):
             return NotImplemented
         return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         more = f" and {len(self) - 3} more" if len(self) > 3 else ""

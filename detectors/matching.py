@@ -55,6 +55,7 @@ class ResponsibleCellMatcher:
         location = row * level.columns + column  # (B, M)
         shapes_wh = grid.boxes_cxcywh[: level.per_location, 2:]  # (K, 2)
         if self.needs_predictions:
+            assert predicted is not None
             shapes_wh = _predicted_shapes(predicted, location, level.per_location)  # (B, M, K, 2)
         best = shape_iou(boxes_cxcywh[..., None, 2:], shapes_wh).argmax(-1)  # (B, M)
         usable = targets.valid & (boxes_cxcywh[..., 2:] > 0).all(-1)

@@ -22,12 +22,18 @@ from detectors.wordtree.tree_scores import TreeScores
 
 def yolo_scores(outputs: HeadOutputs) -> Tensor:
     """(B, A, C): sigmoid(objectness) * softmax(classes)."""
-    return outputs.objectness.sigmoid()[..., None] * outputs.class_logits.softmax(-1)
+    return _objectness(outputs) * outputs.class_logits.softmax(-1)
 
 
 def yolo_logistic_scores(outputs: HeadOutputs) -> Tensor:
     """(B, A, C): sigmoid(objectness) * sigmoid(classes), Darknet's softmax=0."""
-    return outputs.objectness.sigmoid()[..., None] * outputs.class_logits.sigmoid()
+    return _objectness(outputs) * outputs.class_logits.sigmoid()
+
+
+def _objectness(outputs: HeadOutputs) -> Tensor:
+    """(B, A, 1)"""
+    assert outputs.objectness is not None
+    return outputs.objectness.sigmoid()[..., None]
 
 
 # Darknet's softmax=1 and softmax=0
@@ -158,6 +164,7 @@ class PostProcess(nn.Module):
         """(T, 4) boxes of images and labels, the best first -> (T,) bool, which stay."""
         boxes = boxes.double().clamp(-SUPPRESSION_LIMIT, SUPPRESSION_LIMIT)
         if self.nms == "related":
+            assert isinstance(self.score_rule, TreeScores)
             return suppress_related(boxes, image, label, self.score_rule.tree, iou=self.nms_iou)
         return suppress(
             boxes,

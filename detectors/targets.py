@@ -26,6 +26,7 @@ class TargetEncoder(nn.Module):
         """
         predicted = None
         if self.matcher.needs_predictions:
+            assert outputs is not None
             predicted = self.coder.decode(outputs.offsets.detach(), grid)
         matched, assigned = self.matcher(targets, grid, predicted)
         return EncodedTargets(matched, assigned, targets, grid, self.coder)

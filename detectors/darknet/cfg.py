@@ -183,8 +183,10 @@ def _convolutional(section: Section, shapes: Sequence[Shape]) -> _Plan:
         ),
     )
     _check_convolutional(section, settings, channels)
-    out = [(side + 2 * settings.padding - size) // settings.stride + 1 for side in (rows, columns)]
-    if min(out) < 1:
+    out_rows, out_columns = (
+        (side + 2 * settings.padding - size) // settings.stride + 1 for side in (rows, columns)
+    )
+    if min(out_rows, out_columns) < 1:
         raise section.error(
             f"a kernel of {size} pixels is larger than its input of {columns} x {rows} "
             f"with padding {settings.padding}",
@@ -194,9 +196,9 @@ def _convolutional(section: Section, shapes: Sequence[Shape]) -> _Plan:
     per_filter = 4 if settings.batch_normalize else 1
     return _Plan(
         settings,
-        output=(settings.filters, *out),
+        output=(settings.filters, out_rows, out_columns),
         parameters=settings.filters * per_filter + weights,
-        operations=weights * prod(out),
+        operations=weights * out_rows * out_columns,
     )
 
 
@@ -233,9 +235,9 @@ def _maxpool(section: Section, shapes: Sequence[Shape]) -> _Plan:
         raise section.error(
             f"the padded input has {padded} numbers, above the limit of {MAX_OUTPUTS}", "size"
         )
-    out = [(side + padding - size) // stride + 1 for side in (rows, columns)]
-    operations = channels * prod(out) * size * size
-    return _Plan(MaxPool(size, stride, padding), (channels, *out), operations=operations)
+    out_rows, out_columns = ((side + padding - size) // stride + 1 for side in (rows, columns))
+    operations = channels * out_rows * out_columns * size * size
+    return _Plan(MaxPool(size, stride, padding), (channels, out_rows, out_columns), operations=operations)
 
 
 def _route(section: Section, shapes: Sequence[Shape]) -> _Plan:

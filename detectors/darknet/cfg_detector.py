@@ -67,15 +67,17 @@ def darknet_detector(
     of whole pixels.
     """
     config = with_classes(read_cfg("cfg", cfg, contents), num_classes)
+    region = config.region
+    assert region is not None
     return Detector(
         backbone=RawNetwork(config),
         neck=nn.Identity(),
-        head=RegionView(config.region),
-        anchors=YoloAnchors(config.region.anchors, stride=stride_of(config)),
-        encoder=TargetEncoder(region_matcher(config.region), YoloBoxCoder()),
-        loss=loss or cfg_region_loss(config.region),
+        head=RegionView(region),
+        anchors=YoloAnchors(region.anchors, stride=stride_of(config)),
+        encoder=TargetEncoder(region_matcher(region), YoloBoxCoder()),
+        loss=loss or cfg_region_loss(region),
         postprocess=region_postprocess(
-            config.region,
+            region,
             score_threshold=score_threshold,
             nms_iou=nms_iou,
             rule=tree_rule,
@@ -94,7 +96,8 @@ def with_classes(config: DarknetCfg, num_classes: int) -> DarknetCfg:
     region = config.region
     if config.net.channels != 3:
         raise ValueError(f"{config.path}: channels={config.net.channels} in [net], but images have 3")
-    if region is None or len(config.layers) < 2 or not isinstance(config.layers[-2].settings, Convolutional):
+    last = config.layers[-2].settings if len(config.layers) > 1 else None
+    if region is None or not isinstance(last, Convolutional):
         kinds = ", ".join(f"[{layer.kind}]" for layer in config.layers[-2:])
         raise ValueError(
             f"{config.path}: a detector ends in [convolutional] and [region]; this network ends in {kinds}"
@@ -112,9 +115,9 @@ def with_classes(config: DarknetCfg, num_classes: int) -> DarknetCfg:
     shape = (filters, rows, columns)
     convolution = replace(
         convolution,
-        settings=replace(convolution.settings, filters=filters),
+        settings=replace(last, filters=filters),
         output=shape,
-        parameters=convolution.parameters // convolution.settings.filters * filters,
+        parameters=convolution.parameters // last.filters * filters,
     )
     region_settings = replace(region, classes=num_classes)
     region_layer = replace(region_layer, settings=region_settings, input=shape, output=shape)

@@ -81,4 +81,4 @@ def frame(image_size: tuple[int, int], size: tuple[int, int], resize: str) -> Im
     scale_xy = (inner_size[1] / image_size[1], inner_size[0] / image_size[0])
     shift_xy = ((size[1] - inner_size[1]) / 2, (size[0] - inner_size[0]) / 2)
 
-    return ImageInfo(0, "", "", tuple(image_size), scale_xy, shift_xy)
+    return ImageInfo(0, "", "", (image_size[0], image_size[1]), scale_xy, shift_xy)

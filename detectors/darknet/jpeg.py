@@ -160,7 +160,7 @@ class _Image:
         windows = _windows(data)
         components = {id(c): c for c, _ in blocks}.values()
         table_numbers = {n for c in components for n in (c.dc_table, c.ac_table)}
-        tables = {n: memoryview(_lookup(windows, self.codes[n])) for n in table_numbers}
+        tables = {n: _lookup(windows, self.codes[n]).data for n in table_numbers}
         dc_values = {id(c): 0 for c in components}
         bit = 0
         for component, block in blocks:

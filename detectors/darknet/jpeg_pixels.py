@@ -22,8 +22,12 @@ def _fixed(value: float) -> int:
     return int(value * 4096 + 0.5)
 
 
-def _butterflies(s0, s1, s2, s3, s4, s5, s6, s7) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """One-dimensional inverse DCT up to the last step, scaled by 4096: the even part and the odd part."""
+def _butterflies(*rows: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """One-dimensional inverse DCT up to the last step, scaled by 4096: the even part and the odd part.
+
+    rows: the eight coefficients.
+    """
+    s0, s1, s2, s3, s4, s5, s6, s7 = rows
     rotated = (s2 + s6) * _fixed(0.5411961)
     low = rotated + s6 * _fixed(-1.847759065)
     high = rotated + s2 * _fixed(0.765366865)

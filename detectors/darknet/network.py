@@ -48,6 +48,8 @@ class CpuBatchNorm(nn.BatchNorm2d):
                 "batch_norm='cpu' is for evaluation only, since Darknet's CPU build cannot train; "
                 "choose batch_norm='gpu'"
             )
+        assert self.running_mean is not None
+        assert self.running_var is not None
         scale = self.weight / (self.running_var.sqrt() + 1e-6)
         return (x - self.running_mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
 
@@ -136,16 +138,17 @@ class DarknetNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """images: (B, channels, H, W) RGB in 0..1 -> the last layer's output."""
-        return self._run(images, self._route_sources)[-1]
+        return self._run(images, self._route_sources)[0]
 
     def outputs(self, images: Tensor) -> list[Tensor]:
         """Like forward, but returns the output of every layer, in the order of the cfg."""
-        return self._run(images, set(range(len(self.layers))))
+        _, outputs = self._run(images, set(range(len(self.layers))))
+        return list(outputs.values())
 
     def raw(self, images: Tensor) -> Tensor:
         """The region layer's input, (B, n * (5 + C), rows, columns). ValueError if there is no such layer."""
         _region(self.config)
-        return self._run(images, self._route_sources, stop=len(self.layers) - 1)[-1]
+        return self._run(images, self._route_sources, stop=len(self.layers) - 1)[0]
 
     def head_outputs(self, images: Tensor) -> HeadOutputs:
         """The output format of our detectors. ValueError if the network has no region layer."""
@@ -164,22 +167,23 @@ class DarknetNetwork(nn.Module):
         return region_detections(
             self.raw(images),
             _region(self.config),
-            size=tuple(images.shape[-2:]),
+            size=(images.shape[-2], images.shape[-1]),
             score_threshold=score_threshold,
             nms_iou=nms_iou,
             **tree_scores,
         )
 
-    def _run(self, images: Tensor, keep: set[int], stop: int | None = None) -> list[Tensor]:
-        """Outputs of the first `stop` layers. One that is neither the last nor in `keep` is None."""
-
+    def _run(
+        self, images: Tensor, keep: set[int], stop: int | None = None
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """The output of the last of the first `stop` layers; and by number its own and those in `keep`."""
         channels = self.config.net.channels
         if images.ndim != 4 or images.shape[1] != channels:
             raise ValueError(
                 f"images of shape {tuple(images.shape)}: {self.config.path} takes (B, {channels}, H, W), "
                 "RGB from 0 to 1"
             )
-        outputs: list[Tensor | None] = []
+        outputs: dict[int, Tensor] = {}
         x = images
         for n, (layer, module) in enumerate(zip(self.config.layers[:stop], self.layers, strict=False)):
             if isinstance(layer.settings, Route):
@@ -187,9 +191,9 @@ class DarknetNetwork(nn.Module):
             else:
                 x = module(x)
             if n and n - 1 not in keep:
-                outputs[n - 1] = None  # frees the memory
-            outputs.append(x)
-        return outputs
+                del outputs[n - 1]  # frees the memory
+            outputs[n] = x
+        return x, outputs
 
 
 def read_network(

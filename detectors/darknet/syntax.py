@@ -32,7 +32,9 @@ _Number = TypeVar("_Number", int, float)
 
 def atoi(text: str) -> int:
     """The integer at the start of a text, 0 without one: C's atoi, but beyond 20 digits only "too large"."""
-    sign, digits = ATOI.match(text).groups()
+    number = ATOI.match(text)
+    assert number is not None  # no part of it must be there
+    sign, digits = number.groups()
     return int(sign + (digits or "0"))
 
 

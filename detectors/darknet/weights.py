@@ -63,7 +63,10 @@ class Convolution(NamedTuple):
     def tensors(self) -> list[Tensor]:
         """In the order of a .weights file."""
         if self.norm is None:
+            assert self.conv.bias is not None
             return [self.conv.bias, self.conv.weight]
+        assert self.norm.running_mean is not None
+        assert self.norm.running_var is not None
         return [
             self.norm.bias,
             self.norm.weight,
@@ -73,7 +76,7 @@ class Convolution(NamedTuple):
         ]
 
     @property
-    def count(self) -> int:
+    def count(self) -> int:  # type: ignore[override] # a tuple has count()
         """Floats in a .weights file."""
         return sum(tensor.numel() for tensor in self.tensors())
 

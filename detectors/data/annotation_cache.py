@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 def cached(
     scan: Callable[..., Scanned],
-    sources: Callable[..., Iterable[os.PathLike]],
+    sources: Callable[..., Iterable[Path | os.DirEntry[str]]],
     *,
     folder: str | os.PathLike | None,
     class_names: list[str] | None,
@@ -56,7 +56,7 @@ def cached(
         key = None if folder is None else files_fingerprint(sources(**places))
     except OSError:
         key = None  # the scan has a better message for a missing file
-    if key is None:
+    if folder is None or key is None:
         return scan(**arguments)
     path = Path(folder) / f"{_name(scan.__name__, arguments)}.annotations"
     scanned = read_cache(path, key)
@@ -70,7 +70,7 @@ def cached(
     return scanned
 
 
-def files_fingerprint(sources: Iterable[os.PathLike]) -> str:
+def files_fingerprint(sources: Iterable[Path | os.DirEntry[str]]) -> str:
     """A hash of names, sizes and modification times. OSError for a missing file."""
     stamps = []
     for source in sources:
@@ -159,8 +159,12 @@ def pack(key: str, scanned: Scanned) -> bytes:
     if annotations.image_labels is not None:
         arrays["image_labels"] = annotations.image_labels
     arrays |= _pack_texts("words", Texts([json.dumps(words)]))
+    assert isinstance(annotations.paths, Texts)
     arrays |= _pack_texts("paths", annotations.paths)
-    arrays |= {"ids": np.array(ids, dtype=np.int64)} if isinstance(ids, array) else _pack_texts("ids", ids)
+    if isinstance(ids, Texts):
+        arrays |= _pack_texts("ids", ids)
+    else:
+        arrays["ids"] = np.array(ids, dtype=np.int64)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     rest = buffer.getbuffer()
@@ -197,8 +201,14 @@ def unpack_annotations(content: bytes, key: str) -> Scanned:
     return annotations, [_problem(*fields) for fields in words["problems"]]
 
 
-def _problem(kind: str, file: str, what: str, image: str, box: list[float] | None) -> Problem:
-    return Problem(kind, file, what, image, None if box is None else tuple(box))
+def _problem(
+    kind: str, file: str, what: str, image: str, box: tuple[float, float, float, float] | None
+) -> Problem:
+    """box: JSON has made a list of it."""
+    if box is None:
+        return Problem(kind, file, what, image)
+    left, top, right, bottom = box
+    return Problem(kind, file, what, image, (left, top, right, bottom))
 
 
 def _digest(content: memoryview) -> bytes:

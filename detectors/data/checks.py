@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -86,7 +87,7 @@ def box_faults(boxes_original: np.ndarray) -> np.ndarray:
     """
     boxes = boxes_original.astype(np.float64)
     with np.errstate(invalid="ignore"):
-        usable = (np.abs(boxes) <= LARGEST_SIDE).all(1)  # False for NaN
+        usable = np.all(np.abs(boxes) <= LARGEST_SIDE, axis=1)  # False for NaN
         rounded = np.where(usable[:, None], boxes, 0).astype(np.float32)
     without_area = ~(rounded[:, 2:] > rounded[:, :2]).all(1)
     return np.select([~usable, without_area], ["broken-object", "no-area"], default="")
@@ -94,7 +95,10 @@ def box_faults(boxes_original: np.ndarray) -> np.ndarray:
 
 def as_box(corners: np.ndarray) -> tuple[float, float, float, float] | None:
     """(4,) -> the box of a Problem; None for a box that cannot be drawn."""
-    return tuple(map(float, corners)) if (np.abs(corners) <= LARGEST_SIDE).all() else None
+    if not (np.abs(corners) <= LARGEST_SIDE).all():
+        return None
+    left, top, right, bottom = map(float, corners)
+    return left, top, right, bottom
 
 
 def to_offsets(counts: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -102,14 +106,14 @@ def to_offsets(counts: Sequence[int] | np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(np.asarray(counts, dtype=np.int64))]).astype(np.int64)
 
 
-def as_size(height: object, width: object) -> tuple[int, int] | None:
+def as_size(height: Any, width: Any) -> tuple[int, int] | None:
     """(height, width) as integers, if an image can have that size; otherwise None."""
     if _is_side(height) and _is_side(width):
         return int(height), int(width)
     return None
 
 
-def _is_side(value: object) -> bool:
+def _is_side(value: Any) -> bool:
     return type(value) in NUMBERS and 1 <= value <= LARGEST_SIDE  # False for NaN
 
 

@@ -10,6 +10,7 @@ import os
 import reprlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -118,7 +119,7 @@ def _to_annotations(
 
 def _areas(entries: list[dict], xywh: np.ndarray) -> np.ndarray:
     """(T,) the file's areas; width * height where an area is missing or invalid."""
-    values = [entry.get("area") for entry in entries]
+    values: list[Any] = [entry.get("area") for entry in entries]
     valid = [type(area) in NUMBERS and 0 <= area < 1e18 for area in values]
     areas = np.array([area if ok else 0.0 for area, ok in zip(values, valid, strict=True)], dtype=np.float64)
     return np.where(valid, areas, xywh[:, 2] * xywh[:, 3])

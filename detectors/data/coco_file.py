@@ -34,7 +34,9 @@ class Instances:
     label: list[int] = field(default_factory=list)  # (T)
     xywh: list[tuple[float, ...]] = field(default_factory=list)  # (T)
 
-    def report(self, kind: str, what: str, image: str = "", box: tuple[float, ...] | None = None) -> None:
+    def report(
+        self, kind: str, what: str, image: str = "", box: tuple[float, float, float, float] | None = None
+    ) -> None:
         self.problems.append(Problem(kind, str(self.file), what, image, box))
 
     def entries(self, part: str, keys: tuple[str, ...], kind: str) -> Iterator[tuple[int, dict]]:
@@ -77,7 +79,7 @@ def as_id(value: object) -> int | str | None:
     """An id of the file; a whole-valued float is that integer, since some programs write all numbers so."""
     if type(value) is float and value.is_integer():
         return int(value)
-    return value if type(value) in (int, str) else None
+    return value if isinstance(value, int | str) and not isinstance(value, bool) else None
 
 
 def entry_name(number: int, entry: dict) -> str:

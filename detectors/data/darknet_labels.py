@@ -266,9 +266,10 @@ def _read_image(content: _LabelContent, image: str, label: str, *, keypoints: bo
             objects.append((number, *_object(words, keypoints=keypoints)))
         except ValueError as error:
             content.problems.append(Problem("broken-object", label, f"line {number}: {error}", image))
-    alone = next((entry for entry in objects if not any(entry[2])), None) if content.nodes else None
-    if alone is not None and not 0 <= alone[1] < content.nodes:
-        what = f"line {alone[0]}: the label {alone[1]} is no node of data.tree, 0 to {content.nodes - 1}"
+    nodes = content.nodes
+    alone = next((entry for entry in objects if not any(entry[2])), None) if nodes else None
+    if nodes and alone is not None and not 0 <= alone[1] < nodes:
+        what = f"line {alone[0]}: the label {alone[1]} is no node of data.tree, 0 to {nodes - 1}"
         content.problems.append(Problem("unknown-class", label, what, image))
         return
     content.image_labels.append(-1 if alone is None else alone[1])

@@ -212,11 +212,13 @@ def _names(
     names = values.get("names")
     count = values.get("nc", values.get("classes"))
     if isinstance(names, str) and names:
+        assert description is not None
         place, kind = _Places(root, description).find(names, description.file)
         if kind:
             raise FileNotFoundError(f"{description.file}: names={names}: no such file in {root}")
         where, names = Path(place), _lines_of_names(found, Path(place))
     elif names:
+        assert description is not None
         where, names = description.file, names_by_id(description.file, names)
     else:
         files = [*sorted(root.glob("*.names")), root / "classes.txt", root / "labels" / "classes.txt"]
@@ -228,7 +230,8 @@ def _names(
     if twice:
         raise ValueError(f"{where}: names {twice[0]!r} twice; write each class name once")
     # As Darknet's atoi reads it: what follows the number is a remark.
-    if count is not None and re.match(r"\s*\+?0*(\d*)", str(count))[1] != str(len(names)):
+    said = None if count is None else re.match(r"\s*\+?0*(\d*)", str(count))
+    if description is not None and said is not None and said[1] != str(len(names)):
         raise ValueError(
             f"{description.file}: says {count} classes, and {where} names {len(names)}; make them agree"
         )

@@ -6,8 +6,8 @@ Sample k of epoch e is a pure function of (seed, e, k) and its size.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -27,7 +27,21 @@ DRAW, PART, MIX = range(3)
 TRIES = 50  # images tried for one place in a batch before loading fails
 ON_ERROR = ("stop", "replace", "leave_out")
 
-TransformCall = Callable[[np.ndarray, np.ndarray, np.ndarray, int, tuple[int, int] | None], TransformedSample]
+
+class TransformCall(Protocol):
+    """See Transform. One with a max_zoom has the size of the model input, too."""
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+
+    def __call__(
+        self,
+        image: np.ndarray,
+        boxes: np.ndarray,
+        labels: np.ndarray,
+        seed: int,
+        size: tuple[int, int] | None = None,
+    ) -> TransformedSample: ...
 
 
 class Sample(NamedTuple):
@@ -92,7 +106,7 @@ class DetectionDataset(Dataset):
     def __getitems__(self, keys: list[Key]) -> Fetched:
         """The samples of one batch."""
         samples = []
-        problems = []
+        problems: list[Problem] = []
         for key in keys:
             try:
                 samples.append(self._sample(Key(*key), problems))
@@ -167,7 +181,7 @@ class DetectionDataset(Dataset):
             annotations.image_ids[row],
             path,
             decoded.size_original,
-            tuple(value / decoded.divisor for value in result.scale_xy),
+            (result.scale_xy[0] / decoded.divisor, result.scale_xy[1] / decoded.divisor),
             result.shift_xy,
         )
         return result, info

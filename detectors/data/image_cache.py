@@ -170,7 +170,7 @@ def _reserve(handle: int, need: int, kind: str) -> None:
 
 def _mark(pixels: np.ndarray) -> int:
     """(n,) uint8 -> a checksum that is never 0."""
-    return zlib.crc32(np.ascontiguousarray(pixels[::CHECKSUM_STRIDE])) | 1
+    return zlib.crc32(np.ascontiguousarray(pixels[::CHECKSUM_STRIDE]).data) | 1
 
 
 def _length_and_time(path: str) -> tuple[int, int]:

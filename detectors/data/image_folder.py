@@ -30,7 +30,7 @@ def scan_image_folder(
     missing, or that holds no image of a class.
     """
     found = [(name, path) for split in image_sets for name, path in _images(_located(root, split), split)]
-    names = sorted({name for name, _ in found})
+    names = tuple(sorted({name for name, _ in found}))
     selected = names
     if class_names is not None:
         selected = selected_classes(class_names, names, source=root, noun="class", plural="classes")

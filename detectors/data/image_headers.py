@@ -40,7 +40,7 @@ class StoredTiff(TiffImageFile):
 
 # Beginning of a file -> the class that reads it. Pillow's own choice by Image.open would try formats that
 # start other programs (EPS), and has a limit on the size that data.max_pixels could not raise.
-PILLOW_READERS = {
+PILLOW_READERS: dict[bytes, type[ImageFile]] = {
     b"BM": BmpImageFile,
     b"II": StoredTiff,
     b"MM": StoredTiff,
@@ -69,7 +69,7 @@ def header_size(path: str | os.PathLike) -> tuple[int, int]:
         with open(path, "rb") as file:
             size = stated_size(file)
     except OSError as error:
-        reason = error.strerror
+        reason = error.strerror or str(error)
     if size is None:
         raise ValueError(f"its annotation has no size, and the image cannot be opened ({reason})")
     return size

@@ -41,7 +41,7 @@ def scan_label_list(
     """
     problems: list[Problem] = []
     listed = [line for name in image_sets for line in _lines(root / name, problems)]
-    names = sorted({line.label for line in listed})
+    names = tuple(sorted({line.label for line in listed}))
     selected = names
     if class_names is not None:
         selected = selected_classes(class_names, names, source=root, noun="class", plural="classes")

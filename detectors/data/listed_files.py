@@ -24,11 +24,11 @@ class ListedFolder:
     suffixes: whether the list's names have suffixes (COCO) or not (VOC).
     """
 
-    def __init__(self, path: str | os.PathLike, *, suffixes: bool):
+    def __init__(self, path: str | os.PathLike[str], *, suffixes: bool):
         self.path = os.fspath(path)
         self.suffixes = suffixes
         self.start = os.path.join(os.path.abspath(path), "")
-        with os.scandir(path) as entries:
+        with os.scandir(self.path) as entries:
             self.names = {entry.name: entry.is_file() for entry in entries}  # name -> whether it is a file
 
     def leads_out(self, name: str) -> bool:
@@ -105,7 +105,7 @@ def special_file(path: str) -> Problem:
     except FileNotFoundError:
         return Problem("missing-image", path, "it is a link to a file that is not there", path)
     except OSError as error:
-        reason = error.strerror
+        reason = error.strerror or str(error)
     return Problem("broken-image", path, f"the image cannot be read ({reason})", path)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import cv2
 import torch
@@ -49,13 +50,24 @@ class BatchLoader(DataLoader):
     for a batch of the workers, 0: for ever; see workers.worker_processes, also for other errors.
     """
 
-    def __init__(self, *args, batch_timeout: float = 0.0, **kwargs):
-        super().__init__(*args, timeout=LIVENESS_CHECK if kwargs.get("num_workers") else 0, **kwargs)
+    dataset: DetectionDataset
+
+    def __init__(
+        self,
+        dataset: DetectionDataset,
+        *,
+        num_workers: int = 0,
+        batch_timeout: float = 0.0,
+        **options: Any,
+    ):
+        """options: of DataLoader."""
+        timeout = LIVENESS_CHECK if num_workers else 0
+        super().__init__(dataset, num_workers=num_workers, timeout=timeout, **options)
         self.batch_timeout = batch_timeout
         # By path: images that were replaced or left out, in all iterations so far.
         self.problems: dict[str, Problem] = {}
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override] # DataLoader names its own iterator
         with worker_processes(super().__iter__, self.batch_timeout) as batches:
             for fetched in batches:
                 self.note(fetched.problems)
@@ -161,7 +173,8 @@ def _loader(
 
 
 def _collate(fetched: Fetched) -> Fetched:
-    batch = collate(fetched.samples) if fetched.samples else None
+    samples = fetched.samples
+    batch = collate(samples) if isinstance(samples, list) and samples else None
     if batch is not None and get_worker_info() is not None:
         # The queue would do it in a thread, whose error nobody hears: the batch would never come.
         for tensor in (batch.images, *vars(batch.targets).values()):

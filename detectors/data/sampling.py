@@ -18,7 +18,7 @@ class Key(NamedTuple):
     """Identifies a sample."""
 
     epoch: int  # of a set that is one of several: its own passes, see SourceMix
-    index: int  # row of the Annotations
+    index: int  # type: ignore[assignment] # row of the Annotations; a tuple has index()
     # (height, width) of the model input in multi-scale training; None: the transform's own.
     size: tuple[int, int] | None = None
 
@@ -47,7 +47,7 @@ class MultiScale:
     def _random_side(self, step: int) -> int:
         # The spawn key gives a stream that is independent of the permutations and samples.
         entropy = np.random.SeedSequence(self.seed, spawn_key=(step // self.every,))
-        return self.sides[np.random.default_rng(entropy).integers(len(self.sides))]
+        return self.sides[int(np.random.default_rng(entropy).integers(len(self.sides)))]
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,9 @@ class ResumableSampler(Sampler):
 
     def __iter__(self) -> Iterator[list[Key]]:
         step = self.start_step
-        orders = {}  # epoch -> its order, for the epochs of the current batch
+        orders: dict[
+            int, tuple[np.ndarray, np.ndarray]
+        ] = {}  # epoch -> its order, for the epochs of the current batch
         while self.steps is None or step < self.steps:
             turn = (step - self.start_step) * self.world_size + self.rank
             first = self.start_image + turn * self.batch_size

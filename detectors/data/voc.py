@@ -139,7 +139,7 @@ def _report_boxes(
 
     @cache  # one search per misspelt name, not per object
     def hint(name: str) -> str:
-        return did_you_mean(name, known_names, quoted=True)
+        return did_you_mean(name, known_names or (), quoted=True)
 
     for index in np.flatnonzero(kinds != ""):
         name = content.names[index]

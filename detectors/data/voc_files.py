@@ -70,8 +70,8 @@ def read_split_list(split: Path, stems: Collection[str]) -> list[str]:
     names = [line.strip() for line in lines if line.strip()]
     if not names:
         raise ValueError(f"{split}: the split list is empty")
-    flagged = [CLASS_LINE.fullmatch(name) for name in names]
-    if all(flagged) and not any(name in stems for name in names):  # a name may end in a number, too
+    flagged = [match for match in map(CLASS_LINE.fullmatch, names) if match]
+    if len(flagged) == len(names) and not any(name in stems for name in names):  # names may end so, too
         return [match[1] for match in flagged]
     return names
 

@@ -93,7 +93,7 @@ def _pins(batches: Iterator[Any]) -> bool:
     return thread is None or thread.is_alive()
 
 
-def _is_timeout(error: RuntimeError) -> bool:
+def _is_timeout(error: Exception) -> bool:
     return str(error).startswith("DataLoader timed out")
 
 

@@ -74,7 +74,7 @@ def draw_boxes(
     canvas = np.ascontiguousarray(image.repeat(factor, 0).repeat(factor, 1))
     corners = _corner_pixels(boxes, factor, canvas)
     gt_corners = _corner_pixels(gt_boxes, factor, canvas)
-    paint = [tuple(int(channel) for channel in colour) for colour in colours]
+    paint = [(int(red), int(green), int(blue)) for red, green, blue in colours]
     for box in gt_corners:
         _draw_dashed(canvas, box)
     for box, colour in reversed(list(zip(corners, paint, strict=True))):
@@ -170,7 +170,11 @@ def _write_all(
         for text, ((width, height), baseline) in zip(texts, measured, strict=True)
     ]
     places = label_places(corners, sizes, canvas.shape[1::-1], below)
-    rows = [row for row in zip(places, sizes, texts, colours, corners, strict=True) if row[0] is not None]
+    rows = [
+        (place, wh, text, colour, box)
+        for place, wh, text, colour, box in zip(places, sizes, texts, colours, corners, strict=True)
+        if place is not None
+    ]
     for place, (_, height), _, colour, box in rows:
         if not place.beside:
             cv2.line(canvas, (place.x, place.y + height // 2), box[:2], colour, 1, cv2.LINE_AA)

@@ -41,7 +41,9 @@ def label_places(
     for box, wh, under in zip(corners, np.minimum(np.reshape(sizes, (-1, 2)), canvas_wh), below, strict=True):
         place = None
         if wh.all() and (wh < refused).any():
-            place = _first_free(_at_edges(box, *wh, under), wh, taken, canvas_wh, beside=True)
+            width, height = (int(side) for side in wh)
+            at_edges = _at_edges(box, width, height, under)
+            place = _first_free(at_edges, wh, taken, canvas_wh, beside=True)
             place = place or _first_free(_everywhere(box, wh, canvas_wh), wh, taken, canvas_wh, beside=False)
             if place is None and wh[0] <= refused[0]:
                 refused = wh
@@ -82,5 +84,6 @@ def _first_free(
         high = np.minimum(some[:, None] + wh, taken[:, 2:])
         free = np.flatnonzero(~(low < high).all(2).any(1))
         if len(free):
-            return LabelPlace(*some[free[0]].tolist(), beside)
+            x, y = some[free[0]].tolist()
+            return LabelPlace(x, y, beside)
     return None

@@ -7,6 +7,8 @@ operations does not depend on groups, boxes or scores, as long as TILE_PAIR_LIMI
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torchvision.ops import nms
@@ -28,12 +30,13 @@ def suppress(boxes: Tensor, group: Tensor, groups: int, *, iou: float, limit: in
     limit: only so many boxes of a group count, the best ones; the others are dropped.
     """
     order = group.argsort(stable=True)
+    run: Callable[[Tensor, Tensor, int, float, int], Tensor] = suppress_reference
     if uses_triton(boxes.device):
         from detectors.kernels.suppression_kernel import suppress_sorted  # imports Triton
-    else:
-        suppress_sorted = suppress_reference
+
+        run = suppress_sorted
     keep = torch.empty_like(group, dtype=torch.bool)
-    keep[order] = suppress_sorted(boxes[order], group[order], groups, iou, limit)
+    keep[order] = run(boxes[order], group[order], groups, iou, limit)
     return keep
 
 

@@ -94,6 +94,7 @@ class MultiBoxLoss(SharedLoss):
     def _fused(self, outputs: HeadOutputs, encoded: EncodedTargets) -> dict[str, Tensor]:
         from detectors.kernels.multibox_kernel import multibox
 
+        assert isinstance(encoded.coder, SSDBoxCoder)
         divisors = None  # the kernel counts the positives of this process
         if self.average is not None and self.training:
             count = encoded.positive.sum(1, keepdim=True)
@@ -128,8 +129,9 @@ class MultiBoxLoss(SharedLoss):
             return {"box": box, "class": (focal * (encoded.matched != IGNORED) / divisor).sum()}
         counted = error
         if self.label_smoothing:
-            smoothing = {"reduction": "none", "label_smoothing": self.label_smoothing}
-            counted = F.cross_entropy(logits, columns.flatten(), **smoothing).view_as(columns)
+            counted = F.cross_entropy(
+                logits, columns.flatten(), reduction="none", label_smoothing=self.label_smoothing
+            ).view_as(columns)
         mined = self._mined(error, encoded, count, counted if self.label_smoothing else None)
         return {"box": box, "class": (counted * share).sum() + (mined / divisor).sum()}
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from detectors.losses.ablations import check_focal
-from detectors.losses.shared_loss import SharedLoss, check_choice
+from detectors.losses.region_settings import RegionSettings
+from detectors.losses.shared_loss import check_choice
 
 
 def check_region_loss(
-    loss: SharedLoss, class_weights: Sequence[float] | None, label_map: str | Sequence[int] | None
+    loss: RegionSettings, class_weights: Sequence[float] | None, label_map: str | Sequence[int] | None
 ) -> None:
     """ValueError for a setting of a RegionLoss that it cannot use."""
     check_choice("normalizer", loss.normalizer, batch="Darknet", anchors="the course")
@@ -49,7 +50,7 @@ def check_region_loss(
         raise ValueError("label_map: it leads to the nodes of a tree; set tree=..., or label_map=null")
 
 
-def _check_tree(loss: SharedLoss, class_weights: Sequence[float] | None) -> None:
+def _check_tree(loss: RegionSettings, class_weights: Sequence[float] | None) -> None:
     """The class term of a tree is Darknet's alone."""
     needed = {
         "normalizer": "batch",

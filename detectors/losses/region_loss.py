@@ -16,8 +16,8 @@ from detectors.kernels.packing import packs, used_columns
 from detectors.losses.ablations import IOU_LOSSES, binary_focal_error, iou_error
 from detectors.losses.own_anchors import OwnAnchors, multi_hot
 from detectors.losses.region_checks import check_region_loss
+from detectors.losses.region_settings import RegionSettings
 from detectors.losses.region_statistics import region_statistics
-from detectors.losses.shared_loss import SharedLoss
 from detectors.losses.tree_classes import PAPER_OBJECTNESS, LabelAnchors, TreeClasses
 from detectors.matching import lowest_labels
 from detectors.structures import AnchorGrid, EncodedTargets, HeadOutputs, builder
@@ -26,7 +26,7 @@ NONZERO = 1e-6  # the course adds it to a count before dividing by the count
 
 
 @builder("loss")
-class RegionLoss(SharedLoss):
+class RegionLoss(RegionSettings):
     """YOLOv2's loss. Its default gradient is Darknet's hand-written one (src/region_layer.c, commit f6afaab).
 
     L = 1/n  sum over anchors of  m/2 |box error|^2 + o/2 (sigmoid(objectness) - t)^2
@@ -48,6 +48,7 @@ class RegionLoss(SharedLoss):
 
     kernel = "region"
     class_weights: Tensor | None  # (C,)
+    images_seen: Tensor  # () int64
 
     def __init__(
         self,
@@ -208,11 +209,14 @@ class RegionLoss(SharedLoss):
             )
         return None
 
-    def _count(self, *weights: Tensor) -> Tensor | int:
-        """n for one kind of error. weights: (B, ...) of its errors."""
+    def _count(self, weights: Tensor, *others: Tensor) -> Tensor | int:
+        """n for one kind of error. weights, others: (B, ...) of its errors."""
         if self.normalizer == "batch":
-            return max(len(weights[0]), 1)  # an empty batch gives 0
-        return self._shared(sum((part > 0).sum(dtype=part.dtype) for part in weights)) + NONZERO
+            return max(len(weights), 1)  # an empty batch gives 0
+        count = (weights > 0).sum(dtype=weights.dtype)
+        for part in others:
+            count = count + (part > 0).sum(dtype=part.dtype)
+        return self._shared(count) + NONZERO
 
     def _box_terms(
         self, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid, own: OwnAnchors
@@ -260,6 +264,7 @@ class RegionLoss(SharedLoss):
         images: LabelAnchors | None,
     ) -> tuple[Tensor, Tensor]:
         """Terms object and noobject."""
+        assert outputs.objectness is not None
         objectness = outputs.objectness.sigmoid()  # (B, A)
         own_objectness = objectness.gather(1, own.anchor)  # (B, M)
         goal = torch.ones_like(own_objectness)
@@ -311,8 +316,12 @@ class RegionLoss(SharedLoss):
         labels = encoded.targets.labels if self.shared_class == "last" else lowest_labels(encoded)  # (B, M)
         logits = own.rows(outputs.class_logits)  # (B, M, C)
         if self.class_activation == "softmax":
-            options = {"reduction": "none", "label_smoothing": self.label_smoothing}
-            error = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), **options).view_as(labels)
+            error = F.cross_entropy(
+                logits.flatten(0, 1),
+                labels.flatten(),
+                reduction="none",
+                label_smoothing=self.label_smoothing,
+            ).view_as(labels)
         else:
             target = multi_hot(labels, encoded, logits)
             error = F.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(-1)

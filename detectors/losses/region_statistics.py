@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from detectors.losses.own_anchors import OwnAnchors
-from detectors.losses.shared_loss import SharedLoss
+from detectors.losses.region_settings import RegionSettings
 from detectors.matching import comes_first
 from detectors.structures import AnchorGrid, EncodedTargets, HeadOutputs
 
@@ -15,7 +15,7 @@ CONFIDENT = 0.3  # objectness above which confident_recall counts a prediction; 
 
 @torch.no_grad()
 def region_statistics(
-    loss: SharedLoss, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid
+    loss: RegionSettings, outputs: HeadOutputs, encoded: EncodedTargets, grid: AnchorGrid
 ) -> dict[str, Tensor]:
     """What Darknet prints (Avg IOU, Class, Obj, No Obj, Avg Recall, count), and the course's recall.
 
@@ -29,6 +29,7 @@ def region_statistics(
     own = OwnAnchors.of(encoded, grid)
     usable = (encoded.assigned >= 0).to(outputs.offsets.dtype)  # (B, M)
     iou = own.iou(loss.coder, outputs.offsets, encoded)  # (B, M)
+    assert outputs.objectness is not None
     objectness = outputs.objectness.sigmoid()
     own_objectness = objectness.gather(1, own.anchor)  # (B, M)
     count = usable.sum()
@@ -48,7 +49,7 @@ def region_statistics(
 
 
 def _class_probability(
-    loss: SharedLoss, outputs: HeadOutputs, encoded: EncodedTargets, own: OwnAnchors, grid: AnchorGrid
+    loss: RegionSettings, outputs: HeadOutputs, encoded: EncodedTargets, own: OwnAnchors, grid: AnchorGrid
 ) -> Tensor:
     """The mean probability of a box's class."""
     usable = encoded.assigned >= 0  # (B, M)
@@ -63,9 +64,10 @@ def _class_probability(
 
 
 def _tree_class_probability(
-    loss: SharedLoss, outputs: HeadOutputs, encoded: EncodedTargets, own: OwnAnchors, grid: AnchorGrid
+    loss: RegionSettings, outputs: HeadOutputs, encoded: EncodedTargets, own: OwnAnchors, grid: AnchorGrid
 ) -> Tensor:
     """The mean P(node) of the labels of boxes, and of images with a label only."""
+    assert loss.tree is not None
     images = loss.tree.labelled_images(outputs, encoded, grid)
     error, _ = loss.tree.errors(outputs, encoded, own, images)  # (T, D)
     counted = (encoded.assigned >= 0).flatten()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,7 +29,7 @@ def row_cross_entropy(logits: Tensor, columns: Tensor) -> Tensor:
 
 class _PackedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, logits: Tensor, columns: Tensor) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, columns: Tensor) -> Tensor:
         ctx.save_for_backward(logits, columns)
         rows = max(1, CACHED_LOGITS // (logits.shape[1] * logits.element_size()))
         parts = zip(logits.split(rows), columns.split(rows), strict=True)
@@ -35,7 +37,7 @@ class _PackedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, error_grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, error_grad: Tensor) -> tuple[Tensor, None]:
         logits, columns = ctx.saved_tensors
         rows = rows_where(error_grad != 0)
         with torch.enable_grad():

@@ -44,6 +44,8 @@ class LabelAnchors(NamedTuple):
 class TreeClasses(nn.Module):
     """The parts of RegionLoss that depend on the tree."""
 
+    label_map: Tensor | None  # (classes of the data set,) nodes
+
     def __init__(
         self,
         tree: WordTree | Path | str | Mapping[str, Any],
@@ -55,7 +57,7 @@ class TreeClasses(nn.Module):
         nodes = (
             None if label_map is None else torch.tensor(load_map(label_map, self.softmax.tree), device="cpu")
         )
-        self.register_buffer("label_map", nodes, persistent=False)  # (classes of the data set,)
+        self.register_buffer("label_map", nodes, persistent=False)
 
     def nodes(self, targets_labels: Tensor) -> Tensor:
         """(B, M) labels of boxes -> (B, M) nodes. ValueError for a label that the map does not have."""
@@ -81,6 +83,7 @@ class TreeClasses(nn.Module):
         labels = encoded.targets.image_labels  # (B,)
         if labels is None:
             return None
+        assert outputs.objectness is not None
         rows = rows_where(labels >= 0)  # (L,)
         paths = TreePaths.of(self.softmax, labels[rows].clamp(min=0))
         place = torch.arange(grid.num_anchors, device=rows.device)[:, None]
@@ -110,7 +113,7 @@ class TreeClasses(nn.Module):
         nodes = torch.where(usable, self.nodes(encoded.targets.labels), 0).flatten()
         row = own.row
         counted = usable.flatten()
-        if images is not None:
+        if images is not None and encoded.targets.image_labels is not None:
             first = torch.arange(len(images.anchor), device=row.device) * encoded.matched.shape[1]
             nodes = torch.cat([nodes, encoded.targets.image_labels.clamp(min=0)])
             row = torch.cat([row, first + images.anchor])

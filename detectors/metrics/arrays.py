@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -64,7 +65,7 @@ def pairs_in_images(annotations: Annotations, image: np.ndarray) -> tuple[np.nda
     return detection, annotations.offsets[image[detection]] + rank
 
 
-def _refuse_unless(good: np.ndarray, values, problem: str) -> None:
+def _refuse_unless(good: np.ndarray, values: np.ndarray | Iterable[object], problem: str) -> None:
     """ValueError unless all detections are good. values: one per detection, or those of the bad ones."""
     if not good.all():
         bad = values[~good][:3] if isinstance(values, np.ndarray) else values

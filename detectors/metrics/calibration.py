@@ -16,7 +16,7 @@ SCORE_BINS = 20  # of equal width, as in the paper
 class Reliability(NamedTuple):
     """Scores in SCORE_BINS bins (k / SCORE_BINS, (k + 1) / SCORE_BINS]; the first one also holds 0."""
 
-    count: np.ndarray  # (SCORE_BINS,) int64 detections
+    count: np.ndarray  # type: ignore[assignment] # (SCORE_BINS,) int64 detections; a tuple has count()
     score: np.ndarray  # (SCORE_BINS,) their mean score; NaN for an empty bin
     precision: np.ndarray  # (SCORE_BINS,) the share that is right; NaN for an empty bin
 

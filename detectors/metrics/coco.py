@@ -139,7 +139,7 @@ def coco_results(annotations: Annotations, detections: Detections) -> list[dict]
     return results_json(annotations, to_arrays(annotations, detections), annotations.image_ids)
 
 
-def results_json(annotations: Annotations, arrays: DetectionArrays, ids: tuple[int | str, ...]) -> list[dict]:
+def results_json(annotations: Annotations, arrays: DetectionArrays, ids: Sequence[int | str]) -> list[dict]:
     """The contents of a results file."""
     columns = (arrays.image, arrays.labels, to_xywh(arrays.boxes_original), arrays.scores)
     return [

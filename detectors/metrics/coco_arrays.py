@@ -184,7 +184,7 @@ def _match(
     return matched, absorbed, taken
 
 
-def _rounds(detections: CocoDetections, pairs: _Pairs):
+def _rounds(detections: CocoDetections, pairs: _Pairs) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """The pairs of the best detection of each image and class, then those of the second best, and so on.
 
     Detections without a pair take no turn.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Sequence
 from dataclasses import replace
 
 from pycocotools.coco import COCO
@@ -20,9 +21,9 @@ MOST_DETECTIONS = -1  # position in COCOeval's tables: 100 detections per image 
 def evaluate_with_pycocotools(annotations: Annotations, detections: Detections) -> CocoResult:
     """evaluate_coco() by pycocotools: the same numbers, many times slower."""
     arrays = to_arrays(annotations, detections)
-    ids = annotations.image_ids
+    ids: Sequence[int | str] = annotations.image_ids
     if not all(isinstance(image_id, int) for image_id in ids):
-        ids = tuple(range(len(annotations)))  # COCOeval needs integer ids; VOC's are strings
+        ids = range(len(annotations))  # COCOeval needs integer ids; VOC's are strings
     return _evaluate(
         ground_truth_json(annotations, ids),
         results_json(annotations, arrays, ids),
@@ -97,7 +98,7 @@ def _index(contents: dict) -> COCO:
     return coco
 
 
-def ground_truth_json(annotations: Annotations, ids: tuple[int, ...]) -> dict:
+def ground_truth_json(annotations: Annotations, ids: Sequence[int | str]) -> dict:
     """The contents of an instances file. Annotation ids start at 1: COCOeval takes id 0 for "not matched"."""
     columns = (
         annotations.image,

@@ -84,9 +84,10 @@ def _nearest(annotations: Annotations, judged: Judged, counting: np.ndarray) -> 
     iou = paired_iou(boxes[detection], torch.from_numpy(annotations.boxes_original)[box]).numpy()
     same = judged.detections.label[detection] == annotations.labels[box]
     near = iou >= BACKGROUND_IOU
-    return tuple(
+    own, other = (
         _best(detection[kept], box[kept], iou[kept], len(image)) for kept in (near & same, near & ~same)
     )
+    return own, other
 
 
 def _best(detection: np.ndarray, box: np.ndarray, iou: np.ndarray, count: int) -> _Nearest:
@@ -102,13 +103,13 @@ def _best(detection: np.ndarray, box: np.ndarray, iou: np.ndarray, count: int) -
 
 def _kinds(own: _Nearest, other: _Nearest, taken: np.ndarray) -> np.ndarray:
     """(T,) the kind of each detection, if it is wrong."""
-    conditions = (
-        ((own.iou >= BACKGROUND_IOU) & (own.iou < FOREGROUND), "location"),
-        (other.iou >= FOREGROUND, "class"),
-        (own.iou >= FOREGROUND, "duplicate"),
-        (other.iou < BACKGROUND_IOU, "background"),
-    )
-    return np.select(*zip(*conditions, strict=True), default="both")
+    conditions = {
+        "location": (own.iou >= BACKGROUND_IOU) & (own.iou < FOREGROUND),
+        "class": other.iou >= FOREGROUND,
+        "duplicate": own.iou >= FOREGROUND,
+        "background": other.iou < BACKGROUND_IOU,
+    }
+    return np.select(list(conditions.values()), list(conditions), default="both")
 
 
 def _repaired(kinds: np.ndarray, pointed_at: np.ndarray, judged: Judged, taken: np.ndarray) -> np.ndarray:

@@ -82,7 +82,7 @@ def permutation_p(
     swapped = np.random.default_rng(seed).random((images, draws)) < 0.5
     swapped[:, 0] = False  # the real one
     from_one = np.concatenate([~swapped, swapped]).astype(np.uint8)  # (2 N, R)
-    differences = dict.fromkeys(("AP", "AP50", "AP75"), 0.0)
+    differences = {name: np.zeros(draws) for name in ("AP", "AP50", "AP75")}
     for pair in zip(one, other, strict=True):
         both = mixed(*pair)
         boxes = weighted_boxes(both, np.ones((images, 1)))

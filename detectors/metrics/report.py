@@ -51,11 +51,13 @@ class Report:
             (name[:20], row["truths"], *[_number(row[key]) for key in keys], row.get("taught_by", ""))
             for name, row in self.per_class.items()
         ]
-        total = sum(row["truths"] for row in self.per_class.values())
+        total = sum(int(row["truths"] or 0) for row in self.per_class.values())
         rows.append(("mean", total, *[_number(self.scalars[key]) for key in keys], ""))
-        heads, widths = ("class", "boxes", "AP", "AP50", "voc07", "voc10"), (20, 7, 7, 7, 7, 7)
+        heads = ["class", "boxes", "AP", "AP50", "voc07", "voc10"]
+        widths = [20, 7, 7, 7, 7, 7]
         if taught:
-            heads, widths = (*heads, "taught by"), (*widths, 9)
+            heads.append("taught by")
+            widths.append(9)
         lines = text_table(heads, [row[: len(heads)] for row in rows], widths=widths, gap=1)
         others = [f"{key} {_number(value)}" for key, value in self.scalars.items() if key not in keys]
         return "\n".join([*lines, ", ".join(others)])
@@ -80,8 +82,8 @@ def report(
     scalars = {name: _defined(value) for name, value in coco.stats.items()}
     scalars |= {"AP50_voc07": _defined(voc.map07), "AP50_voc10": _defined(voc.map10)}
     columns = {"AP": coco.ap, "AP50": coco.ap50, "AP50_voc07": voc.ap07, "AP50_voc10": voc.ap10}
-    per_class = {
-        name: {key: _defined(column[k]) for key, column in columns.items()} | {"truths": int(voc.npos[k])}
+    per_class: dict[str, dict[str, float | str | None]] = {
+        name: {**{key: _defined(column[k]) for key, column in columns.items()}, "truths": int(voc.npos[k])}
         for k, name in enumerate(annotations.class_names)
         if tree is None or voc.npos[k] or coco.ap[k] >= 0
     }
@@ -146,5 +148,5 @@ def _defined(value: float) -> float | None:
     return float(value) if isfinite(value) and value >= 0 else None
 
 
-def _number(value: float | None) -> str:
+def _number(value: float | str | None) -> str:
     return cell(value, ".4f")

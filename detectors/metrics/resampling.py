@@ -91,10 +91,12 @@ def mixed(one: Outcomes, other: Outcomes) -> Outcomes:
 
     A weight of 0 or 1 for each then says whose detections an image has. The boxes count once.
     """
-    joined = [np.concatenate(pair) for pair in zip(one[:-1], other[:-1], strict=True)]
-    joined[0][len(one.image) :] += len(one.boxes)
-    order = np.lexsort((-joined[2], joined[1]))
-    return Outcomes(*(column[order] for column in joined), one.boxes)
+    image, label, score, right, wrong = (
+        np.concatenate(pair) for pair in zip(one[:-1], other[:-1], strict=True)
+    )
+    image[len(one.image) :] += len(one.boxes)
+    order = np.lexsort((-score, label))
+    return Outcomes(image[order], label[order], score[order], right[order], wrong[order], one.boxes)
 
 
 def drawn_weights(images: int, draws: int, seed: int) -> np.ndarray:

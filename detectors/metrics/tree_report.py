@@ -46,6 +46,8 @@ class TaughtNodes(NamedTuple):
 
     def taught_by(self, node: int) -> str:
         """boxes, labels or nothing: what the training split has of a node."""
+        assert self.boxed is not None
+        assert self.labelled is not None
         if self.boxed[node]:
             return "boxes"
         return "labels" if self.labelled[node] else "nothing"

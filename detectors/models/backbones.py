@@ -11,7 +11,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from detectors.models.classifier import Classifier
 from detectors.models.darknet19 import Darknet19, TinyDarknet
+from detectors.models.detector import Detector
 from detectors.models.pixels import IMAGENET_MEAN, IMAGENET_STD, TIMM
 from detectors.models.switches import PAPER, LayerSwitches
 from detectors.models.traced_backbone import TracedBackbone
@@ -26,7 +28,7 @@ def build_backbone(
     strides: Sequence[int],
     width: float = 1.0,
     switches: LayerSwitches = PAPER,
-) -> nn.Module:
+) -> Backbone:
     """The maps of these strides of a network.
 
     name: darknet19, tiny_darknet, reduced_vgg16 (strides 8 and 16), a classifier of torchvision, or timm/ and
@@ -63,7 +65,7 @@ def own_parts(backbone: nn.Module) -> list[nn.Module]:
     return [] if isinstance(backbone, TracedBackbone | TimmBackbone) else [backbone]
 
 
-def describe_backbone(detector: nn.Module) -> list[str]:
+def describe_backbone(detector: Detector | Classifier) -> list[str]:
     """A line for the log, where the backbone is of another package."""
     backbone = detector.backbone
     if not isinstance(backbone, TracedBackbone | TimmBackbone):
@@ -113,3 +115,7 @@ class TimmBackbone(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W) -> one map (B, channels, H / stride, W / stride) for each stride"""
         return tuple(self.body(images))
+
+
+# What build_backbone gives.
+Backbone = Darknet19 | TinyDarknet | ReducedVGG | TracedBackbone | TimmBackbone

@@ -28,7 +28,7 @@ class Classifier(ImageNetwork):
         *,
         backbone: nn.Module,
         head: nn.Module,
-        loss: nn.Module | None = None,
+        loss: CrossEntropyLoss | None = None,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         channel_order: str = "rgb",
@@ -72,7 +72,8 @@ class Classifier(ImageNetwork):
             leaf = torch.as_tensor(self.loss.tree.tree.leaf, device=logits.device)
             probabilities = torch.where(leaf, probabilities, -1)
             count = min(count, int(leaf.sum()))
-        return tuple(probabilities.topk(min(count, logits.shape[1])))
+        best = probabilities.topk(min(count, logits.shape[1]))
+        return best.values, best.indices
 
     def kernel_versions(self) -> str:
         """As Detector's, for the log."""

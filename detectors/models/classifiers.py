@@ -11,6 +11,7 @@ import torchvision
 from torch import nn
 
 from detectors.layers import init_caffe_xavier
+from detectors.losses.cross_entropy import CrossEntropyLoss
 from detectors.models.backbones import build_backbone
 from detectors.models.classifier import Classifier, check_classes
 from detectors.models.pixels import (
@@ -22,11 +23,11 @@ from detectors.models.pixels import (
     PIXEL_MEAN,
 )
 from detectors.models.vgg import ReducedVGG
-from detectors.structures import Loss, builder
+from detectors.structures import builder
 
 
 @builder("model")
-def first_network(*, num_classes: int, loss: Loss | None = None, side: int = 28) -> Classifier:
+def first_network(*, num_classes: int, loss: CrossEntropyLoss | None = None, side: int = 28) -> Classifier:
     """The course's first network, for grey digits.
 
     A 3x3 convolution to 32 channels, 1x1 to 10, and to the classes one as large as what is left, 26 x 26.
@@ -38,6 +39,7 @@ def first_network(*, num_classes: int, loss: Loss | None = None, side: int = 28)
     convs = [nn.Conv2d(1, 32, 3), nn.Conv2d(32, 10, 1), nn.Conv2d(10, num_classes, side - 2)]
     for conv in convs:
         nn.init.xavier_uniform_(conv.weight)
+        assert conv.bias is not None
         nn.init.zeros_(conv.bias)
     return Classifier(
         backbone=nn.Sequential(convs[0], nn.ReLU(), convs[1], nn.ReLU()),
@@ -53,7 +55,7 @@ def first_network(*, num_classes: int, loss: Loss | None = None, side: int = 28)
 def vgg16_classifier(
     *,
     num_classes: int,
-    loss: Loss | None = None,
+    loss: CrossEntropyLoss | None = None,
     width: float = 1.0,
     batch_norm: bool = False,
     dropout: float = 0.5,
@@ -81,7 +83,7 @@ def vgg16_classifier(
 def backbone_classifier(
     *,
     num_classes: int,
-    loss: Loss | None = None,
+    loss: CrossEntropyLoss | None = None,
     backbone: str = "resnet18",
     stride: int = 32,
     width: float = 1.0,
@@ -110,7 +112,7 @@ def backbone_classifier(
 def torchvision_classifier(
     *,
     num_classes: int,
-    loss: Loss | None = None,
+    loss: CrossEntropyLoss | None = None,
     network: str,
     pixel_mean: Sequence[float] = IMAGENET_MEAN,
     pixel_std: Sequence[float] = IMAGENET_STD,

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from detectors.layers import init_darknet, scale_channels
+from detectors.losses.cross_entropy import CrossEntropyLoss
 from detectors.models.classifier import Classifier, check_classes
 from detectors.models.pixels import DARKNET_MEAN, DARKNET_STD
 from detectors.models.switches import PAPER, LayerSwitches
-from detectors.structures import Loss, builder
+from detectors.structures import builder
 
 # Channels of each stage. Kernels alternate 3, 1, 3, ...; between two stages lies a max pool of stride 2.
 DARKNET19_STAGES = (
@@ -128,7 +129,7 @@ class TinyDarknet(nn.Module):
 def darknet19(
     *,
     num_classes: int = 1000,
-    loss: Loss | None = None,
+    loss: CrossEntropyLoss | None = None,
     width: float = 1.0,
     stage_channels: Sequence[Sequence[int]] | None = None,
 ) -> Classifier:

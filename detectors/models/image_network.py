@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,7 @@ class ImageNetwork(nn.Module):
     """A network that takes uint8 RGB images and normalises them on the device.
 
     Memory format is channels_last until set_memory_format changes it: GPUs and narrow networks are fastest
-    with it. A subclass calls set_memory_format("channels_last") once it has its layers, and has
-    network(x): what they compute of normalised images (B, 3, H, W).
+    with it. A subclass calls set_memory_format("channels_last") once it has its layers.
     """
 
     pixel_mean: Tensor  # (1, 3, 1, 1)
@@ -45,7 +45,11 @@ class ImageNetwork(nn.Module):
         if name not in MEMORY_FORMATS:
             raise ValueError(f"memory format {name!r}: choose one of {', '.join(MEMORY_FORMATS)}")
         self.memory_format = name
-        self.to(memory_format=MEMORY_FORMATS[name])
+        self.to(memory_format=MEMORY_FORMATS[name])  # type: ignore[call-overload] # not in PyTorch's types
+
+    def network(self, x: Tensor) -> Any:
+        """What the layers of a subclass compute of normalised images (B, 3, H, W)."""
+        raise NotImplementedError
 
     def _normalize(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) pixels -> float32. It happens on the device, so that only uint8 is copied there."""

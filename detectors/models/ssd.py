@@ -24,7 +24,7 @@ from detectors.anchors import (
 from detectors.coders import SSDBoxCoder
 from detectors.losses.multibox_loss import MultiBoxLoss
 from detectors.matching import MultiBoxMatcher
-from detectors.models.backbones import build_backbone, own_parts
+from detectors.models.backbones import Backbone, build_backbone, own_parts
 from detectors.models.detector import Detector
 from detectors.models.ssd_parts import Extra, MultiBoxHead, SSDExtras
 from detectors.models.switches import LayerSwitches
@@ -94,7 +94,7 @@ VARIANTS = {
 
 
 def fitted_levels(
-    levels: Sequence[DefaultBoxLevel], backbone: nn.Module, neck: SSDExtras, side: int
+    levels: Sequence[DefaultBoxLevel], backbone: Backbone, neck: SSDExtras, side: int
 ) -> list[DefaultBoxLevel]:
     """The same default boxes for the maps that another backbone has for an image of `side` pixels.
 
@@ -157,10 +157,9 @@ def ssd(
     side, levels_of, extras, vgg = VARIANTS[variant]
     levels = levels_of(sizes)
     switches = LayerSwitches.of(layers)
-    added = {"width": width, "batch_norm": batch_norm, "switches": switches}
     if backbone == REDUCED_VGG:
-        features = ReducedVGG(**vgg, **added)
-        neck = SSDExtras(features.channels, extras, **added)
+        features: Backbone = ReducedVGG(**vgg, width=width, batch_norm=batch_norm, switches=switches)
+        neck = SSDExtras(features.channels, extras, width=width, batch_norm=batch_norm, switches=switches)
     else:
         if switches.dilation is not None:
             raise ValueError(
@@ -168,7 +167,14 @@ def ssd(
                 f"set it to null, or backbone={REDUCED_VGG}"
             )
         features = build_backbone(backbone, strides=SSD_STRIDES, width=width, switches=switches)
-        neck = SSDExtras(features.channels, extras[1:], l2_norm=False, **added)
+        neck = SSDExtras(
+            features.channels,
+            extras[1:],
+            width=width,
+            batch_norm=batch_norm,
+            switches=switches,
+            l2_norm=False,
+        )
         levels = fitted_levels(levels, features, neck, side)
     anchors = DefaultBoxes(levels, (side, side), clip=clip_default_boxes)
     head = MultiBoxHead(neck.channels, anchors.per_location, num_classes, switches)

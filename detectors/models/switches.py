@@ -5,7 +5,7 @@ docs/switches.md says where each one acts and where it comes from.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from math import gcd
 from typing import Any
@@ -24,8 +24,12 @@ SWITCHED_ACTIVATIONS = {
     "selu": nn.SELU,
     "mish": nn.Mish,
 }
+BlockMaker = Callable[[int, int, int], nn.Module]  # (channels, out_channels, kernel) -> a convolution block
 NORMALIZATIONS = ("batch", "group", "none")
-INITIALIZATIONS = {"xavier": nn.init.xavier_uniform_, "he": nn.init.kaiming_normal_}
+INITIALIZATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "xavier": nn.init.xavier_uniform_,
+    "he": nn.init.kaiming_normal_,
+}
 NORM_GROUPS = 32  # of group normalisation, or fewer if the channels have no such divisor
 SMALLEST_MEAN = 1e-30  # below it, Lp pooling has the gradient 0: its own is infinite at 0
 
@@ -105,8 +109,10 @@ class LayerSwitches:
         dilation = (self.dilation or 1) if neck and kernel > 1 else 1
         if self.plain_blocks and dilation == 1:
             return ConvBNLeaky(channels, out_channels, kernel)
-        geometry = {"padding": dilation * (kernel // 2), "dilation": dilation}
-        block = ConvBlock(channels, out_channels, kernel, self, "leaky", "batch", **geometry)
+        padding = dilation * (kernel // 2)
+        block = ConvBlock(
+            channels, out_channels, kernel, self, "leaky", "batch", padding=padding, dilation=dilation
+        )
         init_darknet(*(part for part in block.modules() if isinstance(part, nn.Conv2d)))
         return block
 
@@ -127,8 +133,7 @@ class LayerSwitches:
             return DarknetMaxPool(stride=stride)
         return LpPool(self.pooling_power, 2, stride, right=stride == 1)
 
-    def pyramid(self, channels: int, block) -> nn.Module:
-        """block: (channels, out_channels, kernel) -> a convolution block."""
+    def pyramid(self, channels: int, block: BlockMaker) -> nn.Module:
         return SpatialPyramid(channels, self.spp, block) if self.spp else nn.Identity()
 
     def before_head(self) -> nn.Module:
@@ -162,19 +167,28 @@ class ConvBlock(nn.Module):
         switches: LayerSwitches,
         usual_activation: str,
         usual_normalization: str,
-        **geometry: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
     ):
-        """geometry: stride, padding, dilation of the convolution."""
         super().__init__()
         kind = switches.normalization or usual_normalization
         bias = kind == "none"
-        if switches.separable and kernel > 1 and channels > 3:
-            self.conv = nn.Sequential(
-                nn.Conv2d(channels, channels, kernel, groups=channels, bias=False, **geometry),
-                nn.Conv2d(channels, out_channels, 1, bias=bias),
-            )
-        else:
-            self.conv = nn.Conv2d(channels, out_channels, kernel, bias=bias, **geometry)
+        separable = switches.separable and kernel > 1 and channels > 3
+        first = nn.Conv2d(
+            channels,
+            channels if separable else out_channels,
+            kernel,
+            stride,
+            padding,
+            dilation,
+            groups=channels if separable else 1,
+            bias=bias and not separable,
+        )
+        self.conv = (
+            nn.Sequential(first, nn.Conv2d(channels, out_channels, 1, bias=bias)) if separable else first
+        )
         self.norm = _normalization(kind, out_channels, darknet=usual_activation == "leaky")
         self.activation = SWITCHED_ACTIVATIONS[switches.activation or usual_activation]()
 
@@ -222,7 +236,7 @@ class SpatialPyramid(nn.Module):
     He et al., arXiv 1406.4729, in the form of YOLOv3-SPP.
     """
 
-    def __init__(self, channels: int, sides: Sequence[int], block):
+    def __init__(self, channels: int, sides: Sequence[int], block: BlockMaker):
         super().__init__()
         self.sides = tuple(sides)
         self.fuse = block(channels * (1 + len(self.sides)), channels, 1)

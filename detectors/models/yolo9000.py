@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from detectors.models.backbones import build_backbone
 from detectors.models.detector import Detector
 from detectors.models.switches import LayerSwitches
-from detectors.models.yolov2 import wired_region_detector, yolo_anchors
+from detectors.models.yolov2 import RegionNeck, wired_region_detector, yolo_anchors
 from detectors.structures import Loss, builder
 
 
-class NoNeck(nn.Module):
+class NoNeck(RegionNeck):
     """The head reads the backbone's map as it is."""
 
     def __init__(self, channels: Sequence[int]):

@@ -18,7 +18,7 @@ from detectors.coders import YoloBoxCoder
 from detectors.layers import DarknetReorg, init_darknet, scale_channels
 from detectors.losses.region_loss import RegionLoss
 from detectors.matching import ResponsibleCellMatcher
-from detectors.models.backbones import build_backbone, own_parts
+from detectors.models.backbones import Backbone, build_backbone, own_parts
 from detectors.models.detector import Detector
 from detectors.models.switches import PAPER, LayerSwitches
 from detectors.postprocess import YOLO_SCORE_RULES, PostProcess
@@ -29,7 +29,13 @@ from detectors.wordtree.tree_scores import TreeScores
 from detectors.wordtree.tree_sources import load_tree
 
 
-class PassthroughNeck(nn.Module):
+class RegionNeck(nn.Module):
+    """Maps of a backbone -> the one map of RegionHead, of `channels`."""
+
+    channels: tuple[int, ...]  # of the one map
+
+
+class PassthroughNeck(RegionNeck):
     """YOLOv2's "fine-grained features": the stride-16 map, folded to stride 32, in front of the deep map;
     then one convolution.
 
@@ -66,7 +72,7 @@ class PassthroughNeck(nn.Module):
         )  # the cfg's [route] layers=-1,-4: the folded map first
 
 
-class TinyNeck(nn.Module):
+class TinyNeck(RegionNeck):
     """The last 3x3 convolution of Tiny-YOLOv2: 1024 channels in the VOC cfg, 512 in the COCO cfg."""
 
     def __init__(
@@ -255,8 +261,8 @@ def yolo_anchors(anchors: str | Sequence[Sequence[float]], stride: int) -> YoloA
 
 def wired_region_detector(
     *,
-    backbone: nn.Module,
-    neck: nn.Module,
+    backbone: Backbone,
+    neck: RegionNeck,
     anchors: YoloAnchors,
     num_classes: int,
     switches: LayerSwitches,
@@ -283,8 +289,14 @@ def wired_region_detector(
         raise ValueError(f"class_activation={class_activation!r}: choose one of {names}")
     rule = YOLO_SCORE_RULES[class_activation]
     if tree is not None:
-        settings = {"rule": tree_rule, "threshold": tree_threshold, "detection_map": detection_map}
-        rule = tree_score_rule(load_tree(tree), num_classes, least=score_threshold, **settings)
+        rule = tree_score_rule(
+            load_tree(tree),
+            num_classes,
+            rule=tree_rule,
+            threshold=tree_threshold,
+            detection_map=detection_map,
+            least=score_threshold,
+        )
         loss = loss or RegionLoss(tree=tree)
     coder = YoloBoxCoder()
     head = RegionHead(neck.channels[0], anchors.per_location[0], num_classes, switches)

@@ -61,7 +61,8 @@ def load_map(source: Path | str | Sequence[int], tree: WordTree) -> tuple[int, .
     ValueError for one that does not fit the tree.
     """
     if isinstance(source, Path | str):
-        return read_map("map", tree, source) if "\n" in str(source) else read_map(source, tree)
+        text = str(source)
+        return read_map("map", tree, text) if "\n" in text else read_map(text, tree)
     return read_map("map", tree, map_text(source))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from detectors.kernels.packing import rows_where
 from detectors.structures import HeadOutputs, Scores
@@ -28,6 +28,8 @@ class TreeScores(nn.Module):
 
     With a map, all rules give o * P(node) of its nodes. Labels are node numbers.
     """
+
+    columns: Tensor | None  # (K,) the nodes that are scored; None: the one where the walk ends
 
     def __init__(
         self,
@@ -51,7 +53,6 @@ class TreeScores(nn.Module):
         nodes = None if detection_map is None else load_map(detection_map, tree)
         scored = range(len(tree)) if nodes is None and rule == "every_node" else nodes
         columns = None if scored is None else torch.tensor(scored, device="cpu")
-        # The nodes that are scored, (K,); None: the one where the walk ends.
         self.register_buffer("columns", columns, persistent=False)
         self.nodes = nodes  # the same, or None if they are all
 
@@ -62,6 +63,7 @@ class TreeScores(nn.Module):
     @torch.no_grad()
     def forward(self, outputs: HeadOutputs) -> Scores:
         """Scores of K nodes, or of one node for each box. Only boxes with o > least are computed on a CPU."""
+        assert outputs.objectness is not None
         objectness = outputs.objectness.sigmoid()  # (B, A)
         if self.columns is not None:
             log_objectness = F.logsigmoid(outputs.objectness)

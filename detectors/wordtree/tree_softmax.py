@@ -32,6 +32,15 @@ class TreeSoftmax(nn.Module):
     tensor([[0.5000, 0.5000, 0.2500, 0.2500]])
     """
 
+    # G groups; see WordTree
+    group: Tensor  # (N,)
+    group_offset: Tensor  # (G,)
+    group_size: Tensor  # (G,)
+    group_parent: Tensor  # (G,) the parent of a group's nodes, -1 for the roots
+    child_group: Tensor  # (N,)
+    ancestors: Tensor  # (N, D)
+    by_depth: Tensor  # (G,) groups, those of the roots first
+
     def __init__(self, tree: WordTree):
         super().__init__()
         self.tree = tree
@@ -40,7 +49,7 @@ class TreeSoftmax(nn.Module):
         size = tree.group_size[tree.group]  # (N,)
         first = np.minimum(tree.group_offset, len(tree) - 1)
         self.widest = [int(size[tree.depth == level + 1].max()) for level in range(tree.levels)]
-        above = np.where(tree.group_size > 0, tree.parent[first], -1)  # (G,) the parent of a group's nodes
+        above = np.where(tree.group_size > 0, tree.parent[first], -1)  # (G,)
         depth = np.where(above >= 0, tree.depth[above], 0)
         arrays = {
             "group": tree.group,
@@ -49,7 +58,7 @@ class TreeSoftmax(nn.Module):
             "group_parent": above,
             "child_group": tree.child_group,
             "ancestors": tree.ancestors,
-            "by_depth": np.argsort(depth, kind="stable"),  # groups, those of the roots first
+            "by_depth": np.argsort(depth, kind="stable"),
         }
         for name, array in arrays.items():
             self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(array)), persistent=False)

@@ -91,12 +91,11 @@ class DarknetPlacement(_DarknetLayout):
 
         Darknet shades the whole canvas. Shading the image and one pixel of the grey gives the same.
         """
-        extent, corner = placed(draws, size)
-        extent = [max(1, int(side)) for side in extent]
-        corner = [int(coordinate) for coordinate in corner]
+        (height, width), (down, right) = placed(draws, size)
         grey = shade(np.full((1, 1, 3), GREY, dtype=np.uint8), draws.shade).max()  # stays grey
         canvas = np.full((*size, 3), grey, dtype=np.uint8)
-        put(canvas, shade(scaled(image, extent), draws.shade), corner)
+        extent = (max(1, int(height)), max(1, int(width)))
+        put(canvas, shade(scaled(image, extent), draws.shade), (int(down), int(right)))
         return cv2.flip(canvas, 1) if draws.flip else canvas
 
     def boxes(
@@ -122,10 +121,10 @@ def placed(draws: PlacementDraws, size: tuple[int, int]) -> tuple[tuple[float, f
         extent = (float(height), height * draws.aspect)
     else:
         extent = (width / draws.aspect, float(width))
-    corner = tuple(
+    down, right = (
         share * (whole - part) for share, whole, part in zip(draws.place, size, extent, strict=True)
     )
-    return extent, corner
+    return extent, (down, right)
 
 
 def scaled(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -173,8 +172,11 @@ class DarknetCrop(_DarknetLayout):
         """size: (height, width) of the image. Each edge moves by up to the share `jitter` of the side."""
         largest = [int(side * self.jitter) for side in size for _ in range(2)]
         changes = generator.uniform(-1, 1, 4).tolist()
-        edges = tuple(int(limit * change) for limit, change in zip(largest, changes, strict=True))
+        above, below, left, right = (
+            int(limit * change) for limit, change in zip(largest, changes, strict=True)
+        )
         flip = bool(generator.random() < 0.5)
+        edges = (above, below, left, right)
         return CropDraws(edges, self._draw_shade(generator), flip, generator.permutation(len(boxes)))
 
     def image(self, image: np.ndarray, draws: CropDraws, size: tuple[int, int]) -> np.ndarray:

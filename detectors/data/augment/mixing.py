@@ -41,7 +41,7 @@ class Mixing:
         return mixup(sample, other(4), weight) if draws[1] < self.mixup else sample
 
 
-def mosaic(samples: Sequence[TransformedSample], cut: Sequence[float]) -> TransformedSample:
+def mosaic(samples: Sequence[TransformedSample], cut: Sequence[float] | np.ndarray) -> TransformedSample:
     """Four samples of one size, one per quadrant: top left, top right, bottom left, bottom right.
 
     cut: (x, y) where they meet, as fractions of the sides; rounded to whole pixels. Nothing is resized: each
@@ -56,8 +56,8 @@ def mosaic(samples: Sequence[TransformedSample], cut: Sequence[float]) -> Transf
     for sample, (left, top, right, bottom) in zip(samples, _quadrants(x, y, width, height), strict=True):
         image[top:bottom, left:right] = sample.image[top:bottom, left:right]
         centres = (sample.boxes[:, :2] + sample.boxes[:, 2:]) / 2
-        low = np.float32([left, top, left, top])
-        high = np.float32([right, bottom, right, bottom])
+        low = np.array([left, top, left, top], np.float32)
+        high = np.array([right, bottom, right, bottom], np.float32)
         boxes = np.clip(sample.boxes, low, high)
         inside = (centres >= (left, top)) & (centres < (right, bottom))  # (n, 2)
         wide = boxes[:, 2:] - boxes[:, :2] >= MIXED_MIN_SIDE  # (n, 2)

@@ -69,7 +69,8 @@ def _add(image: np.ndarray, shift: float) -> np.ndarray:
         return image
     operation = cv2.add if whole > 0 else cv2.subtract
     # four equal numbers: OpenCV takes them for a second image if the first has 4 x 1 pixels
-    return operation(image, (abs(whole),) * 4, dtype=cv2.CV_8U)
+    scalar = (abs(whole),) * 4  # OpenCV's types know no scalars
+    return operation(image, scalar, dtype=cv2.CV_8U)  # type: ignore[call-overload]
 
 
 def _multiply(image: np.ndarray, factor: float) -> np.ndarray:

@@ -216,14 +216,14 @@ class Transform:
         size: another (height, width) of the model input for this image (multi-scale training). It does not
         change what is drawn from the seed.
         """
-        size = tuple(size or self.size)
+        height, width = size or self.size
         boxes = clip_to_image(np.asarray(boxes, dtype=np.float64).reshape(-1, 4), image.shape[:2])
         labels = np.asarray(labels, dtype=np.int64)
         kept = np.flatnonzero(_shorter_side(boxes) >= THINNEST)
         numpy_random = np.random.default_rng(seed)
         python_random = random.Random(seed)
         apply = self._apply_layout if self.layout is not None else self._augment_and_resize
-        sample = apply(image, boxes[kept], labels[kept], numpy_random, python_random, size)
+        sample = apply(image, boxes[kept], labels[kept], numpy_random, python_random, (height, width))
         wide = _shorter_side(sample.boxes) > 0  # in float32 as well: a coder takes the logarithm of the sides
         return sample._replace(
             boxes=sample.boxes[wide], labels=sample.labels[wide], kept=kept[sample.kept[wide]]
@@ -238,6 +238,7 @@ class Transform:
         python_random: random.Random,
         size: tuple[int, int],
     ) -> TransformedSample:
+        assert self.layout is not None
         self.layout.set_random_state(numpy_random, python_random)
         result = self.layout(image=image, gt_boxes=boxes, size=size)
         boxes, rows = result["gt_boxes"]
