@@ -46,6 +46,11 @@ def test_the_version_is_everywhere_the_same(capsys):
     assert cited["license"] == PYPROJECT["license"]
 
 
+def test_the_changes_name_every_command():
+    text = (PROJECT / "docs/CHANGELOG.md").read_text()
+    assert [verb for verb in entry.VERBS if f"`{verb}`" not in text] == []
+
+
 def imported(path: Path) -> Iterator[tuple[str, bool]]:
     """(top-level package, whether importing the file imports it) of each import of others' packages."""
     tree = ast.parse(path.read_text())
