@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from detectors.losses.ablations import check_focal
-from detectors.losses.region_settings import RegionSettings
+from detectors.losses.region_types import RegionSettings
 from detectors.losses.shared_loss import check_choice
 
 

@@ -16,8 +16,8 @@ from detectors.kernels.packing import packs, used_columns
 from detectors.losses.ablations import IOU_LOSSES, binary_focal_error, iou_error
 from detectors.losses.own_anchors import OwnAnchors, multi_hot
 from detectors.losses.region_checks import check_region_loss
-from detectors.losses.region_settings import RegionSettings
 from detectors.losses.region_statistics import region_statistics
+from detectors.losses.region_types import RegionSettings
 from detectors.losses.tree_classes import PAPER_OBJECTNESS, LabelAnchors, TreeClasses
 from detectors.matching import lowest_labels
 from detectors.structures import AnchorGrid, EncodedTargets, HeadOutputs, builder

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from detectors.losses.own_anchors import OwnAnchors
-from detectors.losses.region_settings import RegionSettings
+from detectors.losses.region_types import RegionSettings
 from detectors.matching import comes_first
 from detectors.structures import AnchorGrid, EncodedTargets, HeadOutputs
 
