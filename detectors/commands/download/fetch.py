@@ -157,8 +157,8 @@ def _permanent_failure(error: Exception, part: Part, target: Path) -> str | None
             f"{part.url}: the server answers {error.code} {error.reason}; "
             f"if you have the file from elsewhere, save it as {target} and run the same command"
         )
-    local = getattr(error, "errno", None) in LOCAL
-    if local and not isinstance(error, ssl.SSLError):  # whose error numbers can look like EPERM
+    # The numbers of SSL's errors can look like EPERM.
+    if isinstance(error, OSError) and error.errno in LOCAL and not isinstance(error, ssl.SSLError):
         return f"{part.path}: {error.strerror}; {part.describe()}; fix the cause, then {RESUME_HINT}"
     return None
 

@@ -59,6 +59,7 @@ def _with_equal_flops(configs: dict[str, Config]) -> dict[str, tuple[str, ...]]:
         trainer = in_steps(config, len(annotations)).trainer
         flops = assemble.seeded_detector(config, len(annotations.class_names)).flops(config.input.size)
         per_step = trainer.batch_size * trainer.accumulate * flops
+        assert trainer.steps is not None  # in_steps() gives them
         first_steps = first_steps or trainer.steps
         whole = whole or first_steps * per_step
         steps = max(1, round(whole / per_step))

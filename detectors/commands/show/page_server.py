@@ -59,7 +59,7 @@ class PageServer(ThreadingHTTPServer):
         self.port = self.server_address[1]
         self.address = f"http://{ADDRESS}:{self.port}/"
 
-    def handle_error(self, request: object, client_address: object) -> None:
+    def handle_error(self, request: Any, client_address: Any) -> None:
         """A browser that goes away is no error."""
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
