@@ -102,9 +102,13 @@ class SuppressedBoxes(nn.Module):
 
     torchvision's nms sees all groups at once, shifted apart. In float64 the shift rounds coordinates by less
     than 1e-5 pixels, so the IoU of two boxes differs from PostProcess's by rounding alone.
+
+    torchvision 0.26 tells torch.export that nms keeps two boxes or more; a .pt2 file raises where it keeps
+    fewer. So it is given two more, apart from all others and with the lowest score: they come last.
     """
 
     outputs = DETECTION_OUTPUTS
+    extra: Tensor  # (2, 4) boxes outside of every group
 
     def __init__(self, scored: ScoredBoxes):
         super().__init__()
@@ -115,6 +119,8 @@ class SuppressedBoxes(nn.Module):
         self.max_detections = post.max_detections
         anchors = scored.grid.num_anchors
         self.limit = min(post.candidates_per_class or anchors, anchors)
+        corners = torch.tensor([[-4.0, -4.0, -3.0, -3.0], [-6.0, -6.0, -5.0, -5.0]], dtype=torch.float64)
+        self.register_buffer("extra", corners * SUPPRESSION_LIMIT, persistent=False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """images: (B, 3, H, W) uint8 RGB"""
@@ -130,7 +136,9 @@ class SuppressedBoxes(nn.Module):
         box = boxes[image, anchor]
         group = (image * scores.shape[2] + label).double()[:, None]
         apart = box.double().clamp(-SUPPRESSION_LIMIT, SUPPRESSION_LIMIT) + group * (3 * SUPPRESSION_LIMIT)
-        kept = nms(apart, score.double(), self.nms_iou)  # the best score first; of equal ones, the first row
+        ranked = torch.cat([score.double(), torch.full_like(self.extra[:, 0], UNUSABLE_SCORE)])
+        # the best score first; of equal ones, the first row
+        kept = nms(torch.cat([apart, self.extra]), ranked, self.nms_iou)[:-2]
         kept = kept[image[kept].argsort(stable=True)]
         if self.max_detections:
             of = image[kept]

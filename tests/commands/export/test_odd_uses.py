@@ -25,7 +25,8 @@ FILE_LIMIT = 20_000  # bytes; each file of the small run is larger
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return write_run(tmp_path_factory.mktemp("runs") / "yolo", "model=yolov2_160", NARROW, classes=("cell",))
+    place = tmp_path_factory.mktemp("runs") / "yolo"
+    return write_run(place, "model=yolov2_160", NARROW, "model.max_detections=150", classes=("cell",))
 
 
 @pytest.fixture
@@ -186,3 +187,22 @@ def test_numbers_that_are_all_near_zero():
     first, second, note = comparison.lines()
     assert first.endswith("1.0e-06 (numbers up to 0.5)") and second.endswith("1.0e-09 (numbers up to 2e-09)")
     assert note.startswith("class_logits: all numbers are below 0.0001, so the comparison cannot tell them")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_detection_and_none(run, kind, tmp_path):
+    """torch.export's assumption about nms, that it keeps two boxes or more, must not be in the file."""
+    detector = network_of(run)
+    images = some_images(4, SIZE)
+    with torch.no_grad():
+        everything = detector.postprocess(detector(images), detector.grid(SIZE))
+    best, second = everything.scores.topk(2)
+    path = tmp_path / f"x{KINDS[kind]}"
+    threshold = float(best[:2].mean())
+    export(run, "--to", kind, "--output", path, "--with-boxes", "--score-threshold", threshold)
+    file = open_exported(path)
+    found = file(images)
+    assert_close(found.scores, best[:1])
+    assert_close(found.boxes, everything.boxes[second[:1]], rtol=1e-4, atol=1e-3)
+    without = torch.arange(4) != found.image
+    assert file(images[without]).boxes.shape == (0, 4)
