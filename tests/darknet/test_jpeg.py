@@ -145,8 +145,18 @@ def test_colours():
             encode(picture(16, 16)).replace(b"\x11\x08\x00\x10\x00\x10", b"\x11\x08\xff\xff\xff\xff"),
             "65535 x 65535 pixels",
         ),
+        (
+            encode(picture(16, 16), subsampling="4:4:4").replace(b"\x03\x01\x11", b"\x03\x01\x51", 1),
+            "sampling factors outside 1 to 4",
+        ),
+        (
+            encode(picture(16, 16), subsampling="4:4:4").replace(
+                b"\x03\x01\x11\x00\x02\x11", b"\x03\x01\x31\x00\x02\x21", 1
+            ),
+            "sampling factors that do not divide one another",
+        ),
     ],
-    ids=["empty", "png", "progressive", "truncated table", "truncated scan", "huge"],
+    ids=["empty", "png", "progressive", "truncated table", "truncated scan", "huge", "5 across", "3 and 2"],
 )
 def test_other_files_are_unsupported(data, message):
     with pytest.raises(UnsupportedJpeg, match=message):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 
 import pytest
 
-from detectors.data.files import Appender, atomic_file, write_json, write_text
+from detectors.data.files import Appender, atomic_file, link, write_json, write_text
 from tests.faults import file_size_limit
 
 
@@ -51,6 +53,25 @@ def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
     ):
         write_json(tmp_path / "a.json", {})
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("hard_links", [True, False], ids=["hard links", "none"])
+def test_a_second_name_keeps_what_the_first_one_had(tmp_path, monkeypatch, hard_links):
+    """Also where the file system has no hard links, and in the place of an older file."""
+    if not hard_links:
+
+        def no_links(*names) -> None:
+            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+        monkeypatch.setattr(os, "link", no_links)
+    write_text(tmp_path / "last", "step 7")
+    write_text(tmp_path / "step_7", "older")
+    link(tmp_path / "last", tmp_path / "step_7")
+    assert (tmp_path / "step_7").read_text() == "step 7"
+    assert os.path.samefile(tmp_path / "last", tmp_path / "step_7") == hard_links
+    write_text(tmp_path / "last", "step 8")
+    assert (tmp_path / "step_7").read_text() == "step 7"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last", "step_7"]
 
 
 def test_a_record_is_appended_whole_or_not_at_all(tmp_path):

@@ -109,6 +109,16 @@ def test_another_number_of_classes_needs_another_tree(folder):
         darknet_detector(num_classes=3, cfg=(folder / "cfg/x.cfg").read_text(), contents=contents)
 
 
+def test_a_softmax_over_a_tree_has_one_group(folder):
+    net = "[net]\nwidth=8\nheight=8\nchannels=3\n\n"
+    text = f"{net}[convolutional]\nfilters=8\nsize=1\n\n[avgpool]\n\n[softmax]\n"
+    (folder / "cfg/y.cfg").write_text(f"{text}tree=data/x.tree\n")
+    assert read_cfg(folder / "cfg/y.cfg").layers[-1].settings.tree == trees.SMALL
+    (folder / "cfg/y.cfg").write_text(f"{text}groups=2\ntree=data/x.tree\n")
+    with pytest.raises(ValueError, match="with a tree, groups must be 1"):
+        read_cfg(folder / "cfg/y.cfg")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
