@@ -22,11 +22,22 @@ NARROW = "model.width=0.125"
 
 
 def write_run(
-    folder: Path, *settings: str, seed: int = 0, objectness: float = 0.0, classes: tuple[str, ...] = CLASSES
+    folder: Path,
+    *settings: str,
+    seed: int = 0,
+    objectness: float = 0.0,
+    classes: tuple[str, ...] = CLASSES,
+    settled: bool = False,
 ) -> Path:
-    """A run folder with an untrained network. objectness: is added to YOLO's logits, so that scores rise."""
+    """A run folder with an untrained network.
+
+    objectness: is added to YOLO's logits, so that scores rise. settled: batch norms have the statistics of
+    noise; with those that they begin with, a deep network's outputs are all the same.
+    """
     config = check(composed(list(settings)))
     network = randomized(assemble.build_detector(config, len(classes)), seed)
+    if settled:
+        settle(network, config.input.size)
     if objectness:
         with torch.no_grad():
             network.head.conv.bias.view(-1, 5 + len(classes))[:, 4] += objectness
@@ -43,6 +54,19 @@ def randomized(network: nn.Module, seed: int) -> nn.Module:
             if name.endswith(("bias", "running_mean")):
                 tensor.add_(torch.rand(tensor.shape, generator=generator) * 0.2 - 0.1)
     return network
+
+
+def settle(network: nn.Module, size: Sequence[int]) -> None:
+    """size: (height, width) of the images that the statistics are taken from."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    network.train()
+    with torch.no_grad():
+        network(some_images(4, size))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 def export(*arguments: str | Path) -> None:
