@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-COVERED = 0.5  # share of a part's area that lies in a box which therefore shows the same object
+COVERED = 0.5  # share of a part's area that lies in a whole box which therefore shows the same object
+SHARED = 0.3  # share of the smaller of two boxes of different views that shows the same object in both
 CONTINUED = 0.5  # IoU along the border of two parts that continue each other
 
 
@@ -48,8 +49,8 @@ def merge_views(parts: list[Boxes], iou: float) -> Boxes:
 def _kept(found: Boxes, iou: float) -> np.ndarray:
     """The rows that greedy suppression within each class keeps: whole boxes by score, then parts by area.
 
-    A box suppresses another by IoU, and, in another view, one that lies in it or around it: two views of an
-    object may give it boxes of different sizes. In one view such boxes are different objects.
+    A box suppresses another by IoU, and, in another view, one that shares SHARED of the smaller area: two
+    views of an object may give it boxes of different sizes. In one view such boxes are different objects.
     """
     cut = found.cut.any(1)
     order = np.lexsort([-np.where(cut, _areas(found.boxes), found.scores), cut])
@@ -62,7 +63,7 @@ def _kept(found: Boxes, iou: float) -> np.ndarray:
         own = _areas(found.boxes[best, None])
         with np.errstate(invalid="ignore"):  # of two boxes without area
             same = shared / (areas + own - shared) > iou
-            same |= (shared / np.minimum(areas, own) >= COVERED) & (found.view[order] != found.view[best])
+            same |= (shared / np.minimum(areas, own) >= SHARED) & (found.view[order] != found.view[best])
         order = order[~(same & (found.labels[order] == found.labels[best]))]
     return np.array(rows, dtype=np.int64)
 

@@ -13,7 +13,7 @@ import numpy as np
 AUGMENTS = ("flip", "scales")
 INPUT_SCALES = (0.75, 1.25)  # sides of the network's input beside its own
 STRIDE = 32  # pixels, of which a scaled side is a multiple
-CUT_MARGIN = 0.01  # of a tile's side: a box that ends so near to an inner border is cut by it
+CUT_MARGIN = 0.05  # of a tile's side: a box that ends so near to an inner border counts as cut by it
 LARGEST_OVERLAP = 0.9
 
 

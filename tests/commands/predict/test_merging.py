@@ -87,6 +87,15 @@ def test_a_box_in_another_is_the_same_object_only_in_another_view():
     assert merged((outer, 0.8, 0, "", 1), (inner, 0.9, 0, "", 2)) == [inner]
 
 
+def test_boxes_of_two_views_that_share_three_tenths_of_the_smaller_are_one_object():
+    """Two views say where an object ends in different ways; in one view such boxes are two objects."""
+    left, right, other = [0, 0, 100, 60], [68, 0, 168, 60], [72, 0, 172, 60]
+    assert merged((left, 0.9, 0, "", 1), (right, 0.8, 0, "", 2)) == [left]
+    assert merged((left, 0.9, 0, "", 1), (right, 0.8, 0, "", 1)) == [left, right]
+    assert merged((left, 0.9, 0, "", 1), (right, 0.8, 1, "", 2)) == [left, right]
+    assert merged((left, 0.9, 0, "", 1), (other, 0.8, 0, "", 2)) == [left, other]
+
+
 def test_parts_that_do_not_continue_each_other_stay_apart():
     """Cut at the same side, or at heights that do not fit, or too far from each other."""
     left = ([50, 0, 100, 40], 0.9, 0, "r", 1)

@@ -70,6 +70,13 @@ def test_only_inner_borders_cut():
     assert not view.cut_sides(near - [0, 0, 1, 0], (300, 400))[0, 2]
 
 
+def test_a_box_that_ends_within_a_twentieth_of_the_side_counts_as_cut():
+    """A network misses the end of what goes on beyond its view by some pixels."""
+    view = View((100, 0, 300, 200), SIZE)
+    boxes = np.array([[109.0, 50, 150, 80], [111, 50, 150, 80], [200, 50, 291, 80]])
+    assert view.cut_sides(boxes, (200, 400)).any(1).tolist() == [True, False, True]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
