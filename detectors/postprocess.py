@@ -100,9 +100,10 @@ class PostProcess(nn.Module):
         return None if self.nms == "hard" else f"nms={self.nms!r}"
 
     @torch.no_grad()
-    def forward(self, outputs: HeadOutputs, grid: AnchorGrid) -> Detections:
+    def forward(self, outputs: HeadOutputs, grid: AnchorGrid, *, score: float = 0.0) -> Detections:
         """Detections in the frame of the model input, not clipped; `image` is the position in the batch.
 
+        score: the lowest that is wanted. Fewer candidates are compared then; what is returned is the same.
         Of equal scores in an image, the one of the lower anchor comes first, then the one of the lower label.
         Synchronises with the device.
         """
@@ -112,11 +113,13 @@ class PostProcess(nn.Module):
         # If a network diverges, exp() overflows. A score is NaN or at most 1.
         finite = boxes.abs().amax(-1, keepdim=True) < torch.inf
         usable = (scores > self.score_threshold) & finite
+        if self.nms not in SOFT_RULES:  # a worse candidate suppresses no better one
+            usable &= scores >= score
         total = int(usable.sum())
         wanted = self.max_detections or total  # of each image
         if self.nms in SOFT_RULES:  # scores change, so no candidate can be left out before
             chosen, _ = self._best(scores, usable, total, scores[0].numel() if len(scores) else 0)
-            return self._softly_suppressed(rated, boxes, chosen, wanted)
+            return self._softly_suppressed(rated, boxes, chosen, wanted).above(score)
         count = CANDIDATES * wanted
         while True:
             chosen, least = self._best(scores, usable, total, count)

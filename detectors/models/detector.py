@@ -88,13 +88,19 @@ class Detector(ImageNetwork):
 
     @torch.no_grad()
     def detections(
-        self, outputs: HeadOutputs, infos: list[ImageInfo], size: Sequence[int], *, clip: bool = True
+        self,
+        outputs: HeadOutputs,
+        infos: list[ImageInfo],
+        size: Sequence[int],
+        *,
+        clip: bool = True,
+        score: float = 0.0,
     ) -> Detections:
         """Detections in the original images' frame; `image` is the position in the batch.
 
-        They are clipped to the images unless clip=False.
+        They are clipped to the images unless clip=False. score: the lowest that is wanted.
         """
-        return to_original(self.postprocess(outputs, self.grid(size)), infos, clip)
+        return to_original(self.postprocess(outputs, self.grid(size), score=score), infos, clip)
 
     def kernel_versions(self) -> str:
         """Which version of each fused operation runs on the detector's device, and why; for the log."""

@@ -95,11 +95,11 @@ def test_settings_that_do_not_fit(settings, message):
         TreeScores(trees.SMALL, **settings)
 
 
-def detect(**settings):
+def detect(score=0.0, **settings):
     post = PostProcess(
         coder=YoloBoxCoder(), score_rule=TreeScores(trees.SMALL), score_threshold=0.1, nms_iou=0.4, **settings
     )
-    return post(some_outputs(), GRID)
+    return post(some_outputs(), GRID, score=score)
 
 
 def test_detections_carry_nodes():
@@ -144,6 +144,8 @@ def test_related_suppression_is_an_option_of_trees():
     related = detect(nms="related")
     hard = detect(nms="hard")
     assert len(related.labels) < len(hard.labels)
+    middle = related.scores.median().item()
+    assert_close(detect(middle, nms="related").boxes, related.above(middle).boxes, atol=0, rtol=0)
     with pytest.raises(ValueError, match="nms=related: it needs classes in a tree"):
         PostProcess(
             coder=YoloBoxCoder(), score_rule=yolo_scores, score_threshold=0.1, nms_iou=0.4, nms="related"

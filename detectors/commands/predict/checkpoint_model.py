@@ -78,4 +78,4 @@ class CheckpointModel:
             return self.module(batch)
 
     def detect(self, batch: Tensor, infos: list[ImageInfo], score: float) -> Detections:
-        return self.module.detections(self.outputs(batch), infos, batch.shape[-2:]).above(score)
+        return self.module.detections(self.outputs(batch), infos, batch.shape[-2:], score=score)

@@ -28,6 +28,7 @@ from detectors.commands.predict.darknet_files import DarknetFiles
 from detectors.commands.predict.frames import Reading, read_frames
 from detectors.commands.predict.image_classifier import ImageClassifier
 from detectors.commands.predict.inputs import Found, find_sources
+from detectors.commands.predict.kept_memory import keep_freed_memory
 from detectors.commands.predict.options import FOLDER_FORMATS, STREAM_FORMATS, options, refuse_for_classifier
 from detectors.commands.predict.picture_files import Pictures, picture_paths, write_crops
 from detectors.commands.predict.predictor import Outcome, Prediction, Predictor, load
@@ -56,6 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.reconfigure(errors="surrogateescape")
     trust(args.builder)
     set_kernels(args.kernels)
+    keep_freed_memory()
     device = assemble.choose_device(args.device)  # a wrong device is refused before anything is read
     if args.cfg:
         look(Predictor(_darknet_files(args)), args.places, args)

@@ -18,7 +18,7 @@ from detectors.commands.predict.darknet_files import DarknetFiles
 from detectors.commands.predict.exported_model import ExportedModel
 from detectors.commands.predict.frames import Frame, Read, Reading, read_ahead, read_frames
 from detectors.commands.predict.image_classifier import ImageClassifier
-from detectors.commands.predict.inputs import Images, InputSource, given_sources
+from detectors.commands.predict.inputs import Images, given_sources
 from detectors.commands.predict.merging import Boxes, merge_views
 from detectors.commands.predict.views import WHOLE, View, ViewPlan
 from detectors.config.composing import latest_or
@@ -163,14 +163,6 @@ class Predictor:
         """ValueError if the network cannot take an input size of the plan."""
         for size in plan.sizes(self.model.size)[1:]:
             self.model.check_size(size)
-
-    def predict_image(self, image: np.ndarray, *, path: str | None = None, score: float = 0.3) -> Prediction:
-        """The Prediction for one image (h, w, 3) uint8 RGB. path: where it was read from."""
-        frame = Frame(InputSource("array", path), image)
-        (outcome,) = self.outcomes([frame], WHOLE, score=score, batch_size=1)
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome.prediction
 
     def _prepared(self, frames: Iterable[Read], plan: ViewPlan) -> Generator[Prepared | ValueError | OSError]:
         sizes = plan.sizes(self.model.size)

@@ -205,13 +205,6 @@ def test_other_formats_are_predicted_as_the_png(run, images, tmp_path, suffix):
     same(detector.predict(place, score=0.1), detector.predict(tmp_path / "a.png", score=0.1))
 
 
-def test_one_image_is_predicted_as_among_others(run, images):
-    detector = detectors.load(run)
-    path = str(images / "a.png")
-    same([detector.predict_image(detector.model.read(path), path=path)], detector.predict(path))
-    assert detector.predict_image(np.zeros((4, 4, 3), np.uint8)).path is None
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
