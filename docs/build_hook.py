@@ -23,6 +23,7 @@ from docs.pictures.overlap import iou_pairs, iou_shifts
 from docs.pictures.precision import precision_recall
 from docs.pictures.region_terms import region_gradients, region_roles
 from docs.pictures.ssd_boxes import default_box_levels, default_box_scales
+from docs.pictures.tiles import tiles_and_labels
 
 FIGURES = (
     iou_pairs,
@@ -44,6 +45,7 @@ FIGURES = (
 PICTURES: dict[str, Callable[[], bytes]] = {
     **{f"{figure.__name__}.svg": lambda figure=figure: svg(figure()) for figure in FIGURES},
     **{f"field_{name}.jpg": partial(detector_fields, name) for name in ("yolov2_160", "ssd160")},
+    "tiles_and_labels.jpg": tiles_and_labels,
 }
 
 
