@@ -26,7 +26,7 @@ def crowd() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     for y in range(0, ROWS * SIDE, SIDE):
         for x in range(0, COLUMNS * SIDE, SIDE):
             canvas[y : y + SIDE, x : x + SIDE], its_labels, its_boxes = draw_shapes(rng, SIDE)
-            boxes.append(np.reshape(its_boxes, (-1, 4)) + [x, y, x, y])
+            boxes.append(np.reshape(its_boxes, (-1, 4)) + np.array([x, y, x, y]))
             labels.append(its_labels)
     canvas = canvas.repeat(MAGNIFIED, 0).repeat(MAGNIFIED, 1)
     return canvas, np.concatenate(boxes).astype(np.float32) * MAGNIFIED, np.concatenate(labels)
@@ -53,7 +53,8 @@ def tiles_and_labels() -> bytes:
     dark = (image * 0.5).astype(np.uint8)
     windows = np.array([view.window for view in views])
     colours = class_colours(len(views))
-    above = draw_boxes(dark, seen.boxes, [""] * len(seen.scores), colours=colours[seen.view], gt_boxes=windows)
+    silent = [""] * len(seen.scores)
+    above = draw_boxes(dark, seen.boxes, silent, colours=colours[seen.view], gt_boxes=windows)
     texts = [f"{CLASSES[label]} {score:.2f}" for label, score in zip(one.labels, one.scores, strict=True)]
     below = draw_boxes(image, one.boxes, texts, colours=class_colours(len(CLASSES))[one.labels])
     first = f"{len(views)} tiles of {TILE} x {TILE} pixels (dashed) show {len(seen.scores)} boxes"
