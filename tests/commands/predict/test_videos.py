@@ -83,26 +83,6 @@ def test_special_files_are_not_opened(tmp_path):
     assert "the video cannot be read (it is a FIFO, not a file)" in str(error)
 
 
-def test_a_missing_camera_is_one_line(capfd):
-    (error,) = read_frames(find_sources(["webcam:99"]), read_image, Reading())
-    assert str(error).startswith("webcam:99: there is no such camera, or another program uses it")
-    assert capfd.readouterr().err == ""
-
-
-def test_a_camera_gives_frames_until_it_is_gone(video, monkeypatch):
-    """A file plays the camera."""
-    opened = cv2.VideoCapture
-    monkeypatch.setattr(cv2, "VideoCapture", lambda place, kind: opened(str(video), cv2.CAP_FFMPEG))
-    sources = list(find_sources(["webcam:0"]))
-    assert [frame.name for frame in read_frames(sources, read_image, Reading(9, 2))] == [
-        "webcam:0#0",
-        "webcam:0#9",
-    ]
-    *frames, error = read_frames(sources, read_image, Reading())
-    assert len(frames) == 20
-    assert str(error) == "webcam:0: the camera gave no more images after 20"
-
-
 @pytest.mark.parametrize("name", ["every", "limit"])
 def test_numbers_of_frames_are_positive(name):
     with pytest.raises(ValueError, match="=0: must be 1 or more"):
