@@ -98,7 +98,7 @@ def read_nested(path: Path | str, text: str | None = None) -> WordTree:
 class _NameLoader(yaml.BaseLoader):
     """Every scalar is a text: `no` is a name. Refuses a key twice, and aliases, which may be endless."""
 
-    def compose_node(self, parent: Any, index: Any) -> yaml.Node:
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark
             raise yaml.composer.ComposerError(None, None, "write the names out instead of an alias (*)", mark)
