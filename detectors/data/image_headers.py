@@ -10,7 +10,7 @@ from typing import BinaryIO
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from detectors.data.files import require_regular
@@ -35,7 +35,8 @@ class StoredTiff(TiffImageFile):
     def __init__(self, *args):
         super().__init__(*args)
         if self.getexif().pop(ORIENTATION, 1) in (5, 6, 7, 8):
-            self._size = self._size[::-1]
+            # Newer Pillow gives the size of the turned image, older that of the stored one.
+            self._size = self.tag_v2[IMAGEWIDTH], self.tag_v2[IMAGELENGTH]
 
 
 # Beginning of a file -> the class that reads it. Pillow's own choice by Image.open would try formats that
