@@ -67,10 +67,10 @@ types: $(TOOLS)
 
 coverage: $(TOOLS)
 	@rm -rf build/coverage
-	@OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -q --numprocesses auto --maxprocesses 4 --dist worksteal
-	@$(BIN)/coverage combine --quiet
-	@$(BIN)/coverage html --quiet
-	@$(BIN)/coverage report --skip-covered --sort=cover
+	@OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -q --numprocesses auto --maxprocesses 4 --dist worksteal; status=$$?; \
+	$(BIN)/coverage combine --quiet; \
+	$(BIN)/coverage html --quiet; \
+	$(BIN)/coverage report --skip-covered --sort=cover; exit $$status
 
 compatibility:
 	@.ci/compatibility
