@@ -28,7 +28,6 @@ from detectors.commands.predict.darknet_files import DarknetFiles
 from detectors.commands.predict.frames import Reading, read_frames
 from detectors.commands.predict.image_classifier import ImageClassifier
 from detectors.commands.predict.inputs import Found, find_sources
-from detectors.commands.predict.kept_memory import keep_freed_memory
 from detectors.commands.predict.options import FOLDER_FORMATS, STREAM_FORMATS, options, refuse_for_classifier
 from detectors.commands.predict.picture_files import Pictures, picture_paths, write_crops
 from detectors.commands.predict.predictor import Outcome, Prediction, Predictor, load
@@ -42,6 +41,7 @@ from detectors.kernels.dispatch import set_kernels
 from detectors.models.exported import EXPORT_SUFFIXES
 from detectors.training import assemble
 from detectors.training import checkpoint as ckpt
+from detectors.training.kept_memory import keep_freed_memory
 from detectors.training.progress import StopRequests, stop_requests
 from detectors.training.run_log import shows_bar
 

@@ -11,7 +11,7 @@ import pytest
 PROGRAM = """
 import resource, sys
 import numpy as np
-from detectors.commands.predict.kept_memory import keep_freed_memory
+from detectors.training.kept_memory import keep_freed_memory
 
 assert sys.argv[1] == "given back" or keep_freed_memory()
 
