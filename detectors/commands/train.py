@@ -36,6 +36,7 @@ from detectors.training.hooks import Hooks, users_hooks
 from detectors.training.hparams import row_metrics, varied_settings
 from detectors.training.initial.initial_weights import initial_weights, initialise
 from detectors.training.joint_truth import refuse_labels_alone, taught_nodes
+from detectors.training.kept_memory import keep_freed_memory
 from detectors.training.memory_format import with_memory_format
 from detectors.training.optim import group_rate_lines
 from detectors.training.outcome import outcome
@@ -112,6 +113,8 @@ def train_run(
     set_kernels(config.trainer.kernels)
     data = None
     trainer = config.trainer
+    if trainer.device == "cpu" or not torch.cuda.is_available():
+        keep_freed_memory()
     if trainer.epochs is not None or trainer.find_batch_size or trainer.memory_format == AUTO:
         with stopped_at_once(STOPPED_EARLY), processes.together():
             data = read_data(config, stored and stored.class_names)

@@ -7,6 +7,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from detectors.commands import train
+from detectors.config.schema import Config
+from detectors.training.kept_memory import keep_freed_memory
 
 PROGRAM = """
 import resource, sys
@@ -37,3 +42,26 @@ def page_faults(word: str) -> int:
 def test_freed_memory_is_kept():
     """4-KiB pages; the system may hand out larger ones, so the two numbers are compared."""
     assert page_faults("kept") * 20 < page_faults("given back")
+
+
+def test_the_environment_has_the_last_word(monkeypatch):
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
+    assert not keep_freed_memory()
+
+
+@pytest.mark.parametrize(("device", "gpu", "kept"), [("auto", False, 1), ("auto", True, 0), ("cpu", True, 1)])
+def test_a_training_on_a_cpu_keeps_it(monkeypatch, tmp_path, device, gpu, kept):
+    calls = []
+
+    def build_run(*arguments):
+        raise ValueError("built")
+
+    monkeypatch.setattr(train, "keep_freed_memory", lambda: calls.append(1))
+    monkeypatch.setattr(train, "build_run", build_run)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    config = Config(name="mine")
+    config.trainer.device = device
+    config.trainer.memory_format = "contiguous"
+    with pytest.raises(ValueError, match="^built$"):
+        train.train_run(config, tmp_path, None)
+    assert len(calls) == kept
