@@ -79,10 +79,11 @@ def _first_free(
 ) -> LabelPlace | None:
     """The first of (n, 2) places, moved into the canvas, where a label covers none of the others."""
     tries = np.clip(tries, 0, canvas_wh - wh)
+    left, top, right, bottom = taken.T  # (m,) each: comparing them one by one is 3 times as fast as (n, m, 2)
     for some in np.split(tries, range(AT_ONCE, len(tries), AT_ONCE)):
-        low = np.maximum(some[:, None], taken[:, :2])  # (n, m, 2)
-        high = np.minimum(some[:, None] + wh, taken[:, 2:])
-        free = np.flatnonzero(~(low < high).all(2).any(1))
+        x, y = some.T[:, :, None]  # (n, 1) each
+        covers = (x < right) & (left < x + wh[0]) & (y < bottom) & (top < y + wh[1])  # (n, m)
+        free = np.flatnonzero(~covers.any(1))
         if len(free):
             x, y = some[free[0]].tolist()
             return LabelPlace(x, y, beside)
