@@ -10,6 +10,7 @@ from importlib import import_module
 from importlib.util import find_spec
 
 from detectors import __version__
+from detectors.config.interrupted import ends_at_interrupt
 from detectors.config.lasting_output import outlive_readers
 from detectors.data.suggestions import did_you_mean
 
@@ -46,6 +47,7 @@ VERBS = {
 HYDRA = ("train", "evaluate")  # their arguments are overrides, which Hydra takes from sys.argv
 
 
+@ends_at_interrupt
 def main(arguments: list[str] | None = None) -> None:
     """Runs one verb; exit status 2 with one message for a verb that does not exist."""
     outlive_readers()

@@ -26,6 +26,7 @@ from detectors.config.build import builder_keywords, describe_type, trust
 from detectors.config.check import checked_settings
 from detectors.config.composing import HYDRA_PROGRAMS, prepared
 from detectors.config.fresh_folder import remove_if_fresh
+from detectors.config.interrupted import ends_at_interrupt
 from detectors.config.lasting_output import outlive_readers
 from detectors.config.launched import leave_the_word_to_the_first, overrides_of_rank
 from detectors.config.multirun import job_table, record_job, recorded_jobs
@@ -78,7 +79,7 @@ def entry_point(
         full = os.environ.get(FULL_ERROR) == "1"
         application = hydra.main(version_base="1.3", config_path=config_path, config_name=config_name)
         main = _with_arguments(application(task if full else _inside(task)), config_name)
-        return main if full else _outside(main)
+        return main if full else ends_at_interrupt(_outside(main))
 
     return decorate
 
@@ -105,8 +106,10 @@ def _inside(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
             return _job(task, cfg)
         try:
             return task(cfg)
-        except USER_ERRORS as error:
+        except (KeyboardInterrupt, *USER_ERRORS) as error:
             _remove_if_refused()
+            if isinstance(error, KeyboardInterrupt):
+                raise
             _report(error)
 
     return guarded
@@ -211,10 +214,9 @@ def message(error: Exception) -> str:
         what = [line for line in error.message.splitlines() if line and not line.startswith("See ")][-1]
         if what.strip() == "^":  # it points at a character of a line before
             what = "it has a character that must be quoted"
-        return (
-            f"{error.override}: not of the form group.key=value ({what}); "
-            "quote special characters: 'key=\"a b\"'"
-        )
+        key, _, value = error.override.partition("=")
+        fix = f"'{key}=\"{value}\"'" if value and not set("'\"") & set(value) else "'key=\"a b\"'"
+        return f"{error.override}: not of the form group.key=value ({what}); quote special characters: {fix}"
     cause = error
     while cause is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__ or cause.__context__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from detectors.data.layouts import guess_format
@@ -105,6 +106,10 @@ class Habits:
                 count = 0 if equals else HYDRA_OPTIONS[name]
                 options += [argument, *rest[:count]]
                 del rest[:count]
+            elif words := _unquoted(argument, rest):
+                whole = " ".join([argument, *rest[:words]])
+                problems.append(f"{argument}: a value with spaces needs quotes: '{whole}'")
+                del rest[:words]
             elif argument.startswith("-"):
                 value = rest.pop(0) if not equals and rest and _is_value(rest[0]) else ""
                 problems.append(self._option(argument, value))
@@ -129,7 +134,9 @@ class Habits:
         if argument.startswith(("+", "~", "hydra.", "hydra/")):
             return
         key, equals, value = argument.partition("=")
-        if not equals:
+        if key == "input.size" and value.isdigit():
+            yield f"{argument}: it is [height,width]; did you mean input.size={MEANT_VALUES[key](value)}?"
+        elif not equals:
             if (hint := self._place(argument)) is not None:
                 yield f"{argument}: {hint}"
         elif key in self.choices:
@@ -216,3 +223,11 @@ class Habits:
 
 def _is_value(argument: str) -> bool:
     return not argument.startswith("-") and "=" not in argument
+
+
+def _unquoted(argument: str, rest: Sequence[str]) -> int:
+    """How many of the next arguments belong to the path that this setting begins: data.root=my images."""
+    value = argument.partition("=")[2]
+    bare = list(takewhile(_is_value, rest)) if value else []
+    counts = range(len(bare), 0, -1)
+    return next((count for count in counts if Path(" ".join([value, *bare[:count]])).exists()), 0)

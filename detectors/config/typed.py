@@ -9,6 +9,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields, is_dataclass, make_dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -41,7 +42,8 @@ def setting_hints(schema: type, place: str = "") -> dict[str, Any]:
 
 
 def with_quoted_texts(overrides: Sequence[str], hints: Mapping[str, Any]) -> list[str]:
-    """Overrides with quotes around the texts that would be read as numbers, true, false or null.
+    """Overrides with quotes around the texts that would be read as numbers, true, false or null, and around
+    paths that exist and have characters that Hydra does not take without quotes, such as parentheses.
 
     hints: setting_hints. Overrides of other settings stay as they are.
     """
@@ -54,9 +56,20 @@ def _quoted_override(override: str, hints: Mapping[str, Any]) -> str:
     if equals and list[str] in kinds:
         return f"{key}={','.join(_quoted_list(part) for part in split_at_commas(value))}"
     if equals and str in kinds:
+        if '"' not in value and not _is_override(override) and Path(value).exists():
+            return f'{key}="{value}"'  # data.root=images (2)
         null = {"null"} if types.NoneType in kinds else set()
         return f"{key}={','.join(_quoted(part, null) for part in split_at_commas(value))}"
     return override
+
+
+def _is_override(text: str) -> bool:
+    """Whether Hydra can read it."""
+    try:
+        OverridesParser.create().parse_override(text)
+    except HydraException:
+        return False
+    return True
 
 
 def _kinds(hint: Any) -> tuple[Any, ...]:

@@ -67,7 +67,7 @@ def check_listed_once(images: Sequence[str], image_sets: Sequence[str]) -> None:
 def settled(scanned: tuple[Annotations, list[Problem]], on_error: str) -> Annotations:
     """The annotations of a scan, after its errors are raised ("stop") or logged ("skip").
 
-    ValueError that lists the errors ("stop"), or if no image or no class is left.
+    ValueError that lists the errors ("stop"), or if no image, no class or no known object is left.
     """
     annotations, problems = scanned
     raise_or_log(problems, on_error)
@@ -77,6 +77,10 @@ def settled(scanned: tuple[Annotations, list[Problem]], on_error: str) -> Annota
         raise ValueError(
             "no class at all: data.class_names is null, and the files contain no box to take a class from"
         )
+    foreign = sum(problem.kind == "unknown-class" for problem in problems)
+    if foreign and not len(annotations.labels) and annotations.image_labels is None:
+        classes = ", ".join(annotations.class_names)
+        raise ValueError(f"no object is left: {foreign} of unknown classes; the classes here are: {classes}")
     return annotations
 
 

@@ -193,15 +193,21 @@ def find_checkpoint(place: Path | str, which: str = BEST) -> Path:
     """
     place = Path(place)
     if not place.exists():
-        raise FileNotFoundError(f"{place}: no such run folder or checkpoint")
+        address = str(place).startswith(("http:/", "https:/"))
+        hint = "; an address is not read: download the file, and name it" if address else ""
+        raise FileNotFoundError(f"{place}: no such run folder or checkpoint{hint}")
     if not place.is_dir():
         return place
     for name in (which, LAST):
         if (place / name).exists():
             return place / name
-    raise FileNotFoundError(
-        f"{place}: neither {BEST} nor {LAST} in this folder; did the training reach its first evaluation?"
+    runs = sorted(file.parent.name for file in place.glob(f"*/{LAST}"))
+    hint = (
+        f"it holds runs, name one: {', '.join(runs)}"
+        if runs
+        else "did the training reach its first evaluation?"
     )
+    raise FileNotFoundError(f"{place}: neither {BEST} nor {LAST} in this folder; {hint}")
 
 
 def random_state() -> dict[str, torch.Tensor]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hydra.errors import ConfigCompositionException
 
+from detectors.__main__ import main
 from detectors.config.check import ConfigError, check
 from detectors.config.entry import entry_point, message
 
@@ -60,7 +61,8 @@ def run(capfd, monkeypatch, task, *arguments: str, full_error: str = "0") -> tup
         (
             "data.class_names=vélo",
             "data.class_names=vélo: not of the form group.key=value "
-            "(it has a character that must be quoted); quote special characters: ",
+            "(it has a character that must be quoted); "
+            "quote special characters: 'data.class_names=\"vélo\"'",
         ),
         ("trainer.steps", "trainer.steps: not of the form group.key=value (missing EQUAL"),
         ("loss=multibox", "yolov2_tiny is trained with RegionLoss; set loss=region"),
@@ -128,6 +130,33 @@ def test_errors_of_the_run_are_told_once(capfd, monkeypatch, tmp_path, error):
         2,
         f"error: {error}\n(HYDRA_FULL_ERROR=1 shows where in the code this came up)\n",
     )
+
+
+def test_ctrl_c_before_anything_is_saved_is_one_line(capfd, monkeypatch, tmp_path):
+    """While PyTorch is imported, for instance. The new run's folder, which holds nothing, is removed."""
+
+    def task(cfg):
+        assert Path("new/.hydra/config.yaml").is_file()
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    own = ["hydra.run.dir=new", "hydra.output_subdir=.hydra"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *own, "hydra/hydra_logging=none"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    with pytest.raises(SystemExit) as stop:
+        entry_point("train", config_path=CONF)(task)()
+    assert (stop.value.code, capfd.readouterr().err) == (130, "interrupted\n")
+    assert not Path("new").exists()
+
+
+def test_ctrl_c_while_a_verb_is_imported_is_one_line(capfd, monkeypatch):
+    def interrupted(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("detectors.__main__.import_module", interrupted)
+    with pytest.raises(SystemExit, match="130"):
+        main(["lint"])
+    assert capfd.readouterr().err == "interrupted\n"
 
 
 def test_a_folder_that_cannot_be_written_to_and_a_full_disk_are_one_line():

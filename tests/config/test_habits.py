@@ -127,6 +127,22 @@ def test_places_alone(tmp_path, capsys):
         assert refused("evaluate", place) == what
 
 
+def test_a_path_with_spaces_and_without_quotes(tmp_path, monkeypatch):
+    (tmp_path / "Mäuse und Käfer" / "my set").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    whole = "data.root=Mäuse und Käfer/my set"
+    problem = f"data.root=Mäuse: a value with spaces needs quotes: '{whole}'"
+    assert refused("train", "data=voc", *whole.split(), "seed=1") == problem
+    assert refused("evaluate", *whole.replace("data.root", "run").split()).startswith("run=Mäuse: a value")
+    assert prepared([whole], "train") != [] and prepared(["seed=1", "debug=fast"], "train") != []
+
+
+def test_a_size_of_one_number():
+    message = "input.size=320: it is [height,width]; did you mean input.size=[320,320]?"
+    assert refused("train", "input.size=320") == message
+    assert prepared(["input.size=[320,320]"], "train") == ["input.size=[320,320]"]
+
+
 def test_evaluations_have_settings_of_their_own():
     assert (
         refused("evaluate", "--weights", "a.pt")

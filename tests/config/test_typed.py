@@ -56,6 +56,17 @@ def test_hydras_folders():
     ]
 
 
+def test_paths_with_characters_that_hydra_reads(tmp_path, monkeypatch):
+    """Only of files that exist: what else has such characters may be meant for Hydra."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images (2), a=b").mkdir()
+    typed = ["data.root=images (2), a=b", "run=images (2), a=b", "init.from=none (2)"]
+    quoted = ['data.root="images (2), a=b"', 'run="images (2), a=b"', "init.from=none (2)"]
+    assert as_typed(typed) == quoted
+    assert as_typed(quoted[:2]) == quoted[:2]
+    assert compose(*quoted[:1]).data.root == "images (2), a=b"
+
+
 def test_what_is_no_text_is_left_alone():
     kept = ["seed=1", "data=voc", "model.width=.5", "-m", "~data", "data.class_names=null", "data.root=???"]
     kept += ["data.root=${paths.cache}", "input.size=[3,4]", "name='1e3'", "+name=a", "trainer.steps"]

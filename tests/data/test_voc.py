@@ -344,3 +344,18 @@ def test_all_real_oddities_at_once(shared, tmp_path):
     for stem, boxes in expected.items():
         assert_array_equal(annotations.boxes_original[annotations.rows(stems.index(stem))], boxes)
     assert_array_equal(annotations.sizes[stems.index("raccoon-150")], [183, 275])
+
+
+def test_a_set_without_any_known_object_is_refused(tmp_path, caplog):
+    """Also where faults are skipped: numbers of a set without objects mean nothing."""
+    root = write_voc(
+        tmp_path, {"a": box_xml("cat", 1, 1, 5, 5), "empty": "", "b": box_xml("dog", 1, 1, 5, 5)}
+    )
+    known = read_voc(root=root, image_sets=["train"], class_names=["cow", "dog"], on_error="skip")
+    assert len(known) == 3 and len(known.labels) == 1
+    with pytest.raises(
+        ValueError, match="no object is left: 2 of unknown classes; the classes here are: cow"
+    ):
+        read_voc(root=root, image_sets=["train"], class_names=["cow"], on_error="skip")
+    write_voc(tmp_path / "empty", {"a": ""})
+    read_voc(root=tmp_path / "empty", image_sets=["train"], class_names=["cow"], on_error="skip")

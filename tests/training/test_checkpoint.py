@@ -99,7 +99,15 @@ def test_garbage_never_gives_anything_but_one_message(tmp_path):
 def test_find(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such run folder"):
         ckpt.find_checkpoint(tmp_path / "nothing")
-    with pytest.raises(FileNotFoundError, match=r"neither best.pt nor last.pt"):
+    with pytest.raises(FileNotFoundError, match="an address is not read: download the file"):
+        ckpt.find_checkpoint("https://example.org/x.pth")
+    with pytest.raises(
+        FileNotFoundError, match="neither best.pt nor last.pt in this folder; did the training"
+    ):
+        ckpt.find_checkpoint(tmp_path)
+    (tmp_path / "run 1").mkdir()
+    (tmp_path / "run 1" / "last.pt").touch()
+    with pytest.raises(FileNotFoundError, match="it holds runs, name one: run 1$"):
         ckpt.find_checkpoint(tmp_path)
     ckpt.save_checkpoint(some_checkpoint(tmp_path / "last.pt"))
     assert ckpt.find_checkpoint(tmp_path) == tmp_path / "last.pt"

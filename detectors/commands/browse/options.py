@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from detectors.config.entry import require_at_least
+from detectors.config.run_folders import LATEST
 from detectors.config.schema import SPLITS
 
 COLUMNS = 4  # cells in a row of a page
@@ -24,6 +25,9 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
     for name, value in defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
+    for text in args.overrides:
+        if text == LATEST or text.endswith(".pt") or list(Path(text).glob("*.pt")):
+            raise ValueError(f"{text}: a run is named by an option: --checkpoint {text}")
     require_at_least(args, images=1, step=0, epoch=0, epochs=1, width=200, score=0)
     if args.split != "train" and (args.step is not None or args.epoch is not None):
         raise ValueError(

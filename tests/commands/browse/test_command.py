@@ -289,6 +289,8 @@ def test_a_broken_image_is_named(rectangle, tmp_path, capsys):
         (["--compare", "augment"], "augment: not of the form group.key=value"),
         (["model=ssd16"], "model=ssd16: there is no such choice; did you mean"),
         (["--checkpoint", "nowhere"], "nowhere"),
+        (["runs/best.pt"], r"runs/best\.pt: a run is named by an option: --checkpoint runs/best\.pt"),
+        (["latest"], "latest: a run is named by an option: --checkpoint latest"),
     ],
 )
 def test_wrong_arguments_give_one_message(shapes, arguments, message, tmp_path, capsys):
