@@ -23,10 +23,13 @@ from detectors.models.pixels import backbone_pixels
 def run_folder(resume: str | None, fresh: str) -> str:
     """Where a run writes: a resumed one into the folder of its checkpoint, so that its curves go on; any
     other into a fresh one.
+
+    So does one that train.py is about to refuse, without a checkpoint: it leaves nothing in a user's folder.
     """
-    if resume in (None, "", AUTO) or not Path(resume).exists():  # train.py names a missing folder
+    if resume in (None, "", AUTO):
         return fresh
-    return str(Path(resume).parent if Path(resume).is_file() else Path(resume))
+    folder = Path(resume).parent if Path(resume).is_file() else Path(resume)
+    return str(folder) if any(folder.glob("*.pt")) or Path(resume).is_file() else fresh
 
 
 def hydra_subdir(resume: str | None, folder: str) -> str | None:

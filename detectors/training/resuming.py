@@ -59,10 +59,10 @@ def stored_run(resume: str | None, folder: Path) -> ckpt.Checkpoint | None:
         raise ValueError("trainer.resume is empty: name a run folder or a checkpoint, or leave it out")
     if resume == AUTO:
         return _newest(folder)
-    path = ckpt.find_checkpoint(resume, ckpt.LAST) if Path(resume).is_file() else Path(resume) / ckpt.LAST
-    if Path(resume).exists() and path.parent.resolve() != folder.resolve():
+    own = Path(resume).parent if Path(resume).is_file() else Path(resume)
+    if any(own.glob("*.pt")) and own.resolve() != folder.resolve():
         raise ValueError(
-            f"trainer.resume={resume}: the run goes on in {path.parent}, not in {folder}: leave out "
+            f"trainer.resume={resume}: the run goes on in {own}, not in {folder}: leave out "
             "hydra.run.dir, or start a new run from its weights with init.from"
         )
     return _named(Path(resume))

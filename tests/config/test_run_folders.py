@@ -148,3 +148,13 @@ def test_other_processes_of_torchrun_do_not_repeat_it(output, monkeypatch, capsy
         monkeypatch.setenv(name, value)
     assert newest_run(output).name == "1_model=a,seed=2"
     assert capsys.readouterr().err == ""
+
+
+def test_a_refused_resume_writes_into_no_folder_of_the_user(tmp_path):
+    """Only a folder with a checkpoint is a run's."""
+    assert composing.run_folder(str(tmp_path), "fresh") == "fresh"
+    assert composing.run_folder(str(tmp_path / "nothing"), "fresh") == "fresh"
+    (tmp_path / "last.pt").touch()
+    assert composing.run_folder(str(tmp_path), "fresh") == str(tmp_path)
+    assert composing.run_folder(str(tmp_path / "last.pt"), "fresh") == str(tmp_path)
+    assert composing.run_folder(None, "fresh") == composing.run_folder("auto", "fresh") == "fresh"
