@@ -95,6 +95,7 @@ def named(words: list[str], folder: Path) -> list[str]:
         "IMAGE": "dog.jpg",
         "IMAGE_OR_FOLDER": "images",
         "FOLDER": "outputs/pair",
+        "cat,dog": ",".join(BLOOD[:2]),
     }
     changed = []
     for word in words:
