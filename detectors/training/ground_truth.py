@@ -137,7 +137,12 @@ def _scan(data: DataConfig, split: str, class_names: list[str] | None) -> Scanne
         settings = f"data.{split}={files}"
         if data.format == "coco":
             settings += f", data.image_folders.{split}={getattr(data.image_folders, split)}"
-        raise FileNotFoundError(f"{error} ({settings})") from error
+        hint = (
+            "; data.val=[] trains without an evaluation"
+            if split == "val" and Path(data.root).is_dir()
+            else ""
+        )
+        raise FileNotFoundError(f"{error} ({settings}){hint}") from error
 
 
 def _as_the_task_wants(data: DataConfig, split: str, scanned: Scanned) -> Scanned:

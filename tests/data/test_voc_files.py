@@ -128,6 +128,8 @@ def test_an_error_about_a_list_names_its_setting(tmp_path):
         read_annotations(data, "train", ["cat"])
     message = "trian.txt: no such split list; did you mean 'train'? (there are: train) (data.train=['trian'])"
     assert str(caught.value) == f"{root}/ImageSets/Main/{message}"
+    with pytest.raises(FileNotFoundError, match=r"; data\.val=\[\] trains without an evaluation$"):
+        read_annotations(data, "val", ["cat"])
     data = check(composed(["data=coco", f"data.root={tmp_path}", "data.image_folders.train=no"])).data
     with pytest.raises(FileNotFoundError) as caught:
         read_annotations(data, "train", ["cat"])
