@@ -150,8 +150,9 @@ def _one_split_shared_out(config: Config) -> Iterator[SettingProblem]:
     data = config.data
     if data.val_share is None:
         return
-    if config.task != CLASSIFICATION:
-        yield "data", f"data.val_share={data.val_share}: is for classification; set it to null"
+    if data.format == JOINT:
+        what = f"data.val_share={data.val_share}: data={data.name} joins sets with val splits of their own"
+        yield "data", f"{what}; set it to null"
     elif data.val != data.train:
         what = f"data.val_share={data.val_share} with data.val={data.val}"
         yield "data", f"{what}: the val split is a share of data.train; set data.val={data.train}"

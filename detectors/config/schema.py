@@ -155,8 +155,8 @@ class DataConfig:
     test: list[str] = _empty()  # may stay empty
     image_folders: ImageFolders = _empty(ImageFolders)
     class_names: list[str] | None = None  # null: all classes that the annotations of train, val and test name
-    # Classification: the val split is this share of the images of `train`, drawn by split_seed; `val` then
-    # names the same as `train`. null: the splits are as they are named.
+    # The val split is this share of the images of `train`, drawn by split_seed; `val` then names the same as
+    # `train`. null: the splits are as they are named.
     val_share: float | None = _between(0, 1, None, off="null")
     split_seed: int = _at_least(0, 0)
     # Classification on a set with boxes: each box is an image, with a margin of this share of its sides.

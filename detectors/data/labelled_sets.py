@@ -7,7 +7,6 @@ readers, caches, loaders and the hash of the ground truth are those of detection
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 
 import numpy as np
 
@@ -59,29 +58,6 @@ def box_crops(annotations: Annotations, margin: float, *, use_difficult: bool = 
         windows[rows],
         annotations.labels[rows],
     )
-
-
-def shared_out(annotations: Annotations, share: float, seed: int, *, val: bool) -> Annotations:
-    """The val split, `share` of the images drawn by `seed`, or the rest. Both keep the order of the images.
-
-    Each has at least one image. ValueError for a single image, which cannot be shared out.
-    """
-    count = len(annotations)
-    if count < 2:
-        raise ValueError(f"data.val_share={share}: {count} images cannot be shared out; leave it out")
-    held_out = min(max(1, round(share * count)), count - 1)
-    order = np.random.default_rng(seed).permutation(count)
-    return chosen_images(annotations, np.sort(order[:held_out] if val else order[held_out:]))
-
-
-def chosen_images(annotations: Annotations, rows: np.ndarray) -> Annotations:
-    """Some images of a set whose images have one box each. rows: (n,)"""
-    parts = {field.name: getattr(annotations, field.name) for field in fields(Annotations)}
-    for name in ("image_ids", "paths"):
-        parts[name] = [parts[name][row] for row in rows.tolist()]
-    for name in ("sizes", "boxes_original", "labels", "difficult", "crowd", "areas"):
-        parts[name] = parts[name][rows]
-    return Annotations(**parts | {"offsets": np.arange(len(rows) + 1)})
 
 
 def _one_box_each(

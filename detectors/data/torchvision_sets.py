@@ -12,8 +12,9 @@ from torchvision.datasets import CIFAR10, CIFAR100, MNIST, FashionMNIST
 
 from detectors.annotations import Annotations
 from detectors.data.checks import selected_classes
+from detectors.data.image_subsets import chosen_images
 from detectors.data.images import Decoded
-from detectors.data.labelled_sets import chosen_images, whole_images
+from detectors.data.labelled_sets import whole_images
 
 ARRAY_SETS = {"mnist": MNIST, "fashion_mnist": FashionMNIST, "cifar10": CIFAR10, "cifar100": CIFAR100}
 PLACES_BELOW_ROOT = {

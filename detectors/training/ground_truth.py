@@ -13,8 +13,9 @@ from detectors.data.checks import settled
 from detectors.data.coco import coco_sources, scan_coco
 from detectors.data.darknet_labels import darknet_sources, scan_darknet
 from detectors.data.image_folder import image_folder_sources, scan_image_folder
+from detectors.data.image_subsets import shared_out
 from detectors.data.label_lists import label_list_sources, scan_label_list
-from detectors.data.labelled_sets import box_crops, shared_out
+from detectors.data.labelled_sets import box_crops
 from detectors.data.shapes import write_shapes
 from detectors.data.suggestions import did_you_mean
 from detectors.data.torchvision_sets import read_arrays
@@ -146,7 +147,7 @@ def _scan(data: DataConfig, split: str, class_names: list[str] | None) -> Scanne
 
 
 def _as_the_task_wants(data: DataConfig, split: str, scanned: Scanned) -> Scanned:
-    """For classification: boxes as images, or a share of the images as the val split."""
+    """Boxes as images, for classification; a share of the images as the val split."""
     annotations, problems = scanned
     if data.box_crops is not None:
         annotations = box_crops(annotations, data.box_crops, use_difficult=data.train_difficult)

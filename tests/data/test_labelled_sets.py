@@ -15,8 +15,9 @@ from detectors.config.composing import composed
 from detectors.config.schema import ARRAY_FORMATS, Config
 from detectors.data.augment.transforms import build_transform, no_augmentation
 from detectors.data.image_folder import scan_image_folder
+from detectors.data.image_subsets import shared_out
 from detectors.data.labelled_dataset import LabelledDataset
-from detectors.data.labelled_sets import box_crops, shared_out
+from detectors.data.labelled_sets import box_crops
 from detectors.data.sampling import Key
 from detectors.data.torchvision_sets import ARRAY_SETS, PLACES_BELOW_ROOT
 from detectors.data.voc import read_voc

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from detectors.commands.lint.box_findings import box_findings
@@ -47,8 +48,10 @@ def main(arguments: list[str] | None = None) -> None:
 def read_splits(data: DataConfig, names: list[str] | None) -> tuple[list[Split], dict[str, str]]:
     """The splits to check, and the skipped ones, whose images an earlier split lists: name -> earlier name.
 
-    names: the splits to read; None reads every split that the data set has.
+    names: the splits to read; None reads every split that the data set has. Of images that data.val_share
+    shares out, all are in train.
     """
+    data = replace(data, val_share=None)
     splits = []
     same_lists = {}
     seen = {}  # image lists and image folder -> name of the first split that uses them

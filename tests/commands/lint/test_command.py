@@ -189,6 +189,15 @@ def test_a_set_without_faults_has_no_errors(tmp_path, capsys):
     assert Page((tmp_path / "page.html").read_text()).tags["img"] == 0
 
 
+def test_images_that_are_shared_out_are_all_checked(tmp_path, capsys):
+    settings = [f"paths.cache={tmp_path}", "data.shapes.train=8", "data.shapes.val=2", "data.shapes.size=32"]
+    share = ["data.val=[train]", "data.test=[]", "data.val_share=0.25"]
+    run(capsys, "data=shapes", *settings, *share, "--workers", 0, "--json", tmp_path / "a.json")
+    report = json.loads((tmp_path / "a.json").read_text())
+    assert report["same_lists"] == {"val": "train"}
+    assert {name: split["images"] for name, split in report["statistics"]["splits"].items()} == {"train": 8}
+
+
 def test_coco(tmp_path, capsys):
     """Findings name the annotation file and the image. Splits with the same list are checked once."""
     content = {
