@@ -13,7 +13,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from detectors.config.build import trust
 from detectors.config.habits import EVALUATE_NAMES, TRAIN_NAMES, Habits, with_one_length
-from detectors.config.run_folders import LATEST, names_latest, newest_run, refuse_namesake, with_latest_run
+from detectors.config.run_folders import (
+    LATEST,
+    names_latest,
+    newest_run,
+    refuse_namesake,
+    resumed_folder,
+    with_latest_run,
+)
 from detectors.config.schema import AUTO, CONF, HINTS, Config, DataConfig, EvaluateConfig
 from detectors.config.typed import composable, setting_hints, with_quoted_texts
 from detectors.data.class_names import CLASS_LISTS
@@ -28,8 +35,7 @@ def run_folder(resume: str | None, fresh: str) -> str:
     """
     if resume in (None, "", AUTO):
         return fresh
-    folder = Path(resume).parent if Path(resume).is_file() else Path(resume)
-    return str(folder) if any(folder.glob("*.pt")) or Path(resume).is_file() else fresh
+    return str(resumed_folder(resume) or fresh)
 
 
 def hydra_subdir(resume: str | None, folder: str) -> str | None:

@@ -24,6 +24,14 @@ def is_run_folder(folder: Path) -> bool:
     return any((folder / name).exists() for name in RUN_MARKS)
 
 
+def resumed_folder(resume: str) -> Path | None:
+    """The folder of the run that trainer.resume names, itself or a file in it; None if it is no run's."""
+    place = Path(resume)
+    if place.is_file():
+        return place.parent
+    return place if any(place.glob("*.pt")) else None
+
+
 def runs_below(folder: Path) -> Iterator[Path]:
     """All run folders below a folder, at any depth; 2_... comes before 10_..."""
     for entry in sorted(os.scandir(folder), key=lambda entry: _natural(entry.name)):

@@ -10,6 +10,7 @@ from typing import Any
 
 from detectors.config.check import check
 from detectors.config.composing import merged
+from detectors.config.run_folders import resumed_folder
 from detectors.config.schema import AUTO, Config, to_plain
 from detectors.training import assemble
 from detectors.training import checkpoint as ckpt
@@ -59,8 +60,8 @@ def stored_run(resume: str | None, folder: Path) -> ckpt.Checkpoint | None:
         raise ValueError("trainer.resume is empty: name a run folder or a checkpoint, or leave it out")
     if resume == AUTO:
         return _newest(folder)
-    own = Path(resume).parent if Path(resume).is_file() else Path(resume)
-    if any(own.glob("*.pt")) and own.resolve() != folder.resolve():
+    own = resumed_folder(resume)
+    if own is not None and own.resolve() != folder.resolve():
         raise ValueError(
             f"trainer.resume={resume}: the run goes on in {own}, not in {folder}: leave out "
             "hydra.run.dir, or start a new run from its weights with init.from"
