@@ -26,7 +26,7 @@ from detectors.config.build import builder_keywords, describe_type, trust
 from detectors.config.check import checked_settings
 from detectors.config.composing import HYDRA_PROGRAMS, prepared
 from detectors.config.fresh_folder import remove_if_fresh
-from detectors.config.interrupted import ends_at_interrupt
+from detectors.config.interrupted import FULL_ERROR, ends_at_interrupt
 from detectors.config.lasting_output import outlive_readers
 from detectors.config.launched import leave_the_word_to_the_first, overrides_of_rank
 from detectors.config.multirun import job_table, record_job, recorded_jobs
@@ -44,7 +44,6 @@ USER_ERRORS = (
     OSError,  # no such file, no permission, a full disk
     FloatingPointError,
 )
-FULL_ERROR = "HYDRA_FULL_ERROR"
 LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm")  # of packages that need not be installed
 ENDS = "\n\t"  # control characters of our own messages
 

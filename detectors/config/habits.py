@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -230,4 +231,4 @@ def _unquoted(argument: str, rest: Sequence[str]) -> int:
     value = argument.partition("=")[2]
     bare = list(takewhile(_is_value, rest)) if value else []
     counts = range(len(bare), 0, -1)
-    return next((count for count in counts if Path(" ".join([value, *bare[:count]])).exists()), 0)
+    return next((count for count in counts if os.path.exists(" ".join([value, *bare[:count]]))), 0)

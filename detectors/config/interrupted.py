@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Callable
 
+FULL_ERROR = "HYDRA_FULL_ERROR"  # set to 1: tracebacks in place of messages
+
 
 def ends_at_interrupt(main: Callable[..., None]) -> Callable[..., None]:
     """Decorates main() of a program. With HYDRA_FULL_ERROR=1 the traceback is shown."""
@@ -16,7 +18,7 @@ def ends_at_interrupt(main: Callable[..., None]) -> Callable[..., None]:
         try:
             main(*arguments)
         except KeyboardInterrupt as stop:
-            if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            if os.environ.get(FULL_ERROR) == "1":
                 raise
             sys.stderr.write(f"{stop if str(stop) else 'interrupted'}\n")
             raise SystemExit(130) from None

@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
+import os
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields, is_dataclass, make_dataclass
-from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -56,7 +56,7 @@ def _quoted_override(override: str, hints: Mapping[str, Any]) -> str:
     if equals and list[str] in kinds:
         return f"{key}={','.join(_quoted_list(part) for part in split_at_commas(value))}"
     if equals and str in kinds:
-        if '"' not in value and not _is_override(override) and Path(value).exists():
+        if '"' not in value and os.path.exists(value) and not _is_override(override):
             return f'{key}="{value}"'  # data.root=images (2)
         null = {"null"} if types.NoneType in kinds else set()
         return f"{key}={','.join(_quoted(part, null) for part in split_at_commas(value))}"

@@ -154,9 +154,8 @@ class ResumableSampler(Sampler):
 
     def __iter__(self) -> Iterator[list[Key]]:
         step = self.start_step
-        orders: dict[
-            int, tuple[np.ndarray, np.ndarray]
-        ] = {}  # epoch -> its order, for the epochs of the current batch
+        # epoch -> its order, for the epochs of the current batch
+        orders: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         while self.steps is None or step < self.steps:
             turn = (step - self.start_step) * self.world_size + self.rank
             first = self.start_image + turn * self.batch_size

@@ -35,9 +35,7 @@ def label_places(
     """
     taken = np.zeros((0, 4), dtype=np.int64)  # xyxy of the labels so far, the last pixel not included
     places: list[LabelPlace | None] = []
-    refused = np.array(
-        [np.inf, np.inf]
-    )  # the size of a label that found no place, so that no larger one tries
+    refused = np.array([np.inf, np.inf])  # the size of a label without a place, so that no larger one tries
     for box, wh, under in zip(corners, np.minimum(np.reshape(sizes, (-1, 2)), canvas_wh), below, strict=True):
         place = None
         if wh.all() and (wh < refused).any():

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import resource
 import tempfile
-from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -16,6 +14,7 @@ from detectors.models.exported import EXPORT_SUFFIXES, open_exported
 from detectors.training import assemble
 from detectors.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.commands.export.networks import NARROW, export, some_images, write_run
+from tests.faults import file_size_limit
 
 SCRIPT = ("--to", "torchscript")
 KINDS = dict(zip(("onnx", "torch_export", "torchscript"), EXPORT_SUFFIXES, strict=True))
@@ -113,7 +112,7 @@ def test_no_room_on_the_disk(run, kind, tmp_path, capsys):
     """The file that was there before is still there, and no draft."""
     path = tmp_path / f"x{KINDS[kind]}"
     path.write_text("before")
-    with _files_limited():
+    with file_size_limit(FILE_LIMIT):
         message = refusal(capsys, run, "--to", kind, "--output", path)
     assert f"error: {path}: cannot be written (File too large); name another file with --output" in message
     assert [file.read_text() for file in tmp_path.iterdir()] == ["before"]
@@ -121,17 +120,6 @@ def test_no_room_on_the_disk(run, kind, tmp_path, capsys):
         export(run, "--to", kind, "--output", path)
         assert [file.name for file in tmp_path.iterdir()] == [path.name]
         assert path.stat().st_size > FILE_LIMIT
-
-
-@contextmanager
-def _files_limited():
-    """A write beyond FILE_LIMIT bytes of a file fails."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_LIMIT, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_place_that_cannot_be_written(run, elsewhere, monkeypatch, capsys):
