@@ -198,3 +198,10 @@ def test_hydras_options_may_stand_behind_settings():
         "experiment=a",
     ]
     assert prepared(["+data=voc07"], "evaluate") == ["data=voc07"]
+
+
+def test_a_long_list_of_images_is_no_path():
+    """A shell's pattern beside a setting: together they are longer than a file system's names."""
+    images = [f"images/{'x' * 200}{number}.jpg" for number in range(40)]
+    with pytest.raises(ValueError, match=r"^images/x+0\.jpg"):
+        prepared(["data.root=/my", *images], "train")
